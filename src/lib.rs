@@ -1,0 +1,13 @@
+//! gangplank.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod error;
+pub mod event;
+pub mod name;
+pub mod operation;
+pub mod stop;
+
+/// Runs the program.
+pub fn run() -> std::process::ExitCode {
+    error::Exit::Success.into()
+}

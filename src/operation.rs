@@ -1,0 +1,488 @@
+//! The operations API: what a request may ask for, read once into an [`Operation`].
+//!
+//! Fields arrive as JSON, or as the texts of a form. [`typed`] gives a form's text the type that its name asks for, so
+//! that both roads end in the same [`Fields`]. Reading collects every fault into one refusal.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Code, Refusal};
+use crate::name::{DeploymentId, Project};
+
+/// The fields of a request, by name.
+pub type Fields = Map<String, Value>;
+
+/// Fields that are `true` or `false`.
+const BOOLEANS: &[&str] = &[
+    "activate",
+    "replicated",
+    "ignore_replication_errors",
+    "install_allow_scripts",
+    "rolling",
+    "include_events",
+    "follow",
+];
+
+/// Fields that are numbers.
+const NUMBERS: &[&str] = &[
+    "install_timeout",
+    "limit",
+    "offset",
+    "since",
+    "until",
+    "lines",
+];
+
+/// A form field's text as the JSON value that its name asks for. A text that does not fit stays text, and the
+/// operation's own reading refuses it by name.
+pub fn typed(name: &str, text: &str) -> Value {
+    let boolean = match text {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    };
+    if BOOLEANS.contains(&name) || name == "restart" {
+        boolean.map_or_else(|| Value::from(text), Value::from)
+    } else if NUMBERS.contains(&name) {
+        text.parse::<u64>()
+            .map_or_else(|_| Value::from(text), Value::from)
+    } else {
+        Value::from(text)
+    }
+}
+
+/// Whether and how the processes start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Not at all.
+    No,
+    /// All at once.
+    Immediate,
+    /// One after the other.
+    Rolling,
+}
+
+impl Restart {
+    /// The record's `restart_mode`.
+    pub const fn mode(self) -> Option<&'static str> {
+        match self {
+            Restart::No => None,
+            Restart::Immediate => Some("immediate"),
+            Restart::Rolling => Some("rolling"),
+        }
+    }
+}
+
+/// What a build needs to be done again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Run instead of the package manager.
+    pub install_command: Option<String>,
+    /// The installation's time limit in milliseconds; none means the server's default.
+    pub install_timeout: Option<u64>,
+    /// Whether packages may run their own scripts.
+    pub install_allow_scripts: bool,
+}
+
+impl Options {
+    /// The installation's time limit.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.install_timeout.map(Duration::from_millis)
+    }
+}
+
+/// `deploy_component`, but for the payload's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deploy {
+    /// The component.
+    pub project: Project,
+    /// An existing release to activate, instead of a payload.
+    pub release: Option<DeploymentId>,
+    /// Whether to restart.
+    pub restart: Restart,
+    /// Whether the release becomes live, or is only kept.
+    pub activate: bool,
+    /// How it is built.
+    pub options: Options,
+    /// The SHA-256 that the payload must have, in lower-case hex.
+    pub payload_sha256: Option<String>,
+    /// Whether the peers get it too.
+    pub replicated: bool,
+    /// Whether failed peers are left behind.
+    pub ignore_replication_errors: bool,
+}
+
+/// `list_deployments`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List {
+    /// Only this component's.
+    pub project: Option<String>,
+    /// Only those in this status.
+    pub status: Option<String>,
+    /// Only those started at or after this time, in ms.
+    pub since: Option<u64>,
+    /// Only those started at or before this time, in ms.
+    pub until: Option<u64>,
+    /// At most so many.
+    pub limit: Option<u64>,
+    /// Without the first so many.
+    pub offset: u64,
+    /// With their event logs.
+    pub include_events: bool,
+}
+
+/// A request, read and found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Deploy a payload.
+    Deploy(Box<Deploy>),
+    /// One record, or its events.
+    GetDeployment(DeploymentId),
+    /// Many records.
+    ListDeployments(List),
+    /// What is live.
+    GetComponents,
+    /// Which version answers.
+    RegistrationInfo,
+    /// How the server is.
+    SystemInformation,
+}
+
+impl Operation {
+    /// The names of all operations, as on the wire.
+    pub const NAMES: &'static [&'static str] = &[
+        "deploy_component",
+        "get_deployment",
+        "list_deployments",
+        "get_components",
+        "registration_info",
+        "system_information",
+    ];
+
+    /// Reads a request's fields. The payload is not among them.
+    ///
+    /// # Errors
+    /// `bad_request`, naming every fault at once.
+    pub fn parse(fields: &Fields) -> Result<Operation, Refusal> {
+        let Some(name) = fields.get("operation") else {
+            return Err(bad("Request body must include an 'operation' property."));
+        };
+        let mut reader = Reader {
+            fields,
+            faults: Vec::new(),
+        };
+        let operation = match name.as_str().unwrap_or_default() {
+            "deploy_component" => reader
+                .deploy()
+                .map(|deploy| Operation::Deploy(Box::new(deploy))),
+            "get_deployment" => reader
+                .id("deployment_id", true)
+                .map(Operation::GetDeployment),
+            "list_deployments" => Some(Operation::ListDeployments(reader.list())),
+            "get_components" => Some(Operation::GetComponents),
+            "registration_info" => Some(Operation::RegistrationInfo),
+            "system_information" => Some(Operation::SystemInformation),
+            _ => {
+                let shown = name
+                    .as_str()
+                    .map_or_else(|| name.to_string(), str::to_owned);
+                return Err(bad(format!(
+                    "Operation '{}' not found",
+                    shown.chars().take(80).collect::<String>()
+                )));
+            }
+        };
+        match operation {
+            Some(operation) if reader.faults.is_empty() => Ok(operation),
+            _ => Err(bad(reader.faults.join(". "))),
+        }
+    }
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::BadRequest, message)
+}
+
+/// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
+struct Reader<'a> {
+    fields: &'a Fields,
+    faults: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    fn fault<T>(&mut self, fault: String) -> Option<T> {
+        self.faults.push(fault);
+        None
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        match self.get(name) {
+            None => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => self.fault(format!("'{name}' must be a string")),
+        }
+    }
+
+    fn boolean(&mut self, name: &str) -> Option<bool> {
+        match self.get(name) {
+            None => None,
+            Some(Value::Bool(value)) => Some(*value),
+            Some(Value::String(text)) if text == "true" => Some(true),
+            Some(Value::String(text)) if text == "false" => Some(false),
+            Some(_) => self.fault(format!("'{name}' must be true or false")),
+        }
+    }
+
+    fn number(&mut self, name: &str) -> Option<u64> {
+        let number = match self.get(name) {
+            None => return None,
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        match number {
+            Some(number) => Some(number),
+            None => self.fault(format!("'{name}' must be a whole number from 0 up")),
+        }
+    }
+
+    fn project(&mut self) -> Option<Project> {
+        match self.get("project") {
+            None => self.fault("'project' is required".into()),
+            Some(Value::String(text)) => match text.parse() {
+                Ok(project) => Some(project),
+                Err(error) => self.fault(error.to_string()),
+            },
+            // Harper's CLI sends what looks like a number as one.
+            Some(Value::Number(number)) => match number.to_string().parse() {
+                Ok(project) => Some(project),
+                Err(error) => self.fault(error.to_string()),
+            },
+            Some(_) => self.fault("'project' must be a string".into()),
+        }
+    }
+
+    fn id(&mut self, name: &str, required: bool) -> Option<DeploymentId> {
+        match self.get(name).map(|value| value.as_str().map(str::parse)) {
+            None if required => self.fault(format!("'{name}' is required")),
+            None => None,
+            Some(Some(Ok(id))) => Some(id),
+            Some(_) => self.fault(format!("'{name}' must be a deployment id")),
+        }
+    }
+
+    fn restart(&mut self) -> Restart {
+        match self.get("restart") {
+            None => Restart::No,
+            Some(Value::Bool(true)) => Restart::Immediate,
+            Some(Value::Bool(false)) => Restart::No,
+            Some(Value::String(text)) if text == "true" => Restart::Immediate,
+            Some(Value::String(text)) if text == "false" => Restart::No,
+            Some(Value::String(text)) if text == "rolling" => Restart::Rolling,
+            Some(_) => {
+                self.faults
+                    .push("'restart' must be one of [boolean, rolling]".into());
+                Restart::No
+            }
+        }
+    }
+
+    fn options(&mut self) -> Options {
+        let install_command = self.text("install_command");
+        if install_command
+            .as_deref()
+            .is_some_and(|command| command.trim().is_empty())
+        {
+            self.faults
+                .push("'install_command' is not allowed to be empty".into());
+        }
+        let install_timeout = self.number("install_timeout");
+        if install_timeout == Some(0) {
+            self.faults
+                .push("'install_timeout' must be above 0 milliseconds".into());
+        }
+        Options {
+            install_command,
+            install_timeout,
+            install_allow_scripts: self.boolean("install_allow_scripts").unwrap_or(false),
+        }
+    }
+
+    fn sha256(&mut self) -> Option<String> {
+        let text = self.text("payload_sha256")?.to_ascii_lowercase();
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Some(text)
+        } else {
+            self.fault("'payload_sha256' must be 64 hexadecimal digits".into())
+        }
+    }
+
+    fn deploy(&mut self) -> Option<Deploy> {
+        let project = self.project();
+        if self.get("package").is_some() {
+            self.faults
+                .push("'package' is not supported yet: send the component as a payload".into());
+        }
+        let release = self.id("deployment_id", false);
+        let restart = self.restart();
+        let activate = self.boolean("activate").unwrap_or(true);
+        if !activate && restart != Restart::No {
+            self.faults.push(
+                "'restart' cannot go with 'activate': false, since nothing becomes live".into(),
+            );
+        }
+        let options = self.options();
+        let payload_sha256 = self.sha256();
+        let replicated = self.boolean("replicated").unwrap_or(false);
+        let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
+        Some(Deploy {
+            project: project?,
+            release,
+            restart,
+            activate,
+            options,
+            payload_sha256,
+            replicated,
+            ignore_replication_errors,
+        })
+    }
+
+    fn list(&mut self) -> List {
+        List {
+            project: self.text("project"),
+            status: self.text("status"),
+            since: self.number("since"),
+            until: self.number("until"),
+            limit: self.number("limit"),
+            offset: self.number("offset").unwrap_or(0),
+            include_events: self.boolean("include_events").unwrap_or(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        value.as_object().expect("an object").clone()
+    }
+
+    fn refused(value: Value) -> String {
+        let refusal = Operation::parse(&fields(value)).unwrap_err();
+        assert_eq!(refusal.code, Code::BadRequest);
+        refusal.message
+    }
+
+    #[test]
+    fn texts_get_the_type_that_their_name_asks_for() {
+        let table = [
+            ("restart", "true", json!(true)),
+            ("restart", "rolling", json!("rolling")),
+            ("activate", "false", json!(false)),
+            ("activate", "no", json!("no")),
+            ("install_timeout", "60000", json!(60000)),
+            ("install_timeout", "-1", json!("-1")),
+            ("install_command", "true", json!("true")),
+            ("project", "123", json!("123")),
+            ("project", "null", json!("null")),
+        ];
+        for (name, text, expected) in table {
+            assert_eq!(typed(name, text), expected, "{name}={text}");
+        }
+    }
+
+    #[test]
+    fn a_deploy_is_read() {
+        let operation = Operation::parse(&fields(json!({
+            "operation": "deploy_component", "project": "demo", "restart": "true", "install_timeout": "30",
+            "install_allow_scripts": "true", "package": null, "unknown": [],
+        })));
+        let Ok(Operation::Deploy(deploy)) = operation else {
+            panic!("{operation:?}")
+        };
+        assert_eq!(
+            (deploy.project.as_str(), deploy.restart),
+            ("demo", Restart::Immediate)
+        );
+        assert_eq!(
+            (
+                deploy.options.install_timeout,
+                deploy.options.install_allow_scripts
+            ),
+            (Some(30), true)
+        );
+        assert!(deploy.activate && !deploy.replicated);
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let message = refused(json!({
+            "operation": "deploy_component", "project": "my.app", "restart": "sideways", "install_timeout": "abc",
+            "install_allow_scripts": 1, "package": "npm:x", "payload_sha256": "12", "activate": "maybe",
+            "install_command": " ", "deployment_id": "x",
+        }));
+        for part in [
+            "\"my.app\"",
+            "project=",
+            "'restart' must be",
+            "'install_timeout'",
+            "'install_allow_scripts'",
+            "'package'",
+            "'payload_sha256'",
+            "'activate'",
+            "'install_command'",
+            "'deployment_id'",
+        ] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let table = [
+            (json!({}), "'operation'"),
+            (json!({"operation": "nope"}), "Operation 'nope' not found"),
+            (json!({"operation": 7}), "Operation '7' not found"),
+            (
+                json!({"operation": "deploy_component"}),
+                "'project' is required",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": true}),
+                "'project' must be a string",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": "a", "install_timeout": 0}),
+                "above 0",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": "a", "activate": false, "restart": true}),
+                "'restart'",
+            ),
+            (
+                json!({"operation": "get_deployment"}),
+                "'deployment_id' is required",
+            ),
+            (
+                json!({"operation": "get_deployment", "deployment_id": "../x"}),
+                "deployment id",
+            ),
+            (
+                json!({"operation": "list_deployments", "limit": -1}),
+                "'limit'",
+            ),
+        ];
+        for (value, part) in table {
+            let message = refused(value.clone());
+            assert!(message.contains(part), "{value}: {message}");
+        }
+    }
+}
