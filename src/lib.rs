@@ -3,8 +3,10 @@
 
 pub mod error;
 pub mod event;
+pub mod journal;
 pub mod name;
 pub mod operation;
+pub mod record;
 pub mod stop;
 
 /// Runs the program.
