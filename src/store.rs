@@ -1,0 +1,466 @@
+//! The root on disk: its lock, the releases, what is live, payloads and records.
+//!
+//! `components/X` is a symbolic link to the live release and the only truth about it. It changes by one rename, after
+//! everything that it leads to is on disk ([`Store::switch`]), so that a reader, and a start after a power loss, sees the old
+//! release or the new one, whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use rustix::fs::{FlockOperation, flock, statvfs, syncfs};
+
+use crate::error::{Doing, Error};
+use crate::name::{DeploymentId, Project};
+use crate::record::Record;
+
+/// The longest path that a unix socket may have on Linux, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A component that is live.
+#[derive(Debug, Clone)]
+pub struct Component {
+    /// Its name.
+    pub project: Project,
+    /// The deployment whose release is live.
+    pub release_id: DeploymentId,
+    /// Since when, in milliseconds since the epoch.
+    pub since: u64,
+    /// The releases on disk, oldest first.
+    pub releases: Vec<DeploymentId>,
+}
+
+/// The root; one server at a time holds it.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// The lock ends with the descriptor, however the process ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Makes or opens a root and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, when another server holds it, or when its socket's path would be too long.
+    pub fn open(root: &Path) -> Result<Store, Error> {
+        let what = || format!("opening the root {}", root.display());
+        fs::create_dir_all(root).doing(what)?;
+        let root = root.canonicalize().doing(what)?;
+        let path = root.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .doing(what)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::new(what(), "another server is using it"));
+            }
+            Err(error) => return Err(error).doing(what),
+        }
+        // Payloads and records are nobody else's business; releases are read by whoever runs them.
+        for (name, mode) in [
+            ("components", 0o755),
+            ("releases", 0o755),
+            ("deployments", 0o700),
+            ("run", 0o700),
+        ] {
+            let path = root.join(name);
+            match DirBuilder::new().mode(mode).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).doing(|| format!("making {}", path.display())),
+            }
+        }
+        fs::set_permissions(root.join("run"), Permissions::from_mode(0o700)).doing(what)?;
+        let store = Store { root, _lock: lock };
+        check_socket_path(&store.socket())?;
+        Ok(store)
+    }
+
+    /// The root's canonical path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The socket that is always there.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("run/gangplank.sock")
+    }
+
+    /// Bytes that an unprivileged user may still write to the root's disk.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn disk_free(&self) -> Result<u64, Error> {
+        let stat = statvfs(&self.root)
+            .doing(|| format!("asking for the free space of {}", self.root.display()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Which deployment's release is live; none if none is.
+    pub fn live(&self, project: &Project) -> Option<DeploymentId> {
+        let target = fs::read_link(self.component(project)).ok()?;
+        target.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// What is live, by name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn components(&self) -> Result<Vec<Component>, Error> {
+        let path = self.root.join("components");
+        let mut found = Vec::new();
+        for name in names(&path)? {
+            let Ok(project) = name.parse::<Project>() else {
+                continue;
+            };
+            let Some(release_id) = self.live(&project) else {
+                continue;
+            };
+            let since = fs::symlink_metadata(path.join(&name))
+                .ok()
+                .and_then(|link| link.modified().ok());
+            let since = since
+                .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+                .unwrap_or_default();
+            let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            let releases = self.releases(&project)?;
+            found.push(Component {
+                project,
+                release_id,
+                since,
+                releases,
+            });
+        }
+        found.sort_by(|a, b| a.project.cmp(&b.project));
+        Ok(found)
+    }
+
+    /// The releases of a component on disk, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn releases(&self, project: &Project) -> Result<Vec<DeploymentId>, Error> {
+        ids(&self.root.join("releases").join(project.as_str()))
+    }
+
+    /// All deployments on disk, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn deployments(&self) -> Result<Vec<DeploymentId>, Error> {
+        ids(&self.root.join("deployments"))
+    }
+
+    /// The directory of a deployment.
+    pub fn deployment(&self, id: DeploymentId) -> PathBuf {
+        self.root.join("deployments").join(id.to_string())
+    }
+
+    /// Makes the directory of a new deployment.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn create_deployment(&self, id: DeploymentId) -> Result<PathBuf, Error> {
+        let dir = self.deployment(id);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .doing(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Removes all that is known of a deployment.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn remove_deployment(&self, id: DeploymentId) -> Result<(), Error> {
+        remove_tree(&self.deployment(id))
+    }
+
+    /// The file of a deployment's payload.
+    pub fn payload(&self, id: DeploymentId) -> PathBuf {
+        self.deployment(id).join("payload")
+    }
+
+    /// Makes the file of a new payload.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn create_payload(&self, id: DeploymentId) -> Result<File, Error> {
+        let path = self.payload(id);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        options
+            .open(&path)
+            .doing(|| format!("making {}", path.display()))
+    }
+
+    /// Removes a payload, if it is there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn remove_payload(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.payload(id);
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+    }
+
+    /// The directory of a release.
+    pub fn release(&self, project: &Project, id: DeploymentId) -> PathBuf {
+        self.root
+            .join("releases")
+            .join(project.as_str())
+            .join(id.to_string())
+    }
+
+    /// Makes the directory of a new release.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn create_release(&self, project: &Project, id: DeploymentId) -> Result<PathBuf, Error> {
+        let path = self.release(project, id);
+        let what = || format!("making {}", path.display());
+        fs::create_dir_all(self.root.join("releases").join(project.as_str())).doing(what)?;
+        fs::create_dir(&path).doing(what)?;
+        Ok(path)
+    }
+
+    /// Removes a release, if it is there.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn remove_release(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
+        remove_tree(&self.release(project, id))
+    }
+
+    /// Writes everything of the root's file system to disk.
+    ///
+    /// # Errors
+    /// When the disk reports an error: what was written since the last call may be lost then.
+    pub fn sync(&self) -> Result<(), Error> {
+        let what = || format!("writing {} to disk", self.root.display());
+        let root = File::open(&self.root).doing(what)?;
+        syncfs(&root).doing(what)
+    }
+
+    /// Makes a release the live one, by one rename that survives a power loss. What the release holds must be on disk by
+    /// then ([`Store::sync`]).
+    ///
+    /// # Errors
+    /// When the link cannot be changed: the old one is live then.
+    pub fn switch(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
+        let link = self.component(project);
+        let what = || format!("making release {id} of {project} the live one");
+        // No project begins with a dot, so this name is nobody's.
+        let fresh = self.root.join("components").join(format!(".{project}"));
+        gone(fs::remove_file(&fresh)).doing(what)?;
+        symlink(
+            Path::new("../releases")
+                .join(project.as_str())
+                .join(id.to_string()),
+            &fresh,
+        )
+        .doing(what)?;
+        fs::rename(&fresh, &link).doing(what)?;
+        sync_dir(&self.root.join("components")).doing(what)
+    }
+
+    /// Puts back what was live before: a release, or nothing.
+    ///
+    /// # Errors
+    /// When the link cannot be changed.
+    pub fn switch_back(
+        &self,
+        project: &Project,
+        previous: Option<DeploymentId>,
+    ) -> Result<(), Error> {
+        match previous {
+            Some(id) => self.switch(project, id),
+            None => {
+                let link = self.component(project);
+                let what = || format!("removing {}", link.display());
+                gone(fs::remove_file(&link)).doing(what)?;
+                sync_dir(&self.root.join("components")).doing(what)
+            }
+        }
+    }
+
+    /// Replaces a record, whole or not at all. It can be made again from its journal, so only a `durable` one is forced
+    /// to disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it: the old one stays.
+    pub fn write_record(&self, record: &Record, durable: bool) -> Result<(), Error> {
+        let dir = self.deployment(record.deployment_id);
+        let (fresh, path) = (dir.join("record.json.new"), dir.join("record.json"));
+        let what = || format!("writing {}", path.display());
+        let mut text = serde_json::to_vec_pretty(record).doing(what)?;
+        text.push(b'\n');
+        let mut file = File::create(&fresh).doing(what)?;
+        file.write_all(&text).doing(what)?;
+        if durable {
+            file.sync_all().doing(what)?;
+        }
+        fs::rename(&fresh, &path).doing(what)?;
+        if durable {
+            sync_dir(&dir).doing(what)?;
+        }
+        Ok(())
+    }
+
+    /// The record of a deployment; none if there is no such deployment.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_record(&self, id: DeploymentId) -> Result<Option<Record>, Error> {
+        let path = self.deployment(id).join("record.json");
+        let what = || format!("reading {}", path.display());
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).doing(what),
+        };
+        let mut record: Record = serde_json::from_slice(&text).doing(what)?;
+        record.payload_present = self.payload(id).exists();
+        Ok(Some(record))
+    }
+
+    fn component(&self, project: &Project) -> PathBuf {
+        self.root.join("components").join(project.as_str())
+    }
+}
+
+/// Refuses a path that the system would not take for a unix socket.
+///
+/// # Errors
+/// When it is longer than the system's 107 bytes.
+pub fn check_socket_path(path: &Path) -> Result<(), Error> {
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let why =
+            format!("its path has {length} bytes and the system takes at most {SOCKET_PATH_MAX}");
+        return Err(Error::new(
+            format!("listening on unix:{}", path.display()),
+            why,
+        ));
+    }
+    Ok(())
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// What is not there need not be removed.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    gone(fs::remove_dir_all(path)).doing(|| format!("removing {}", path.display()))
+}
+
+fn names(path: &Path) -> Result<Vec<String>, Error> {
+    let what = || format!("reading the directory {}", path.display());
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).doing(what),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        found.extend(entry.doing(what)?.file_name().into_string());
+    }
+    Ok(found)
+}
+
+fn ids(path: &Path) -> Result<Vec<DeploymentId>, Error> {
+    let mut found: Vec<DeploymentId> = names(path)?
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Root(PathBuf);
+
+    impl Root {
+        fn new(name: &str) -> Root {
+            let path =
+                std::env::temp_dir().join(format!("gangplank-store-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Root(path)
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_root_has_one_server() {
+        let root = Root::new("lock");
+        let store = Store::open(&root.0).unwrap();
+        let refused = Store::open(&root.0).unwrap_err().to_string();
+        assert!(refused.contains("another server"), "{refused}");
+        drop(store);
+        assert!(Store::open(&root.0).is_ok());
+    }
+
+    #[test]
+    fn a_socket_path_that_is_too_long_is_refused() {
+        let root = Root::new(&"x".repeat(120));
+        let refused = Store::open(&root.0).unwrap_err().to_string();
+        assert!(refused.contains("107"), "{refused}");
+    }
+
+    #[test]
+    fn switching_is_seen_and_undone() {
+        let root = Root::new("switch");
+        let store = Store::open(&root.0).unwrap();
+        let project: Project = "demo".parse().unwrap();
+        assert_eq!(store.live(&project), None);
+        let first = DeploymentId::after(None, 1, [0; 10]);
+        let second = DeploymentId::after(Some(first), 1, [0; 10]);
+        for id in [first, second] {
+            fs::write(
+                store.create_release(&project, id).unwrap().join("id"),
+                id.to_string(),
+            )
+            .unwrap();
+            store.sync().unwrap();
+            store.switch(&project, id).unwrap();
+            assert_eq!(store.live(&project), Some(id));
+            assert_eq!(
+                fs::read_to_string(store.root().join("components/demo/id")).unwrap(),
+                id.to_string()
+            );
+        }
+        assert_eq!(store.releases(&project).unwrap(), [first, second]);
+        assert_eq!(store.components().unwrap().len(), 1);
+        store.switch_back(&project, Some(first)).unwrap();
+        assert_eq!(store.live(&project), Some(first));
+        store.switch_back(&project, None).unwrap();
+        assert_eq!(store.live(&project), None);
+        store.remove_release(&project, second).unwrap();
+        store.remove_release(&project, second).unwrap();
+        assert_eq!(store.releases(&project).unwrap(), [first]);
+    }
+}
