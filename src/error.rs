@@ -8,6 +8,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use crate::name::DeploymentId;
+
 /// Something that could not be done: what was being done, to what, and why it failed.
 pub struct Error {
     doing: String,
@@ -190,6 +192,8 @@ pub struct Refusal {
     pub code: Code,
     /// What was being done and why it failed, for people.
     pub message: String,
+    /// The deployment that it is about, such as the one that keeps a component busy.
+    pub deployment_id: Option<DeploymentId>,
 }
 
 impl Refusal {
@@ -198,6 +202,15 @@ impl Refusal {
         Refusal {
             code,
             message: message.into(),
+            deployment_id: None,
+        }
+    }
+
+    /// The refusal, about a deployment.
+    pub fn about(self, id: DeploymentId) -> Refusal {
+        Refusal {
+            deployment_id: Some(id),
+            ..self
         }
     }
 }

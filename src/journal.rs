@@ -392,7 +392,19 @@ impl Follower {
         }
     }
 
-    /// The id of the last entry, 0 if there is none.
+    /// The id of the last entry so far, 0 if there is none.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn last(self) -> Result<u64, Error> {
+        let terminal = self
+            .live
+            .as_ref()
+            .and_then(|(live, _)| live.lock().terminal.as_ref().map(|entry| entry.id));
+        terminal.map_or_else(|| self.last_id(), Ok)
+    }
+
+    /// The id of the last entry in the files, 0 if there is none.
     fn last_id(mut self) -> Result<u64, Error> {
         if let Some(newest) = segments(&self.dir)?.last() {
             self.open(*newest)?;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::de::Deserializer;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Code;
 use crate::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
@@ -118,6 +118,17 @@ impl Record {
             record.apply(entry);
         }
         Some(record)
+    }
+
+    /// What the answer to a deployment that ends well is.
+    pub fn result(&self, now_ms: u64) -> Value {
+        json!({
+            "message": format!("Successfully deployed: {}", self.project),
+            "deployment_id": self.deployment_id,
+            "project": self.project,
+            "previous": self.previous,
+            "elapsed_ms": now_ms.saturating_sub(self.started_at),
+        })
     }
 
     /// Takes the next entry of the journal into account. Only `phase` and the terminal events are read again from
@@ -270,7 +281,6 @@ impl<'de> Deserialize<'de> for EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn opening() -> Entry {
         let id = DeploymentId::after(None, 1000, [1; 10]);

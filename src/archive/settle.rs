@@ -1,0 +1,138 @@
+//! What can only be done once the whole tree is there: flattening, judging the links, applying the modes.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::archive::extract::{Tally, Writer};
+use crate::archive::path::{bad, stays};
+use crate::archive::room::unwritten;
+use crate::archive::tree::{Id, Kind, Leads, ROOT};
+use crate::archive::visible;
+use crate::error::{Error, Refusal};
+
+impl Writer<'_> {
+    /// What can only be done once everything is there.
+    pub(super) fn finish(mut self) -> Result<Tally, Refusal> {
+        let top = self.flatten()?;
+        self.judge_links(top)?;
+        self.apply_modes(top)?;
+        Ok(Tally {
+            bytes: self.bytes,
+            files: self.files,
+        })
+    }
+
+    /// Moves everything up if all of it is under one directory and the archive has no entry for its root. The entry that is
+    /// the root then.
+    fn flatten(&mut self) -> Result<Id, Refusal> {
+        let mut tops = self.tree.ids().filter(|&id| self.tree.parent(id) == ROOT);
+        let (Some(top), None) = (tops.next(), tops.next()) else {
+            return Ok(ROOT);
+        };
+        if self.rooted || self.tree.kind(top) != Kind::Directory {
+            return Ok(ROOT);
+        }
+        // The directory may hold something of its own name, so it gets one that nothing in it has.
+        let mut aside = b".flatten".to_vec();
+        while self.tree.find(top, &aside).is_some() {
+            aside.push(b'_');
+        }
+        let failed = |errno: Errno| {
+            let what = format!("moving '{}' up", visible(self.tree.name(top)));
+            unwritten(what, errno.into())
+        };
+        let root = &self.root;
+        rustix::fs::renameat(root, self.tree.name(top), root, &aside).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let from = rustix::fs::openat(root, &aside, flags, Mode::empty()).map_err(failed)?;
+        for id in self.tree.ids() {
+            if self.tree.parent(id) == top {
+                let name = self.tree.name(id);
+                rustix::fs::renameat(&from, name, root, name).map_err(failed)?;
+            }
+        }
+        rustix::fs::unlinkat(root, &aside, AtFlags::REMOVEDIR).map_err(failed)?;
+        Ok(top)
+    }
+
+    /// Refuses links that leave the release: by the text alone, through each other, and by what the file system says.
+    fn judge_links(&self, top: Id) -> Result<(), Refusal> {
+        let shown = |id| visible(&self.tree.path(top, id));
+        let read = |id| {
+            let path = self.tree.path(top, id);
+            rustix::fs::readlinkat(&self.root, path, Vec::new())
+                .map(std::ffi::CString::into_bytes)
+                .map_err(|errno| {
+                    unwritten(format!("reading the link '{}'", shown(id)), errno.into())
+                })
+        };
+        let mut canonical: Option<PathBuf> = None;
+        let links = self.tree.ids();
+        for id in links.filter(|&id| self.tree.kind(id) == Kind::Symlink) {
+            let path = self.tree.path(top, id);
+            let target = read(id)?;
+            let why = match self.tree.leads(top, id, read)? {
+                Leads::Out => Some("leads out of the release"),
+                Leads::Around => Some("leads in a circle"),
+                Leads::Inside if !stays(&path, &target) => Some("leads out of the release"),
+                Leads::Inside => {
+                    let root = match &canonical {
+                        Some(root) => root,
+                        None => canonical.insert(self.release.canonicalize().map_err(|error| {
+                            Error::new(format!("finding {}", self.release.display()), error)
+                        })?),
+                    };
+                    // What cannot be found leads nowhere.
+                    match fs::canonicalize(root.join(OsStr::from_bytes(&path))) {
+                        Ok(found) if !found.starts_with(root) => Some("leads out of the release"),
+                        _ => None,
+                    }
+                }
+            };
+            if let Some(why) = why {
+                let target = visible(&target);
+                return Err(bad(format!("'{}': its target '{target}' {why}", shown(id))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the directories their modes, the deepest first: until its parents are open too, nobody else can reach one that
+    /// is open already.
+    fn apply_modes(&self, top: Id) -> Result<(), Refusal> {
+        // Children come after their parents in the tree.
+        for id in self.tree.ids().rev().chain([ROOT]) {
+            let path = match id {
+                ROOT => b".".to_vec(),
+                // It was flattened away and lives on as the root.
+                _ if id == top => continue,
+                _ if self.tree.kind(id) != Kind::Directory => continue,
+                _ => self.tree.path(top, id),
+            };
+            let given = self.tree.mode(if id == ROOT { top } else { id });
+            let mode = match given {
+                Some(mode) => mode | 0o700,
+                // The release's own directory is its maker's affair.
+                None if id == ROOT => continue,
+                // What a path only implies is the same wherever it is unpacked.
+                None => 0o755,
+            };
+            rustix::fs::chmodat(
+                &self.root,
+                &path,
+                Mode::from_raw_mode(mode),
+                AtFlags::empty(),
+            )
+            .map_err(|errno| {
+                let what = format!("setting the mode of '{}'", visible(&path));
+                unwritten(what, errno.into())
+            })?;
+        }
+        Ok(())
+    }
+}

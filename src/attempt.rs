@@ -1,0 +1,263 @@
+//! One running deployment: its journal, its record, and the promise that it ends.
+//!
+//! Whatever becomes of the thread that holds an [`Attempt`], the journal ends with exactly one `done` or `error` and the
+//! record says the same: [`Attempt::end`] consumes it, and dropping it without that, as a panic does, ends it as a bug.
+//! Only after that is the component free again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Code, Error, Refusal};
+use crate::event::{
+    Event, Failure, InstallOutput, Opening, Phase, PhaseEvent, PhaseStatus, Upload, now_ms,
+};
+use crate::journal::{Journal, Live};
+use crate::log;
+use crate::record::Record;
+use crate::stop::Stop;
+use crate::store::Store;
+
+/// What a phase adds to its `done` event.
+pub type Facts = Map<String, Value>;
+
+/// A running deployment.
+pub struct Attempt {
+    store: Arc<Store>,
+    journal: Journal,
+    record: Record,
+    stop: Stop,
+    phase: Option<Phase>,
+    output: Option<InstallOutput>,
+    ended: bool,
+    /// Frees the component; the last thing that is dropped.
+    _hold: Box<dyn Send>,
+}
+
+impl Attempt {
+    /// Opens the journal of a new deployment. `hold` keeps the component busy for as long as the attempt lives.
+    ///
+    /// # Errors
+    /// When the disk takes neither journal nor record: nothing of the deployment stays then.
+    pub fn open(
+        store: Arc<Store>,
+        opening: Opening,
+        stop: Stop,
+        hold: Box<dyn Send>,
+    ) -> Result<Attempt, Error> {
+        let id = opening.deployment_id;
+        let begun = begin(&store, opening);
+        let (journal, record) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                if let Err(error) = store.remove_deployment(id) {
+                    log::warn(&error.to_string());
+                }
+                return Err(error);
+            }
+        };
+        log::info(&format!("deployment {id} of {} begins", record.project));
+        Ok(Attempt {
+            store,
+            journal,
+            record,
+            stop,
+            phase: None,
+            output: None,
+            ended: false,
+            _hold: hold,
+        })
+    }
+
+    /// The record as it is now.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The place where followers join.
+    pub fn live(&self) -> &Arc<Live> {
+        self.journal.live()
+    }
+
+    /// Ready when the deployment is to stop.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Writes an event.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn emit(&mut self, event: &Event) -> Result<(), Error> {
+        let entry = self.journal.append(event)?;
+        self.record.apply(&entry);
+        Ok(())
+    }
+
+    /// Keeps what an installation printed last, for the error that ends the deployment.
+    pub fn keep_output(&mut self, output: InstallOutput) {
+        if !output.lines.is_empty() {
+            self.output = Some(output);
+        }
+    }
+
+    /// Tells who watches how far the upload is.
+    pub fn upload(&self, upload: Upload) {
+        self.journal.upload(upload);
+    }
+
+    /// Makes what was written so far survive a power loss.
+    ///
+    /// # Errors
+    /// When the disk reports an error.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.journal.sync()
+    }
+
+    /// Runs one phase between its `start` and its `done` or `error`.
+    ///
+    /// # Errors
+    /// What the work refuses.
+    pub fn phase<T>(
+        &mut self,
+        phase: Phase,
+        work: impl FnOnce(&mut Attempt) -> Result<(T, Facts), Refusal>,
+    ) -> Result<T, Refusal> {
+        let begun = Instant::now();
+        self.phase = Some(phase);
+        self.emit_phase(phase, PhaseStatus::Start, None, None, Facts::new())?;
+        #[cfg(debug_assertions)]
+        panic_if_asked(phase);
+        let outcome = work(self);
+        let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok((value, facts)) => {
+                self.emit_phase(phase, PhaseStatus::Done, Some(elapsed), None, facts)?;
+                Ok(value)
+            }
+            Err(refusal) => {
+                let message = Some(refusal.message.clone());
+                // The refusal is what matters; a disk that takes no more shows at the end.
+                let told = self.emit_phase(
+                    phase,
+                    PhaseStatus::Error,
+                    Some(elapsed),
+                    message,
+                    Facts::new(),
+                );
+                if let Err(error) = told {
+                    log::warn(&error.to_string());
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Writes that there was nothing to do in a phase.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn skip(&mut self, phase: Phase, why: &str) -> Result<(), Error> {
+        self.phase = Some(phase);
+        self.emit_phase(
+            phase,
+            PhaseStatus::Skipped,
+            None,
+            Some(why.to_owned()),
+            Facts::new(),
+        )
+    }
+
+    /// Ends the deployment: the terminal event, the record, and then the component is free.
+    pub fn end(mut self, outcome: Result<(), Refusal>) {
+        self.finish(outcome);
+    }
+
+    fn emit_phase(
+        &mut self,
+        phase: Phase,
+        status: PhaseStatus,
+        elapsed_ms: Option<u64>,
+        message: Option<String>,
+        facts: Facts,
+    ) -> Result<(), Error> {
+        let phase = phase.word().into();
+        let at = Some(now_ms());
+        self.emit(&Event::Phase(PhaseEvent {
+            phase,
+            status,
+            at,
+            elapsed_ms,
+            message,
+            facts,
+        }))?;
+        self.store.write_record(&self.record, false)
+    }
+
+    fn finish(&mut self, outcome: Result<(), Refusal>) {
+        self.ended = true;
+        let id = self.record.deployment_id;
+        let event = match &outcome {
+            Ok(()) => Event::Done(self.record.result(now_ms())),
+            Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
+        };
+        // Nobody is told anything that the next start would not say too: the entry is on disk, then it is said. A disk that
+        // fails here must not keep the end from the watchers, so the journal offers it all the same.
+        let told = self.emit(&event).and_then(|()| self.journal.sync());
+        let told = told.and_then(|()| self.store.write_record(&self.record, true));
+        if let Err(error) = told {
+            log::error(&format!("ending deployment {id}: {error}"));
+        }
+        let of = format!("deployment {id} of {}", self.record.project);
+        match outcome {
+            Ok(()) => log::info(&format!(
+                "{of} is done after {} ms",
+                self.record.elapsed_ms.unwrap_or(0)
+            )),
+            Err(refusal) => log::warn(&format!("{of} failed: {refusal}")),
+        }
+    }
+
+    fn failure(&mut self, refusal: &Refusal) -> Failure {
+        Failure {
+            message: refusal.message.clone(),
+            code: refusal.code.word().to_owned(),
+            phase: self.phase.map(|phase| phase.word().to_owned()),
+            deployment_id: Some(self.record.deployment_id.to_string()),
+            install_output: self.output.take(),
+            more: Map::new(),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.ended {
+            let why = "deploying: the worker ended unexpectedly, which is a bug; the server's log has more";
+            self.finish(Err(Refusal::new(Code::Internal, why)));
+        }
+    }
+}
+
+fn begin(store: &Store, opening: Opening) -> Result<(Journal, Record), Error> {
+    let dir = store.create_deployment(opening.deployment_id)?;
+    let mut journal = Journal::create(&dir)?;
+    let entry = journal.append(&Event::Deployment(Box::new(opening)))?;
+    let record = Record::fold([&*entry]).ok_or_else(|| {
+        Error::new(
+            "opening a deployment",
+            "its first event is none of a deployment",
+        )
+    })?;
+    store.write_record(&record, false)?;
+    Ok((journal, record))
+}
+
+/// Lets a test see what a panic in a phase leaves behind.
+#[cfg(debug_assertions)]
+fn panic_if_asked(phase: Phase) {
+    if std::env::var("GANGPLANK_TEST_PANIC").is_ok_and(|asked| asked == phase.word()) {
+        panic!("the test asked for a panic in phase {}", phase.word());
+    }
+}

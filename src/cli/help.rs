@@ -1,0 +1,178 @@
+//! The help texts: what each command does, its flags, and one example.
+
+/// For who gave no command.
+pub(crate) const USAGE: &str = "\
+usage: gangplank COMMAND [FLAGS]
+commands: serve, deploy, watch, list, show, op
+`gangplank help` says more, `gangplank help COMMAND` all.
+";
+
+const OVERVIEW: &str = "\
+gangplank: deploy a directory to a server, and watch it live
+
+usage: gangplank COMMAND [FLAGS]
+
+  serve                 run the server in the foreground
+  deploy [DIR]          pack a directory, upload it, follow to the end
+  watch ID|PROJECT      follow a deployment to its end
+  list                  deployments, newest first
+  show ID               one deployment's record
+  op NAME key=value...  any operation; its answer on stdout
+
+`gangplank help COMMAND` and `gangplank COMMAND --help` say more.
+
+exit codes:
+  0 success  1 the server said no  2 wrong usage, or something local
+  3 server not reached, or upload broken  4 not authorised
+  5 outcome unknown  6 busy  130 interrupted
+
+example:
+  gangplank serve &  gangplank deploy ./my-app --restart
+";
+
+const CLIENT: &str = "
+where to, and as whom (variables are weaker than flags):
+  --target URL          http://h:9925, https://h or unix:/path/to.sock; https
+                        and port 9925 if not said; by default the unix socket
+                        of the root on this machine
+  --token T             access token (better: --token-file F, GANGPLANK_TOKEN)
+  --token-file F        file that holds the token
+  --username U --password P
+                        the same as name and password
+  --ca-cert F           trust the certificates of this PEM file, and only them
+  GANGPLANK_TARGET GANGPLANK_TOKEN GANGPLANK_ROOT, then HARPER_CLI_TARGET
+  HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
+  Variables named for proxies are not used.
+
+what is shown:
+  --output KIND         the result on stdout: auto, text, json, yaml
+  --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
+  --raw-output          control characters of the install output as they are
+  --retry-for SECONDS   how long a lost stream is picked up again
+";
+
+const SERVE: &str = "\
+usage: gangplank serve [FLAGS]
+
+Runs the server in the foreground until SIGTERM or SIGINT.
+
+  --root DIR            everything it owns lives here
+  --listen ADDR         host:port, [::1]:port or unix:PATH; may be repeated
+                        (127.0.0.1:9925)
+  --max-connections N   connections at once (256)
+  --max-deploys N       deployments past extract at once (number of cores)
+  --max-payload BYTES   the largest payload (no limit)
+  --max-json-body BYTES the largest JSON body (8M)
+  --min-free-disk BYTES left free on the disk (64M)
+  --max-entries N       entries in one payload (1000000)
+  --keep-releases N     kept of each component (5)
+  --keep-payloads N     kept of each component (5)
+  --keep-deployments N  kept of each component (200)
+  --install-timeout S   for requests that name none (3600)
+  --grace S             from the signal to the end (10)
+
+BYTES take K, M and G, times 30s and 5m. Each flag has a variable that is weaker:
+--max-payload is GANGPLANK_MAX_PAYLOAD; GANGPLANK_LISTEN takes commas.
+
+example:
+  gangplank serve --root /srv/apps --listen 0.0.0.0:9925 --max-payload 2G
+";
+
+const DEPLOY: &str = "\
+usage: gangplank deploy [DIR] [FLAGS] [key=value...]
+
+Packs DIR (default: the working directory) without node_modules and .git, uploads
+it, and follows the deployment to its end. `deploy_component` is the same.
+
+  --project NAME        the component; by default `project` of gangplank.json,
+                        else the directory's name
+  --restart[=rolling]   start its processes again
+  --install-command CMD run instead of the package manager
+  --install-timeout T   30s, 5m or seconds
+  --allow-scripts       packages may run their own scripts
+  --no-activate         build and keep it, without making it live
+  --include-node-modules, --include-git
+                        pack these too
+  --idempotency-key K   a second deploy with it joins the first one
+  --level 0..9          compression (1)
+  --replicated          to the server's peers too
+  --ignore-replication-errors
+                        go on without failed peers
+
+key=value words are fields of the operation, install_timeout in ms as in Harper;
+target, username, password, rejectUnauthorized, json, skip_node_modules and
+skip_symlinks mean what they mean there. deployment_id=ID activates an earlier
+release, without a directory.
+";
+
+const DEPLOY_EXAMPLE: &str = "
+example:
+  gangplank deploy ./my-app --target https://apps.example --restart
+";
+
+const WATCH: &str = "\
+usage: gangplank watch ID|PROJECT [FLAGS]
+
+Shows a deployment's events from the first one, follows it to its end, and exits as
+`deploy` would have. PROJECT is its newest deployment.
+";
+
+const WATCH_EXAMPLE: &str = "
+example:
+  gangplank watch my-app
+";
+
+const LIST: &str = "\
+usage: gangplank list [FLAGS]
+
+Lists deployments, newest first.
+
+  --project NAME        only this component's
+  --status S            only those in this status
+  --limit N             at most so many (100)
+";
+
+const LIST_EXAMPLE: &str = "
+example:
+  gangplank list --project my-app --status failed --limit 5
+";
+
+const SHOW: &str = "\
+usage: gangplank show ID [FLAGS]
+
+Prints one deployment's record.
+";
+
+const SHOW_EXAMPLE: &str = "
+example:
+  gangplank show 01976e6c-1c2b-7000-8000-000000000000 --output json
+";
+
+const OP: &str = "\
+usage: gangplank op NAME [key=value...] [FLAGS]
+
+Sends any operation, and prints its answer.
+";
+
+const OP_EXAMPLE: &str = "
+example:
+  gangplank op list_deployments project=my-app limit=3
+";
+
+/// All commands.
+pub(crate) fn overview() -> String {
+    OVERVIEW.to_owned()
+}
+
+/// One command's text; none for a command that does not exist.
+pub(crate) fn of(command: &str) -> Option<String> {
+    Some(match command {
+        "serve" => SERVE.to_owned(),
+        "deploy" | "deploy_component" => [DEPLOY, CLIENT, DEPLOY_EXAMPLE].concat(),
+        "watch" => [WATCH, CLIENT, WATCH_EXAMPLE].concat(),
+        "list" => [LIST, CLIENT, LIST_EXAMPLE].concat(),
+        "show" => [SHOW, CLIENT, SHOW_EXAMPLE].concat(),
+        "op" => [OP, CLIENT, OP_EXAMPLE].concat(),
+        _ => return None,
+    })
+}

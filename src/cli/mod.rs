@@ -1,0 +1,225 @@
+//! Arguments to a typed [`Command`], and the help texts.
+//!
+//! Whatever is not understood is refused and named: an unknown flag, a flag given twice, a leftover argument, a value that
+//! makes no sense. No value of a secret is ever named. Nothing is looked up here but the environment that is handed in.
+
+mod client;
+mod deploy;
+mod help;
+mod serve;
+mod value;
+
+use std::ffi::OsString;
+use std::fmt;
+
+use pico_args::Arguments;
+
+use crate::operation::Fields;
+
+pub use crate::cli::client::ClientOptions;
+pub use crate::cli::deploy::DeployOptions;
+pub use crate::cli::serve::{Listen, ServeOptions};
+
+/// What the user wants.
+#[derive(Debug)]
+pub enum Command {
+    /// Print this text on stdout.
+    Help(String),
+    /// Run the server.
+    Serve(Box<ServeOptions>),
+    /// Ask a server.
+    Client(Box<ClientOptions>, Request),
+}
+
+/// What is asked of a server.
+#[derive(Debug)]
+pub enum Request {
+    /// Deploy a directory, or activate an earlier release.
+    Deploy(Box<DeployOptions>),
+    /// Follow a deployment to its end: its id, or its component.
+    Watch(String),
+    /// The deployments, with these fields of `list_deployments`.
+    List(Fields),
+    /// One deployment's record.
+    Show(String),
+    /// Any operation, its name among the fields.
+    Operation(Fields),
+}
+
+/// Wrong usage, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage(String);
+
+impl Usage {
+    fn new(message: impl Into<String>) -> Usage {
+        Usage(message.into())
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The environment, by name. A variable that is set to nothing counts as not set.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads the arguments, the program's own name not among them.
+///
+/// # Errors
+/// Wrong usage.
+pub fn parse(arguments: Vec<OsString>, environment: Environment) -> Result<Command, Usage> {
+    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let mut arguments = Arguments::from_vec(arguments);
+    let Some(name) = arguments.subcommand().map_err(pico)? else {
+        return without_command(arguments);
+    };
+    if name == "help" {
+        let about = arguments.subcommand().map_err(pico)?;
+        finish(arguments)?;
+        return match about {
+            None => Ok(Command::Help(help::overview())),
+            Some(about) => match help::of(&about) {
+                Some(text) => Ok(Command::Help(text)),
+                None => Err(unknown_command(&about)),
+            },
+        };
+    }
+    let Some(text) = help::of(&name) else {
+        return Err(unknown_command(&name));
+    };
+    if arguments.contains(["-h", "--help"]) {
+        return Ok(Command::Help(text));
+    }
+    if name == "serve" {
+        return serve::parse(arguments, &environment)
+            .map(|options| Command::Serve(Box::new(options)));
+    }
+    let mut options = client::parse(&mut arguments)?;
+    let request = match name.as_str() {
+        "deploy" | "deploy_component" => {
+            Request::Deploy(Box::new(deploy::parse(arguments, &mut options)?))
+        }
+        "watch" => Request::Watch(only("ID or PROJECT", arguments)?),
+        "list" => list(arguments)?,
+        "show" => Request::Show(only("ID", arguments)?),
+        // `help::of` knows no other.
+        _ => operation(arguments, &mut options)?,
+    };
+    Ok(Command::Client(Box::new(options), request))
+}
+
+/// The few lines for who gave no command.
+pub fn usage() -> &'static str {
+    help::USAGE
+}
+
+fn without_command(mut arguments: Arguments) -> Result<Command, Usage> {
+    let version = arguments.contains(["-V", "--version"]);
+    let help = arguments.contains(["-h", "--help"]);
+    finish(arguments)?;
+    if help {
+        Ok(Command::Help(help::overview()))
+    } else if version {
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(Command::Help(format!("gangplank {version}\n")))
+    } else {
+        Err(Usage::new("no command was given"))
+    }
+}
+
+fn unknown_command(name: &str) -> Usage {
+    Usage::new(format!(
+        "unknown command {name:?}; `gangplank help` lists them"
+    ))
+}
+
+fn list(mut arguments: Arguments) -> Result<Request, Usage> {
+    let mut fields = Fields::new();
+    fields.insert("operation".into(), "list_deployments".into());
+    for (flag, name) in [("--project", "project"), ("--status", "status")] {
+        if let Some(value) = value::text(&mut arguments, flag)? {
+            fields.insert(name.into(), value.into());
+        }
+    }
+    if let Some(limit) = value::parsed(&mut arguments, "--limit", value::number)? {
+        fields.insert("limit".into(), limit.into());
+    }
+    finish(arguments)?;
+    Ok(Request::List(fields))
+}
+
+fn operation(arguments: Arguments, options: &mut ClientOptions) -> Result<Request, Usage> {
+    let (words, rest) = value::split(finish_words(arguments)?)?;
+    let mut rest = rest.into_iter();
+    let name = rest
+        .next()
+        .ok_or_else(|| Usage::new("`op` needs the NAME of an operation"))?;
+    if let Some(more) = rest.next() {
+        return Err(leftover(&more));
+    }
+    let name = name.into_string().map_err(|name| leftover(&name))?;
+    let mut fields = Fields::new();
+    fields.insert("operation".into(), name.into());
+    let packing = value::add(words, &mut fields, options)?;
+    if packing.any() {
+        return Err(Usage::new(
+            "skip_node_modules and skip_symlinks are for `deploy`, which packs a directory",
+        ));
+    }
+    Ok(Request::Operation(fields))
+}
+
+/// The one argument that a command takes.
+fn only(what: &str, arguments: Arguments) -> Result<String, Usage> {
+    let mut rest = finish_words(arguments)?.into_iter();
+    let one = rest
+        .next()
+        .ok_or_else(|| Usage::new(format!("{what} is missing")))?;
+    match rest.next() {
+        Some(more) => Err(leftover(&more)),
+        None => one.into_string().map_err(|one| leftover(&one)),
+    }
+}
+
+/// What is left when all flags are taken; a flag among it is one too many.
+fn finish_words(arguments: Arguments) -> Result<Vec<OsString>, Usage> {
+    let rest = arguments.finish();
+    match rest
+        .iter()
+        .find(|word| word.as_encoded_bytes().starts_with(b"-"))
+    {
+        Some(flag) => Err(leftover(flag)),
+        None => Ok(rest),
+    }
+}
+
+fn finish(arguments: Arguments) -> Result<(), Usage> {
+    match finish_words(arguments)?.first() {
+        Some(word) => Err(leftover(word)),
+        None => Ok(()),
+    }
+}
+
+fn leftover(word: &std::ffi::OsStr) -> Usage {
+    // What stands behind the equals sign may be a secret.
+    let text = word.to_string_lossy();
+    let shown = text.split('=').next().unwrap_or_default();
+    if shown.starts_with('-') {
+        Usage::new(format!(
+            "the flag {shown} is not known here, or was given twice"
+        ))
+    } else {
+        Usage::new(format!("the argument {shown:?} is one too many"))
+    }
+}
+
+fn pico(error: pico_args::Error) -> Usage {
+    Usage::new(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! `serve`: how the server is set up, by flags or by the environment.
+
+use std::net::Ipv6Addr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pico_args::Arguments;
+
+use crate::cli::{Environment, Usage, finish, value};
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`, the port 0 for any that is free.
+    Tcp(String),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// How the server is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// What the server owns; none for the default root.
+    pub root: Option<PathBuf>,
+    /// Where it listens, beside the socket in the root.
+    pub listen: Vec<Listen>,
+    /// Deployments past `extract` at once.
+    pub max_deploys: usize,
+    /// The largest payload.
+    pub max_payload: Option<u64>,
+    /// The largest JSON body.
+    pub max_json_body: u64,
+    /// What is left free on the disk.
+    pub min_free_disk: u64,
+    /// Entries in one payload.
+    pub max_entries: u64,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Releases kept of a component.
+    pub keep_releases: usize,
+    /// Payloads kept of a component.
+    pub keep_payloads: usize,
+    /// Deployments kept of a component.
+    pub keep_deployments: usize,
+    /// For requests that name none.
+    pub install_timeout: Duration,
+    /// From the signal to the end.
+    pub grace: Duration,
+}
+
+/// A flag, or its variable.
+struct Settings<'a> {
+    arguments: Arguments,
+    environment: Environment<'a>,
+}
+
+impl Settings<'_> {
+    fn get<T>(
+        &mut self,
+        flag: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Usage> {
+        if let Some(value) = value::parsed(&mut self.arguments, flag, &read)? {
+            return Ok(Some(value));
+        }
+        let name = variable(flag);
+        let value = (self.environment)(&name);
+        value
+            .map(|value| value::named(&name, &value, &read))
+            .transpose()
+    }
+
+    fn listen(&mut self) -> Result<Vec<Listen>, Usage> {
+        let mut all = Vec::new();
+        while let Some(one) = value::parsed(&mut self.arguments, "--listen", listen)? {
+            all.push(one);
+        }
+        let name = variable("--listen");
+        if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
+            for one in value.split(',') {
+                all.push(value::named(&name, one.trim(), listen)?);
+            }
+        }
+        if all.is_empty() {
+            all.push(Listen::Tcp("127.0.0.1:9925".into()));
+        }
+        Ok(all)
+    }
+}
+
+fn variable(flag: &str) -> String {
+    let name = flag.trim_start_matches('-').replace('-', "_");
+    format!("GANGPLANK_{}", name.to_ascii_uppercase())
+}
+
+pub(crate) fn parse(
+    mut arguments: Arguments,
+    environment: Environment,
+) -> Result<ServeOptions, Usage> {
+    let root = value::path(&mut arguments, "--root")?;
+    let mut settings = Settings {
+        arguments,
+        environment,
+    };
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let options = ServeOptions {
+        root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
+        listen: settings.listen()?,
+        max_deploys: settings
+            .get("--max-deploys", value::count)?
+            .unwrap_or_else(cores),
+        max_payload: settings.get("--max-payload", value::some_bytes)?,
+        max_json_body: settings
+            .get("--max-json-body", value::some_bytes)?
+            .unwrap_or(8 << 20),
+        min_free_disk: settings
+            .get("--min-free-disk", value::bytes)?
+            .unwrap_or(64 << 20),
+        max_entries: settings
+            .get("--max-entries", value::count)?
+            .unwrap_or(1_000_000) as u64,
+        max_connections: settings
+            .get("--max-connections", value::count)?
+            .unwrap_or(256),
+        keep_releases: settings.get("--keep-releases", value::count)?.unwrap_or(5),
+        keep_payloads: settings.get("--keep-payloads", value::count)?.unwrap_or(5),
+        keep_deployments: settings
+            .get("--keep-deployments", value::count)?
+            .unwrap_or(200),
+        install_timeout: settings
+            .get("--install-timeout", value::some_duration)?
+            .unwrap_or(Duration::from_secs(3600)),
+        grace: settings
+            .get("--grace", value::duration)?
+            .unwrap_or(Duration::from_secs(10)),
+    };
+    finish(settings.arguments)?;
+    Ok(options)
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path {
+            "" => Err("unix: needs a path".into()),
+            path => Ok(Listen::Unix(PathBuf::from(path))),
+        };
+    }
+    let wrong = || "none of host:port, [::1]:port and unix:PATH".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || port.parse::<u16>().is_err() {
+        return Err("the port is no number from 0 to 65535".into());
+    }
+    let fits = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let fits =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(fits)
+        }
+    };
+    fits.then(|| Listen::Tcp(text.to_owned())).ok_or_else(wrong)
+}

@@ -1,0 +1,361 @@
+//! The client's half of the wire: one request, its upload if it has one, and the answer as it comes.
+//!
+//! Each request has a thread and a connection of its own and tells what happens as [`Notice`]s, in order; the last one is
+//! [`Notice::Answer`], [`Notice::Ended`] or [`Notice::Broken`]. Guarantees:
+//! - an answer that comes during the upload ends the upload, and is read, even if the server reads no further;
+//! - a payload that cannot be read to its end is never sent as if it were whole;
+//! - a stream that was cut is [`Notice::Broken`] or [`Notice::Ended`], and what follows from it is decided in [`answer`];
+//! - credentials are in no error and no `Debug`.
+//!
+//! Proxies named by the environment are not used: targets are hosts of one's own, and a proxy between would see, and might
+//! time out, a stream that lasts as long as the installation. Redirects are not followed: a streamed payload cannot be
+//! sent twice, and credentials belong to the host that was named.
+
+pub mod answer;
+mod request;
+mod target;
+mod wire;
+
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crossbeam_channel::Receiver;
+use serde_json::Value;
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
+
+use crate::client::request::{Content, Job};
+use crate::client::wire::{LookConnector, SocketConnector, State};
+use crate::error::{Doing, Error};
+use crate::multipart::Form;
+use crate::name::{DeploymentId, Project, Secret};
+use crate::operation::Fields;
+use crate::sse::Record;
+
+pub use crate::client::answer::{Answer, Failed};
+pub use crate::client::target::{Credentials, Target};
+
+/// For the connection, TLS included, and for the name's resolution.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Three heartbeats, which a server sends after 15 s of silence.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// A server that takes no byte for so long has stopped reading; ours ends a silent upload after 60 s itself.
+const WRITE_MAX: Duration = Duration::from_secs(60);
+
+/// A burst of events does not wait for the screen; a longer one is held back at the server's socket.
+const NOTICES_MAX: usize = 256;
+
+/// How far a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// There was no connection.
+    Connecting,
+    /// The payload could not be read; the server was told nothing that looks whole.
+    Payload,
+    /// The request was not sent to its end.
+    Sending,
+    /// The request was sent, and no answer came.
+    Waiting,
+    /// The answer had begun.
+    Reading,
+}
+
+/// What happens to a request.
+#[derive(Debug)]
+pub enum Notice {
+    /// The payload was read to its end and handed to the connection.
+    Sent,
+    /// The answer begins, with this status.
+    Head(u16),
+    /// A record of the answer's event stream.
+    Record(Record),
+    /// The whole answer; it was no event stream.
+    Answer(Answer),
+    /// The event stream came to its end.
+    Ended,
+    /// It went wrong.
+    Broken(Stage, Error),
+}
+
+/// Whose events are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// One deployment's.
+    Deployment(DeploymentId),
+    /// Those of a component's newest deployment.
+    Latest(Project),
+}
+
+/// Sends requests to one server.
+pub struct Client {
+    target: Target,
+    authorization: Option<Secret>,
+    tls: TlsConfig,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.target)
+    }
+}
+
+impl Client {
+    /// A client without credentials but those of the target itself.
+    ///
+    /// # Errors
+    /// When the credentials fit into no header.
+    pub fn new(target: Target) -> Result<Client, Error> {
+        let credentials = target.credentials().cloned();
+        let client = Client {
+            target,
+            authorization: None,
+            tls: TlsConfig::default(),
+        };
+        match credentials {
+            Some(credentials) => client.with_credentials(&credentials),
+            None => Ok(client),
+        }
+    }
+
+    /// With these credentials instead of any before.
+    ///
+    /// # Errors
+    /// When they fit into no header; they are not shown.
+    pub fn with_credentials(mut self, credentials: &Credentials) -> Result<Client, Error> {
+        let authorization = match credentials {
+            Credentials::Bearer(token) => {
+                let token = token.reveal();
+                if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return Err(Error::new(
+                        "reading the token",
+                        "it is empty or holds odd characters",
+                    ));
+                }
+                format!("Bearer {token}")
+            }
+            Credentials::Basic { username, password } => {
+                if username.contains(':') {
+                    return Err(Error::new(
+                        "reading the user name",
+                        "it must not hold a colon",
+                    ));
+                }
+                format!(
+                    "Basic {}",
+                    STANDARD.encode(format!("{username}:{}", password.reveal()))
+                )
+            }
+        };
+        self.authorization = Some(Secret::new(authorization));
+        Ok(self)
+    }
+
+    /// Trusts the certificates of a PEM file, and only these.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no certificate.
+    pub fn with_roots(mut self, file: &Path) -> Result<Client, Error> {
+        let doing = || format!("reading certificates from {}", file.display());
+        let pem = fs::read(file).doing(doing)?;
+        let mut roots: Vec<Certificate<'static>> = Vec::new();
+        for item in parse_pem(&pem) {
+            if let PemItem::Certificate(certificate) = item.doing(doing)? {
+                roots.push(certificate);
+            }
+        }
+        if roots.is_empty() {
+            return Err(Error::new(doing(), "there is none in it"));
+        }
+        let roots = RootCerts::new_with_certs(&roots);
+        self.tls = TlsConfig::builder().root_certs(roots).build();
+        Ok(self)
+    }
+
+    /// Takes any certificate.
+    pub fn without_verification(mut self) -> Client {
+        self.tls = TlsConfig::builder().disable_verification(true).build();
+        self
+    }
+
+    /// The server.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// An operation whose fields are sent as JSON. With `stream` the answer may be an event stream, as all should be that
+    /// can take long: silence ends only a stream, never the wait for a plain answer.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn call(&self, fields: &Fields, stream: bool) -> Result<Running, Error> {
+        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
+        let mut headers = vec![("Content-Type", "application/json".to_owned())];
+        if !stream {
+            headers.push(("Accept", "application/json".into()));
+        }
+        self.start("call", "/", stream, headers, Content::Whole(body))
+    }
+
+    /// An operation with a payload, streamed as the last part of a form. The key lets the server know a second try.
+    ///
+    /// # Errors
+    /// When there is no thread or no randomness to be had.
+    pub fn upload<R: Read + Send + 'static>(
+        &self,
+        fields: &Fields,
+        payload: R,
+        key: &str,
+    ) -> Result<Running, Error> {
+        let mut form = Form::new()?;
+        for (name, value) in fields {
+            match value {
+                Value::Null => {}
+                Value::String(text) => form.field(name, text),
+                value => form.field(name, &value.to_string()),
+            }
+        }
+        let headers = vec![
+            ("Content-Type", form.content_type()),
+            ("Idempotency-Key", key.to_owned()),
+        ];
+        let body = Box::new(form.file("payload", "package.tar.gz", payload));
+        self.start("upload", "/", true, headers, Content::Streamed(body))
+    }
+
+    /// A deployment's events after the one with the number `from`, as far as they are there and then as they come.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn events(&self, which: &Which, from: u64) -> Result<Running, Error> {
+        let path = match which {
+            Which::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
+            Which::Latest(project) => format!("/deployments/latest/events?project={project}"),
+        };
+        self.start("events", &path, true, Vec::new(), Content::None)
+    }
+
+    fn start(
+        &self,
+        thread: &str,
+        path: &str,
+        stream: bool,
+        mut headers: Vec<(&'static str, String)>,
+        content: Content,
+    ) -> Result<Running, Error> {
+        if stream {
+            headers.push(("Accept", "text/event-stream".into()));
+        }
+        let state = Arc::new(State::default());
+        let agent = self.agent(&state, stream);
+        let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
+        let sent = Arc::new(AtomicU64::new(0));
+        let job = Job {
+            agent: agent.clone(),
+            state,
+            target: self.target.clone(),
+            url: self.target.url(path),
+            headers,
+            authorization: self.authorization.clone(),
+            content,
+            sent: Arc::clone(&sent),
+            notices: sender,
+        };
+        std::thread::Builder::new()
+            .name(thread.into())
+            .spawn(move || job.run())
+            .doing(|| format!("starting the thread {thread}"))?;
+        Ok(Running {
+            notices,
+            sent,
+            agent,
+        })
+    }
+
+    /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
+    fn agent(&self, state: &Arc<State>, stream: bool) -> Agent {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
+            .proxy(None)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(0)
+            .tls_config(self.tls.clone())
+            .timeout_resolve(Some(CONNECT_MAX))
+            .timeout_connect(Some(CONNECT_MAX))
+            .timeout_per_read(stream.then_some(SILENCE_MAX))
+            .timeout_per_write(Some(WRITE_MAX))
+            .build();
+        let path = self.target.socket().map(Path::to_owned);
+        let local = path.is_some();
+        let socket = SocketConnector {
+            path,
+            state: Arc::clone(state),
+        };
+        let connector = socket
+            .chain(RustlsConnector::default())
+            .chain(LookConnector(Arc::clone(state)));
+        if local {
+            Agent::with_parts(config, connector, NoResolver)
+        } else {
+            Agent::with_parts(config, connector, DefaultResolver::default())
+        }
+    }
+}
+
+/// A unix socket's host is only a name for the `Host` field.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
+/// A request on its way. Dropping it ends the request, wherever it stands.
+#[derive(Debug)]
+pub struct Running {
+    notices: Receiver<Notice>,
+    sent: Arc<AtomicU64>,
+    agent: Agent,
+}
+
+impl Running {
+    /// What happens, for `select!`. After the last notice it is disconnected.
+    pub fn notices(&self) -> &Receiver<Notice> {
+        &self.notices
+    }
+
+    /// How many bytes of the request's body have been handed to the connection.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The thread is not waited for: it may be inside a name's resolution, which nothing interrupts. It notices by
+        // its connection, or by the notices that nobody takes any more.
+        self.agent.clone().shutdown();
+    }
+}
+
+#[cfg(test)]
+mod tests;

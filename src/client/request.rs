@@ -1,0 +1,242 @@
+//! One request's thread: sends, reads the answer, tells.
+
+use std::error::Error as StdError;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::Sender;
+use ureq::http::{HeaderMap, Response};
+use ureq::{Agent, Body, SendBody, Timeout};
+
+use crate::client::answer::Answer;
+use crate::client::target::Target;
+use crate::client::wire::State;
+use crate::client::{CONNECT_MAX, Notice, SILENCE_MAX, Stage, WRITE_MAX};
+use crate::error::Error;
+use crate::name::Secret;
+use crate::sse::Parser;
+
+/// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
+const ANSWER_MAX: u64 = 64 << 20;
+
+/// What one read takes of an answer: some hundred events.
+const READ_SIZE: usize = 16 * 1024;
+
+/// A request's body.
+pub(crate) enum Content {
+    None,
+    Whole(Vec<u8>),
+    Streamed(Box<dyn Read + Send>),
+}
+
+/// A request, ready to be sent.
+pub(crate) struct Job {
+    pub(crate) agent: Agent,
+    pub(crate) state: Arc<State>,
+    pub(crate) target: Target,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) authorization: Option<Secret>,
+    pub(crate) content: Content,
+    pub(crate) sent: Arc<AtomicU64>,
+    pub(crate) notices: Sender<Notice>,
+}
+
+impl Job {
+    /// Sends it and tells everything. A receiver that is gone ends it at the next notice.
+    pub(crate) fn run(mut self) {
+        let last = match self.send() {
+            Ok(response) => self.read(response),
+            Err((stage, error)) => Notice::Broken(stage, self.explain(stage, error)),
+        };
+        let _ = self.notices.send(last);
+    }
+
+    fn send(&mut self) -> Result<Response<Body>, (Stage, ureq::Error)> {
+        let mut headers = std::mem::take(&mut self.headers);
+        if let Some(authorization) = &self.authorization {
+            headers.push(("Authorization", authorization.reveal().to_owned()));
+        }
+        let (result, then) = match std::mem::replace(&mut self.content, Content::None) {
+            Content::None => {
+                let mut request = self.agent.get(&self.url);
+                for (name, value) in &headers {
+                    request = request.header(*name, value);
+                }
+                (request.call(), Stage::Waiting)
+            }
+            content => {
+                let mut request = self.agent.post(&self.url);
+                for (name, value) in &headers {
+                    request = request.header(*name, value);
+                }
+                match content {
+                    Content::Streamed(payload) => {
+                        let mut payload = Payload {
+                            inner: payload,
+                            stage: Stage::Sending,
+                            state: &self.state,
+                            sent: &self.sent,
+                            notices: &self.notices,
+                        };
+                        let result = request.send(SendBody::from_reader(&mut payload));
+                        (result, payload.stage)
+                    }
+                    Content::Whole(body) => (request.send(&body), Stage::Waiting),
+                    Content::None => (request.send_empty(), Stage::Waiting),
+                }
+            }
+        };
+        result.map_err(|error| match self.state.connected() {
+            false => (Stage::Connecting, error),
+            true => (then, error),
+        })
+    }
+
+    fn read(&self, response: Response<Body>) -> Notice {
+        let (parts, body) = response.into_parts();
+        let status = parts.status.as_u16();
+        if self.notices.send(Notice::Head(status)).is_err() {
+            return Notice::Ended;
+        }
+        let content_type = header(&parts.headers, "content-type").unwrap_or_default();
+        let content_type = content_type.split(';').next().unwrap_or_default();
+        let content_type = content_type.trim().to_ascii_lowercase();
+        let location = header(&parts.headers, "location");
+        let mut reader = body.into_reader();
+        let result = if content_type == "text/event-stream" {
+            self.stream(&mut reader).map(|()| Notice::Ended)
+        } else {
+            let mut body = Vec::new();
+            let result = (&mut reader).take(ANSWER_MAX + 1).read_to_end(&mut body);
+            match result {
+                Ok(n) if n as u64 > ANSWER_MAX => Err(io::Error::other(format!(
+                    "it is over {} MiB",
+                    ANSWER_MAX >> 20
+                ))),
+                // A refusal counts even if the connection breaks behind it: its status is known.
+                Err(error) if status < 400 => Err(error),
+                _ => Ok(Notice::Answer(Answer {
+                    status,
+                    content_type,
+                    location,
+                    body,
+                })),
+            }
+        };
+        result.unwrap_or_else(|error| {
+            Notice::Broken(Stage::Reading, self.explain(Stage::Reading, error.into()))
+        })
+    }
+
+    /// Gives each record as soon as it is complete.
+    fn stream(&self, reader: &mut impl Read) -> io::Result<()> {
+        let mut parser = Parser::new();
+        let mut buffer = vec![0; READ_SIZE];
+        loop {
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            parser.push(&buffer[..n]);
+            for record in parser.by_ref() {
+                let record = record.map_err(io::Error::other)?;
+                if self.notices.send(Notice::Record(record)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn explain(&self, stage: Stage, error: ureq::Error) -> Error {
+        let target = &self.target;
+        let doing = match stage {
+            Stage::Connecting => format!("connecting to {target}"),
+            Stage::Payload => "reading the payload".into(),
+            Stage::Sending => format!("sending to {target}"),
+            Stage::Waiting => format!("waiting for an answer of {target}"),
+            Stage::Reading => format!("reading the answer of {target}"),
+        };
+        let error = match error {
+            // What the body's reader and TLS wrap into an I/O error comes out again.
+            ureq::Error::Io(error) => ureq::Error::from(error),
+            error => error,
+        };
+        let absent = stage == Stage::Connecting && self.target.socket().is_some();
+        let reason: Box<dyn StdError + Send + Sync> = match error {
+            ureq::Error::Io(error)
+                if absent
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    ) =>
+            {
+                format!("{error}; no server listens there: start one with `gangplank serve`, or name one with --target").into()
+            }
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "the connection was closed".into()
+            }
+            ureq::Error::Io(error) => Box::new(error),
+            ureq::Error::HostNotFound => "no such host".into(),
+            ureq::Error::Timeout(timeout) => format!("timed out: {}", waited(timeout)).into(),
+            ureq::Error::Rustls(error) => format!("TLS: {error}").into(),
+            error => Box::new(error),
+        };
+        Error::new(doing, reason)
+    }
+}
+
+fn waited(timeout: Timeout) -> String {
+    match timeout {
+        Timeout::Resolve => format!("no name resolution in {} s", CONNECT_MAX.as_secs()),
+        Timeout::Connect => format!("no connection in {} s", CONNECT_MAX.as_secs()),
+        Timeout::PerRead => format!("nothing came for {} s", SILENCE_MAX.as_secs()),
+        Timeout::PerWrite => format!("nothing was taken for {} s", WRITE_MAX.as_secs()),
+        other => other.to_string(),
+    }
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(value.to_owned())
+}
+
+/// The payload as ureq reads it: ends early once there is an answer, and knows whether it ended by itself.
+struct Payload<'a> {
+    inner: Box<dyn Read + Send>,
+    /// The stage at which the request is if it fails now.
+    stage: Stage,
+    state: &'a State,
+    sent: &'a AtomicU64,
+    notices: &'a Sender<Notice>,
+}
+
+impl Read for Payload<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.state.answered() || self.stage == Stage::Waiting {
+            return Ok(0);
+        }
+        loop {
+            match self.inner.read(buffer) {
+                Ok(0) => {
+                    self.stage = Stage::Waiting;
+                    // Nobody listening means that the agent is being shut down.
+                    let _ = self.notices.send(Notice::Sent);
+                    return Ok(0);
+                }
+                Ok(n) => {
+                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.stage = Stage::Payload;
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The sockets under ureq: TCP, TLS over TCP, and unix sockets, each with an eye on early answers.
+//!
+//! A server may answer before it has read the whole request: 401, 409, 413. ureq would go on writing, and the answer would
+//! be lost behind a broken pipe, or never be looked for while the server does not read. Here every write first looks for
+//! input, and a write that has to wait for room waits for input too. Once there is an answer, whatever is still written is
+//! swallowed and [`State::answered`] ends the request's body, so that ureq turns to reading at once.
+//!
+//! Under TLS, input is not yet an answer: session tickets arrive unasked. So [`Look`], above TLS, decrypts what has arrived
+//! without waiting for more, and only decrypted bytes count. A write below TLS that has to wait while input waits too keeps
+//! the rest in [`Socket::unsent`], which gives [`Look`] its turn.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use ureq::Error;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
+};
+
+/// What the transport and the request's body tell each other about one request.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The connection stands, TLS included.
+    connected: AtomicBool,
+    /// There is an answer, or at least no hope for the rest of the request.
+    answered: AtomicBool,
+    /// The next read takes what is there and does not wait.
+    hasty: AtomicBool,
+}
+
+impl State {
+    pub(crate) fn connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    fn set_answered(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+}
+
+/// Opens the socket.
+#[derive(Debug)]
+pub(crate) struct SocketConnector {
+    /// The unix socket, or none for the addresses that ureq found.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) state: Arc<State>,
+}
+
+impl Connector<()> for SocketConnector {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let stream = Arc::new(match &self.path {
+            Some(path) => Stream::Unix(UnixStream::connect(path)?),
+            None => Stream::Tcp(connect_tcp(details)?),
+        });
+        let handle: Weak<Stream> = Arc::downgrade(&stream);
+        (details.register_shutdown)(handle)?;
+        Ok(Some(Socket {
+            stream,
+            buffers: LazyBuffers::new(
+                details.config.input_buffer_size(),
+                details.config.output_buffer_size(),
+            ),
+            state: Arc::clone(&self.state),
+            tls: details.needs_tls(),
+            unsent: Vec::new(),
+        }))
+    }
+}
+
+/// Tries the addresses in their order, each with its even share of the time that is left.
+fn connect_tcp(details: &ConnectionDetails) -> Result<TcpStream, Error> {
+    // Only a configuration without a connect timeout has none here; ours has one.
+    let total = details.timeout.not_zero().map_or(CONNECT_MAX, |left| *left);
+    let started = std::time::Instant::now();
+    let mut failed = Error::HostNotFound;
+    for (at, address) in details.addrs.iter().enumerate() {
+        let left = total.saturating_sub(started.elapsed());
+        let others = u32::try_from(details.addrs.len() - at).unwrap_or(1);
+        // Zero is refused by `connect_timeout`; a millisecond fails soon enough.
+        let share = (left / others).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(address, share) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = Error::Io(error),
+        }
+    }
+    Err(failed)
+}
+
+/// For a configuration that sets none.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Puts [`Look`] above whatever the connection became.
+#[derive(Debug)]
+pub(crate) struct LookConnector(pub(crate) Arc<State>);
+
+impl<In: Transport> Connector<In> for LookConnector {
+    type Out = Look<In>;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Look<In>>, Error> {
+        self.0.connected.store(true, Ordering::Release);
+        Ok(chained.map(|inner| Look {
+            inner,
+            state: Arc::clone(&self.0),
+            pending: false,
+        }))
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl ShutdownHandle for Stream {
+    fn shutdown(&self) {
+        // It fails only if the connection is down already, which is what is wanted.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: Arc<Stream>,
+    buffers: LazyBuffers,
+    state: Arc<State>,
+    tls: bool,
+    /// Encrypted bytes that found no room while there was something to read. Bounded by what one write above TLS makes,
+    /// since each further one begins with reading.
+    unsent: Vec<u8>,
+}
+
+/// Waits until one of `wanted` is true of the socket: (readable, writable), where readable includes its end.
+fn ready(
+    stream: &Stream,
+    wanted: PollFlags,
+    limit: Option<Duration>,
+) -> Result<(bool, bool), io::Error> {
+    let limit = limit.map(|limit| Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    });
+    loop {
+        let mut fds = [PollFd::new(stream, wanted)];
+        match poll(&mut fds, limit.as_ref()) {
+            // A signal's handler ran; the wait begins again, which only makes it longer.
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                let found = fds[0].revents();
+                let input = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+                return Ok((found.intersects(input), found.contains(PollFlags::OUT)));
+            }
+        }
+    }
+}
+
+/// How long one wait may last.
+fn limit(timeout: NextTimeout) -> Result<Option<Duration>, Error> {
+    if timeout.after.is_not_happening() {
+        Ok(None)
+    } else if timeout.after.is_zero() {
+        Err(Error::Timeout(timeout.reason))
+    } else {
+        Ok(Some(*timeout.after))
+    }
+}
+
+/// Writes until all is written, or there is something to read that has to be looked at first; says how much it wrote.
+fn push(
+    stream: &Stream,
+    state: &State,
+    tls: bool,
+    bytes: &[u8],
+    timeout: NextTimeout,
+) -> Result<usize, Error> {
+    let timeout = timeout.for_write();
+    let limit = limit(timeout)?;
+    let mut at = 0;
+    while at < bytes.len() {
+        let (readable, writable) = ready(stream, PollFlags::IN | PollFlags::OUT, limit)?;
+        if readable && (!tls || !writable) {
+            break;
+        }
+        if !writable {
+            return Err(Error::Timeout(timeout.reason));
+        }
+        match send(
+            stream,
+            &bytes[at..],
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
+            Ok(n) => at += n,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The other side is gone. If it left an answer, reading finds it, and else it finds the error.
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                state.set_answered();
+                break;
+            }
+            Err(error) => return Err(Error::Io(error.into())),
+        }
+    }
+    Ok(at)
+}
+
+impl Socket {
+    /// Writes what could not be written before.
+    fn push_unsent(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+        let sent = push(&self.stream, &self.state, self.tls, &self.unsent, timeout)?;
+        self.unsent.drain(..sent);
+        Ok(())
+    }
+
+    /// Waits for input; under TLS it goes on writing what is unsent, since the answer may depend on it.
+    fn wait(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+        let read = timeout.for_read();
+        let limit = limit(read)?;
+        loop {
+            let unsent = !self.unsent.is_empty() && !self.state.answered();
+            let wanted = if unsent {
+                PollFlags::IN | PollFlags::OUT
+            } else {
+                PollFlags::IN
+            };
+            match ready(&self.stream, wanted, limit)? {
+                (true, _) => return Ok(()),
+                (false, true) => self.push_unsent(timeout)?,
+                (false, false) => return Err(Error::Timeout(read.reason)),
+            }
+        }
+    }
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.state.answered() {
+            return Ok(());
+        }
+        if !self.unsent.is_empty() {
+            self.unsent
+                .extend_from_slice(&self.buffers.output()[..amount]);
+            return self.push_unsent(timeout);
+        }
+        let output = &self.buffers.output()[..amount];
+        let sent = push(&self.stream, &self.state, self.tls, output, timeout)?;
+        if sent < amount {
+            if self.tls {
+                self.unsent.extend_from_slice(&output[sent..]);
+            } else {
+                self.state.set_answered();
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        loop {
+            if self.state.hasty.load(Ordering::Acquire) {
+                if !ready(&self.stream, PollFlags::IN, Some(Duration::ZERO))?.0 {
+                    return Err(Error::Io(io::ErrorKind::WouldBlock.into()));
+                }
+            } else {
+                self.wait(timeout)?;
+            }
+            match recv(
+                &self.stream,
+                self.buffers.input_append_buf(),
+                RecvFlags::DONTWAIT,
+            ) {
+                Ok((_, n)) => {
+                    self.buffers.input_appended(n);
+                    return Ok(n > 0);
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(Error::Io(error.into())),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        !self.state.answered()
+    }
+}
+
+/// Above TLS: looks for decrypted bytes before each write.
+#[derive(Debug)]
+pub(crate) struct Look<T> {
+    inner: T,
+    state: Arc<State>,
+    /// Bytes of the answer are in the buffer that nobody has been told of.
+    pending: bool,
+}
+
+impl<T: Transport> Look<T> {
+    fn look(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+        self.state.hasty.store(true, Ordering::Release);
+        let looked = self.inner.await_input(timeout);
+        self.state.hasty.store(false, Ordering::Release);
+        match looked {
+            Ok(some) => {
+                self.pending = some;
+                self.state.set_answered();
+                Ok(())
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<T: Transport> Transport for Look<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.inner.is_tls() && !self.state.answered() {
+            self.look(timeout)?;
+        }
+        if self.state.answered() {
+            return Ok(());
+        }
+        self.inner.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        if std::mem::take(&mut self.pending) {
+            return Ok(true);
+        }
+        self.inner.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
+    }
+}

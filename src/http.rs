@@ -1,0 +1,324 @@
+//! HTTP as the server's rooms see it: an [`Exchange`] is one request and the way to its one answer.
+//!
+//! The only room that knows tiny_http. Three of its habits are worked around here and nowhere else: a body must be read
+//! before the writer is taken, or the taking blocks; what it buffers is sent only on an explicit flush, so an event stream
+//! writes one chunk with one call and flushes it; and it swallows a client that is gone, so an answer that "was sent" says
+//! nothing about its arrival.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use tiny_http::{HTTPVersion, Header, Request, Response, Server, StatusCode};
+
+use crate::error::{Doing, Error};
+
+/// A socket that requests come in by.
+pub struct Door {
+    server: Arc<Server>,
+    local: bool,
+    address: String,
+}
+
+/// Ends the waiting of a [`Door`].
+pub struct Unblock(Arc<Server>);
+
+impl Unblock {
+    /// Makes [`Door::next`] return nothing.
+    pub fn unblock(&self) {
+        self.0.unblock();
+    }
+}
+
+impl Door {
+    /// Listens on TCP; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address is in use or not ours.
+    pub fn tcp(address: &str) -> Result<Door, Error> {
+        let what = || format!("listening on {address}");
+        let listener = TcpListener::bind(address).doing(what)?;
+        let real = listener.local_addr().doing(what)?;
+        let server = Server::from_listener(listener, None).doing(what)?;
+        Ok(Door {
+            server: Arc::new(server),
+            local: false,
+            address: format!("http://{real}"),
+        })
+    }
+
+    /// Serves a unix socket.
+    ///
+    /// # Errors
+    /// When the server cannot be started on it.
+    pub fn unix(listener: UnixListener, path: &std::path::Path) -> Result<Door, Error> {
+        let address = format!("unix:{}", path.display());
+        let server =
+            Server::from_listener(listener, None).doing(|| format!("listening on {address}"))?;
+        Ok(Door {
+            server: Arc::new(server),
+            local: true,
+            address,
+        })
+    }
+
+    /// Where it listens, as a target of the CLI.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The way to end its waiting from another thread.
+    pub fn unblock(&self) -> Unblock {
+        Unblock(Arc::clone(&self.server))
+    }
+
+    /// The next request; nothing once it was unblocked.
+    ///
+    /// # Errors
+    /// When the socket can take no more connections.
+    pub fn next(&self) -> io::Result<Option<Exchange>> {
+        match self.server.recv() {
+            Ok(request) => Ok(Some(Exchange::new(request, self.local))),
+            Err(error) if error.kind() == io::ErrorKind::Other => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Somebody on this machine who may open the unix socket.
+    Local,
+    /// A TCP client, by the socket's word.
+    Remote(Option<IpAddr>),
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Client::Local => f.write_str("unix"),
+            Client::Remote(Some(address)) => address.fmt(f),
+            Client::Remote(None) => f.write_str("-"),
+        }
+    }
+}
+
+/// One request, and the way to its answer.
+pub struct Exchange {
+    request: Request,
+    client: Client,
+    path: String,
+    query: Vec<(String, String)>,
+}
+
+impl Exchange {
+    fn new(request: Request, local: bool) -> Exchange {
+        let client = match (local, request.remote_addr()) {
+            (true, _) => Client::Local,
+            (false, address) => Client::Remote(address.map(SocketAddr::ip)),
+        };
+        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
+        let query = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                (unescape(name), unescape(value))
+            });
+        let (path, query) = (unescape(path), query.collect());
+        Exchange {
+            request,
+            client,
+            path,
+            query,
+        }
+    }
+
+    /// Who asks.
+    pub fn client(&self) -> Client {
+        self.client
+    }
+
+    /// The method, as it came.
+    pub fn method(&self) -> String {
+        self.request.method().to_string()
+    }
+
+    /// The path, without query and percent signs.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The first value of a query parameter.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The first header of a name, in any case.
+    pub fn header(&self, name: &'static str) -> Option<&str> {
+        self.request
+            .headers()
+            .iter()
+            .find(|header| header.field.equiv(name))
+            .map(|header| header.value.as_str())
+    }
+
+    /// The length that the client declared for the body.
+    pub fn declared_length(&self) -> Option<u64> {
+        self.header("Content-Length")
+            .and_then(|text| text.trim().parse().ok())
+    }
+
+    /// The body, as it arrives.
+    pub fn body(&mut self) -> &mut dyn Read {
+        self.request.as_reader()
+    }
+
+    /// Gives the one answer.
+    ///
+    /// # Errors
+    /// When the client is gone, where that shows.
+    pub fn answer(self, answer: Answer) -> io::Result<()> {
+        let mut response =
+            Response::from_data(answer.body).with_status_code(StatusCode(answer.status));
+        let headers = [
+            ("Content-Type", answer.content_type.to_owned()),
+            ("Connection", "close".to_owned()),
+        ];
+        for (name, value) in headers.into_iter().chain(answer.headers) {
+            // A value of ours that is no header would be a bug; the answer is worth more than the header.
+            if let Ok(header) = Header::from_bytes(name, value) {
+                response.add_header(header);
+            }
+        }
+        self.request.respond(response)
+    }
+
+    /// Begins an event stream as the answer. The body must have been read.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn stream(self) -> io::Result<EventStream> {
+        // A client of HTTP/1.0 knows no chunks: its stream ends with the connection.
+        let chunked = *self.request.http_version() >= HTTPVersion(1, 1);
+        let mut head = String::from(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n\
+             Connection: close\r\n",
+        );
+        if chunked {
+            head.push_str("Transfer-Encoding: chunked\r\n");
+        }
+        head.push_str("\r\n");
+        let mut stream = EventStream {
+            writer: self.request.into_writer(),
+            chunked,
+            buffer: Vec::new(),
+        };
+        stream.writer.write_all(head.as_bytes())?;
+        stream.writer.flush()?;
+        Ok(stream)
+    }
+}
+
+/// An answer that is known whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body's type.
+    pub content_type: &'static str,
+    /// Further headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// An answer that goes on.
+pub struct EventStream {
+    writer: Box<dyn Write + Send>,
+    chunked: bool,
+    buffer: Vec<u8>,
+}
+
+impl EventStream {
+    /// Sends one or more records now: one chunk, one write, one flush.
+    ///
+    /// # Errors
+    /// When the client is gone. The stream is of no use after that.
+    pub fn send(&mut self, records: &[u8]) -> io::Result<()> {
+        if !self.chunked {
+            self.writer.write_all(records)?;
+            return self.writer.flush();
+        }
+        self.buffer.clear();
+        write!(self.buffer, "{:x}\r\n", records.len())?;
+        self.buffer.extend_from_slice(records);
+        self.buffer.extend_from_slice(b"\r\n");
+        self.writer.write_all(&self.buffer)?;
+        self.writer.flush()
+    }
+
+    /// Ends the stream well.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn end(mut self) -> io::Result<()> {
+        if self.chunked {
+            self.writer.write_all(b"0\r\n\r\n")?;
+        }
+        self.writer.flush()
+    }
+}
+
+/// Takes percent signs out of a part of a URL; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = text
+            .get(at + 1..at + 3)
+            .filter(|hex| bytes[at] == b'%' && !hex.starts_with('+'));
+        match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 3;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes() {
+        let table = [
+            ("", ""),
+            ("/a%20b", "/a b"),
+            ("%2e%2E/", "../"),
+            ("100%", "100%"),
+            ("%4", "%4"),
+            ("%+1", "%+1"),
+            ("%zz%41", "%zzA"),
+            ("%c3%a4", "ä"),
+            ("ä%41", "äA"),
+            ("%ff", "\u{fffd}"),
+        ];
+        for (text, plain) in table {
+            assert_eq!(unescape(text), plain, "{text}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Relayed text made harmless: control characters become visible, and nothing reads as a command to a CI runner.
+//!
+//! What a package manager or a server says is somebody else's text. On a terminal it could move the cursor, rewrite what
+//! stands above or change the title; bidirectional controls could show a line in another order than it has; in the log of
+//! a GitHub runner it could set variables or paths of later steps. Nothing is dropped: every character can still be read.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Whether a character would act instead of being shown. A tab only makes space, so it may stay.
+fn acts(character: char) -> bool {
+    matches!(character,
+        '\0'..='\x08' | '\n'..='\x1f' | '\x7f'..='\u{9f}'
+        // Line and paragraph separator end a line for some readers.
+        | '\u{2028}' | '\u{2029}'
+        // They order what follows from right to left or left to right, past the end of the line on some terminals.
+        | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether [`visible`] would change the text.
+pub(crate) fn has_controls(text: &str) -> bool {
+    // Most lines are printable ASCII, and looking at bytes is several times faster than at characters.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return false;
+    }
+    text.chars().any(acts)
+}
+
+/// The text with `^[` for an escape character, `^?` for delete, and `<U+202E>` for controls beyond ASCII.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !has_controls(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            '\x7f' => out.push_str("^?"),
+            control if acts(control) && control.is_ascii() => {
+                out.push('^');
+                // ASCII's control characters lie 64 below the characters that name them.
+                out.push(char::from(control as u8 + 64));
+            }
+            control if acts(control) => {
+                // Writing into a string cannot fail.
+                let _ = write!(out, "<U+{:04X}>", u32::from(control));
+            }
+            harmless => out.push(harmless),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// JSON without the controls that JSON itself does not mind, written as its escapes, which mean the same. They can only
+/// stand in strings; line feeds between the parts stay.
+pub(crate) fn escaped(json: &str) -> Cow<'_, str> {
+    if !json.split('\n').any(has_controls) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if character != '\n' && acts(character) {
+            // They are all in the basic plane. Writing into a string cannot fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        } else {
+            out.push(character);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// The lines of a message from a server or of an error, each made visible, without white space at its end. Blank lines at
+/// the end are dropped; there is always one line.
+pub(crate) fn message(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text
+        .trim_end()
+        .split('\n')
+        .map(|line| visible(line.trim_end()).into_owned())
+        .collect();
+    if lines.is_empty() {
+        lines.push(String::new());
+    }
+    lines
+}
+
+/// A line's end for some reader or other: whatever a runner splits at, it must not find one within a line of ours.
+fn ends_line(character: char) -> bool {
+    matches!(
+        character,
+        '\n' | '\r' | '\x0b' | '\x0c' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
+/// Makes a line of text that no GitHub runner obeys: `::` at its beginning and `##[` anywhere in it are broken with a
+/// space, line ends within it are made visible. The beginning is whatever comes after white space, characters that are
+/// not seen and terminal sequences, all of which a runner may skip.
+pub(crate) fn defused(line: &str) -> Cow<'_, str> {
+    let mut line = Cow::Borrowed(line);
+    if line.contains(ends_line) {
+        let mut out = String::with_capacity(line.len() + 8);
+        for character in line.chars() {
+            if ends_line(character) {
+                out.push_str(&visible(character.encode_utf8(&mut [0; 4])));
+            } else {
+                out.push(character);
+            }
+        }
+        line = Cow::Owned(out);
+    }
+    if line.contains("##[") {
+        line = Cow::Owned(line.replace("##[", "## ["));
+    }
+    let start = line.len() - unseen(&line).len();
+    if line[start..].starts_with("::") {
+        line.to_mut().insert(start + 1, ' ');
+    }
+    line
+}
+
+/// The text from its first character that is seen on.
+fn unseen(mut text: &str) -> &str {
+    loop {
+        let rest = text.trim_start_matches(|character: char| {
+            character == ' ' || !(character.is_ascii_graphic() || character.is_alphanumeric())
+        });
+        // `trim` may have eaten an escape character and stand before the rest of its sequence.
+        let sequence = rest.strip_prefix('[').filter(|_| rest.len() < text.len());
+        let Some(sequence) = sequence else {
+            return rest;
+        };
+        let parameters =
+            sequence.trim_start_matches(|character: char| matches!(character, ' '..='?'));
+        match parameters.chars().next() {
+            Some('@'..='~') => text = &parameters[1..],
+            _ => return rest,
+        }
+    }
+}
+
+/// What a workflow command's message may hold.
+pub(crate) fn command_data(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character {
+            '%' => out.push_str("%25"),
+            '\r' => out.push_str("%0D"),
+            '\n' => out.push_str("%0A"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_become_visible() {
+        let table = [
+            ("plain \u{fc} \u{1f600}\tx", "plain \u{fc} \u{1f600}\tx"),
+            ("\x1b[31mred\x1b[0m", "^[[31mred^[[0m"),
+            ("a\rb\nc", "a^Mb^Jc"),
+            ("\0\x07\x08\x7f", "^@^G^H^?"),
+            ("\u{9b}31m \u{85}", "<U+009B>31m <U+0085>"),
+            ("a\u{202e}b\u{2066}c\u{200f}", "a<U+202E>b<U+2066>c<U+200F>"),
+            ("a\u{2028}b", "a<U+2028>b"),
+            ("e\u{301} \u{200d}", "e\u{301} \u{200d}"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(visible(text), expected, "{text:?}");
+            assert_eq!(has_controls(text), text != expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_lines() {
+        let table: [(&str, &[&str]); 5] = [
+            ("", &[""]),
+            ("a", &["a"]),
+            ("a\r\nb \n\n", &["a", "b"]),
+            ("a\n\nb\x1b", &["a", "", "b^["]),
+            ("a\rb", &["a^Mb"]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(message(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn no_line_is_a_command() {
+        let table = [
+            ("harmless :: text #[x]", "harmless :: text #[x]"),
+            ("::set-output name=x::y", ": :set-output name=x::y"),
+            ("  \t::error::x", "  \t: :error::x"),
+            (
+                "\u{a0}\u{3000}\u{feff}\u{200b}::error::x",
+                "\u{a0}\u{3000}\u{feff}\u{200b}: :error::x",
+            ),
+            ("\x1b[0m ::error::x", "\x1b[0m : :error::x"),
+            ("\x1b[1;31m\x1b[K::error::x", "\x1b[1;31m\x1b[K: :error::x"),
+            ("\x07::error::x", "\x07: :error::x"),
+            ("a ##[command]x ##[y", "a ## [command]x ## [y"),
+            ("###[[", "### [["),
+            ("a\n::error::x", "a^J::error::x"),
+            ("\r::error::x", "^M::error::x"),
+            ("a\x0b\x0c\u{85}\u{2028}b", "a^K^L<U+0085><U+2028>b"),
+            ("[0m::x", "[0m::x"),
+            ("", ""),
+            ("\x1b[", "\x1b["),
+            (":::", ": ::"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(defused(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn command_data_is_escaped() {
+        assert_eq!(command_data("50% a\r\nb"), "50%25 a%0D%0Ab");
+    }
+}

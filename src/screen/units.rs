@@ -1,0 +1,204 @@
+//! Sizes, durations, times and steps as people read them: the same words in every kind of output.
+
+use std::time::Duration;
+
+/// `n B`, `x.x KiB`, `x.x MiB`, `x.xx GiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNIT: f64 = 1024.0;
+    // A size is shown with at most four digits, far within what f64 holds exactly.
+    let value = bytes as f64;
+    // 1023.95 of a unit would be shown as 1024.0 of it, which is 1.0 of the next one.
+    let next = UNIT - 0.05;
+    if bytes < 1024 {
+        format!("{bytes} B")
+    } else if value / UNIT < next {
+        format!("{:.1} KiB", value / UNIT)
+    } else if value / UNIT.powi(2) < next {
+        format!("{:.1} MiB", value / UNIT.powi(2))
+    } else {
+        format!("{:.2} GiB", value / UNIT.powi(3))
+    }
+}
+
+/// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
+pub(crate) fn duration(time: Duration) -> String {
+    let tenths = time.as_millis().saturating_add(50) / 100;
+    if tenths < 600 {
+        format!("{}.{}s", tenths / 10, tenths % 10)
+    } else {
+        whole(time)
+    }
+}
+
+/// As [`duration`], in whole seconds: for what still goes on.
+pub(crate) fn whole(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// How much of a whole, from 0 to 100, rounded down; a whole of nothing is all there.
+pub(crate) fn percent(bytes: u64, total: u64) -> u8 {
+    let share = (u128::from(bytes) * 100)
+        .checked_div(u128::from(total))
+        .unwrap_or(100);
+    // The `min` makes it fit.
+    share.min(100) as u8
+}
+
+/// A time in milliseconds since the epoch as `2026-11-24 08:16:11`, in UTC, so that it does not depend on where it is read.
+pub(crate) fn utc(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of the year 0, so that the leap day is a year's last and 400 years are one round of
+    // 146,097 days. 719,468 days lie between that day and the epoch.
+    let days = days + 719_468;
+    let (round, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // From March on, five months have 153 days.
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = round * 400 + year + carry;
+    format!(
+        "{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// The steps of 10% that an upload has passed, each said once.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    bytes: u64,
+    step: u8,
+}
+
+impl Steps {
+    /// The percentage to say now, if a new step was reached. A jump over several steps says the last one. The step to
+    /// 100% is never said here: that it is complete is another fact. Fewer bytes than before are a new attempt.
+    pub(crate) fn reached(&mut self, bytes: u64, total: u64) -> Option<u8> {
+        if bytes < self.bytes {
+            self.step = 0;
+        }
+        self.bytes = bytes;
+        let step = percent(bytes, total) / 10;
+        if step <= self.step || step >= 10 {
+            return None;
+        }
+        self.step = step;
+        Some(step * 10)
+    }
+}
+
+/// An upload's line.
+pub(crate) fn uploaded(bytes: u64, total: u64, percent: u8) -> String {
+    format!("Uploaded {} / ~{} ({percent}%)", size(bytes), size(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let table = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (4_404_020, "4.2 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            ((1 << 20) - 51, "1.0 MiB"),
+            ((1 << 20) - 52, "1023.9 KiB"),
+            ((1 << 20) - 1024, "1023.0 KiB"),
+            (10 << 20, "10.0 MiB"),
+            ((1 << 30) - 1, "1.00 GiB"),
+            (3 << 29, "1.50 GiB"),
+            (5 << 40, "5120.00 GiB"),
+            (u64::MAX, "17179869184.00 GiB"),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(size(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            (0, "0.0s", "0s"),
+            (420, "0.4s", "0s"),
+            (12_345, "12.3s", "12s"),
+            (59_949, "59.9s", "59s"),
+            (59_950, "59s", "59s"),
+            (125_000, "2m05s", "2m05s"),
+            (3_720_000, "1h02m", "1h02m"),
+        ];
+        for (ms, exact, rough) in table {
+            let time = Duration::from_millis(ms);
+            assert_eq!(
+                (duration(time).as_str(), whole(time).as_str()),
+                (exact, rough),
+                "{ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn times() {
+        let table = [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399_999, "2000-02-28 23:59:59"),
+            (951_782_400_000, "2000-02-29 00:00:00"),
+            (951_868_800_000, "2000-03-01 00:00:00"),
+            (1_795_508_171_000, "2026-11-24 08:16:11"),
+            (4_107_542_400_000, "2100-03-01 00:00:00"),
+            (1_735_689_599_000, "2024-12-31 23:59:59"),
+        ];
+        for (ms, expected) in table {
+            assert_eq!(utc(ms), expected, "{ms}");
+        }
+        // No number from a server makes it fail.
+        assert!(!utc(u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn percentages() {
+        let table = [
+            (0, 0, 100),
+            (0, 7, 0),
+            (42, 100, 42),
+            (999, 1000, 99),
+            (9, 7, 100),
+            (u64::MAX, u64::MAX, 100),
+            (5, 0, 100),
+        ];
+        for (bytes, total, expected) in table {
+            assert_eq!(percent(bytes, total), expected, "{bytes} of {total}");
+        }
+    }
+
+    #[test]
+    fn each_step_is_said_once() {
+        let said = |reports: &[(u64, u64)]| -> Vec<u8> {
+            let mut steps = Steps::default();
+            reports
+                .iter()
+                .filter_map(|(bytes, total)| steps.reached(*bytes, *total))
+                .collect()
+        };
+        let every: Vec<(u64, u64)> = (0..=1000).map(|bytes| (bytes, 1000)).collect();
+        assert_eq!(said(&every), [10, 20, 30, 40, 50, 60, 70, 80, 90]);
+        assert_eq!(said(&[(3, 100), (57, 100), (57, 100), (59, 100)]), [50]);
+        assert_eq!(said(&[(0, 0), (100, 100)]), [0; 0]);
+        assert_eq!(said(&[(55, 100), (1, 100), (55, 100)]), [50, 50]);
+    }
+}

@@ -1,0 +1,233 @@
+//! Where every request arrives: who asks, what for, and the line of log.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use crate::archive::Limits;
+use crate::error::{Code, Refusal};
+use crate::event::Failure;
+use crate::http::{Answer, Client, Exchange};
+use crate::log;
+use crate::serve::operations::Wanted;
+use crate::serve::{form, operations, stream};
+use crate::store::Store;
+use crate::tokens::{Credentials, Tokens};
+use crate::worker::{Workers, stopping};
+
+/// What all requests share.
+pub(crate) struct Desk {
+    pub(super) store: Arc<Store>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) limits: Limits,
+    pub(super) max_json_body: u64,
+    pub(super) started: Instant,
+    pub(super) requests: AtomicU64,
+    tokens: Tokens,
+}
+
+/// What becomes of a request.
+pub(super) enum Outcome {
+    /// An answer that is known.
+    Answer(Answer),
+    /// The events of a deployment.
+    Events(stream::Events),
+}
+
+impl Desk {
+    pub(super) fn new(
+        store: Arc<Store>,
+        workers: Arc<Workers>,
+        tokens: Tokens,
+        limits: Limits,
+        max_json_body: u64,
+    ) -> Desk {
+        let (started, requests) = (Instant::now(), AtomicU64::new(0));
+        Desk {
+            store,
+            workers,
+            limits,
+            max_json_body,
+            started,
+            requests,
+            tokens,
+        }
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// Answers one request, and says so in the log.
+    pub(super) fn answer(&self, mut exchange: Exchange) {
+        let begun = Instant::now();
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let asked = format!(
+            "{} {} {}",
+            exchange.client(),
+            exchange.method(),
+            exchange.path()
+        );
+        let mut operation = String::new();
+        let outcome = self
+            .decide(&mut exchange, &mut operation)
+            .unwrap_or_else(|refusal| {
+                if refusal.code == Code::Internal {
+                    log::error(&format!("{asked}: {}", refusal.message));
+                }
+                Outcome::Answer(refused(&refusal))
+            });
+        let (status, sent) = match outcome {
+            Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
+            Outcome::Events(events) => events.answer(exchange),
+        };
+        let ms = begun.elapsed().as_millis();
+        let gone = if sent.is_err() {
+            ", the client had gone"
+        } else {
+            ""
+        };
+        let operation = if operation.is_empty() {
+            operation
+        } else {
+            format!(" {operation}")
+        };
+        log::info(&format!("{asked}{operation} {status} {ms} ms{gone}"));
+    }
+
+    fn decide(&self, exchange: &mut Exchange, operation: &mut String) -> Result<Outcome, Refusal> {
+        if self.workers.is_stopping() {
+            return Err(stopping());
+        }
+        let (method, path) = (exchange.method(), exchange.path().to_owned());
+        let events = path
+            .strip_prefix("/deployments/")
+            .and_then(|rest| rest.strip_suffix("/events"));
+        match (path.as_str(), method.as_str(), events) {
+            ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(health())),
+            ("/health", ..) => Err(bad_method(&path, "GET, HEAD")),
+            ("/", "POST", _) => {
+                let user = self.authenticate(exchange)?;
+                let (wanted, resume) = (Wanted::of(exchange), operations::resume(exchange)?);
+                let request = form::read(exchange, self.max_json_body)?;
+                operation.push_str(&request.operation().chars().take(40).collect::<String>());
+                operations::perform(self, request, wanted, resume, user)
+            }
+            ("/", ..) => Err(bad_method(&path, "POST")),
+            (_, "GET", Some(which)) => {
+                self.authenticate(exchange)?;
+                operations::watch(self, exchange, which)
+            }
+            (_, _, Some(_)) => Err(bad_method(&path, "GET")),
+            _ => Err(Refusal::new(
+                Code::NotFound,
+                format!("There is nothing at {path}"),
+            )),
+        }
+    }
+
+    /// Who asks: the token's name, or nobody in particular on the unix socket.
+    fn authenticate(&self, exchange: &Exchange) -> Result<Option<String>, Refusal> {
+        if exchange.client() == Client::Local {
+            return Ok(None);
+        }
+        let Some(header) = exchange.header("Authorization") else {
+            return Err(Refusal::new(Code::Unauthorized, "Must login"));
+        };
+        let identity = match Credentials::parse(header) {
+            Some(credentials) => self.tokens.check(&credentials)?,
+            None => None,
+        };
+        match identity {
+            Some(identity) => Ok(Some(identity.name)),
+            None => Err(Refusal::new(Code::Unauthorized, "Login failed")),
+        }
+    }
+}
+
+fn health() -> Answer {
+    let body = b"gangplank is running.".to_vec();
+    Answer {
+        status: 200,
+        content_type: "text/plain; charset=utf-8",
+        headers: Vec::new(),
+        body,
+    }
+}
+
+/// A refusal that carries what the path allows in its message's place: see [`refused`].
+fn bad_method(path: &str, allowed: &str) -> Refusal {
+    Refusal::new(Code::BadMethod, format!("{path} takes {allowed}"))
+}
+
+/// A JSON answer.
+pub(super) fn json(status: u16, value: &Value) -> Answer {
+    let mut body = value.to_string().into_bytes();
+    body.push(b'\n');
+    Answer {
+        status,
+        content_type: "application/json",
+        headers: Vec::new(),
+        body,
+    }
+}
+
+/// The answer that tells a refusal.
+pub(super) fn refused(refusal: &Refusal) -> Answer {
+    let mut body = Map::new();
+    body.insert("error".into(), refusal.message.clone().into());
+    body.insert("code".into(), refusal.code.word().into());
+    if let Some(id) = refusal.deployment_id {
+        body.insert("deployment_id".into(), id.to_string().into());
+    }
+    let mut answer = json(refusal.code.status(), &Value::Object(body));
+    match refusal.code {
+        Code::Unauthorized => {
+            answer.headers.push((
+                "WWW-Authenticate",
+                "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"".into(),
+            ));
+        }
+        Code::BadMethod => {
+            let allowed = refusal
+                .message
+                .split_once(" takes ")
+                .map_or("", |(_, allowed)| allowed);
+            answer.headers.push(("Allow", allowed.to_owned()));
+        }
+        // Soon enough for a restart, and not so often that it hurts.
+        Code::Full | Code::Stopping => answer.headers.push(("Retry-After", "5".into())),
+        _ => {}
+    }
+    answer
+}
+
+/// The plain answer of a deployment that failed.
+pub(super) fn failed(failure: Failure) -> Answer {
+    let status = Code::parse(&failure.code)
+        .unwrap_or(Code::Internal)
+        .status();
+    let mut body = failure.more;
+    body.insert("error".into(), failure.message.into());
+    body.insert("code".into(), failure.code.into());
+    let texts = [
+        ("deployment_id", failure.deployment_id),
+        ("phase", failure.phase),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            body.insert(name.into(), text.into());
+        }
+    }
+    if let Some(Ok(output)) = failure.install_output.map(serde_json::to_value) {
+        body.insert("install_output".into(), output);
+    }
+    json(status, &Value::Object(body))
+}
