@@ -31,8 +31,8 @@ pub struct Attempt {
     phase: Option<Phase>,
     output: Option<InstallOutput>,
     ended: bool,
-    /// Frees the component; the last thing that is dropped.
-    _hold: Box<dyn Send>,
+    /// Frees the component when it is dropped.
+    hold: Option<Box<dyn Send>>,
 }
 
 impl Attempt {
@@ -66,7 +66,7 @@ impl Attempt {
             phase: None,
             output: None,
             ended: false,
-            _hold: hold,
+            hold: Some(hold),
         })
     }
 
@@ -202,13 +202,19 @@ impl Attempt {
             Ok(()) => Event::Done(self.record.result(now_ms())),
             Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
         };
-        // Nobody is told anything that the next start would not say too: the entry is on disk, then it is said. A disk that
-        // fails here must not keep the end from the watchers, so the journal offers it all the same.
-        let told = self.emit(&event).and_then(|()| self.journal.sync());
-        let told = told.and_then(|()| self.store.write_record(&self.record, true));
-        if let Err(error) = told {
+        // Nobody is told anything that the next start would not say too, nor of an end before the component is free: the
+        // entry and the record are on disk, then the component is free, then it is said. A disk that fails here must not
+        // keep the end from the watchers, so it is said all the same.
+        let (entry, written) = self.journal.seal(&event);
+        self.record.apply(&entry);
+        let written = written.and_then(|()| self.journal.sync());
+        let written = written.and_then(|()| self.store.write_record(&self.record, true));
+        if let Err(error) = &written {
             log::error(&format!("ending deployment {id}: {error}"));
+        } else {
+            self.hold = None;
         }
+        self.journal.publish(&entry);
         let of = format!("deployment {id} of {}", self.record.project);
         match outcome {
             Ok(()) => log::info(&format!(

@@ -147,20 +147,30 @@ impl Journal {
     /// Writes one event, and offers it to whoever follows.
     ///
     /// # Errors
-    /// When the disk does not take it. The files then end with the entry before, as if this one had never been. A terminal
-    /// event reaches the live followers even so, and every later one of this server's lifetime.
+    /// When the disk does not take it. The files then end with the entry before, as if this one had never been.
     pub fn append(&mut self, event: &Event) -> Result<Arc<Entry>, Error> {
+        let (entry, written) = self.seal(event);
+        written?;
+        self.publish(&entry);
+        Ok(entry)
+    }
+
+    /// Writes one event, which nobody is told of before [`Journal::publish`]: what is to be true by the time that it is
+    /// seen is done in between. An entry that the disk did not take can be published too, and reaches the live followers.
+    pub fn seal(&mut self, event: &Event) -> (Arc<Entry>, Result<(), Error>) {
         let entry = Arc::new(Entry::new(self.next_id, now_ms(), event));
         let written = self.write(&entry);
-        if written.is_ok() || entry.is_terminal() {
-            self.next_id += 1;
-            if entry.is_terminal() {
-                self.live.lock().terminal = Some(Arc::clone(&entry));
-            }
-            self.live.last.store(entry.id, Ordering::Release);
-            self.live.offer(&Offer::Entry(Arc::clone(&entry)));
+        (entry, written)
+    }
+
+    /// Offers an entry to whoever follows.
+    pub fn publish(&mut self, entry: &Arc<Entry>) {
+        self.next_id = entry.id + 1;
+        if entry.is_terminal() {
+            self.live.lock().terminal = Some(Arc::clone(entry));
         }
-        written.map(|()| entry)
+        self.live.last.store(entry.id, Ordering::Release);
+        self.live.offer(&Offer::Entry(Arc::clone(entry)));
     }
 
     /// Tells the live followers how far the upload is: never numbered, never written.

@@ -218,7 +218,7 @@ x        -           -        -                    -          3
         let mut rows = rows.lines();
         assert_eq!(
             rows.next().unwrap().split_whitespace().collect::<Vec<_>>(),
-            ["NAME", "ROLE", "MADE_AT", "PROJECTS"]
+            ["NAME", "ROLE", "PROJECTS", "MADE_AT"]
         );
         assert_eq!(
             rows.next().unwrap().split_whitespace().collect::<Vec<_>>(),

@@ -21,7 +21,7 @@ pub(super) struct Request<'a> {
 /// A payload that is still to be read.
 pub(super) enum Payload<'a> {
     /// In the body, where the reader stands.
-    Part(Reader<&'a mut dyn Read>),
+    Part(Box<Reader<&'a mut dyn Read>>),
     /// It came as base64 among the fields.
     Base64(DecoderReader<'static, base64::engine::GeneralPurpose, Cursor<String>>),
 }
@@ -85,7 +85,7 @@ fn read_multipart<'a>(body: &'a mut dyn Read, boundary: &str) -> Result<Request<
             Part::File { .. } => {
                 return Ok(Request {
                     fields,
-                    payload: Some(Payload::Part(reader)),
+                    payload: Some(Payload::Part(Box::new(reader))),
                 });
             }
             Part::End => return with_base64(fields),
