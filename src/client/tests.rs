@@ -135,6 +135,37 @@ fn an_early_answer_is_seen_when_the_server_drains_or_half_closes() {
 }
 
 #[test]
+fn a_stream_that_begins_during_the_upload_does_not_end_it() {
+    // As a Harper server does: the head and the first record go out before the payload has arrived.
+    let (client, thread) = serve(|mut stream| {
+        head(&mut stream);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: stream open\n\n")
+            .unwrap();
+        let mut body = Vec::new();
+        let mut buffer = [0; 64 << 10];
+        while !body.ends_with(b"0\r\n\r\n") {
+            let n = stream.read(&mut buffer).unwrap();
+            assert!(n > 0, "the upload ended after {} bytes", body.len());
+            body.extend_from_slice(&buffer[..n]);
+        }
+        stream
+            .write_all(b"event: done\ndata: {\"result\":{}}\n\n")
+            .unwrap();
+        body.len()
+    });
+    let payload = std::io::repeat(b'x').take(8 << 20);
+    let running = client.upload(&fields(), payload, "key").unwrap();
+    let all = notices(&running);
+    assert!(
+        all.iter()
+            .any(|notice| matches!(notice, Notice::Record(record) if record.event == "done")),
+        "{all:?}"
+    );
+    assert!(thread.join().unwrap() > 8 << 20);
+}
+
+#[test]
 fn an_upload_into_a_closed_connection_is_broken_while_sending() {
     let (_, last, _open) = refused_early(|mut stream| {
         head(&mut stream);

@@ -5,6 +5,9 @@
 //! input, and a write that has to wait for room waits for input too. Once there is an answer, whatever is still written is
 //! swallowed and [`State::answered`] ends the request's body, so that ureq turns to reading at once.
 //!
+//! An answer that begins with a status of 2xx is no refusal: a Harper server sends the head of its event stream while the
+//! payload still arrives. It ends nothing and is read after the request, [`State::accepted`].
+//!
 //! Under TLS, input is not yet an answer: session tickets arrive unasked. So [`Look`], above TLS, decrypts what has arrived
 //! without waiting for more, and only decrypted bytes count. A write below TLS that has to wait while input waits too keeps
 //! the rest in [`Socket::unsent`], which gives [`Look`] its turn.
@@ -33,6 +36,8 @@ pub(crate) struct State {
     connected: AtomicBool,
     /// There is an answer, or at least no hope for the rest of the request.
     answered: AtomicBool,
+    /// The answer has begun, and well: the request goes on to its end.
+    accepted: AtomicBool,
     /// The next read takes what is there and does not wait.
     hasty: AtomicBool,
 }
@@ -44,6 +49,20 @@ impl State {
 
     pub(crate) fn answered(&self) -> bool {
         self.answered.load(Ordering::Acquire)
+    }
+
+    fn accepted(&self) -> bool {
+        self.accepted.load(Ordering::Acquire)
+    }
+
+    /// Judges an answer by its first bytes.
+    fn judge(&self, head: &[u8]) {
+        let good = [&b"HTTP/1.1 2"[..], b"HTTP/1.0 2"];
+        if good.iter().any(|good| head.starts_with(good)) {
+            self.accepted.store(true, Ordering::Release);
+        } else {
+            self.set_answered();
+        }
     }
 
     fn set_answered(&self) {
@@ -213,11 +232,29 @@ fn push(
     let limit = limit(timeout)?;
     let mut at = 0;
     while at < bytes.len() {
-        let (readable, writable) = ready(stream, PollFlags::IN | PollFlags::OUT, limit)?;
-        if readable && (!tls || !writable) {
-            break;
+        let wanted = if state.accepted() {
+            PollFlags::OUT
+        } else {
+            PollFlags::IN | PollFlags::OUT
+        };
+        let (readable, writable) = ready(stream, wanted, limit)?;
+        if readable && !state.accepted() {
+            if !tls {
+                let mut head = [0; 10];
+                let (_, n) = recv(stream, &mut head, RecvFlags::DONTWAIT | RecvFlags::PEEK)
+                    .unwrap_or((0, 0));
+                state.judge(&head[..n]);
+                if state.accepted() {
+                    continue;
+                }
+                break;
+            }
+            if !writable {
+                break;
+            }
         }
-        if !writable {
+        // A connection that has broken counts as readable whatever was asked; sending says how.
+        if !writable && !readable {
             return Err(Error::Timeout(timeout.reason));
         }
         match send(
@@ -338,7 +375,7 @@ impl<T: Transport> Look<T> {
         match looked {
             Ok(some) => {
                 self.pending = some;
-                self.state.set_answered();
+                self.state.judge(self.inner.buffers().input());
                 Ok(())
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -353,7 +390,7 @@ impl<T: Transport> Transport for Look<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        if self.inner.is_tls() && !self.state.answered() {
+        if self.inner.is_tls() && !self.state.answered() && !self.state.accepted() {
             self.look(timeout)?;
         }
         if self.state.answered() {

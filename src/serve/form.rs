@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor, Read};
 
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
 use base64::read::DecoderReader;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub(super) enum Payload<'a> {
     /// In the body, where the reader stands.
     Part(Box<Reader<&'a mut dyn Read>>),
     /// It came as base64 among the fields.
-    Base64(DecoderReader<'static, base64::engine::GeneralPurpose, Cursor<String>>),
+    Base64(Box<DecoderReader<'static, GeneralPurpose, Cursor<String>>>),
 }
 
 impl Request<'_> {
@@ -115,10 +115,10 @@ fn read_json<'a>(body: &mut dyn Read, max: u64) -> Result<Request<'a>, Refusal> 
 fn with_base64<'a>(mut fields: Fields) -> Result<Request<'a>, Refusal> {
     let payload = match fields.remove("payload") {
         None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(Payload::Base64(DecoderReader::new(
+        Some(Value::String(text)) => Some(Payload::Base64(Box::new(DecoderReader::new(
             Cursor::new(text),
             &STANDARD,
-        ))),
+        )))),
         Some(_) => return Err(bad("'payload' must be a base64 string")),
     };
     Ok(Request { fields, payload })
