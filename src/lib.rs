@@ -20,6 +20,7 @@ pub mod operation;
 pub mod place;
 pub mod record;
 pub mod recover;
+pub mod retain;
 pub mod screen;
 pub mod serve;
 pub mod sse;

@@ -4,6 +4,7 @@
 //! code `interrupted`, and what it had built is removed. Processes that an installation left are found by their environment
 //! and ended first, so that nothing writes into a tree that is being removed.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -15,39 +16,48 @@ use crate::error::{Code, Doing, Error};
 use crate::event::{Entry, Event, Failure, now_ms};
 use crate::journal::{Follower, Journal, Step};
 use crate::log;
-use crate::name::DeploymentId;
+use crate::name::{DeploymentId, Project};
 use crate::record::Record;
 use crate::store::Store;
 
-/// Ends every deployment that is not ended.
+/// The ended deployments of each component, in ascending order.
+pub type History = HashMap<Project, Vec<DeploymentId>>;
+
+/// Ends every deployment that is not ended, and gives all that there are of each component, in ascending order.
 ///
 /// # Errors
 /// When the root cannot be read or written: a server that cannot say what happened must not start.
-pub fn recover(store: &Store) -> Result<(), Error> {
+pub fn recover(store: &Store) -> Result<History, Error> {
     let ended = child::end_survivors(store.root(), None)?;
     if ended > 0 {
         log::warn(&format!(
             "ended {ended} processes that an earlier server left running"
         ));
     }
+    let mut history = History::new();
     for id in store.deployments()? {
         // A record that cannot be read is made again from the journal, as one that is missing.
         let known = store.read_record(id).ok().flatten();
-        if !known.is_some_and(|record| record.status.ended()) {
-            end(store, id)?;
+        let project = match known.filter(|record| record.status.ended()) {
+            Some(record) => Some(record.project),
+            None => end(store, id)?,
+        };
+        if let Some(project) = project {
+            history.entry(project).or_default().push(id);
         }
     }
-    Ok(())
+    Ok(history)
 }
 
-fn end(store: &Store, id: DeploymentId) -> Result<(), Error> {
+fn end(store: &Store, id: DeploymentId) -> Result<Option<Project>, Error> {
     let dir = store.deployment(id);
     let mut journal = Journal::reopen(&dir)?;
     let entries = entries(Follower::new(&dir, 0, None))?;
     let Some(mut record) = Record::fold(&entries) else {
         // Not even its opening was written, so nobody was ever told of it.
         log::warn(&format!("deployment {id} had not begun; removing it"));
-        return store.remove_deployment(id);
+        store.remove_deployment(id)?;
+        return Ok(None);
     };
     if !record.status.ended() {
         let live = store.live(&record.project) == Some(record.release_id);
@@ -77,7 +87,8 @@ fn end(store: &Store, id: DeploymentId) -> Result<(), Error> {
     }
     gone(fs::remove_file(dir.join("record.json.new")))
         .doing(|| format!("cleaning up {}", dir.display()))?;
-    store.write_record(&record, true)
+    store.write_record(&record, true)?;
+    Ok(Some(record.project))
 }
 
 fn interrupted(record: &Record) -> Failure {

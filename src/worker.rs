@@ -16,8 +16,11 @@ use crate::deploy::{Builder, Staged};
 use crate::error::{Code, Doing, Error, Refusal};
 use crate::event::{Opening, Phase, now_ms};
 use crate::journal::{Follower, Live};
+use crate::log;
 use crate::name::{DeploymentId, Project};
 use crate::operation::Deploy;
+use crate::recover::History;
+use crate::retain::{Keep, retain};
 use crate::stop::{self, SharedStopper};
 use crate::store::Store;
 
@@ -30,6 +33,7 @@ pub struct Workers {
     registry: Arc<Registry>,
     places: (Sender<()>, Receiver<()>),
     builder: Builder,
+    keep: Keep,
     node: String,
 }
 
@@ -44,6 +48,8 @@ struct State {
     busy: HashMap<Project, DeploymentId>,
     running: HashMap<DeploymentId, Running>,
     newest: Option<DeploymentId>,
+    /// The ended deployments of each component, in ascending order.
+    history: History,
     stopping: bool,
 }
 
@@ -91,7 +97,12 @@ impl Workers {
     ///
     /// # Errors
     /// When the root cannot be read.
-    pub fn new(places: usize, builder: Builder) -> Result<Workers, Error> {
+    pub fn new(
+        places: usize,
+        builder: Builder,
+        keep: Keep,
+        history: History,
+    ) -> Result<Workers, Error> {
         let store = Arc::clone(&builder.store);
         // As many tokens as places: taking one is the right to go on.
         let channel = bounded(places);
@@ -105,6 +116,7 @@ impl Workers {
         let registry = Registry {
             state: Mutex::new(State {
                 newest,
+                history,
                 ..State::default()
             }),
             idle: Condvar::new(),
@@ -118,6 +130,7 @@ impl Workers {
             registry: Arc::new(registry),
             places: channel,
             builder,
+            keep,
             node,
         })
     }
@@ -202,7 +215,7 @@ impl Workers {
             Err(error) => {
                 drop(staged);
                 let why = format!("deploying: no thread could be made for it: {error}");
-                attempt.end(Err(Refusal::new(Code::Internal, why)));
+                self.end(attempt, Err(Refusal::new(Code::Internal, why)));
             }
         }
     }
@@ -210,7 +223,30 @@ impl Workers {
     fn run(&self, staged: Staged, mut attempt: Attempt) {
         let outcome = self.deploy(staged, &mut attempt);
         let why = self.why_stopped(attempt.record().deployment_id);
-        attempt.end(outcome.map_err(|refusal| stopped_as(refusal, why)));
+        self.end(attempt, outcome.map_err(|refusal| stopped_as(refusal, why)));
+    }
+
+    /// Ends a deployment, and then removes what is too much of the past. Nobody waits for that: the end is told by then.
+    pub fn end(&self, attempt: Attempt, outcome: Result<(), Refusal>) {
+        let (project, id) = (
+            attempt.record().project.clone(),
+            attempt.record().deployment_id,
+        );
+        attempt.end(outcome);
+        let mut state = self.registry.lock();
+        let ended = state.history.entry(project.clone()).or_default();
+        ended.push(id);
+        let ended = ended.clone();
+        drop(state);
+        match retain(&self.store, &project, &ended, self.keep) {
+            Ok(gone) => {
+                let mut state = self.registry.lock();
+                if let Some(ended) = state.history.get_mut(&project) {
+                    ended.retain(|id| !gone.contains(id));
+                }
+            }
+            Err(error) => log::warn(&format!("tidying up after deployment {id}: {error}")),
+        }
     }
 
     fn deploy(&self, staged: Staged, attempt: &mut Attempt) -> Result<(), Refusal> {

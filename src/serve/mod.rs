@@ -34,7 +34,8 @@ use crate::http::{Door, Exchange, Unblock};
 use crate::install;
 use crate::log;
 use crate::place;
-use crate::recover::recover;
+use crate::recover::{History, recover};
+use crate::retain::Keep;
 use crate::serve::desk::Desk;
 use crate::store::Store;
 use crate::tokens::Tokens;
@@ -64,8 +65,8 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             file.display()
         ));
     }
-    recover(&store)?;
-    let house = House::build(options, store, tokens)?;
+    let history = recover(&store)?;
+    let house = House::build(options, store, tokens, history)?;
     house.announce()?;
     // The channel is never closed: its thread lives as long as the process.
     let _ = signals.recv();
@@ -105,7 +106,12 @@ struct House {
 }
 
 impl House {
-    fn build(options: &ServeOptions, store: Arc<Store>, tokens: Tokens) -> Result<House, Error> {
+    fn build(
+        options: &ServeOptions,
+        store: Arc<Store>,
+        tokens: Tokens,
+        history: History,
+    ) -> Result<House, Error> {
         let environment = install::environment(std::env::vars_os());
         let install_timeout = options.install_timeout;
         let builder = Builder {
@@ -113,7 +119,12 @@ impl House {
             install_timeout,
             environment,
         };
-        let workers = Arc::new(Workers::new(options.max_deploys, builder)?);
+        let keep = Keep {
+            releases: options.keep_releases,
+            payloads: options.keep_payloads,
+            deployments: options.keep_deployments,
+        };
+        let workers = Arc::new(Workers::new(options.max_deploys, builder, keep, history)?);
         let limits = Limits {
             max_payload: options.max_payload,
             max_entries: options.max_entries,

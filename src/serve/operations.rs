@@ -144,7 +144,7 @@ fn deploy_component(
         }
         Err(refusal) => {
             let why = desk.workers.why_stopped(id);
-            attempt.end(Err(stopped_as(refusal, why)));
+            desk.workers.end(attempt, Err(stopped_as(refusal, why)));
             outcome(desk.workers.follow(id, 0)?, wanted)
         }
     }
