@@ -112,7 +112,7 @@ impl Desk {
             .and_then(|rest| rest.strip_suffix("/events"));
         match (path.as_str(), method.as_str(), events) {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(health())),
-            ("/health", ..) => Err(bad_method(&path, "GET, HEAD")),
+            ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
             ("/", "POST", _) => {
                 let user = self.authenticate(exchange)?;
                 let (wanted, resume) = (Wanted::of(exchange), operations::resume(exchange)?);
@@ -120,12 +120,12 @@ impl Desk {
                 operation.push_str(&request.operation().chars().take(40).collect::<String>());
                 operations::perform(self, request, wanted, resume, user)
             }
-            ("/", ..) => Err(bad_method(&path, "POST")),
+            ("/", ..) => Ok(bad_method(&path, "POST")),
             (_, "GET", Some(which)) => {
                 self.authenticate(exchange)?;
                 operations::watch(self, exchange, which)
             }
-            (_, _, Some(_)) => Err(bad_method(&path, "GET")),
+            (_, _, Some(_)) => Ok(bad_method(&path, "GET")),
             _ => Err(Refusal::new(
                 Code::NotFound,
                 format!("There is nothing at {path}"),
@@ -162,9 +162,12 @@ fn health() -> Answer {
     }
 }
 
-/// A refusal that carries what the path allows in its message's place: see [`refused`].
-fn bad_method(path: &str, allowed: &str) -> Refusal {
-    Refusal::new(Code::BadMethod, format!("{path} takes {allowed}"))
+/// The answer to a method that the path does not know; it says which ones it does.
+fn bad_method(path: &str, allowed: &str) -> Outcome {
+    let why = format!("{path} takes {allowed}");
+    let mut answer = refused(&Refusal::new(Code::BadMethod, why));
+    answer.headers.push(("Allow", allowed.to_owned()));
+    Outcome::Answer(answer)
 }
 
 /// A JSON answer.
@@ -194,13 +197,6 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
                 "WWW-Authenticate",
                 "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"".into(),
             ));
-        }
-        Code::BadMethod => {
-            let allowed = refusal
-                .message
-                .split_once(" takes ")
-                .map_or("", |(_, allowed)| allowed);
-            answer.headers.push(("Allow", allowed.to_owned()));
         }
         // Soon enough for a restart, and not so often that it hurts.
         Code::Full | Code::Stopping => answer.headers.push(("Retry-After", "5".into())),
