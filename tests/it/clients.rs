@@ -1,0 +1,156 @@
+//! Other people's clients: curl, node, and Harper's own CLI by its bytes.
+
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harbor::{Answer, BOUNDARY, Harbor, component, form, have, records};
+
+#[test]
+fn curl_deploys_and_watches() {
+    if !have("curl") {
+        return;
+    }
+    let harbor = Harbor::start();
+    let payload = harbor.path("p.tgz");
+    fs::write(&payload, component()).unwrap();
+    let url = format!("http://{}/", harbor.address);
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let file = format!("payload=@{}", payload.display());
+    let form = [
+        "-F",
+        "operation=deploy_component",
+        "-F",
+        "project=curled",
+        "-F",
+        &file,
+    ];
+    let curl = |more: &[&str]| {
+        let output = Command::new("curl")
+            .args(["-sS", "-H", &authorization])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let plain: Value = serde_json::from_str(&curl(&[&form[..], &[&url]].concat())).unwrap();
+    assert_eq!(plain["message"], "Successfully deployed: curled");
+    let live = curl(
+        &[
+            &["-N", "-H", "Accept: text/event-stream"],
+            &form[..],
+            &[&url],
+        ]
+        .concat(),
+    );
+    assert_eq!(records(&live).last().unwrap().event, "done");
+    let watched = curl(&[
+        "-N",
+        &format!("{url}deployments/latest/events?project=curled"),
+    ]);
+    assert_eq!(watched, live);
+}
+
+#[test]
+fn node_deploys_with_fetch_and_formdata() {
+    if !have("node") {
+        return;
+    }
+    let harbor = Harbor::start();
+    let payload = harbor.path("p.tgz");
+    fs::write(&payload, component()).unwrap();
+    let script = r#"
+        const [url, token, file] = process.argv.slice(1);
+        const form = new FormData();
+        form.set("operation", "deploy_component");
+        form.set("project", "noded");
+        form.set("payload", new Blob([require("node:fs").readFileSync(file)]), "p.tgz");
+        const headers = { Authorization: `Bearer ${token}`, Accept: "text/event-stream" };
+        fetch(url, { method: "POST", headers, body: form }).then(async (answer) => process.stdout.write(await answer.text()));
+    "#;
+    let mut node = Command::new("node");
+    node.args([
+        "-e",
+        script,
+        &format!("http://{}/", harbor.address),
+        &harbor.token,
+    ])
+    .arg(&payload);
+    let output = node.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        records(&text).last().unwrap().event,
+        "done",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(harbor.path("components/noded/index.txt").exists());
+}
+
+#[test]
+fn the_bytes_of_harpers_cli_deploy() {
+    let harbor = Harbor::start();
+    let probe = harbor
+        .operate(&json!({"operation": "registration_info"}))
+        .json();
+    let version = probe["version"].as_str().unwrap();
+    let numbers: Vec<u32> = version
+        .split(['.', '+'])
+        .take(2)
+        .map(|part| part.parse().unwrap())
+        .collect();
+    assert!(numbers >= vec![5, 1], "{version}");
+
+    // Chunked, never with a length; the project last, as it is when it comes from the directory's name.
+    let (_, body) = form(
+        &[("install_allow_scripts", "true"), ("project", "harper")],
+        &component(),
+    );
+    let mut request = format!(
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
+         Authorization: Bearer {}\r\nAccept: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        harbor.token
+    )
+    .into_bytes();
+    for chunk in body.chunks(97) {
+        request.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        request.extend_from_slice(chunk);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    let mut stream = harbor.connect();
+    stream.write_all(&request).unwrap();
+    let events = Answer::read(stream).events();
+    assert_eq!(
+        events.last().unwrap().data["result"]["message"],
+        "Successfully deployed: harper"
+    );
+}
+
+#[test]
+fn npm_installs_when_nobody_says_otherwise() {
+    if !have("npm") {
+        return;
+    }
+    let harbor = Harbor::start();
+    let package = r#"{"name":"demo","version":"1.0.0","scripts":{"preinstall":"touch ran"}}"#;
+    let payload = crate::harbor::tar(&[("./package.json", package)]);
+    let events = harbor.deploy_live(&[("project", "npm")], &payload).events();
+    assert_eq!(events.last().unwrap().event, "done", "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|record| record.event == "install" && record.data["manager"] == "npm")
+    );
+    assert!(
+        !harbor.path("components/npm/ran").exists(),
+        "scripts run only where they are allowed"
+    );
+}

@@ -1,0 +1,284 @@
+//! The event stream: its form, its promise to end, and that it is the same for everybody.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harbor::{Answer, Harbor, TempDir, await_some, component, form, records, request};
+
+fn watch(harbor: &Harbor, path: &str, headers: &[&str]) -> Answer {
+    harbor.ask("GET", path, headers, b"")
+}
+
+#[test]
+fn a_stream_has_its_form_and_ends_once() {
+    let harbor = Harbor::start();
+    let table = [("true", "done", 11), ("echo no; exit 1", "error", 7)];
+    for (command, last, count) in table {
+        let answer = harbor.deploy_live(
+            &[("project", "demo"), ("install_command", command)],
+            &component(),
+        );
+        let expected = [
+            ("Content-Type", "text/event-stream"),
+            ("Cache-Control", "no-cache"),
+            ("X-Accel-Buffering", "no"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(answer.header(name), Some(value));
+        }
+        assert!(answer.text().starts_with(": stream open\n\n"));
+        let events = answer.events();
+        assert_eq!(events[0].event, "deployment");
+        assert_eq!(
+            events[0].data["phases"],
+            json!(["extract", "install", "load", "activate"])
+        );
+        assert!(
+            events
+                .iter()
+                .zip(1..)
+                .all(|(record, id)| record.id == Some(id)),
+            "{events:?}"
+        );
+        assert_eq!(
+            events.len(),
+            if command == "true" { count - 1 } else { count },
+            "{events:?}"
+        );
+        let terminal: Vec<_> = events
+            .iter()
+            .filter(|record| ["done", "error"].contains(&&*record.event))
+            .collect();
+        assert_eq!(
+            (terminal.len(), events.last().unwrap().event.as_str()),
+            (1, last)
+        );
+        let mut open: Option<String> = None;
+        for record in events.iter().filter(|record| record.event == "phase") {
+            let phase = record.data["phase"].as_str().unwrap().to_owned();
+            match record.data["status"].as_str().unwrap() {
+                "start" => assert_eq!(open.replace(phase), None),
+                _ => {
+                    assert_eq!(open.take(), Some(phase));
+                    assert!(record.data["elapsed_ms"].is_u64());
+                }
+            }
+        }
+        assert_eq!(open, None);
+    }
+}
+
+#[test]
+fn everybody_sees_the_same_now_and_later() {
+    let harbor = Harbor::start();
+    let command = "for i in 1 2 3 4 5 6 7 8 9; do echo $i; done";
+    let live = harbor.deploy_live(
+        &[("project", "demo"), ("install_command", command)],
+        &component(),
+    );
+    let events = live.events();
+    let id = events[0].data["deployment_id"].as_str().unwrap().to_owned();
+    let path = format!("/deployments/{id}/events");
+    assert_eq!(watch(&harbor, &path, &[]).text(), live.text());
+    assert_eq!(
+        watch(&harbor, "/deployments/latest/events?project=demo", &[]).text(),
+        live.text()
+    );
+    let again = json!({"operation": "get_deployment", "deployment_id": id}).to_string();
+    let post = |headers: &[&str]| {
+        let headers: Vec<&str> = headers
+            .iter()
+            .copied()
+            .chain([
+                "Content-Type: application/json",
+                "Accept: text/event-stream",
+            ])
+            .collect();
+        harbor.ask("POST", "/", &headers, again.as_bytes())
+    };
+    assert_eq!(post(&[]).text(), live.text());
+
+    let last = events.len() as u64;
+    for after in 0..last {
+        let rest = &events[usize::try_from(after).unwrap()..];
+        assert_eq!(
+            watch(&harbor, &format!("{path}?from={after}"), &[]).events(),
+            rest
+        );
+        let header = format!("Last-Event-ID: {after}");
+        assert_eq!(watch(&harbor, &path, &[&header]).events(), rest);
+        assert_eq!(
+            watch(
+                &harbor,
+                &format!("{path}?from={after}"),
+                &["Last-Event-ID: 1"]
+            )
+            .events(),
+            rest
+        );
+    }
+    for after in [last, last + 5] {
+        assert_eq!(
+            watch(&harbor, &format!("{path}?from={after}"), &[]).status,
+            204
+        );
+        assert_eq!(
+            post(&[&format!("Last-Event-ID: {after}")]).events(),
+            events[events.len() - 1..]
+        );
+    }
+    for bad in ["x", "-1", "1.5"] {
+        assert_eq!(
+            watch(&harbor, &format!("{path}?from={bad}"), &[]).status,
+            400,
+            "{bad}"
+        );
+    }
+    for unknown in [
+        "/deployments/0/events",
+        "/deployments/latest/events?project=none",
+    ] {
+        assert_eq!(watch(&harbor, unknown, &[]).status, 404, "{unknown}");
+    }
+    assert_eq!(
+        harbor.record(&id)["event_log"].as_array().unwrap().len() as u64,
+        last
+    );
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_the_stream_unchunked() {
+    let harbor = Harbor::start();
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+    let mut stream = harbor.connect();
+    let token = &harbor.token;
+    let head =
+        format!("GET /deployments/latest/events HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(!head.contains("chunked"), "{head}");
+    assert!(body.starts_with(": stream open\n\n"), "{body}");
+    assert_eq!(records(body).last().unwrap().event, "done");
+}
+
+#[test]
+fn a_comment_breaks_a_long_silence() {
+    let harbor = Harbor::start();
+    let gate = harbor.path("gate");
+    let hold = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+    let (media, body) = form(
+        &[("project", "quiet"), ("install_command", &hold)],
+        &component(),
+    );
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let mut stream = harbor.connect();
+    let asked = request(
+        "POST",
+        "/",
+        &[&authorization, &media, "Accept: text/event-stream"],
+        &body,
+    );
+    stream.write_all(&asked).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    lines
+        .find(|line| line.contains(r#""phase":"install","status":"start""#))
+        .unwrap();
+    let silent = Instant::now();
+    lines.find(|line| line.starts_with(':')).unwrap();
+    let after = silent.elapsed();
+    assert!(
+        after > Duration::from_secs(14) && after < Duration::from_secs(25),
+        "{after:?}"
+    );
+    std::fs::write(&gate, "").unwrap();
+    lines.find(|line| line == "event: done").unwrap();
+}
+
+#[test]
+fn a_watcher_that_never_reads_holds_nobody_up() {
+    let harbor = Harbor::start();
+    let gate = harbor.path("gate");
+    let command = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; seq 200000",
+        gate.display()
+    );
+    std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| {
+            harbor.deploy(
+                &[("project", "loud"), ("install_command", &command)],
+                &component(),
+            )
+        });
+        await_some("the installation", || {
+            let list = harbor
+                .operate(&json!({"operation": "list_deployments", "status": "installing"}))
+                .json();
+            (list["total"] == 1).then_some(())
+        });
+        let mut stuck = harbor.connect();
+        let token = &harbor.token;
+        let head = format!(
+            "GET /deployments/latest/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stuck.write_all(head.as_bytes()).unwrap();
+        // It is there as soon as it was sent the first bytes, and reads no more after them.
+        stuck.read_exact(&mut [0; 16]).unwrap();
+        std::fs::write(&gate, "").unwrap();
+        assert_eq!(deploy.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn a_panic_ends_the_stream_and_the_record_and_frees_the_component() {
+    let root = Arc::new(TempDir::new());
+    for phase in ["extract", "install", "load", "activate"] {
+        let harbor = Harbor::on(Arc::clone(&root), &[], &[("GANGPLANK_TEST_PANIC", phase)]);
+        let fields = [("project", "demo"), ("install_command", "true")];
+        if phase == "extract" {
+            // Its panic is on the request's own thread, which has no answer then; the record is what tells.
+            let (media, body) = form(&fields, &component());
+            let authorization = format!("Authorization: Bearer {}", harbor.token);
+            let mut stream = harbor.connect();
+            stream
+                .write_all(&request("POST", "/", &[&authorization, &media], &body))
+                .unwrap();
+            assert_eq!(Answer::read(stream).status, 500);
+        } else {
+            let events = harbor.deploy_live(&fields, &component()).events();
+            let last = events.last().unwrap();
+            assert_eq!(
+                (last.event.as_str(), &last.data["code"]),
+                ("error", &json!("internal")),
+                "{phase}"
+            );
+            assert_eq!(last.data["phase"], phase);
+        }
+        let list = harbor
+            .operate(&json!({"operation": "list_deployments"}))
+            .json();
+        assert_eq!(
+            list["deployments"][0]["error"]["code"], "internal",
+            "{phase}: {list}"
+        );
+        assert!(!harbor.path("components/demo").exists());
+        assert!(
+            crate::harbor::names(&harbor.path("releases/demo")).is_empty(),
+            "{phase}"
+        );
+        let again = harbor.deploy(&fields, &component()).status;
+        assert_eq!(again, 500, "the component is free again, to fail again");
+    }
+    let harbor = Harbor::on(root, &[], &[]);
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+}

@@ -1,0 +1,419 @@
+//! Payloads and forms that are refused, and that nothing of them stays.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+use tar::{EntryType, Header};
+
+use crate::harbor::{
+    Answer, BOUNDARY, Harbor, await_some, component, form, gzip, names, noise, request, tar,
+};
+
+/// A tar entry of any kind, with a name as it stands.
+fn entry(kind: EntryType, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = entry(EntryType::Directory, "./", "", b"");
+    bytes.extend(entries.concat());
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+#[test]
+fn archives_that_must_not_be_unpacked() {
+    let harbor = Harbor::start();
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+    let file = |name: &str| entry(EntryType::Regular, name, "", b"x");
+    let link = |name: &str, to: &str| entry(EntryType::Symlink, name, to, b"");
+    let good = tar(&[("./index.txt", "hello")]);
+    let mut bad_crc = gzip(&good);
+    let at = bad_crc.len() - 8;
+    bad_crc[at] ^= 1;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&good).unwrap();
+    let cut = encoder.finish().unwrap();
+    let deep = format!("./{}x", "a/".repeat(65));
+    let table: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("..", archive(&[file("../evil")]), "evil"),
+        ("absolute", archive(&[file("/tmp/evil")]), "/tmp/evil"),
+        ("link out", archive(&[link("./out", "../../../x")]), "out"),
+        (
+            "absolute link",
+            archive(&[link("./out", "/etc/passwd")]),
+            "out",
+        ),
+        (
+            "chain out",
+            archive(&[link("./a", "."), link("./b", "a/../..")]),
+            "b",
+        ),
+        (
+            "through a link",
+            archive(&[
+                entry(EntryType::Directory, "./d/", "", b""),
+                link("./l", "d"),
+                file("./l/x"),
+            ]),
+            "l/x",
+        ),
+        (
+            "hard link to nothing",
+            archive(&[entry(EntryType::Link, "./h", "./nothing", b"")]),
+            "h",
+        ),
+        (
+            "device",
+            archive(&[entry(EntryType::Char, "./null", "", b"")]),
+            "null",
+        ),
+        (
+            "fifo",
+            archive(&[entry(EntryType::Fifo, "./pipe", "", b"")]),
+            "pipe",
+        ),
+        ("two kinds", archive(&[file("./x"), link("./x", "y")]), "x"),
+        ("newline", archive(&[file("./a\nb")]), "a"),
+        ("deep", archive(&[file(&deep)]), "a/a"),
+        ("truncated", good[..600].to_vec(), "index.txt"),
+        ("no end marker", good[..1024].to_vec(), "end"),
+        (
+            "garbage behind",
+            [good.clone(), b"garbage".to_vec()].concat(),
+            "followed",
+        ),
+        (
+            "garbage behind gzip",
+            [gzip(&good), b"garbage".to_vec()].concat(),
+            "",
+        ),
+        ("cut gzip", cut[..cut.len() - 12].to_vec(), ""),
+        ("bad CRC", bad_crc, ""),
+        (
+            "no archive",
+            b"this is no archive at all, whatever its name says".repeat(20),
+            "",
+        ),
+    ];
+    for (what, payload, part) in table {
+        let answer = harbor.deploy(&[("project", "demo")], &payload);
+        let (code, message) = answer.refusal();
+        assert_eq!(
+            (answer.status, code.as_str()),
+            (422, "bad_archive"),
+            "{what}: {message}"
+        );
+        assert!(message.contains(part), "{what}: {message}");
+        assert!(!message.contains('\n'), "{what}: {message}");
+        let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
+        assert_eq!(
+            names(&harbor.path("releases/demo")).len(),
+            1,
+            "{what} left a release"
+        );
+        assert_eq!(
+            names(&harbor.path("deployments").join(id)),
+            ["events.ndjson", "record.json"],
+            "{what}"
+        );
+    }
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+}
+
+/// A body made of parts, each a head and a content.
+fn parts(parts: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = String::new();
+    for (head, content) in parts {
+        body.push_str(&format!("--{BOUNDARY}\r\n{head}\r\n\r\n{content}\r\n"));
+    }
+    body.push_str(&format!("--{BOUNDARY}--\r\n"));
+    body.into_bytes()
+}
+
+#[test]
+fn forms_that_are_refused() {
+    let harbor = Harbor::start();
+    let operation = (
+        "Content-Disposition: form-data; name=\"operation\"",
+        "deploy_component",
+    );
+    let project = ("Content-Disposition: form-data; name=\"project\"", "demo");
+    let payload = (
+        "Content-Disposition: form-data; name=\"payload\"; filename=\"p\"",
+        "x",
+    );
+    let field = |name: &str| format!("Content-Disposition: form-data; name=\"{name}\"");
+    let many: Vec<String> = (0..64).map(|n| field(&format!("f{n}"))).collect();
+    let mut too_many = vec![operation];
+    too_many.extend(many.iter().map(|head| (head.as_str(), "x")));
+    let (large, restart, timeout) = (
+        "x".repeat((1 << 20) + 1),
+        field("restart"),
+        field("install_timeout"),
+    );
+    let other = field("other") + "; filename=\"p\"";
+    let table: Vec<(&str, Vec<u8>, u16, &str, &str)> = vec![
+        (
+            "another name",
+            parts(&[operation, project, (&other, "x")]),
+            400,
+            "bad_request",
+            "other",
+        ),
+        ("no parts", parts(&[]), 400, "bad_request", ""),
+        (
+            "a broken head",
+            parts(&[operation, ("no colon here", "x")]),
+            400,
+            "bad_request",
+            "",
+        ),
+        (
+            "a part without a name",
+            parts(&[operation, ("Content-Disposition: form-data", "x")]),
+            400,
+            "bad_request",
+            "name",
+        ),
+        ("too many fields", parts(&too_many), 413, "too_large", "64"),
+        (
+            "a field that is too large",
+            parts(&[operation, (&field("project"), &large)]),
+            413,
+            "too_large",
+            "project",
+        ),
+        (
+            "a field twice",
+            parts(&[operation, project, project]),
+            400,
+            "bad_request",
+            "project",
+        ),
+        (
+            "no payload",
+            parts(&[operation, project]),
+            400,
+            "bad_request",
+            "payload",
+        ),
+        (
+            "faults at once",
+            parts(&[operation, (&restart, "perhaps"), (&timeout, "soon")]),
+            400,
+            "bad_request",
+            "'install_timeout'",
+        ),
+        (
+            "an empty payload",
+            parts(&[operation, project, (payload.0, "")]),
+            400,
+            "bad_request",
+            "empty",
+        ),
+        (
+            "a second file",
+            parts(&[operation, project, payload, payload]),
+            400,
+            "bad_request",
+            "second",
+        ),
+        (
+            "a field after the file",
+            parts(&[operation, project, payload, operation]),
+            400,
+            "bad_request",
+            "follows",
+        ),
+        (
+            "a cut body",
+            parts(&[operation, project, payload])[..300].to_vec(),
+            400,
+            "upload_broken",
+            "",
+        ),
+    ];
+    for (what, body, status, code, part) in table {
+        // The rules about what follows the file need a payload that is none itself refused for.
+        let body = replace(
+            &body,
+            b"\r\n\r\nx\r\n",
+            &[b"\r\n\r\n".as_slice(), &tar(&[("./a", "a")]), b"\r\n"].concat(),
+            what,
+        );
+        let media = format!("Content-Type: multipart/form-data; boundary={BOUNDARY}");
+        let answer = harbor.ask("POST", "/", &[&media], &body);
+        let (word, message) = answer.refusal();
+        assert_eq!(
+            (answer.status, word.as_str()),
+            (status, code),
+            "{what}: {message}"
+        );
+        assert!(message.contains(part), "{what}: {message}");
+    }
+    assert_eq!(names(&harbor.path("components")), Vec::<String>::new());
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+}
+
+/// Puts a real archive in the place of a payload that stands for one.
+fn replace(body: &[u8], from: &[u8], to: &[u8], what: &str) -> Vec<u8> {
+    if !["a second file", "a field after the file"].contains(&what) {
+        return body.to_vec();
+    }
+    let at = body
+        .windows(from.len())
+        .position(|window| window == from)
+        .unwrap();
+    [&body[..at], to, &body[at + from.len()..]].concat()
+}
+
+#[test]
+fn fields_that_are_refused_make_no_record() {
+    let harbor = Harbor::start();
+    let table: [(&[(&str, &str)], &str); 9] = [
+        (&[], "'project' is required"),
+        (&[("project", "my.app")], "project="),
+        (&[("project", "../x")], "project="),
+        (&[("project", "a"), ("package", "npm:x")], "payload"),
+        (&[("project", "a"), ("restart", "true")], "'restart'"),
+        (&[("project", "a"), ("activate", "false")], "'activate'"),
+        (&[("project", "a"), ("replicated", "true")], "'replicated'"),
+        (
+            &[("project", "a"), ("install_allow_scripts", "yes")],
+            "'install_allow_scripts'",
+        ),
+        (
+            &[("project", "a"), ("payload_sha256", "12")],
+            "'payload_sha256'",
+        ),
+    ];
+    for (fields, part) in table {
+        let answer = harbor.deploy_live(fields, &component());
+        let (code, message) = answer.refusal();
+        assert_eq!(
+            (answer.status, code.as_str()),
+            (400, "bad_request"),
+            "{fields:?}: {message}"
+        );
+        assert!(message.contains(part), "{fields:?}: {message}");
+    }
+    assert_eq!(
+        harbor
+            .operate(&json!({"operation": "list_deployments"}))
+            .json()["total"],
+        0
+    );
+}
+
+#[test]
+fn a_payload_must_be_the_one_that_was_meant() {
+    let harbor = Harbor::start();
+    let wrong = "0".repeat(64);
+    let answer = harbor.deploy(
+        &[("project", "demo"), ("payload_sha256", &wrong)],
+        &component(),
+    );
+    let (code, message) = answer.refusal();
+    assert_eq!((answer.status, code.as_str()), (400, "bad_request"));
+    assert!(
+        message.contains("SHA-256") && message.contains(&wrong),
+        "{message}"
+    );
+    assert_eq!(names(&harbor.path("components")), Vec::<String>::new());
+    let right = answer.json()["error"]
+        .as_str()
+        .unwrap()
+        .split(' ')
+        .find(|word| word.len() == 64)
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        harbor
+            .deploy(
+                &[("project", "demo"), ("payload_sha256", &right)],
+                &component()
+            )
+            .status,
+        200
+    );
+}
+
+#[test]
+fn limits_hold() {
+    let harbor = Harbor::with(&["--max-payload", "1K", "--max-entries", "10"], &[]);
+    let answer = harbor.deploy(&[("project", "demo")], &noise());
+    assert_eq!(
+        (answer.status, answer.refusal().0.as_str()),
+        (413, "too_large"),
+        "{}",
+        answer.text()
+    );
+    let files: Vec<(String, &str)> = (0..11).map(|n| (format!("./{n}"), "")).collect();
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), *content))
+        .collect();
+    let answer = harbor.deploy(&[("project", "demo")], &gzip(&tar(&files)));
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    assert!(answer.refusal().1.contains("10 entries"));
+    assert_eq!(names(&harbor.path("releases/demo")), Vec::<String>::new());
+
+    let full = Harbor::with(&["--min-free-disk", "1000000G"], &[]);
+    let answer = full.deploy(&[("project", "demo")], &component());
+    assert_eq!(
+        (answer.status, answer.refusal().0.as_str()),
+        (507, "no_space"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_during_the_upload_leaves_nothing() {
+    let harbor = Harbor::start();
+    let (media, body) = form(&[("project", "demo")], &noise());
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let whole = request("POST", "/", &[&authorization, &media], &body);
+    let mut stream = harbor.connect();
+    stream.write_all(&whole[..whole.len() / 2]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let answer = Answer::read(stream);
+    assert_eq!(
+        (answer.status, answer.refusal().0.as_str()),
+        (400, "upload_broken")
+    );
+    let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
+    let record = await_some("the record to end", || {
+        let record = harbor.record(&id);
+        (record["status"] == "failed").then_some(record)
+    });
+    assert_eq!(record["error"]["code"], "upload_broken");
+    assert_eq!(names(&harbor.path("releases/demo")), Vec::<String>::new());
+    assert_eq!(
+        harbor.deploy(&[("project", "demo")], &component()).status,
+        200
+    );
+}

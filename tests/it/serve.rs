@@ -1,0 +1,288 @@
+//! The server's start, its doors, and who may come in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::harbor::{Answer, Harbor, TempDir, gangplank, request};
+
+fn mode(harbor: &Harbor, path: &str) -> u32 {
+    fs::symlink_metadata(harbor.path(path))
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o777
+}
+
+#[test]
+fn a_start_makes_what_only_its_owner_may_read() {
+    let harbor = Harbor::start();
+    let table = [
+        ("admin.token", 0o600),
+        ("tokens.json", 0o600),
+        ("run", 0o700),
+        ("run/gangplank.sock", 0o600),
+        ("deployments", 0o700),
+    ];
+    for (path, expected) in table {
+        assert_eq!(mode(&harbor, path), expected, "{path}");
+    }
+    assert_eq!(harbor.token.len(), 64);
+    let log = harbor.log.lock().unwrap().clone();
+    assert!(
+        log.contains("admin.token") && !log.contains(&harbor.token),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_start_that_cannot_work_says_why() {
+    let harbor = Harbor::start();
+    let file = TempDir::new().with(&[("root", "a file")]);
+    let other = TempDir::new();
+    let root = harbor.root.0.to_str().unwrap();
+    let (file_root, free) = (file.0.join("root"), other.0.join("root"));
+    let long = other.0.join("x".repeat(120));
+    let table: [(&[&str], &str); 5] = [
+        (
+            &["--root", root, "--listen", "127.0.0.1:0"],
+            "another server",
+        ),
+        (
+            &[
+                "--root",
+                free.to_str().unwrap(),
+                "--listen",
+                &harbor.address,
+            ],
+            "in use",
+        ),
+        (
+            &["--root", long.to_str().unwrap(), "--listen", "127.0.0.1:0"],
+            "107",
+        ),
+        (
+            &[
+                "--root",
+                file_root.to_str().unwrap(),
+                "--listen",
+                "127.0.0.1:0",
+            ],
+            "opening the root",
+        ),
+        (
+            &[
+                "--root",
+                free.to_str().unwrap(),
+                "--listen",
+                &format!("unix:{root}/run/gangplank.sock"),
+            ],
+            "in use",
+        ),
+    ];
+    for (flags, why) in table {
+        let output = gangplank().arg("serve").args(flags).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {stderr}");
+        assert!(stderr.contains(why), "{flags:?}: {stderr}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn only_valid_credentials_come_in_by_tcp() {
+    let harbor = Harbor::start();
+    let basic = |name: &str, token: &str| {
+        format!(
+            "Authorization: Basic {}",
+            STANDARD.encode(format!("{name}:{token}"))
+        )
+    };
+    let right = &harbor.token;
+    let table = [
+        (None, 401, "Must login"),
+        (Some(format!("Authorization: Bearer {right}")), 200, ""),
+        (Some(basic("admin", right)), 200, ""),
+        (Some(basic("other", right)), 401, "Login failed"),
+        (Some(basic("admin", "wrong")), 401, "Login failed"),
+        (
+            Some(format!("Authorization: Bearer {}", "0".repeat(64))),
+            401,
+            "Login failed",
+        ),
+        (
+            Some("Authorization: Digest x".to_owned()),
+            401,
+            "Login failed",
+        ),
+    ];
+    let body = json!({"operation": "registration_info"}).to_string();
+    for (header, status, message) in table {
+        let mut headers = vec![
+            "Content-Type: application/json",
+            "Accept: text/event-stream",
+        ];
+        headers.extend(header.as_deref());
+        let answer = harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes());
+        assert_eq!(answer.status, status, "{header:?}");
+        if status == 401 {
+            assert_eq!(
+                answer.refusal(),
+                ("unauthorized".to_owned(), message.to_owned())
+            );
+            assert!(answer.header("WWW-Authenticate").is_some());
+        } else {
+            let version = answer.json()["version"].as_str().unwrap().to_owned();
+            assert!(version.starts_with("5.1.14+gangplank."), "{version}");
+        }
+    }
+    let log = harbor.log.lock().unwrap().clone();
+    assert!(!log.contains(right), "a token is in the log: {log}");
+}
+
+#[test]
+fn the_unix_socket_needs_no_credentials() {
+    let harbor = Harbor::start();
+    let mut stream = UnixStream::connect(harbor.path("run/gangplank.sock")).unwrap();
+    let body = json!({"operation": "get_components"}).to_string();
+    let request = request(
+        "POST",
+        "/",
+        &["Content-Type: application/json"],
+        body.as_bytes(),
+    );
+    let mut answer = String::new();
+    std::io::Write::write_all(&mut stream, &request).unwrap();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("{\"components\":[]}"), "{answer}");
+}
+
+#[test]
+fn what_is_no_operation_is_refused_as_json() {
+    let harbor = Harbor::start();
+    let json = "Content-Type: application/json";
+    let table: [(&str, &str, &[&str], &str, u16, &str, &str); 12] = [
+        ("GET", "/nowhere", &[], "", 404, "not_found", "/nowhere"),
+        ("GET", "/", &[], "", 405, "bad_method", "POST"),
+        ("PUT", "/health", &[], "", 405, "bad_method", "GET"),
+        (
+            "DELETE",
+            "/deployments/latest/events",
+            &[],
+            "",
+            405,
+            "bad_method",
+            "GET",
+        ),
+        (
+            "POST",
+            "/",
+            &["Content-Type: text/plain"],
+            "x",
+            415,
+            "unsupported_media",
+            "multipart",
+        ),
+        ("POST", "/", &[], "x", 415, "unsupported_media", "multipart"),
+        (
+            "POST",
+            "/",
+            &[json],
+            "{",
+            400,
+            "bad_request",
+            "not valid JSON",
+        ),
+        (
+            "POST",
+            "/",
+            &[json],
+            "[]",
+            400,
+            "bad_request",
+            "Invalid JSON.",
+        ),
+        (
+            "POST",
+            "/",
+            &[json],
+            "{}",
+            400,
+            "bad_request",
+            "Invalid JSON.",
+        ),
+        (
+            "POST",
+            "/",
+            &[json],
+            r#"{"a":1}"#,
+            400,
+            "bad_request",
+            "'operation'",
+        ),
+        (
+            "POST",
+            "/",
+            &[json],
+            r#"{"operation":"fly"}"#,
+            400,
+            "bad_request",
+            "Operation 'fly' not found",
+        ),
+        (
+            "POST",
+            "/",
+            &["Content-Type: multipart/form-data"],
+            "x",
+            400,
+            "bad_request",
+            "oundary",
+        ),
+    ];
+    for (method, path, headers, body, status, code, part) in table {
+        let headers: Vec<&str> = headers
+            .iter()
+            .copied()
+            .chain(["Accept: text/event-stream"])
+            .collect();
+        let answer = harbor.ask(method, path, &headers, body.as_bytes());
+        let (word, message) = answer.refusal();
+        assert_eq!(
+            (answer.status, word.as_str()),
+            (status, code),
+            "{method} {path} {body}: {message}"
+        );
+        assert!(message.contains(part), "{method} {path} {body}: {message}");
+        assert_eq!(answer.header("Allow").is_some(), status == 405);
+    }
+}
+
+#[test]
+fn health_is_for_everyone_and_the_system_for_those_who_may() {
+    let harbor = Harbor::start();
+    let answer: Answer = harbor.ask_as_anyone("GET", "/health", &[], b"");
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "gangplank is running.")
+    );
+    let system = harbor
+        .operate(&json!({"operation": "system_information"}))
+        .json();
+    assert_eq!(system["version"], env!("CARGO_PKG_VERSION"));
+    assert!(system["disk_free"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_json_body_has_a_limit_that_names_the_way_out() {
+    let harbor = Harbor::with(&["--max-json-body", "1K"], &[]);
+    let body =
+        json!({"operation": "deploy_component", "project": "a", "payload": "A".repeat(2000)});
+    let (code, message) = harbor.operate(&body).refusal();
+    assert_eq!(code, "too_large");
+    assert!(message.contains("multipart"), "{message}");
+}
