@@ -1,4 +1,76 @@
-//! gangplank.
+//! gangplank: a deploy server and its CLI in one program. A directory goes in as a streamed upload; it is unpacked,
+//! installed, checked and made live with one atomic rename; and every step is shown, as it happens, to whoever watches.
+//! There is no async runtime: what runs at once is a thread, and what threads tell each other goes over bounded channels.
+//!
+//! # Two rivers
+//! Bytes go down, facts come up, and they meet in one room.
+//!
+//! - **Bytes down**: a directory is packed ([`archive`]) into a form ([`multipart`]), sent ([`client`]), received
+//!   ([`http`]), and stored, hashed and unpacked in one pass ([`archive`] again) into a release ([`store`]), which one
+//!   rename makes the live one.
+//! - **Facts up**: a deployment ([`attempt`]) writes each [`event`] into its [`journal`]; followers of the journal send it
+//!   as Server-Sent Events ([`sse`]); the client reads them and the [`screen`] shows them.
+//!
+//! They meet in [`deploy`]. On disk there are two truths and no third: the link `components/X` says what is live, the
+//! journals say what happened. A `record.json` is a fold over its journal ([`record`]) and can be made again from it.
+//!
+//! # Rooms
+//! From the bottom up. A room knows only rooms of lower shelves, rooms of the ground do not know each other, and the
+//! server's edge and the user's edge do not know each other; the table in `tests/it/tidy.rs` holds this.
+//!
+//! | shelf | rooms |
+//! | --- | --- |
+//! | words, without I/O | [`error`] [`event`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
+//! | ground: disk, processes, formats | [`archive`] [`child`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
+//! | the client's wire | [`client`] |
+//! | engine | [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
+//! | command line | [`cli`] |
+//! | edges | [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
+//!
+//! Each of the large foreign crates has one room: tiny_http in [`http`], ureq in [`client`], tar and flate2 in
+//! [`archive`], pico-args in [`cli`], indicatif in [`screen`]. tiny_http faces the wire by itself so far, and it trusts its
+//! clients too much for an open network; the room that is to stand before it will be called `gate`.
+//!
+//! # Threads
+//! | thread | what it does | ends when |
+//! | --- | --- | --- |
+//! | `main` | starts the house, waits for a signal, takes the house apart | all below have ended, or the grace is over |
+//! | `signals` | turns the first signal into a message and the second one into the end | with the process |
+//! | `door`, one a listener | takes requests | it is unblocked |
+//! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
+//! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
+//! | `deploy-ID`, one a deployment | waits for a place, installs, loads, activates | the terminal event is in the journal |
+//!
+//! The client has one thread a request, one that packs, and one for signals; its main thread shows.
+//!
+//! Every channel has a capacity and its reason. Locks are leaves: nothing is called under one that takes another. What is to
+//! stop is told so by a disconnect ([`stop`]).
+//!
+//! # What always holds
+//! - **A stream ends with exactly one `done` or `error`**, panics included: [`attempt::Attempt`] writes it when it is
+//!   dropped. This is why the release profile keeps unwinding.
+//! - **A watcher costs a deployment nothing.** The journal is written first and offered with `try_send`; who falls behind
+//!   reads the file. Any number of watchers sees the same bytes, up to the journal's bound.
+//! - **A failing deployment never touches what is live.** Each stage undoes itself when it is dropped, so the way out by `?`
+//!   and the way out by a panic are the same.
+//! - **Memory does not grow** with a payload, a line of output, a journal or the number of events.
+//! - **Nobody is told of an end before it is true**: first the terminal event is in the journal and the record on disk, then
+//!   the component is free, then the watchers are told.
+//!
+//! # Across a crash
+//! The order of writes makes the switch atomic across `kill -9` and power loss ([`deploy`] and [`store`]):
+//!
+//! 1. The payload and the release are written, and the journal says `activate` `start`.
+//! 2. `syncfs` puts all of that on disk, and the journal's file is synced.
+//! 3. A new link is made beside the old one, renamed over it, and the directory is synced.
+//! 4. The journal says `done`, and is synced; the record is replaced by a rename, and synced.
+//!
+//! A start ([`recover`]) ends every journal that has no end: `done` exactly if the link leads to that release, else `error`
+//! with code `interrupted`, and what had been built is removed. Between 1 and 3 the link is the old one, whole; after 3 it is
+//! the new one, whole. A torn last line of a journal is cut off, and a record that is missing or half is made again.
+//!
+//! # Where to begin reading
+//! [`event`] and [`journal`] first, then [`attempt`] and [`deploy`], then [`serve`]; for the client [`user`] and [`client`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod archive;

@@ -1,5 +1,6 @@
 //! The integration tests: the real binary, driven over real sockets.
-#![allow(clippy::unwrap_used)]
+// A test panics where something is not as it should be, tells what it saw, and has its cases in tables.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::type_complexity)]
 
 mod cli;
 mod clients;
