@@ -67,7 +67,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     }
     let history = recover(&store)?;
     let house = House::build(options, store, tokens, history)?;
-    house.announce()?;
+    house.announce();
     // The channel is never closed: its thread lives as long as the process.
     let _ = signals.recv();
     log::info("stopping");
@@ -170,12 +170,18 @@ impl House {
         })
     }
 
-    fn announce(&self) -> Result<(), Error> {
+    /// One write, so that a reader who takes the first line and goes away is no reason to end; nor is any other trouble
+    /// with an output that nobody may be reading.
+    fn announce(&self) {
+        let lines: String = self
+            .addresses
+            .iter()
+            .map(|address| format!("listening on {address}\n"))
+            .collect();
         let mut out = std::io::stdout().lock();
-        for address in &self.addresses {
-            writeln!(out, "listening on {address}").doing(|| "saying where it listens".into())?;
+        if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+            log::warn(&format!("saying where it listens: {error}"));
         }
-        out.flush().doing(|| "saying where it listens".into())
     }
 
     /// No new deployment begins, what runs is stopped or goes on to its end if it is live already, and requests are

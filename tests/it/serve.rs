@@ -94,6 +94,29 @@ fn a_start_that_cannot_work_says_why() {
 }
 
 #[test]
+fn a_reader_of_the_first_line_may_go_away() {
+    use std::io::BufRead;
+    let root = TempDir::new();
+    let mut command = gangplank();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+        .arg(&root.0);
+    let mut server = command
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(server.stdout.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    drop(lines);
+    let address = line.strip_prefix("listening on http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(&mut stream, &request("GET", "/health", &[], b"")).unwrap();
+    assert_eq!(Answer::read(stream).status, 200);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
 fn only_valid_credentials_come_in_by_tcp() {
     let harbor = Harbor::start();
     let basic = |name: &str, token: &str| {
