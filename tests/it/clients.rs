@@ -154,3 +154,98 @@ fn npm_installs_when_nobody_says_otherwise() {
         "scripts run only where they are allowed"
     );
 }
+
+#[test]
+fn our_client_speaks_https_and_trusts_only_whom_it_is_told() {
+    if !have("openssl") || !have("python3") {
+        return;
+    }
+    let dir = crate::harbor::TempDir::new();
+    let (key, certificate) = (dir.0.join("key.pem"), dir.0.join("cert.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    openssl.args([
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    let made = openssl
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    // A server that reads a chunked upload to its end and answers with a stream of two records.
+    let script = r#"
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        total = 0
+        while (size := int(self.rfile.readline(), 16)):
+            total += size
+            self.rfile.read(size + 2)
+        self.rfile.readline()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b': stream open\n\nevent: done\ndata: {"result":{"message":"%d bytes"}}\n\n' % total)
+    def log_message(self, *words):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", script])
+        .arg(&certificate)
+        .arg(&key)
+        .stdout(std::process::Stdio::piped());
+    let mut server = python.spawn().unwrap();
+    let mut port = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(server.stdout.take().unwrap()),
+        &mut port,
+    )
+    .unwrap();
+    let target = format!("https://localhost:{}", port.trim());
+    let app = dir.0.join("app");
+    fs::create_dir(&app).unwrap();
+    fs::write(app.join("a"), vec![7; 300_000]).unwrap();
+    let deploy = |more: &[&str]| {
+        let mut command = crate::harbor::gangplank();
+        command
+            .arg("deploy")
+            .arg(&app)
+            .args(["--target", &target, "--token", "t"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let (trusting, wary) = (
+        deploy(&["--ca-cert", certificate.to_str().unwrap()]),
+        deploy(&[]),
+    );
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let shown = String::from_utf8_lossy(&trusting.stderr);
+    assert_eq!(trusting.status.code(), Some(0), "{shown}");
+    assert!(String::from_utf8_lossy(&trusting.stdout).contains("bytes"));
+    let shown = String::from_utf8_lossy(&wary.stderr);
+    assert_eq!(wary.status.code(), Some(3), "{shown}");
+    assert!(shown.contains("TLS"), "{shown}");
+}

@@ -426,7 +426,11 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 /// Whether a program is there. Its absence is said, and is a failure where everything has to be there.
 pub(crate) fn have(program: &str) -> bool {
     let found = Command::new(program)
-        .arg("--version")
+        .arg(if program == "openssl" {
+            "version"
+        } else {
+            "--version"
+        })
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
