@@ -1,26 +1,24 @@
 //! HTTP as the server's rooms see it: an [`Exchange`] is one request and the way to its one answer.
 //!
-//! The only room that knows tiny_http. Three of its habits are worked around here and nowhere else: a body must be read
+//! The only room that knows tiny_http, which no client reaches but through the gate: who asks, by which kind of listener and
+//! with how long a body is the gate's word, in private fields. Three of its habits are worked around here and nowhere else: a body must be read
 //! before the writer is taken, or the taking blocks; what it buffers is sent only on an explicit flush, so an event stream
 //! writes one chunk with one call and flushes it; and it swallows a client that is gone, so an answer that "was sent" says
 //! nothing about its arrival.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use tiny_http::{HTTPVersion, Header, Request, Response, Server, StatusCode};
 
 use crate::error::{Doing, Error};
+use crate::handover;
 
-/// A socket that requests come in by.
-pub struct Door {
-    server: Arc<Server>,
-    local: bool,
-    address: String,
-}
+/// The socket that requests come in by: a private one, which only the gate connects to.
+pub struct Door(Arc<Server>);
 
 /// Ends the waiting of a [`Door`].
 pub struct Unblock(Arc<Server>);
@@ -33,54 +31,28 @@ impl Unblock {
 }
 
 impl Door {
-    /// Listens on TCP; port 0 takes a free one.
-    ///
-    /// # Errors
-    /// When the address is in use or not ours.
-    pub fn tcp(address: &str) -> Result<Door, Error> {
-        let what = || format!("listening on {address}");
-        let listener = TcpListener::bind(address).doing(what)?;
-        let real = listener.local_addr().doing(what)?;
-        let server = Server::from_listener(listener, None).doing(what)?;
-        Ok(Door {
-            server: Arc::new(server),
-            local: false,
-            address: format!("http://{real}"),
-        })
-    }
-
-    /// Serves a unix socket.
+    /// Serves a unix socket. What comes by it is believed about who asks.
     ///
     /// # Errors
     /// When the server cannot be started on it.
-    pub fn unix(listener: UnixListener, path: &std::path::Path) -> Result<Door, Error> {
-        let address = format!("unix:{}", path.display());
-        let server =
-            Server::from_listener(listener, None).doing(|| format!("listening on {address}"))?;
-        Ok(Door {
-            server: Arc::new(server),
-            local: true,
-            address,
-        })
-    }
-
-    /// Where it listens, as a target of the CLI.
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn open(listener: UnixListener) -> Result<Door, Error> {
+        let server = Server::from_listener(listener, None)
+            .doing(|| "starting the server behind the gate".into())?;
+        Ok(Door(Arc::new(server)))
     }
 
     /// The way to end its waiting from another thread.
     pub fn unblock(&self) -> Unblock {
-        Unblock(Arc::clone(&self.server))
+        Unblock(Arc::clone(&self.0))
     }
 
     /// The next request; nothing once it was unblocked.
     ///
     /// # Errors
-    /// When the socket can take no more connections.
+    /// When the socket takes no more connections. Requests that came before may still follow.
     pub fn next(&self) -> io::Result<Option<Exchange>> {
-        match self.server.recv() {
-            Ok(request) => Ok(Some(Exchange::new(request, self.local))),
+        match self.0.recv() {
+            Ok(request) => Ok(Some(Exchange::new(request))),
             Err(error) if error.kind() == io::ErrorKind::Other => Ok(None),
             Err(error) => Err(error),
         }
@@ -115,10 +87,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    fn new(request: Request, local: bool) -> Exchange {
-        let client = match (local, request.remote_addr()) {
-            (true, _) => Client::Local,
-            (false, address) => Client::Remote(address.map(SocketAddr::ip)),
+    fn new(request: Request) -> Exchange {
+        // Nobody is taken for local who was not said to be.
+        let client = match field(&request, handover::LISTENER) {
+            Some(handover::LOCAL) => Client::Local,
+            _ => Client::Remote(field(&request, handover::PEER).and_then(|text| text.parse().ok())),
         };
         let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
         let query = query
@@ -162,17 +135,19 @@ impl Exchange {
 
     /// The first header of a name, in any case.
     pub fn header(&self, name: &'static str) -> Option<&str> {
-        self.request
-            .headers()
-            .iter()
-            .find(|header| header.field.equiv(name))
-            .map(|header| header.value.as_str())
+        field(&self.request, name)
     }
 
     /// The length that the client declared for the body.
     pub fn declared_length(&self) -> Option<u64> {
-        self.header("Content-Length")
-            .and_then(|text| text.trim().parse().ok())
+        self.header(handover::LENGTH)
+            .and_then(|text| text.parse().ok())
+    }
+
+    /// The number of the connection at the gate, which can cut its upload off.
+    pub fn connection(&self) -> Option<u64> {
+        self.header(handover::CONNECTION)
+            .and_then(|text| text.parse().ok())
     }
 
     /// The body, as it arrives.
@@ -200,11 +175,12 @@ impl Exchange {
         self.request.respond(response)
     }
 
-    /// Begins an event stream as the answer. The body must have been read.
+    /// Begins an event stream as the answer, to somebody who only watches or to whoever began what it tells of. The body
+    /// must have been read.
     ///
     /// # Errors
     /// When the client is gone.
-    pub fn stream(self) -> io::Result<EventStream> {
+    pub fn stream(self, watching: bool) -> io::Result<EventStream> {
         // A client of HTTP/1.0 knows no chunks: its stream ends with the connection.
         let chunked = *self.request.http_version() >= HTTPVersion(1, 1);
         let mut head = String::from(
@@ -213,6 +189,10 @@ impl Exchange {
         );
         if chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
+        }
+        if watching {
+            head.push_str(handover::WATCHER);
+            head.push_str(": yes\r\n");
         }
         head.push_str("\r\n");
         let mut stream = EventStream {
@@ -274,6 +254,14 @@ impl EventStream {
         }
         self.writer.flush()
     }
+}
+
+/// The first field of a name, in any case.
+fn field<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
+    let mut headers = request.headers().iter();
+    headers
+        .find(|header| header.field.equiv(name))
+        .map(|header| header.value.as_str())
 }
 
 /// Takes percent signs out of a part of a URL; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.

@@ -5,8 +5,8 @@
 //! # Two rivers
 //! Bytes go down, facts come up, and they meet in one room.
 //!
-//! - **Bytes down**: a directory is packed ([`archive`]) into a form ([`multipart`]), sent ([`client`]), received
-//!   ([`http`]), and stored, hashed and unpacked in one pass ([`archive`] again) into a release ([`store`]), which one
+//! - **Bytes down**: a directory is packed ([`archive`]) into a form ([`multipart`]), sent ([`client`]), let in ([`gate`]),
+//!   received ([`http`]), and stored, hashed and unpacked in one pass ([`archive`] again) into a release ([`store`]), which one
 //!   rename makes the live one.
 //! - **Facts up**: a deployment ([`attempt`]) writes each [`event`] into its [`journal`]; followers of the journal send it
 //!   as Server-Sent Events ([`sse`]); the client reads them and the [`screen`] shows them.
@@ -20,23 +20,31 @@
 //!
 //! | shelf | rooms |
 //! | --- | --- |
-//! | words, without I/O | [`error`] [`event`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
+//! | words, without I/O | [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
 //! | ground: disk, processes, formats | [`archive`] [`child`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
 //! | the client's wire | [`client`] |
 //! | engine | [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
 //! | command line | [`cli`] |
-//! | edges | [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
+//! | edges | [`gate`] [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
 //!
-//! Each of the large foreign crates has one room: tiny_http in [`http`], ureq in [`client`], tar and flate2 in
-//! [`archive`], pico-args in [`cli`], indicatif in [`screen`]. tiny_http faces the wire by itself so far, and it trusts its
-//! clients too much for an open network; the room that is to stand before it will be called `gate`.
+//! Each of the large foreign crates has one room: tiny_http in [`http`], httparse in [`gate`], ureq in [`client`], tar and
+//! flate2 in [`archive`], pico-args in [`cli`], indicatif in [`screen`].
+//!
+//! # The gate
+//! tiny_http trusts its clients: a declared length that is too large aborts the process, an unread chunked body is read as
+//! further requests, and a moment without descriptors ends it for good. So [`gate`] owns the sockets. It reads each head
+//! itself, strictly, within a size and a time; frames each body anew; lets one request a connection through to tiny_http,
+//! which listens on a private unix socket; and relays the one answer. Its thread looks at both sides at once, so an early
+//! answer reaches a client that is still sending.
 //!
 //! # Threads
 //! | thread | what it does | ends when |
 //! | --- | --- | --- |
 //! | `main` | starts the house, waits for a signal, takes the house apart | all below have ended, or the grace is over |
 //! | `signals` | turns the first signal into a message and the second one into the end | with the process |
-//! | `door`, one a listener | takes requests | it is unblocked |
+//! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
+//! | `gate-N`, one a connection | owns the client's socket: head, body, answer, close | the answer is through, or a deadline |
+//! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
 //! | `deploy-ID`, one a deployment | waits for a place, installs, loads, activates | the terminal event is in the journal |
@@ -81,6 +89,8 @@ pub mod client;
 pub mod deploy;
 pub mod error;
 pub mod event;
+pub mod gate;
+pub mod handover;
 pub mod http;
 pub mod install;
 pub mod journal;

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::event::now_ms;
 
@@ -29,6 +31,34 @@ pub fn warn(message: &str) {
 /// Logs what needs an operator, or is a bug.
 pub fn error(message: &str) {
     write(Level::Error, message);
+}
+
+/// Logs what may happen a thousand times a second at most once in a second, with the number of those left out.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// Logs it as [`warn`] does, if it is time.
+    pub fn warn(&self, message: impl FnOnce() -> String) {
+        if let Some(left_out) = self.due(Instant::now()) {
+            match left_out {
+                0 => warn(&message()),
+                _ => warn(&format!("{} (and {left_out} more before)", message())),
+            }
+        }
+    }
+
+    fn due(&self, now: Instant) -> Option<u64> {
+        // Two numbers are whole even after a panic.
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, left_out) = &mut *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < Duration::from_secs(1)) {
+            *left_out += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(left_out))
+    }
 }
 
 fn write(level: Level, message: &str) {
@@ -89,6 +119,26 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happens_often_is_said_seldom() {
+        let (seldom, now) = (Seldom::default(), Instant::now());
+        let table = [
+            (0, Some(0)),
+            (1, None),
+            (999, None),
+            (1000, Some(2)),
+            (1999, None),
+            (5000, Some(1)),
+        ];
+        for (ms, expected) in table {
+            assert_eq!(
+                seldom.due(now + Duration::from_millis(ms)),
+                expected,
+                "{ms}"
+            );
+        }
+    }
 
     #[test]
     fn lines_have_time_level_and_one_line() {

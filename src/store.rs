@@ -94,6 +94,11 @@ impl Store {
         self.root.join("run/gangplank.sock")
     }
 
+    /// The private socket between the gate and the server behind it. Its path is shorter than the other one's.
+    pub fn door(&self) -> PathBuf {
+        self.root.join("run/door.sock")
+    }
+
     /// Bytes that an unprivileged user may still write to the root's disk.
     ///
     /// # Errors

@@ -6,10 +6,12 @@
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `operations` | one function for each operation |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
+//! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 
 mod desk;
 mod form;
+mod inner;
 mod operations;
 mod sockets;
 mod stream;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -30,19 +32,19 @@ use crate::child;
 use crate::cli::{Listen, ServeOptions};
 use crate::deploy::Builder;
 use crate::error::{Doing, Error};
-use crate::http::{Door, Exchange, Unblock};
+use crate::gate::{Gate, Listener};
+use crate::http::Exchange;
 use crate::install;
 use crate::log;
 use crate::place;
 use crate::recover::{History, recover};
 use crate::retain::Keep;
 use crate::serve::desk::Desk;
+use crate::serve::inner::Inner;
 use crate::store::Store;
 use crate::tokens::Tokens;
 use crate::worker::Workers;
 
-/// The stack of a thread that answers a request: it reads, copies and waits, and keeps its buffers on the heap.
-const STACK_BYTES: usize = 512 << 10;
 /// How long before the end of `--grace` what still runs is killed.
 const KILL_BEFORE_END: Duration = Duration::from_secs(1);
 
@@ -98,8 +100,8 @@ fn signals() -> Result<Receiver<()>, Error> {
 /// All that runs.
 struct House {
     desk: Arc<Desk>,
-    addresses: Vec<String>,
-    doors: Vec<Unblock>,
+    gate: Gate,
+    inner: Arc<Inner>,
     /// Ends when the last request is answered: each holds the other side.
     answering: Receiver<Infallible>,
     sockets: Vec<PathBuf>,
@@ -130,7 +132,7 @@ impl House {
             max_entries: options.max_entries,
             min_free_disk: options.min_free_disk,
         };
-        let local = store.socket();
+        let (local, door) = (store.socket(), store.door());
         let desk = Arc::new(Desk::new(
             store,
             workers,
@@ -139,33 +141,28 @@ impl House {
             options.max_json_body,
         ));
 
-        let mut doors = Vec::new();
+        let mut listeners = Vec::new();
         let mut sockets = vec![local];
         for listen in &options.listen {
             match listen {
-                Listen::Tcp(address) => doors.push(Door::tcp(address)?),
+                Listen::Tcp(address) => listeners.push(Listener::tcp(address)?),
                 Listen::Unix(path) => sockets.push(path.clone()),
             }
         }
         for path in &sockets {
-            doors.push(Door::unix(sockets::bind(path)?, path)?);
+            listeners.push(Listener::unix(sockets::bind(path)?, path)?);
         }
-        // Nothing is ever sent: the channel only tells when its last sender is gone.
-        let (answering, answered) = bounded(0);
-        let addresses = doors.iter().map(|door| door.address().to_owned()).collect();
-        let unblocks = doors.iter().map(Door::unblock).collect();
-        for door in doors {
-            let (desk, answering) = (Arc::clone(&desk), answering.clone());
-            thread::Builder::new()
-                .name("door".into())
-                .spawn(move || attend(&door, &desk, &answering))
-                .doing(|| "making a thread for a listener".into())?;
-        }
+        let answerer = Arc::clone(&desk);
+        let answer = move |exchange: Exchange| answerer.answer(exchange);
+        let (inner, answering) = Inner::start(&door, Arc::new(answer))?;
+        let inner = Arc::new(inner);
+        // Last of all: from here on there are clients.
+        let gate = Gate::open(listeners, options.max_connections, inner.clone())?;
         Ok(House {
             desk,
-            addresses,
-            doors: unblocks,
-            answering: answered,
+            gate,
+            inner,
+            answering,
             sockets,
         })
     }
@@ -174,7 +171,8 @@ impl House {
     /// with an output that nobody may be reading.
     fn announce(&self) {
         let lines: String = self
-            .addresses
+            .gate
+            .addresses()
             .iter()
             .map(|address| format!("listening on {address}\n"))
             .collect();
@@ -190,6 +188,8 @@ impl House {
         let end = Instant::now() + grace;
         let workers = self.desk.workers();
         workers.stop();
+        // A client that stalls must not hold up the end of its deployment.
+        self.gate.cut_uploads();
         if !workers.wait_idle(
             end.checked_sub(KILL_BEFORE_END)
                 .unwrap_or_else(Instant::now),
@@ -203,10 +203,10 @@ impl House {
                 log::warn("a deployment is still running; the next start ends it");
             }
         }
-        for door in self.doors {
-            door.unblock();
-        }
-        if self.answering.recv_deadline(end) == Err(RecvTimeoutError::Timeout) {
+        // Up to here everybody was told that the server is stopping.
+        let through = self.gate.close(end);
+        self.inner.stop();
+        if !through || self.answering.recv_deadline(end) == Err(RecvTimeoutError::Timeout) {
             log::warn("some requests were not answered to their end");
         }
         for path in self.sockets {
@@ -214,42 +214,4 @@ impl House {
             let _ = std::fs::remove_file(path);
         }
     }
-}
-
-/// Takes requests from one door, each to a thread of its own.
-fn attend(door: &Door, desk: &Arc<Desk>, answering: &Sender<Infallible>) {
-    for number in 0_u64.. {
-        let exchange = match door.next() {
-            Ok(Some(exchange)) => exchange,
-            Ok(None) => return,
-            Err(error) => {
-                log::error(&format!(
-                    "{} takes no more connections: {error}",
-                    door.address()
-                ));
-                return;
-            }
-        };
-        if let Err(error) = answer(number, exchange, desk, answering) {
-            // The exchange is gone with the thread that was not made; its client gets a 500.
-            log::error(&format!("making a thread for a request: {error}"));
-        }
-    }
-}
-
-fn answer(
-    number: u64,
-    exchange: Exchange,
-    desk: &Arc<Desk>,
-    answering: &Sender<Infallible>,
-) -> std::io::Result<()> {
-    let (desk, answering) = (Arc::clone(desk), answering.clone());
-    let thread = thread::Builder::new()
-        .name(format!("http-{number}"))
-        .stack_size(STACK_BYTES);
-    thread.spawn(move || {
-        desk.answer(exchange);
-        drop(answering);
-    })?;
-    Ok(())
 }

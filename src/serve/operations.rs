@@ -8,6 +8,7 @@ use crate::attempt::Attempt;
 use crate::deploy::{self, Staged};
 use crate::error::{Code, Refusal};
 use crate::http::{Answer, Exchange};
+use crate::journal::Follower;
 use crate::name::DeploymentId;
 use crate::operation::{Deploy, List, Operation, Restart};
 use crate::record::Record;
@@ -68,7 +69,7 @@ pub(super) fn watch(desk: &Desk, exchange: &Exchange, which: &str) -> Result<Out
     if which == "latest" {
         // It does not resume: the newest deployment may be another one by then.
         let id = latest(desk, exchange.query("project"))?;
-        return Ok(Outcome::Events(Events(desk.workers.follow(id, 0)?)));
+        return Ok(watched(desk.workers.follow(id, 0)?));
     }
     let Ok(id) = which.parse::<DeploymentId>() else {
         return Err(Refusal::new(
@@ -88,7 +89,15 @@ pub(super) fn watch(desk: &Desk, exchange: &Exchange, which: &str) -> Result<Out
         };
         return Ok(Outcome::Answer(nothing));
     }
-    Ok(Outcome::Events(Events(follower)))
+    Ok(watched(follower))
+}
+
+/// Events to somebody who began nothing.
+fn watched(follower: Follower) -> Outcome {
+    Outcome::Events(Events {
+        follower,
+        watching: true,
+    })
 }
 
 /// After which event to go on: `?from=N`, else the header that an EventSource sends.
@@ -111,12 +120,10 @@ pub(super) fn resume(exchange: &Exchange) -> Result<Option<u64>, Refusal> {
 fn replay(desk: &Desk, id: DeploymentId, after: u64) -> Result<Outcome, Refusal> {
     let follower = desk.workers.follow(id, after)?;
     if after == 0 || !follower.at_end()? {
-        return Ok(Outcome::Events(Events(follower)));
+        return Ok(watched(follower));
     }
     let last = desk.workers.follow(id, 0)?.last()?;
-    Ok(Outcome::Events(Events(
-        desk.workers.follow(id, last.saturating_sub(1))?,
-    )))
+    Ok(watched(desk.workers.follow(id, last.saturating_sub(1))?))
 }
 
 fn deploy_component(
@@ -150,9 +157,12 @@ fn deploy_component(
     }
 }
 
-fn outcome(follower: crate::journal::Follower, wanted: Wanted) -> Result<Outcome, Refusal> {
+fn outcome(follower: Follower, wanted: Wanted) -> Result<Outcome, Refusal> {
     if wanted.events {
-        return Ok(Outcome::Events(Events(follower)));
+        return Ok(Outcome::Events(Events {
+            follower,
+            watching: false,
+        }));
     }
     Ok(Outcome::Answer(stream::plain(follower)?))
 }

@@ -17,7 +17,11 @@ const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
 const BURST_BYTES: usize = 32 << 10;
 
 /// Events that are to be sent.
-pub(super) struct Events(pub(super) Follower);
+pub(super) struct Events {
+    pub(super) follower: Follower,
+    /// To somebody who only watches: such connections are at most half of all.
+    pub(super) watching: bool,
+}
 
 impl Events {
     /// Sends the stream up to its end, and gives the status that it had.
@@ -26,8 +30,11 @@ impl Events {
     }
 
     fn send(self, exchange: Exchange) -> io::Result<()> {
-        let Events(mut follower) = self;
-        let mut stream = exchange.stream()?;
+        let Events {
+            mut follower,
+            watching,
+        } = self;
+        let mut stream = exchange.stream(watching)?;
         stream.send(sse::OPEN)?;
         let mut records = Vec::new();
         loop {

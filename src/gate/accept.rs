@@ -1,0 +1,245 @@
+//! The listeners, and the loop that takes connections: it ends when it is told to, and for no other reason.
+
+use std::io;
+use std::net::{IpAddr, Shutdown, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt;
+
+use crate::error::{Doing, Error};
+use crate::gate::connection::{self, Caller};
+use crate::gate::refused::Refused;
+use crate::gate::socket::{Socket, gone, receive, send, wait};
+use crate::gate::{BUFFER, LINGER_BYTES, LINGER_TIME, STACK_BYTES, Shared};
+use crate::handover;
+use crate::log;
+use crate::stop::Stop;
+
+/// After a failed accept: what is missing may be there again, and nothing is busy meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Unacknowledged data: the peer of such a connection has gone.
+const USER_TIMEOUT_MS: u32 = 30_000;
+/// A silent connection is probed after so long, so often, and given up after so many probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+/// Connections that got their refusal without a permit and are read a little, so that it reaches them.
+const PARKED_MAX: usize = 4;
+
+/// A socket that clients reach.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    address: String,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Listens on TCP; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address is in use or not ours.
+    pub fn tcp(address: &str) -> Result<Listener, Error> {
+        let what = || format!("listening on {address}");
+        let listener = TcpListener::bind(address).doing(what)?;
+        let real = listener.local_addr().doing(what)?;
+        listener.set_nonblocking(true).doing(what)?;
+        // What is accepted inherits these.
+        let (idle, interval, count) = KEEPALIVE;
+        sockopt::set_tcp_nodelay(&listener, true).doing(what)?;
+        sockopt::set_tcp_user_timeout(&listener, USER_TIMEOUT_MS).doing(what)?;
+        sockopt::set_socket_keepalive(&listener, true).doing(what)?;
+        sockopt::set_tcp_keepidle(&listener, idle).doing(what)?;
+        sockopt::set_tcp_keepintvl(&listener, interval).doing(what)?;
+        sockopt::set_tcp_keepcnt(&listener, count).doing(what)?;
+        Ok(Listener {
+            kind: Kind::Tcp(listener),
+            address: format!("http://{real}"),
+        })
+    }
+
+    /// Serves a unix socket, whose clients need no credentials.
+    ///
+    /// # Errors
+    /// When the socket is not usable.
+    pub fn unix(listener: UnixListener, path: &Path) -> Result<Listener, Error> {
+        let address = format!("unix:{}", path.display());
+        listener
+            .set_nonblocking(true)
+            .doing(|| format!("listening on {address}"))?;
+        Ok(Listener {
+            kind: Kind::Unix(listener),
+            address,
+        })
+    }
+
+    /// Where it listens, as a target of the CLI.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn accept(&self) -> io::Result<(Socket, Caller)> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                let peer: IpAddr = address.ip().to_canonical();
+                Ok((
+                    Socket::Tcp(stream),
+                    Caller::new(handover::REMOTE, Some(peer)),
+                ))
+            }
+            Kind::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                Ok((Socket::Unix(stream), Caller::new(handover::LOCAL, None)))
+            }
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Tcp(listener) => listener.as_fd(),
+            Kind::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// A connection that has its refusal.
+struct Parked {
+    socket: Arc<Socket>,
+    until: Instant,
+    left: u64,
+}
+
+impl Parked {
+    /// Reads and drops what came; false when it may be closed.
+    fn stays(&mut self, now: Instant) -> bool {
+        let mut dropped = Vec::with_capacity(BUFFER);
+        while now < self.until && self.left > 0 {
+            dropped.clear();
+            match receive(&*self.socket, &mut dropped) {
+                Ok(Some(0)) | Err(_) => return false,
+                Ok(Some(read)) => self.left = self.left.saturating_sub(read as u64),
+                Ok(None) => return true,
+            }
+        }
+        false
+    }
+}
+
+/// Takes connections until it is told to stop.
+pub(crate) fn run(listener: &Listener, shared: &Arc<Shared>, stop: &Stop) {
+    let mut parked: Vec<Parked> = Vec::new();
+    let failed = log::Seldom::default();
+    loop {
+        let ready = match ready(listener, stop, &parked) {
+            Ok(ready) => ready,
+            // Without memory for a poll there is still the time to pass.
+            Err(_) => Ready {
+                stop: stop.stopped(),
+                accept: true,
+            },
+        };
+        if ready.stop {
+            return;
+        }
+        let now = Instant::now();
+        parked.retain_mut(|one| one.stays(now));
+        if !ready.accept {
+            continue;
+        }
+        match listener.accept() {
+            Ok((socket, caller)) => {
+                if let Some(refused) = take(Arc::new(socket), caller, shared) {
+                    if parked.len() == PARKED_MAX {
+                        parked.remove(0);
+                    }
+                    parked.push(refused);
+                }
+            }
+            // Somebody came and went again, or another thread was quicker.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                failed.warn(|| format!("taking a connection on {}: {error}", listener.address));
+                pause(stop);
+            }
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
+fn pause(stop: &Stop) {
+    let stop = stop.fd();
+    if wait(&mut [PollFd::new(&stop, PollFlags::IN)], Some(PAUSE)).is_err() {
+        thread::sleep(PAUSE);
+    }
+}
+
+struct Ready {
+    stop: bool,
+    accept: bool,
+}
+
+fn ready(listener: &Listener, stop: &Stop, parked: &[Parked]) -> io::Result<Ready> {
+    let (stop, fd) = (stop.fd(), listener.fd());
+    let mut fds = vec![
+        PollFd::new(&stop, PollFlags::IN),
+        PollFd::new(&fd, PollFlags::IN),
+    ];
+    fds.extend(
+        parked
+            .iter()
+            .map(|one| PollFd::new(&*one.socket, PollFlags::IN)),
+    );
+    let now = Instant::now();
+    let time = parked
+        .iter()
+        .map(|one| one.until.saturating_duration_since(now))
+        .min();
+    wait(&mut fds, time)?;
+    Ok(Ready {
+        stop: !fds[0].revents().is_empty(),
+        accept: fds[1].revents().contains(PollFlags::IN) || gone(fds[1].revents()),
+    })
+}
+
+/// Gives a connection its thread; or its refusal, and gives it back.
+fn take(socket: Arc<Socket>, caller: Caller, shared: &Arc<Shared>) -> Option<Parked> {
+    let why = match shared.permits.admit(&socket) {
+        Some(ticket) => {
+            let (shared, caller) = (Arc::clone(shared), caller.clone());
+            let spawned = thread::Builder::new()
+                .name(format!("gate-{}", ticket.number()))
+                .stack_size(STACK_BYTES)
+                .spawn(move || connection::attend(&shared, &ticket, &caller));
+            match spawned {
+                Ok(_detached) => return None,
+                Err(error) => format!("there is no thread for a further connection: {error}"),
+            }
+        }
+        None => "all connections are taken; try again later".to_owned(),
+    };
+    shared.full.warn(|| format!("{caller} refused: {why}"));
+    // An empty socket takes so little at once; a client that has gone needs no answer.
+    let _ = send(&*socket, &Refused::full(why).answer());
+    socket.shut(Shutdown::Write);
+    Some(Parked {
+        socket,
+        until: Instant::now() + LINGER_TIME,
+        left: LINGER_BYTES,
+    })
+}

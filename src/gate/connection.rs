@@ -1,0 +1,198 @@
+//! One connection, from its first byte to its close: a head in time, one request, one answer, and a close that does not
+//! take the answer back.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::gate::head::{From, Head, Search};
+use crate::gate::permits::Ticket;
+use crate::gate::refused::Refused;
+use crate::gate::relay::{self, End};
+use crate::gate::socket::{Peer, wait};
+use crate::gate::{BUFFER, HEAD_MAX, HEAD_TIME, LINGER_BYTES, LINGER_TIME, Shared, WRITE_TIME};
+use crate::log;
+
+/// Who is at the other end, and by which kind of listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    listener: &'static str,
+    address: Option<String>,
+}
+
+impl Caller {
+    pub(crate) fn new(listener: &'static str, address: Option<IpAddr>) -> Caller {
+        Caller {
+            listener,
+            address: address.map(|address| address.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.address.as_deref().unwrap_or("unix"))
+    }
+}
+
+/// A head, and what came with it.
+struct Asked {
+    head: Head,
+    rest: Vec<u8>,
+}
+
+/// Attends to one connection.
+pub(crate) fn attend(shared: &Shared, ticket: &Ticket, caller: &Caller) {
+    let mut peer = Peer::new(ticket.socket().clone());
+    let end = match read_head(&mut peer) {
+        // From here on it does not give way; one that has to already is gone.
+        Ok(Some(asked)) if ticket.asked() => pass_on(shared, ticket, caller, asked, &mut peer),
+        Ok(_) => End::Gone,
+        Err(refused) => End::Refused(refused),
+    };
+    match end {
+        End::Gone => {}
+        End::Answered { read } => finish(&mut peer, read),
+        End::Refused(refused) => {
+            let text = format!("{caller} refused {}: {}", refused.status, refused.why);
+            match refused.code {
+                crate::error::Code::Full => shared.full.warn(|| text),
+                _ => log::info(&text),
+            }
+            if write(&mut peer, &refused.answer()) {
+                finish(&mut peer, false);
+            }
+        }
+    }
+}
+
+/// Reads up to the end of the head. Nothing if the client goes before.
+fn read_head(peer: &mut Peer) -> Result<Option<Asked>, Refused> {
+    let deadline = Instant::now() + HEAD_TIME;
+    let mut search = Search::default();
+    // Most heads fit; it grows up to the limit.
+    let mut buffer = Vec::with_capacity(2 << 10);
+    loop {
+        if buffer.len() == buffer.capacity() {
+            buffer.reserve(buffer.len().min(HEAD_MAX));
+        }
+        match peer.read(&mut buffer) {
+            Ok(Some(0)) if buffer.is_empty() => return Ok(None),
+            Ok(Some(0)) => return Err(Refused::new(400, "the head of the request: it ends early")),
+            Ok(Some(_)) => {
+                if let Some((start, end)) = search.find(&buffer)? {
+                    let head = Head::parse(&buffer[start..end])?;
+                    let rest = buffer.split_off(end);
+                    return Ok(Some(Asked { head, rest }));
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(_) => return Ok(None),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let fd = peer.fd();
+        let waited = wait(&mut [PollFd::new(&fd, PollFlags::IN)], Some(left));
+        match waited {
+            Ok(true) if !left.is_zero() => {}
+            Ok(_) => {
+                let why = format!(
+                    "the head of the request: it did not come within {} seconds",
+                    HEAD_TIME.as_secs()
+                );
+                return Err(Refused::new(408, why));
+            }
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+fn pass_on(
+    shared: &Shared,
+    ticket: &Ticket,
+    caller: &Caller,
+    asked: Asked,
+    peer: &mut Peer,
+) -> End {
+    let Asked { head, rest } = asked;
+    match shared.connect() {
+        Ok(inner) => {
+            let forwarded = head.forward(&From {
+                peer: caller.address.as_deref(),
+                listener: caller.listener,
+                connection: ticket.number(),
+            });
+            relay::run(
+                relay::Request {
+                    head,
+                    forwarded,
+                    rest,
+                },
+                inner,
+                peer,
+                ticket,
+            )
+        }
+        Err(error) => {
+            log::error(&format!("asking the server behind the gate: {error}"));
+            End::Refused(Refused::full(
+                "the server cannot take a request now; try again",
+            ))
+        }
+    }
+}
+
+/// Writes a small answer; false if the client does not take it.
+fn write(peer: &mut Peer, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match peer.write(bytes) {
+            Ok(Some(sent)) => bytes = &bytes[sent..],
+            Ok(None) => {
+                let fd = peer.fd();
+                if !matches!(
+                    wait(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(WRITE_TIME)),
+                    Ok(true)
+                ) {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Closes so that the client sees the answer: unless all that it sent was `read`, what it still sends is read and dropped
+/// for a while, because closing on unread bytes would reset the connection.
+fn finish(peer: &mut Peer, read: bool) {
+    peer.end();
+    let until = Instant::now() + LINGER_TIME;
+    let (mut left, mut dropped) = (LINGER_BYTES, Vec::new());
+    dropped.reserve_exact(if read { 1 } else { BUFFER });
+    while left > 0 {
+        dropped.clear();
+        match peer.read(&mut dropped) {
+            Ok(Some(0)) | Err(_) => return,
+            Ok(Some(bytes)) => {
+                left = left.saturating_sub(bytes as u64);
+                dropped.reserve_exact(BUFFER);
+            }
+            Ok(None) if read && left == LINGER_BYTES => return,
+            Ok(None) => {
+                let time = until.saturating_duration_since(Instant::now());
+                let fd = peer.fd();
+                if !matches!(
+                    wait(&mut [PollFd::new(&fd, PollFlags::IN)], Some(time)),
+                    Ok(true)
+                ) {
+                    return;
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return;
+        }
+    }
+}

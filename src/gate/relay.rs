@@ -1,0 +1,418 @@
+//! One request and its answer, over two sockets at once.
+//!
+//! First the request goes on until its end, or until an answer comes early; then the answer goes back. Neither socket is
+//! ever waited for alone while the other one may have news.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use crate::gate::answer::{Answer, Final};
+use crate::gate::body::Body;
+use crate::gate::clock::Clock;
+use crate::gate::head::Head;
+use crate::gate::permits::Ticket;
+use crate::gate::refused::Refused;
+use crate::gate::socket::{Peer, gone, receive, send, wait};
+use crate::gate::{BUFFER, LINGER_BYTES, WRITE_TIME};
+
+/// For the client's own ears: the server's has fields in it, which some clients take for the answer.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How it ended.
+pub(crate) enum End {
+    /// The client has its answer, as far as that shows, and all that it sent was `read`, or not.
+    Answered { read: bool },
+    /// The gate answers instead.
+    Refused(Refused),
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// A request that is to go on.
+pub(crate) struct Request {
+    pub(crate) head: Head,
+    /// The head as the server gets it.
+    pub(crate) forwarded: Vec<u8>,
+    /// What came behind the head.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// Relays one request and its answer.
+pub(crate) fn run(request: Request, inner: UnixStream, peer: &mut Peer, ticket: &Ticket) -> End {
+    let Request {
+        head,
+        forwarded,
+        rest,
+    } = request;
+    let body = Body::new(head.framing);
+    let extra = body.done() && !rest.is_empty();
+    let relay = Relay {
+        inner,
+        peer,
+        ticket,
+        open: !body.done(),
+        body,
+        raw: rest,
+        out: Pending::of(forwarded),
+        answer: Vec::new(),
+        to_continue: head.expects,
+        clock: Clock::default(),
+        half_closed: false,
+        extra,
+    };
+    relay.run()
+}
+
+/// Bytes that are to be written.
+struct Pending {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Pending {
+    fn of(bytes: Vec<u8>) -> Pending {
+        Pending { bytes, at: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.at = 0;
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.at += bytes;
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Lets go of a buffer that was for a body.
+    fn free(&mut self) {
+        *self = Pending::of(Vec::new());
+    }
+}
+
+struct Relay<'a> {
+    inner: UnixStream,
+    peer: &'a mut Peer,
+    ticket: &'a Ticket,
+    body: Body,
+    /// More of the body is to be read: it is not complete, was not cut off, and the server takes it.
+    open: bool,
+    /// What came from the client and is not framed yet.
+    raw: Vec<u8>,
+    /// What is to go to the server.
+    out: Pending,
+    /// What came from the server.
+    answer: Vec<u8>,
+    /// The client waits for word before it sends the body.
+    to_continue: bool,
+    clock: Clock,
+    half_closed: bool,
+    /// More came than the request.
+    extra: bool,
+}
+
+impl Relay<'_> {
+    fn run(mut self) -> End {
+        match self.request() {
+            Ok(head) => self.reply(head),
+            Err(end) => end,
+        }
+    }
+
+    /// Passes the request on, until there is an answer.
+    fn request(&mut self) -> Result<Final, End> {
+        if !self.raw.is_empty() && self.open {
+            self.frame()?;
+        }
+        loop {
+            self.write_inner();
+            if self.ticket.is_cut() {
+                self.open = false;
+            }
+            let read = self.read_body()?;
+            if let Some(head) = self.read_answer()? {
+                return Ok(head);
+            }
+            if read || !self.out.is_empty() && self.write_inner() {
+                continue;
+            }
+            if self.out.is_empty() && !self.open && !self.half_closed {
+                self.end_request();
+            }
+            self.wait_for_request()?;
+        }
+    }
+
+    /// Nothing more will come: a body that is not complete ends without its end chunk.
+    fn end_request(&mut self) {
+        self.half_closed = true;
+        if !self.body.done() {
+            // If it is gone, reading will say so.
+            let _ = self.inner.shutdown(Shutdown::Write);
+        }
+        self.out.free();
+        self.raw = Vec::new();
+    }
+
+    /// Writes to the server what it takes now, and says whether it took anything.
+    fn write_inner(&mut self) -> bool {
+        let mut wrote = false;
+        while !self.out.is_empty() {
+            match send(&self.inner, self.out.rest()) {
+                Ok(Some(sent)) => {
+                    self.out.wrote(sent);
+                    wrote = true;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    // It has answered and closed, or died: either way there is something to read.
+                    self.out.clear();
+                    self.open = false;
+                }
+            }
+        }
+        wrote
+    }
+
+    /// Reads some of the body if there is room for it, and says whether anything came.
+    fn read_body(&mut self) -> Result<bool, End> {
+        if !self.open || !self.out.is_empty() {
+            return Ok(false);
+        }
+        self.raw.clear();
+        self.raw.reserve_exact(BUFFER);
+        match self.peer.read(&mut self.raw) {
+            Ok(None) => Ok(false),
+            // The end before the body's end; the client may still read.
+            Ok(Some(0)) | Err(_) => {
+                self.open = false;
+                Ok(true)
+            }
+            Ok(Some(read)) => {
+                self.clock.came(read);
+                self.to_continue = false;
+                self.frame()?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Frames what came.
+    fn frame(&mut self) -> Result<(), End> {
+        let taken = self
+            .body
+            .take(&self.raw, &mut self.out.bytes)
+            .map_err(End::Refused)?;
+        self.extra |= taken < self.raw.len();
+        self.open = !self.body.done();
+        Ok(())
+    }
+
+    /// Reads what the server says, if it does.
+    fn read_answer(&mut self) -> Result<Option<Final>, End> {
+        let died = || {
+            let why = "the server ended the request without an answer; try again";
+            Err(End::Refused(Refused::full(why)))
+        };
+        self.answer.reserve(2 << 10);
+        match receive(&self.inner, &mut self.answer) {
+            Ok(None) => return Ok(None),
+            Ok(Some(0)) | Err(_) => return died(),
+            Ok(Some(_)) => {}
+        }
+        loop {
+            match Answer::read(&self.answer) {
+                Answer::Partial => return Ok(None),
+                Answer::Broken => return died(),
+                Answer::Final(head) => {
+                    self.answer.drain(..head.taken);
+                    return Ok(Some(head));
+                }
+                Answer::Continue(taken) => {
+                    self.answer.drain(..taken);
+                    if std::mem::take(&mut self.to_continue) {
+                        // Nothing else was written to it, so this fits; if it does not, nobody is there.
+                        match self.peer.write(CONTINUE) {
+                            Ok(Some(sent)) if sent == CONTINUE.len() => {}
+                            _ => return Err(End::Gone),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for news of either side. Only a wait for nothing but the client counts against it.
+    fn wait_for_request(&mut self) -> Result<(), End> {
+        let from_client = self.open && self.out.is_empty();
+        if from_client && self.peer.pending() {
+            return Ok(());
+        }
+        let counts = from_client && !self.to_continue;
+        let to_inner = if self.out.is_empty() {
+            PollFlags::empty()
+        } else {
+            PollFlags::OUT
+        };
+        let (client, inner) = (self.peer.fd(), &self.inner);
+        let mut fds = [
+            PollFd::new(inner, PollFlags::IN | to_inner),
+            PollFd::new(
+                &client,
+                if from_client {
+                    PollFlags::IN
+                } else {
+                    PollFlags::empty()
+                },
+            ),
+        ];
+        // What was framed must reach the server whole, even if the client is gone meanwhile.
+        let watched = if self.out.is_empty() { 2 } else { 1 };
+        let begun = Instant::now();
+        let time = counts.then(|| self.clock.left());
+        wait(&mut fds[..watched], time).map_err(|_| End::Gone)?;
+        let client_gone = watched == 2 && !from_client && gone(fds[1].revents());
+        if counts {
+            self.clock.waited(begun.elapsed()).map_err(End::Refused)?;
+        }
+        // While the body is read, reading says so.
+        if client_gone && fds[0].revents().is_empty() {
+            Err(End::Gone)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Passes the answer back.
+    fn reply(mut self, head: Final) -> End {
+        if head.watcher && !self.ticket.watches() {
+            let why = "half of all connections are watchers already; try again later";
+            return End::Refused(Refused::full(why));
+        }
+        // What was cut off by the answer is not to be read as the request any more.
+        self.out.free();
+        self.raw = Vec::new();
+        let mut to_client = Pending::of(head.head);
+        to_client.bytes.append(&mut self.answer);
+        let mut drain = Drain::new(!self.body.done());
+        let mut stalled = Duration::ZERO;
+        loop {
+            match write_client(self.peer, &mut to_client) {
+                Ok(true) => stalled = Duration::ZERO,
+                Ok(false) => {}
+                Err(_) => return End::Gone,
+            }
+            if to_client.is_empty() {
+                to_client.bytes.reserve_exact(BUFFER);
+                match receive(&self.inner, &mut to_client.bytes) {
+                    Ok(None) => {}
+                    // A reset is the end too: the server closed with some of the request unread.
+                    Ok(Some(0)) | Err(_) => {
+                        let read = self.body.done() && !self.extra;
+                        return End::Answered { read };
+                    }
+                    Ok(Some(_)) => continue,
+                }
+            }
+            drain.read(self.peer);
+            if stalled >= WRITE_TIME {
+                return End::Gone;
+            }
+            let begun = Instant::now();
+            let client_gone = self.wait_for_answer(&to_client, &drain, WRITE_TIME - stalled);
+            match client_gone {
+                Ok(false) => {}
+                Ok(true) | Err(_) => return End::Gone,
+            }
+            if !to_client.is_empty() {
+                stalled += begun.elapsed();
+            }
+        }
+    }
+
+    /// Waits for more of the answer, or for room at the client. Says whether the client is gone.
+    fn wait_for_answer(
+        &self,
+        to_client: &Pending,
+        drain: &Drain,
+        time: Duration,
+    ) -> io::Result<bool> {
+        let mut of_client = PollFlags::empty();
+        of_client.set(PollFlags::OUT, !to_client.is_empty());
+        of_client.set(PollFlags::IN, drain.open);
+        let client = self.peer.fd();
+        let mut fds = [
+            PollFd::new(&client, of_client),
+            PollFd::new(&self.inner, PollFlags::IN),
+        ];
+        // While the client does not take what is there, more of it is not asked for.
+        let (watched, time) = if to_client.is_empty() {
+            (2, None)
+        } else {
+            (1, Some(time))
+        };
+        wait(&mut fds[..watched], time)?;
+        Ok(gone(fds[0].revents()))
+    }
+}
+
+/// Writes to the client what it takes now, and says whether it took anything.
+fn write_client(peer: &mut Peer, to_client: &mut Pending) -> io::Result<bool> {
+    let mut wrote = false;
+    while !to_client.is_empty() {
+        match peer.write(to_client.rest())? {
+            Some(sent) => to_client.wrote(sent),
+            None => break,
+        }
+        wrote = true;
+    }
+    Ok(wrote)
+}
+
+/// The rest of a body that got its answer early: read and dropped, so that a client that reads only when it has written
+/// comes to it.
+struct Drain {
+    open: bool,
+    left: u64,
+    buffer: Vec<u8>,
+}
+
+impl Drain {
+    fn new(open: bool) -> Drain {
+        Drain {
+            open,
+            left: LINGER_BYTES,
+            buffer: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, peer: &mut Peer) {
+        if !self.open {
+            return;
+        }
+        self.buffer.reserve_exact(BUFFER);
+        self.buffer.clear();
+        match peer.read(&mut self.buffer) {
+            Ok(None) => {}
+            Ok(Some(0)) | Err(_) => self.open = false,
+            Ok(Some(read)) => {
+                self.left = self.left.saturating_sub(read as u64);
+                self.open = self.left > 0;
+            }
+        }
+    }
+}
