@@ -1,12 +1,12 @@
 //! The gate: it owns the sockets that clients reach, and hands clean requests to the HTTP server behind it.
 //!
 //! tiny_http trusts its clients. So no client reaches it: a request goes through only when its head is whole, small and
-//! unambiguous ([`head`]), its body arrives in a frame of our own making ([`body`]), alone on its connection, and slowly only
-//! within bounds ([`relay`]). What the gate guarantees:
+//! unambiguous (`head`), its body arrives in a frame of our own making (`body`), alone on its connection, and slowly only
+//! within bounds (`relay`). What the gate guarantees:
 //!
 //! - The accept loop never ends before [`Gate::close`], whatever the system runs out of.
-//! - At most so many connections are open, and one without a complete head gives way to a new one ([`permits`]).
-//! - A client gets exactly one answer: the server's, or a refusal in the same shape ([`refused`]).
+//! - At most so many connections are open, and one without a complete head gives way to a new one (`permits`).
+//! - A client gets exactly one answer: the server's, or a refusal in the same shape (`refused`).
 //! - A body that was cut off never looks complete to the server.
 //! - Nothing waits without a bound for a client; nothing but a client's own absence bounds the wait for the server's answer.
 //!
