@@ -226,12 +226,10 @@ mod tests {
         Ok((data, taken, body.done()))
     }
 
-    /// How it is framed, what came, what goes on, how much was taken, and whether it is complete.
-    type Row = (Framing, &'static [u8], &'static [u8], usize, bool);
-
     #[test]
     fn bodies() {
-        let table: &[Row] = &[
+        type Case<'a> = (Framing, &'a [u8], &'a [u8], usize, bool);
+        let table: &[Case] = &[
             (Framing::Empty, b"GET /smuggled", b"", 0, true),
             (Framing::Length(5), b"helloGET /", b"hello", 5, true),
             (Framing::Length(5), b"hell", b"hell", 4, false),

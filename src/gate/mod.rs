@@ -123,11 +123,11 @@ impl Gate {
         let max = permits::affordable(max_connections);
         if max < max_connections {
             log::warn(&format!(
-                "--max-connections is {max} instead of {max_connections}: there are no more file descriptors"
+                "--max-connections {max_connections} is lowered to {max}: more would need more file descriptors"
             ));
         }
         let shared = Arc::new(Shared {
-            permits: Arc::new(Permits::new(max)),
+            permits: Arc::new(Permits::new(max)?),
             inner,
             connecting: Mutex::new(()),
             full: log::Seldom::default(),

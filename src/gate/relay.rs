@@ -18,6 +18,7 @@ use crate::gate::permits::Ticket;
 use crate::gate::refused::Refused;
 use crate::gate::socket::{Peer, gone, receive, send, wait};
 use crate::gate::{BUFFER, LINGER_BYTES, WRITE_TIME};
+use crate::stop::Stop;
 
 /// For the client's own ears: the server's has fields in it, which some clients take for the answer.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -43,6 +44,15 @@ pub(crate) struct Request {
 
 /// Relays one request and its answer.
 pub(crate) fn run(request: Request, inner: UnixStream, peer: &mut Peer, ticket: &Ticket) -> End {
+    relay(request, inner, peer, ticket).run()
+}
+
+fn relay<'a>(
+    request: Request,
+    inner: UnixStream,
+    peer: &'a mut Peer,
+    ticket: &'a Ticket,
+) -> Relay<'a> {
     let Request {
         head,
         forwarded,
@@ -50,7 +60,7 @@ pub(crate) fn run(request: Request, inner: UnixStream, peer: &mut Peer, ticket: 
     } = request;
     let body = Body::new(head.framing);
     let extra = body.done() && !rest.is_empty();
-    let relay = Relay {
+    Relay {
         inner,
         peer,
         ticket,
@@ -63,8 +73,9 @@ pub(crate) fn run(request: Request, inner: UnixStream, peer: &mut Peer, ticket: 
         clock: Clock::default(),
         half_closed: false,
         extra,
-    };
-    relay.run()
+        wake: ticket.wake(),
+        write_time: WRITE_TIME,
+    }
 }
 
 /// Bytes that are to be written.
@@ -123,6 +134,10 @@ struct Relay<'a> {
     half_closed: bool,
     /// More came than the request.
     extra: bool,
+    /// Ready when somebody's body is to be cut off, perhaps this one's.
+    wake: Stop,
+    /// For a client that takes nothing of its answer.
+    write_time: Duration,
 }
 
 impl Relay<'_> {
@@ -140,6 +155,7 @@ impl Relay<'_> {
         }
         loop {
             self.write_inner();
+            // The wake was got before.
             if self.ticket.is_cut() {
                 self.open = false;
             }
@@ -268,33 +284,35 @@ impl Relay<'_> {
         } else {
             PollFlags::OUT
         };
-        let (client, inner) = (self.peer.fd(), &self.inner);
+        let of_client = if from_client {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        let (client, wake) = (self.peer.fd(), self.wake.fd());
         let mut fds = [
-            PollFd::new(inner, PollFlags::IN | to_inner),
-            PollFd::new(
-                &client,
-                if from_client {
-                    PollFlags::IN
-                } else {
-                    PollFlags::empty()
-                },
-            ),
+            PollFd::new(&self.inner, PollFlags::IN | to_inner),
+            PollFd::new(&wake, PollFlags::IN),
+            PollFd::new(&client, of_client),
         ];
         // What was framed must reach the server whole, even if the client is gone meanwhile.
-        let watched = if self.out.is_empty() { 2 } else { 1 };
+        let watched = if self.out.is_empty() { 3 } else { 2 };
         let begun = Instant::now();
         let time = counts.then(|| self.clock.left());
         wait(&mut fds[..watched], time).map_err(|_| End::Gone)?;
-        let client_gone = watched == 2 && !from_client && gone(fds[1].revents());
+        let [inner, woken, client] = fds.map(|fd| fd.revents());
+        if !woken.is_empty() {
+            self.wake = self.ticket.wake();
+        }
         if counts {
             self.clock.waited(begun.elapsed()).map_err(End::Refused)?;
         }
         // While the body is read, reading says so.
-        if client_gone && fds[0].revents().is_empty() {
-            Err(End::Gone)
-        } else {
-            Ok(())
+        let client_gone = watched == 3 && !from_client && gone(client);
+        if client_gone && inner.is_empty() {
+            return Err(End::Gone);
         }
+        Ok(())
     }
 
     /// Passes the answer back.
@@ -329,11 +347,11 @@ impl Relay<'_> {
                 }
             }
             drain.read(self.peer);
-            if stalled >= WRITE_TIME {
+            if stalled >= self.write_time {
                 return End::Gone;
             }
             let begun = Instant::now();
-            let client_gone = self.wait_for_answer(&to_client, &drain, WRITE_TIME - stalled);
+            let client_gone = self.wait_for_answer(&to_client, &drain, self.write_time - stalled);
             match client_gone {
                 Ok(false) => {}
                 Ok(true) | Err(_) => return End::Gone,
@@ -414,5 +432,215 @@ impl Drain {
                 self.open = self.left > 0;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::head::{Head, Search};
+    use crate::gate::permits::Permits;
+    use crate::gate::socket::Socket;
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+    use std::thread;
+
+    /// A client, a server, and a relay between them on a thread of its own.
+    struct World {
+        client: UnixStream,
+        server: UnixStream,
+        permits: Arc<Permits>,
+        relay: thread::JoinHandle<End>,
+    }
+
+    fn world(head: &str, rest: &str) -> World {
+        world_with(head, rest, WRITE_TIME)
+    }
+
+    fn world_with(head: &str, rest: &str, write_time: Duration) -> World {
+        let head = format!("{head}\r\n\r\n");
+        assert!(Search::default().find(head.as_bytes()).unwrap().is_some());
+        let head = Head::parse(head.as_bytes()).unwrap();
+        let (ours, client) = UnixStream::pair().unwrap();
+        let (inner, mut server) = UnixStream::pair().unwrap();
+        let permits = Arc::new(Permits::new(4).unwrap());
+        let socket = Arc::new(Socket::Unix(ours));
+        let ticket = permits.admit(&socket).unwrap();
+        assert!(ticket.asked());
+        let rest = rest.as_bytes().to_vec();
+        let relay = thread::spawn(move || {
+            let mut peer = Peer::new(ticket.socket().clone());
+            let forwarded = b"HEAD\r\n".to_vec();
+            let request = Request {
+                head,
+                forwarded,
+                rest,
+            };
+            let mut relay = relay(request, inner, &mut peer, &ticket);
+            relay.write_time = write_time;
+            relay.run()
+        });
+        let mut head = [0; 6];
+        server.read_exact(&mut head).unwrap();
+        World {
+            client,
+            server,
+            permits,
+            relay,
+        }
+    }
+
+    fn text(stream: &mut UnixStream, bytes: usize) -> String {
+        let mut text = vec![0; bytes];
+        stream.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    fn rest(mut stream: UnixStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\r\nanswer";
+    const ANSWERED: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nanswer";
+
+    #[test]
+    fn a_request_and_its_answer() {
+        let table = [("", true), ("GET /smuggled", false)];
+        for (behind, read) in table {
+            let mut world = world(
+                "POST / HTTP/1.1\r\nContent-Length: 6",
+                &format!("abcdef{behind}"),
+            );
+            assert_eq!(
+                text(&mut world.server, 23),
+                "00000006\r\nabcdef\r\n0\r\n\r\n"
+            );
+            world.server.write_all(ANSWER).unwrap();
+            drop(world.server);
+            assert!(
+                matches!(world.relay.join().unwrap(), End::Answered { read: was } if was == read)
+            );
+            assert_eq!(rest(world.client), ANSWERED);
+        }
+    }
+
+    #[test]
+    fn a_body_that_ends_early_has_no_end_chunk_and_an_answer() {
+        let mut world = world("POST / HTTP/1.1\r\nContent-Length: 6", "abc");
+        world.client.shutdown(Shutdown::Write).unwrap();
+        let mut body = String::new();
+        world.server.read_to_string(&mut body).unwrap();
+        assert_eq!(body, "00000003\r\nabc\r\n");
+        world.server.write_all(ANSWER).unwrap();
+        drop(world.server);
+        assert!(matches!(
+            world.relay.join().unwrap(),
+            End::Answered { read: false }
+        ));
+        assert_eq!(rest(world.client), ANSWERED);
+    }
+
+    #[test]
+    fn a_cut_ends_a_body_whose_client_is_silent() {
+        let mut world = world("POST / HTTP/1.1\r\nContent-Length: 6", "abc");
+        assert_eq!(text(&mut world.server, 15), "00000003\r\nabc\r\n");
+        // Another one's is no matter.
+        world.permits.cut(Some(7));
+        world.permits.cut(Some(1));
+        assert_eq!(rest(world.server.try_clone().unwrap()), "");
+        world.server.write_all(ANSWER).unwrap();
+        drop(world.server);
+        assert!(matches!(
+            world.relay.join().unwrap(),
+            End::Answered { read: false }
+        ));
+        assert_eq!(rest(world.client), ANSWERED);
+    }
+
+    #[test]
+    fn an_answer_comes_through_while_nobody_reads_the_body() {
+        let mut world = world("POST / HTTP/1.1\r\nContent-Length: 1000000000", "");
+        let mut sending = world.client.try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            // More than all buffers between the two hold, so that it can be sent only if somebody reads it over.
+            (0..64).try_for_each(|_| sending.write_all(&[b'x'; 64 << 10]))
+        });
+        assert_eq!(text(&mut world.server, 2), "00");
+        world.server.write_all(ANSWER).unwrap();
+        assert_eq!(text(&mut world.client, ANSWERED.len()), ANSWERED);
+        sender.join().unwrap().unwrap();
+        drop(world.server);
+        assert!(matches!(
+            world.relay.join().unwrap(),
+            End::Answered { read: false }
+        ));
+    }
+
+    #[test]
+    fn a_server_that_dies_is_a_refusal() {
+        for said in ["", "HTTP/1.1 200 OK\r\n", "nonsense\r\n\r\n"] {
+            let mut world = world("GET / HTTP/1.1", "");
+            world.server.write_all(said.as_bytes()).unwrap();
+            drop(world.server);
+            assert!(
+                matches!(
+                    world.relay.join().unwrap(),
+                    End::Refused(Refused { status: 503, .. })
+                ),
+                "{said:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_that_goes_ends_the_server_s_side() {
+        // While the answer is awaited, and while it goes on.
+        for said in [&b""[..], ANSWER] {
+            let mut world = world("GET / HTTP/1.1", "");
+            world.server.write_all(said).unwrap();
+            if !said.is_empty() {
+                assert_eq!(text(&mut world.client, ANSWERED.len()), ANSWERED);
+            }
+            drop(world.client);
+            assert!(matches!(world.relay.join().unwrap(), End::Gone));
+            assert!(matches!(world.server.read(&mut [0]), Ok(0) | Err(_)));
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_dropped() {
+        let mut world = world_with("GET / HTTP/1.1", "", Duration::from_millis(50));
+        let sender = thread::spawn(move || {
+            world.server.write_all(ANSWER)?;
+            // More than all buffers between the two hold.
+            (0..64).try_for_each(|_| world.server.write_all(&[b'x'; 64 << 10]))
+        });
+        assert!(matches!(world.relay.join().unwrap(), End::Gone));
+        assert!(sender.join().unwrap().is_err());
+        drop(world.client);
+    }
+
+    #[test]
+    fn word_to_go_on_is_bare_and_comes_once() {
+        let mut world = world(
+            "POST / HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue",
+            "",
+        );
+        world
+            .server
+            .write_all(b"HTTP/1.1 100 Continue\r\nServer: x\r\n\r\n")
+            .unwrap();
+        assert_eq!(text(&mut world.client, CONTINUE.len()).as_bytes(), CONTINUE);
+        world.client.write_all(b"ab").unwrap();
+        assert_eq!(text(&mut world.server, 19), "00000002\r\nab\r\n0\r\n\r\n");
+        world.server.write_all(ANSWER).unwrap();
+        drop(world.server);
+        assert!(matches!(
+            world.relay.join().unwrap(),
+            End::Answered { read: true }
+        ));
+        assert_eq!(rest(world.client), ANSWERED);
     }
 }

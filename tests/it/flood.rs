@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
 /// Longer than anything here takes: a test that waits so long has failed.
@@ -325,6 +325,49 @@ fn idle_clients_beyond_the_descriptors() {
         assert!(server.health().starts_with("HTTP/1.1 200 "));
     }
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[test]
+fn no_descriptors_for_a_while() {
+    let server = Server::start(&[]);
+    let pid = Some(Pid::from_child(&server.child));
+    let before = prlimit(pid, Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
+    let used = || {
+        std::fs::read_dir(format!("/proc/{}/fd", server.child.id()))
+            .unwrap()
+            .count() as u64
+    };
+    let limited = |free: u64| {
+        server.eventually("nobody is connected", || server.connections() == 0);
+        let limit = Rlimit {
+            current: Some(used() + free),
+            maximum: before.maximum,
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    };
+    // None for the connection itself: it waits until there is one.
+    limited(0);
+    let mut waiting: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET /health HTTP/1.1\r\n\r\n").unwrap();
+    }
+    server.eventually("it is said", || {
+        server.log().contains("WARN taking a connection on ")
+    });
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    for stream in waiting {
+        assert!(answer(stream).ends_with("gangplank is running."));
+    }
+    // One for the connection, and none for the server behind: it is not tried.
+    limited(2);
+    is(&server.health(), 503, "full");
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    assert!(server.health().ends_with("gangplank is running."));
+    assert!(
+        !server.log().contains("panicked") && !server.log().contains("has died"),
+        "{}",
+        server.log()
+    );
 }
 
 #[test]
