@@ -27,7 +27,7 @@ exit codes:
   5 outcome unknown  6 busy  130 interrupted
 
 example:
-  gangplank serve &  gangplank deploy ./my-app --restart
+  gangplank serve &  gangplank deploy ./my-app
 ";
 
 const CLIENT: &str = "
@@ -48,7 +48,7 @@ what is shown:
   --output KIND         the result on stdout: auto, text, json, yaml
   --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
   --raw-output          control characters of the install output as they are
-  --retry-for SECONDS   how long a lost stream is picked up again
+  --retry-for SECONDS   for a later version: a lost stream is not picked up yet
 ";
 
 const SERVE: &str = "\
@@ -86,28 +86,24 @@ it, and follows the deployment to its end. `deploy_component` is the same.
 
   --project NAME        the component; by default `project` of gangplank.json,
                         else the directory's name
-  --restart[=rolling]   start its processes again
   --install-command CMD run instead of the package manager
   --install-timeout T   30s, 5m or seconds
   --allow-scripts       packages may run their own scripts
-  --no-activate         build and keep it, without making it live
   --include-node-modules, --include-git
                         pack these too
-  --idempotency-key K   a second deploy with it joins the first one
+  --idempotency-key K   sent with the upload; by default a new one
   --level 0..9          compression (1)
-  --replicated          to the server's peers too
-  --ignore-replication-errors
-                        go on without failed peers
+  --restart[=rolling], --no-activate, --replicated, --ignore-replication-errors
+                        sent to the server; that of this version refuses them
 
 key=value words are fields of the operation, install_timeout in ms as in Harper;
 target, username, password, rejectUnauthorized, json, skip_node_modules and
-skip_symlinks mean what they mean there. deployment_id=ID activates an earlier
-release, without a directory.
+skip_symlinks mean what they mean there.
 ";
 
 const DEPLOY_EXAMPLE: &str = "
 example:
-  gangplank deploy ./my-app --target https://apps.example --restart
+  gangplank deploy ./my-app --target https://apps.example
 ";
 
 const WATCH: &str = "\
