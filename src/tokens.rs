@@ -3,31 +3,55 @@
 //! A token is 32 random bytes as 64 hex digits. Only its SHA-256 is kept, in `tokens.json`, and compared in constant time.
 //! The file is read at each use, so that a change holds at once.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::error::{Doing, Error};
 use crate::event::now_ms;
-use crate::name::Secret;
+use crate::name::{Project, Secret};
 
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a token allows; each role allows what the ones before it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Everything.
-    Admin,
-    /// All but payload downloads and tokens.
-    Deploy,
     /// Looking only.
     Read,
+    /// All but payload downloads and tokens.
+    Deploy,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The role's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Deploy => "deploy",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Role, String> {
+        [Role::Read, Role::Deploy, Role::Admin]
+            .into_iter()
+            .find(|role| role.word() == word)
+            .ok_or_else(|| "none of admin, deploy and read".to_owned())
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,10 +59,25 @@ struct Token {
     name: String,
     role: Role,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    projects: Vec<String>,
+    projects: Vec<Project>,
     sha256: String,
     created_at: u64,
 }
+
+impl Token {
+    fn new(name: &str, role: Role, projects: &[Project], secret: &Secret) -> Token {
+        Token {
+            name: name.to_owned(),
+            role,
+            projects: projects.to_vec(),
+            sha256: hash(secret.reveal()),
+            created_at: now_ms(),
+        }
+    }
+}
+
+/// The longest name of a token: it stands in records and in lines of the log.
+const NAME_LEN_MAX: usize = 64;
 
 /// Whoever showed a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +86,15 @@ pub struct Identity {
     pub name: String,
     /// What it allows.
     pub role: Role,
+    /// The components that it is limited to; none is no limit.
+    pub projects: Vec<Project>,
+}
+
+impl Identity {
+    /// Whether it may have to do with a component at all.
+    pub fn covers(&self, project: &Project) -> bool {
+        self.projects.is_empty() || self.projects.contains(project)
+    }
 }
 
 /// What an `Authorization` header shows.
@@ -105,18 +153,68 @@ impl Tokens {
             &self.admin_file,
             format!("{}\n", secret.reveal()).as_bytes(),
         )?;
-        let token = Token {
-            name: "admin".to_owned(),
-            role: Role::Admin,
-            projects: Vec::new(),
-            sha256: hash(secret.reveal()),
-            created_at: now_ms(),
-        };
-        let mut text =
-            serde_json::to_vec_pretty(&[token]).doing(|| "writing down the admin token".into())?;
-        text.push(b'\n');
-        replace(&self.file, &text)?;
+        self.write(&[Token::new("admin", Role::Admin, &[], &secret)])?;
         Ok(Some(&self.admin_file))
+    }
+
+    /// Makes a token. Nobody can read it again.
+    ///
+    /// # Errors
+    /// When there is one of that name, or the file cannot be read or written.
+    pub fn add(&self, name: &str, role: Role, projects: &[Project]) -> Result<Secret, Error> {
+        let what = || format!("adding the token '{name}'");
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.bytes().all(plain) {
+            return Err(Error::new(
+                what(),
+                format!("a name has 1 to {NAME_LEN_MAX} visible characters and no colon"),
+            ));
+        }
+        let _lock = self.lock()?;
+        let mut tokens = self.read()?;
+        if tokens.iter().any(|token| token.name == name) {
+            return Err(Error::new(
+                what(),
+                "there is one of that name; revoke it first",
+            ));
+        }
+        let secret = fresh()?;
+        tokens.push(Token::new(name, role, projects, &secret));
+        self.write(&tokens)?;
+        Ok(secret)
+    }
+
+    /// All tokens, without what would let anybody in.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn list(&self) -> Result<Vec<Identity>, Error> {
+        let tokens = self.read()?.into_iter();
+        Ok(tokens
+            .map(|token| Identity {
+                name: token.name,
+                role: token.role,
+                projects: token.projects,
+            })
+            .collect())
+    }
+
+    /// Takes a token away; from the next request on it is nobody's.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the file cannot be read or written.
+    pub fn revoke(&self, name: &str) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let mut tokens = self.read()?;
+        let before = tokens.len();
+        tokens.retain(|token| token.name != name);
+        if tokens.len() == before {
+            return Err(Error::new(
+                format!("revoking the token '{name}'"),
+                "there is none of that name",
+            ));
+        }
+        self.write(&tokens)
     }
 
     /// Whose credentials these are; none if they are nobody's.
@@ -138,10 +236,29 @@ impl Tokens {
                 found = Some(Identity {
                     name: token.name,
                     role: token.role,
+                    projects: token.projects,
                 });
             }
         }
         Ok(found)
+    }
+
+    /// Keeps two who change the file at once from undoing each other's change.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.file.with_extension("lock");
+        let what = || format!("locking {}", path.display());
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&path).doing(what)?;
+        flock(&lock, FlockOperation::LockExclusive).doing(what)?;
+        Ok(lock)
+    }
+
+    fn write(&self, tokens: &[Token]) -> Result<(), Error> {
+        let what = || format!("writing the tokens to {}", self.file.display());
+        let mut text = serde_json::to_vec_pretty(tokens).doing(what)?;
+        text.push(b'\n');
+        replace(&self.file, &text)
     }
 
     fn read(&self) -> Result<Vec<Token>, Error> {
@@ -246,6 +363,35 @@ mod tests {
                 .check(&Credentials::Bearer(Secret::new(token)))
                 .is_err()
         );
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn tokens_come_and_go() {
+        let dir = std::env::temp_dir().join(format!("gangplank-roles-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let tokens = Tokens::of(&dir);
+        let demo: Project = "demo".parse().unwrap();
+        let secret = tokens
+            .add("ci", Role::Deploy, std::slice::from_ref(&demo))
+            .unwrap();
+        let identity = tokens
+            .check(&Credentials::Bearer(secret.clone()))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (identity.name.as_str(), identity.role),
+            ("ci", Role::Deploy)
+        );
+        assert!(identity.covers(&demo) && !identity.covers(&"other".parse().unwrap()));
+        assert_eq!(tokens.list().unwrap(), [identity]);
+        for bad in ["ci", "", "a:b", "a b", "ä", &"x".repeat(65)] {
+            assert!(tokens.add(bad, Role::Read, &[]).is_err(), "{bad}");
+        }
+        assert!(tokens.revoke("nobody").is_err());
+        tokens.revoke("ci").unwrap();
+        assert_eq!(tokens.check(&Credentials::Bearer(secret)).unwrap(), None);
         let _ = fs::remove_dir_all(&dir);
     }
 }

@@ -3,7 +3,7 @@
 /// For who gave no command.
 pub(crate) const USAGE: &str = "\
 usage: gangplank COMMAND [FLAGS]
-commands: serve, deploy, watch, list, show, op
+commands: serve, deploy, watch, list, show, op, token
 `gangplank help` says more, `gangplank help COMMAND` all.
 ";
 
@@ -18,6 +18,7 @@ usage: gangplank COMMAND [FLAGS]
   list                  deployments, newest first
   show ID               one deployment's record
   op NAME key=value...  any operation; its answer on stdout
+  token add|list|revoke access tokens of a root on this machine
 
 `gangplank help COMMAND` and `gangplank COMMAND --help` say more.
 
@@ -155,6 +156,24 @@ example:
   gangplank op list_deployments project=my-app limit=3
 ";
 
+const TOKEN: &str = "\
+usage: gangplank token add NAME [--role R] [--project P]... [--root DIR]
+       gangplank token list [--root DIR]
+       gangplank token revoke NAME [--root DIR]
+
+Access tokens of a root on this machine. `add` prints the token, once, alone on
+stdout; only its hash is kept. A change holds from the server's next request on.
+
+  --root DIR            the server's root (GANGPLANK_ROOT)
+  --role R              admin: everything; deploy: all but payload download and
+                        tokens; read: looking only (deploy)
+  --project P           limited to this component; may be repeated
+  --output KIND         the list on stdout: auto, text, json, yaml
+
+example:
+  gangplank token add ci --role deploy --project my-app > ci.token
+";
+
 /// All commands.
 pub(crate) fn overview() -> String {
     OVERVIEW.to_owned()
@@ -168,6 +187,7 @@ pub(crate) fn of(command: &str) -> Option<String> {
         "watch" => [WATCH, CLIENT, WATCH_EXAMPLE].concat(),
         "list" => [LIST, CLIENT, LIST_EXAMPLE].concat(),
         "show" => [SHOW, CLIENT, SHOW_EXAMPLE].concat(),
+        "token" => TOKEN.to_owned(),
         "op" => [OP, CLIENT, OP_EXAMPLE].concat(),
         _ => return None,
     })

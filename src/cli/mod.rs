@@ -7,6 +7,7 @@ mod client;
 mod deploy;
 mod help;
 mod serve;
+mod token;
 mod value;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use crate::operation::Fields;
 pub use crate::cli::client::ClientOptions;
 pub use crate::cli::deploy::DeployOptions;
 pub use crate::cli::serve::{Listen, ServeOptions};
+pub use crate::cli::token::{TokenAction, TokenOptions};
 
 /// What the user wants.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub enum Command {
     Help(String),
     /// Run the server.
     Serve(Box<ServeOptions>),
+    /// Change or show the access tokens of a root.
+    Token(TokenOptions),
     /// Ask a server.
     Client(Box<ClientOptions>, Request),
 }
@@ -97,6 +101,9 @@ pub fn parse(arguments: Vec<OsString>, environment: Environment) -> Result<Comma
     if name == "serve" {
         return serve::parse(arguments, &environment)
             .map(|options| Command::Serve(Box::new(options)));
+    }
+    if name == "token" {
+        return token::parse(arguments).map(Command::Token);
     }
     let mut options = client::parse(&mut arguments)?;
     let request = match name.as_str() {

@@ -12,10 +12,11 @@ use crate::error::{Code, Refusal};
 use crate::event::Failure;
 use crate::http::{Answer, Client, Exchange};
 use crate::log;
+use crate::name::Project;
 use crate::serve::operations::Wanted;
 use crate::serve::{form, operations, stream};
 use crate::store::Store;
-use crate::tokens::{Credentials, Tokens};
+use crate::tokens::{Credentials, Identity, Role, Tokens};
 use crate::worker::{Workers, stopping};
 
 /// What all requests share.
@@ -35,6 +36,51 @@ pub(super) enum Outcome {
     Answer(Answer),
     /// The events of a deployment.
     Events(stream::Events),
+}
+
+/// Who asks: the holder of a token, or somebody on this machine, who may do everything.
+pub(super) struct Caller(Option<Identity>);
+
+impl Caller {
+    /// The token's name.
+    pub(super) fn name(&self) -> Option<String> {
+        self.0.as_ref().map(|identity| identity.name.clone())
+    }
+
+    /// Refuses an operation that needs another role.
+    pub(super) fn needs(&self, role: Role, operation: &str) -> Result<(), Refusal> {
+        match &self.0 {
+            Some(identity) if identity.role < role => Err(forbidden(format!(
+                "{operation} needs the role '{}', and the token '{}' has '{}'",
+                role.word(),
+                identity.name,
+                identity.role.word()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a component is none of the caller's business.
+    pub(super) fn is_barred_from(&self, project: &Project) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|identity| !identity.covers(project))
+    }
+
+    /// Refuses an operation on a component that is none of the caller's business.
+    pub(super) fn may_touch(&self, project: &Project, operation: &str) -> Result<(), Refusal> {
+        if !self.is_barred_from(project) {
+            return Ok(());
+        }
+        let name = self.name().unwrap_or_default();
+        Err(forbidden(format!(
+            "{operation}: the token '{name}' is limited to other components than {project}"
+        )))
+    }
+}
+
+fn forbidden(message: String) -> Refusal {
+    Refusal::new(Code::Forbidden, message)
 }
 
 impl Desk {
@@ -114,16 +160,16 @@ impl Desk {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(health())),
             ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
             ("/", "POST", _) => {
-                let user = self.authenticate(exchange)?;
+                let caller = self.authenticate(exchange)?;
                 let (wanted, resume) = (Wanted::of(exchange), operations::resume(exchange)?);
                 let request = form::read(exchange, self.max_json_body)?;
                 operation.push_str(&request.operation().chars().take(40).collect::<String>());
-                operations::perform(self, request, wanted, resume, user)
+                operations::perform(self, request, wanted, resume, &caller)
             }
             ("/", ..) => Ok(bad_method(&path, "POST")),
             (_, "GET", Some(which)) => {
-                self.authenticate(exchange)?;
-                operations::watch(self, exchange, which)
+                let caller = self.authenticate(exchange)?;
+                operations::watch(self, exchange, which, &caller)
             }
             (_, _, Some(_)) => Ok(bad_method(&path, "GET")),
             _ => Err(Refusal::new(
@@ -133,10 +179,10 @@ impl Desk {
         }
     }
 
-    /// Who asks: the token's name, or nobody in particular on the unix socket.
-    fn authenticate(&self, exchange: &Exchange) -> Result<Option<String>, Refusal> {
+    /// Who asks, by what they show.
+    fn authenticate(&self, exchange: &Exchange) -> Result<Caller, Refusal> {
         if exchange.client() == Client::Local {
-            return Ok(None);
+            return Ok(Caller(None));
         }
         let Some(header) = exchange.header("Authorization") else {
             return Err(Refusal::new(Code::Unauthorized, "Must login"));
@@ -146,7 +192,7 @@ impl Desk {
             None => None,
         };
         match identity {
-            Some(identity) => Ok(Some(identity.name)),
+            Some(identity) => Ok(Caller(Some(identity))),
             None => Err(Refusal::new(Code::Unauthorized, "Login failed")),
         }
     }

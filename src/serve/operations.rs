@@ -12,9 +12,10 @@ use crate::journal::Follower;
 use crate::name::DeploymentId;
 use crate::operation::{Deploy, List, Operation, Restart};
 use crate::record::Record;
-use crate::serve::desk::{self, Desk, Outcome};
+use crate::serve::desk::{self, Caller, Desk, Outcome};
 use crate::serve::form::{Bytes, Payload, Request};
 use crate::serve::stream::{self, Events};
+use crate::tokens::Role;
 use crate::worker::{not_found, stopped_as};
 
 /// A Harper CLI reads this as 5.1 or newer and then sends multipart and reads events.
@@ -45,19 +46,30 @@ pub(super) fn perform(
     request: Request<'_>,
     wanted: Wanted,
     resume: Option<u64>,
-    user: Option<String>,
+    caller: &Caller,
 ) -> Result<Outcome, Refusal> {
+    let name = request.operation().to_owned();
     let operation = Operation::parse(&request.fields)?;
+    let role = match &operation {
+        Operation::Deploy(_) => Role::Deploy,
+        _ => Role::Read,
+    };
+    caller.needs(role, &name)?;
     let value = match operation {
         Operation::Deploy(deploy) => {
-            return deploy_component(desk, &deploy, request.payload, wanted, user);
+            caller.may_touch(&deploy.project, &name)?;
+            return deploy_component(desk, &deploy, request.payload, wanted, caller.name());
         }
         Operation::GetDeployment(id) if wanted.events => {
+            visible(desk, id, caller, &name)?;
             return replay(desk, id, resume.unwrap_or(0));
         }
-        Operation::GetDeployment(id) => get_deployment(desk, id)?,
-        Operation::ListDeployments(list) => list_deployments(desk, &list)?,
-        Operation::GetComponents => get_components(desk)?,
+        Operation::GetDeployment(id) => {
+            visible(desk, id, caller, &name)?;
+            get_deployment(desk, id)?
+        }
+        Operation::ListDeployments(list) => list_deployments(desk, &list, caller)?,
+        Operation::GetComponents => get_components(desk, caller)?,
         Operation::RegistrationInfo => json!({ "version": REGISTRATION }),
         Operation::SystemInformation => system_information(desk)?,
     };
@@ -65,10 +77,16 @@ pub(super) fn perform(
 }
 
 /// Answers `GET /deployments/WHICH/events`.
-pub(super) fn watch(desk: &Desk, exchange: &Exchange, which: &str) -> Result<Outcome, Refusal> {
+pub(super) fn watch(
+    desk: &Desk,
+    exchange: &Exchange,
+    which: &str,
+    caller: &Caller,
+) -> Result<Outcome, Refusal> {
     if which == "latest" {
         // It does not resume: the newest deployment may be another one by then.
         let id = latest(desk, exchange.query("project"))?;
+        visible(desk, id, caller, "watching")?;
         return Ok(watched(desk.workers.follow(id, 0)?));
     }
     let Ok(id) = which.parse::<DeploymentId>() else {
@@ -77,6 +95,7 @@ pub(super) fn watch(desk: &Desk, exchange: &Exchange, which: &str) -> Result<Out
             format!("No deployment found with id '{}'", which.escape_debug()),
         ));
     };
+    visible(desk, id, caller, "watching")?;
     let after = resume(exchange)?.unwrap_or(0);
     let follower = desk.workers.follow(id, after)?;
     if after > 0 && follower.at_end()? {
@@ -90,6 +109,14 @@ pub(super) fn watch(desk: &Desk, exchange: &Exchange, which: &str) -> Result<Out
         return Ok(Outcome::Answer(nothing));
     }
     Ok(watched(follower))
+}
+
+/// Refuses to show a deployment of a component that is none of the caller's business.
+fn visible(desk: &Desk, id: DeploymentId, caller: &Caller, name: &str) -> Result<(), Refusal> {
+    match desk.store.read_record(id)? {
+        Some(record) => caller.may_touch(&record.project, name),
+        None => Err(not_found(id)),
+    }
 }
 
 /// Events to somebody who began nothing.
@@ -222,14 +249,14 @@ fn shown(record: &Record, events: bool) -> Result<Value, Refusal> {
     Ok(value)
 }
 
-fn list_deployments(desk: &Desk, list: &List) -> Result<Value, Refusal> {
+fn list_deployments(desk: &Desk, list: &List, caller: &Caller) -> Result<Value, Refusal> {
     let (mut total, mut page) = (0_u64, Vec::new());
     for id in desk.store.deployments()?.into_iter().rev() {
         // One that was removed meanwhile is none.
         let Some(record) = desk.store.read_record(id)? else {
             continue;
         };
-        if !matches(&record, list) {
+        if !matches(&record, list) || caller.is_barred_from(&record.project) {
             continue;
         }
         if total >= list.offset && total - list.offset < list.limit.unwrap_or(LIST_LIMIT) {
@@ -277,8 +304,10 @@ fn latest(desk: &Desk, project: Option<&str>) -> Result<DeploymentId, Refusal> {
     ))
 }
 
-fn get_components(desk: &Desk) -> Result<Value, Refusal> {
-    let components = desk.store.components()?.into_iter().map(|component| {
+fn get_components(desk: &Desk, caller: &Caller) -> Result<Value, Refusal> {
+    let mut components = desk.store.components()?;
+    components.retain(|component| !caller.is_barred_from(&component.project));
+    let components = components.into_iter().map(|component| {
         json!({
             "project": component.project,
             "deployment_id": component.release_id,

@@ -8,12 +8,13 @@ mod deploy;
 mod follow;
 mod pack;
 mod signals;
+mod token;
 
 use std::ffi::OsString;
 
 use serde_json::Value;
 
-use crate::cli::{self, ClientOptions, Command, Request, ServeOptions};
+use crate::cli::{self, ClientOptions, Command, Request, ServeOptions, TokenOptions};
 use crate::client::{Client, Failed, Which};
 use crate::error::Exit;
 use crate::name::{DeploymentId, Project};
@@ -36,6 +37,7 @@ pub fn start(arguments: Vec<OsString>) -> Next {
     let environment = |name: &str| std::env::var(name).ok();
     match cli::parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
+        Ok(Command::Token(options)) => Next::End(token(&options)),
         Ok(Command::Help(text)) => Next::End(print(&Value::from(text), Output::Text, None)),
         Ok(Command::Client(options, request)) => Next::End(run(&options, request)),
         Err(usage) => {
@@ -48,6 +50,16 @@ pub fn start(arguments: Vec<OsString>) -> Next {
                 screen.error(&usage.to_string(), None);
             }
             Next::End(Exit::Usage)
+        }
+    }
+}
+
+fn token(options: &TokenOptions) -> Exit {
+    match token::run(options) {
+        Ok((value, output)) => print(&value, output, None),
+        Err(error) => {
+            Screen::new(Progress::Plain, false).error(&error.to_string(), None);
+            Exit::Usage
         }
     }
 }

@@ -267,6 +267,7 @@ fn help_and_version() {
         "list",
         "show",
         "op",
+        "token",
     ] {
         let output = gangplank().args([command, "--help"]).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{command}");

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::harbor::{Answer, Harbor, TempDir, gangplank, request};
+use crate::harbor::{Answer, Harbor, TempDir, component, form, gangplank, request};
 
 fn mode(harbor: &Harbor, path: &str) -> u32 {
     fs::symlink_metadata(harbor.path(path))
@@ -308,4 +308,111 @@ fn a_json_body_has_a_limit_that_names_the_way_out() {
     let (code, message) = harbor.operate(&body).refusal();
     assert_eq!(code, "too_large");
     assert!(message.contains("multipart"), "{message}");
+}
+
+#[test]
+fn tokens_have_roles_and_components_and_can_be_revoked() {
+    let harbor = Harbor::start();
+    assert_eq!(
+        harbor.deploy(&[("project", "theirs")], &component()).status,
+        200
+    );
+    let token = |arguments: &[&str]| {
+        let output = gangplank()
+            .arg("token")
+            .args(arguments)
+            .arg("--root")
+            .arg(&harbor.root.0)
+            .output()
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let make = |arguments: &[&str]| {
+        let (code, text) = token(arguments);
+        assert_eq!((code, text.trim().len()), (0, 64), "{arguments:?}: {text}");
+        text.trim().to_owned()
+    };
+    let ci = make(&["add", "ci", "--role", "deploy", "--project", "mine"]);
+    let reader = make(&["add", "reader", "--role", "read"]);
+    let deploy = |token: &str, project: &str| {
+        let (media, body) = form(&[("project", project)], &component());
+        let authorization = format!("Authorization: Bearer {token}");
+        harbor.ask_as_anyone("POST", "/", &[&authorization, &media], &body)
+    };
+    let ask = |token: &str, operation: &serde_json::Value| {
+        let authorization = format!("Authorization: Bearer {token}");
+        let headers = [authorization.as_str(), "Content-Type: application/json"];
+        harbor.ask_as_anyone("POST", "/", &headers, operation.to_string().as_bytes())
+    };
+    assert_eq!(deploy(&ci, "mine").status, 200);
+    for (token, project, part) in [(&ci, "theirs", "limited"), (&reader, "mine", "'deploy'")] {
+        let answer = deploy(token, project);
+        let (code, message) = answer.refusal();
+        assert_eq!(
+            (answer.status, code.as_str()),
+            (403, "forbidden"),
+            "{message}"
+        );
+        assert!(
+            message.contains("deploy_component") && message.contains(part),
+            "{message}"
+        );
+    }
+    let list = json!({"operation": "list_deployments"});
+    assert_eq!(ask(&reader, &list).json()["total"], 2);
+    let own = ask(&ci, &list).json();
+    assert_eq!(
+        (&own["total"], &own["deployments"][0]["user"]),
+        (&json!(1), &json!("ci"))
+    );
+    assert_eq!(
+        ask(&ci, &json!({"operation": "get_components"})).json()["components"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let all = ask(&reader, &list).json();
+    let theirs = all["deployments"][1]["deployment_id"].as_str().unwrap();
+    let show = json!({"operation": "get_deployment", "deployment_id": theirs});
+    assert_eq!(
+        (ask(&reader, &show).status, ask(&ci, &show).status),
+        (200, 403)
+    );
+    assert_eq!(
+        ask(&ci, &json!({"operation": "registration_info"})).status,
+        200
+    );
+    for theirs in [
+        format!("/deployments/{theirs}/events"),
+        "/deployments/latest/events?project=theirs".to_owned(),
+    ] {
+        let authorization = format!("Authorization: Bearer {ci}");
+        assert_eq!(
+            harbor
+                .ask_as_anyone("GET", &theirs, &[&authorization], b"")
+                .status,
+            403,
+            "{theirs}"
+        );
+    }
+
+    let (_, listed) = token(&["list"]);
+    assert!(
+        listed.contains("\"ci\"") && listed.contains("\"mine\"") && !listed.contains(&ci),
+        "{listed}"
+    );
+    assert_eq!(token(&["add", "ci"]).0, 2, "a name is given once");
+    assert_eq!(token(&["revoke", "ci"]).0, 0);
+    assert_eq!(token(&["revoke", "ci"]).0, 2);
+    assert_eq!(
+        ask(&ci, &list).status,
+        401,
+        "at once, in the running server"
+    );
+    let log = harbor.log.lock().unwrap().clone();
+    assert!(!log.contains(&ci) && !log.contains(&reader), "{log}");
 }
