@@ -1,25 +1,27 @@
-# gangplank: everything that one does with the checkout.
+# Everything that is done with gangplank. Needs cargo and make, and nothing else.
 
 CARGO ?= cargo
+# Where cargo puts what it builds; the demo takes the binary from there.
+TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .PHONY: build demo test check bench help
 
-build: ## Build the binary: target/release/gangplank
+build: ## the release binary (the default)
 	$(CARGO) build --release --locked
 
-demo: build ## Deploy a sample component to a server of its own, see it run, clean up
-	sh tests/demo.sh target/release/gangplank
+demo: build ## serve and deploy a sample component, and show what happens
+	GANGPLANK='$(TARGET_DIR)/release/gangplank' sh tests/demo.sh
 
-test: ## Run all tests
+test: ## all tests
 	$(CARGO) test --locked
 
-check: ## Formatting, lints and docs, without a warning
+check: ## format, lints and docs, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked --document-private-items
 
-bench: ## Measure against tar pipes; some minutes and 5 GB of disk
+bench: ## measure, beside tar (GANGPLANK_BENCH=quick: smaller data)
 	$(CARGO) bench --locked --bench bench
 
-help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile

@@ -69,6 +69,8 @@ impl Store {
             ("components", 0o755),
             ("releases", 0o755),
             ("deployments", 0o700),
+            // The operator puts the components' environments here, secrets among them.
+            ("env", 0o700),
             ("run", 0o700),
         ] {
             let path = root.join(name);

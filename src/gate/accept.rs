@@ -30,6 +30,10 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 /// Connections that got their refusal without a permit and are read a little, so that it reaches them.
 const PARKED_MAX: usize = 4;
 
+/// Connections that wait to be accepted. The standard library asks for 128; whoever comes when that many wait is not refused
+/// but ignored, and a TCP client tries again only after a second. The system has its own limit, 4,096 by default.
+const BACKLOG: i32 = 4096;
+
 /// A socket that clients reach.
 #[derive(Debug)]
 pub struct Listener {
@@ -52,6 +56,7 @@ impl Listener {
         let what = || format!("listening on {address}");
         let listener = TcpListener::bind(address).doing(what)?;
         let real = listener.local_addr().doing(what)?;
+        rustix::net::listen(&listener, BACKLOG).doing(what)?;
         listener.set_nonblocking(true).doing(what)?;
         // What is accepted inherits these.
         let (idle, interval, count) = KEEPALIVE;
@@ -73,9 +78,9 @@ impl Listener {
     /// When the socket is not usable.
     pub fn unix(listener: UnixListener, path: &Path) -> Result<Listener, Error> {
         let address = format!("unix:{}", path.display());
-        listener
-            .set_nonblocking(true)
-            .doing(|| format!("listening on {address}"))?;
+        let what = || format!("listening on {address}");
+        rustix::net::listen(&listener, BACKLOG).doing(what)?;
+        listener.set_nonblocking(true).doing(what)?;
         Ok(Listener {
             kind: Kind::Unix(listener),
             address,

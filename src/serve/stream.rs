@@ -64,7 +64,9 @@ impl Events {
                 stream.send(sse::HEARTBEAT)?;
             }
             if ended {
-                return stream.end();
+                // A client that has seen the end may close before the stream does; nothing is lost by then.
+                let _ = stream.end();
+                return Ok(());
             }
         }
     }

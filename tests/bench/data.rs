@@ -1,74 +1,89 @@
 //! The data sets: the same bytes in each run, made of a small generator of pseudo-random numbers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// What is deployed, and what it may cost.
 pub(crate) struct Set {
     pub(crate) name: &'static str,
-    pub(crate) against_gzip: &'static str,
-    pub(crate) against_plain: &'static str,
+    /// The bounds of the ratio to `tar | gzip -1 | tcp | gzip -d | tar`: first, and then.
+    pub(crate) to_gzip: (Option<f64>, Option<f64>),
+    /// The bounds of the ratio to `tar | tcp | tar`.
+    pub(crate) to_plain: (Option<f64>, Option<f64>),
     files: u64,
     bytes: u64,
     /// How many of ten files are text.
     text: u64,
 }
 
-impl Set {
-    /// The four sets; the large ones are divided by `scale`.
-    pub(crate) fn all(scale: u64) -> [Set; 4] {
-        let set = |name, files, bytes, text, against_gzip, against_plain| Set {
-            name,
-            against_gzip,
-            against_plain,
-            files,
-            bytes,
-            text,
-        };
-        [
-            set("12 files", 12, 64 << 10, 10, "", ""),
-            set(
-                "10,000 files of 100 MB",
-                10_000 / scale,
-                100_000_000 / scale,
-                9,
-                "<= 1.2, then 1.0",
-                "then <= 2.4",
-            ),
-            set("512 MB of text", 8, (512 << 20) / scale, 10, "", ""),
-            set(
-                "1 GiB of noise",
-                1,
-                (1 << 30) / scale,
-                0,
-                "",
-                "<= 2.0, then 1.3",
-            ),
-        ]
-    }
+/// The smallest set.
+pub(crate) const SMALL: Set = Set {
+    name: "12 files",
+    to_gzip: (None, None),
+    to_plain: (None, None),
+    files: 12,
+    bytes: 64 << 10,
+    text: 10,
+};
 
-    /// Writes it, if it is not there.
+/// All sets; the large ones are divided by `scale`.
+pub(crate) fn sets(scale: u64) -> [Set; 4] {
+    [
+        SMALL,
+        Set {
+            name: "10,000 files, 100 MB",
+            to_gzip: (Some(1.2), Some(1.0)),
+            to_plain: (None, Some(2.4)),
+            files: 10_000 / scale,
+            bytes: 100_000_000 / scale,
+            text: 9,
+        },
+        Set {
+            name: "512 MB of text",
+            files: 8,
+            bytes: (512 << 20) / scale,
+            ..SMALL
+        },
+        Set {
+            name: "1 GiB of noise",
+            to_plain: (Some(2.0), Some(1.3)),
+            files: 1,
+            bytes: (1 << 30) / scale,
+            text: 0,
+            ..SMALL
+        },
+    ]
+}
+
+impl Set {
+    /// Writes it.
     pub(crate) fn write(&self, dir: &Path) {
-        if dir.exists() {
-            return;
-        }
         let mut random = Random(42);
-        let each = self.bytes / self.files;
+        let words: Vec<String> = (0..5000).map(|_| random.word()).collect();
         for n in 0..self.files {
-            let folder = dir.join(format!("d{}", n / 100));
+            let folder = dir.join(format!("d{:02}", n / 100));
             fs::create_dir_all(&folder).unwrap();
-            let mut file = BufWriter::new(fs::File::create(folder.join(format!("f{n}"))).unwrap());
-            let mut left = each;
+            let mut file = BufWriter::new(File::create(folder.join(format!("f{n}"))).unwrap());
+            // Sizes vary by the half of their mean, up and down.
+            let mean = self.bytes / self.files;
+            let size = if self.files < 100 {
+                mean
+            } else {
+                mean / 2 + random.next() % mean
+            };
+            let mut left = usize::try_from(size).unwrap();
             while left > 0 {
+                let number;
                 let piece = if n % 10 < self.text {
-                    random.word()
+                    words[usize::try_from(random.next() % 5000).unwrap()].as_bytes()
                 } else {
-                    random.noise()
+                    number = random.next().to_le_bytes();
+                    &number
                 };
-                let piece = &piece[..piece.len().min(usize::try_from(left).unwrap())];
+                let piece = &piece[..piece.len().min(left)];
                 file.write_all(piece).unwrap();
-                left -= piece.len() as u64;
+                left -= piece.len();
             }
             file.flush().unwrap();
         }
@@ -86,12 +101,14 @@ impl Random {
         self.0
     }
 
-    /// A word and a space, from as many words as a large source has.
-    fn word(&mut self) -> Vec<u8> {
-        format!("{:x} ", self.next() % 5000 * 7919).into_bytes()
-    }
-
-    fn noise(&mut self) -> Vec<u8> {
-        (0..512).flat_map(|_| self.next().to_le_bytes()).collect()
+    /// Two to nine letters and what follows a word in a source: gzip makes a third of a text of them.
+    fn word(&mut self) -> String {
+        let letters = 2 + self.next() % 8;
+        let mut word = String::new();
+        for _ in 0..letters {
+            let letter = u8::try_from(self.next() % 26).unwrap();
+            word.push(char::from(b'a' + letter));
+        }
+        word + ["(", ".", " = ", ", ", ";\n    ", " "][usize::try_from(self.next() % 6).unwrap()]
     }
 }

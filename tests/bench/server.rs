@@ -1,25 +1,45 @@
-//! A server to measure, and what the kernel says of it.
+//! A server to measure, its clients, and its own small figures.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gangplank");
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::machine;
+use crate::table::{Budget, alone, median};
+
+/// The program that is measured.
+const BINARY: &str = env!("CARGO_BIN_EXE_gangplank");
+
+/// How often a server is started.
+const STARTS: usize = 9;
+
+/// The servers that run, for [`end_all`].
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// A running server on a root of its own.
 pub(crate) struct Server {
     child: Child,
     address: String,
     token: String,
+    root: PathBuf,
 }
 
 impl Server {
     pub(crate) fn start(work: &Path) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let root: PathBuf = work.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let mut command = Command::new(BINARY);
-        command
+        let root = work.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        Server::start_on(root)
+    }
+
+    fn start_on(root: PathBuf) -> Server {
+        let mut command = command();
+        let command = command
             .args(["serve", "--listen", "127.0.0.1:0", "--root"])
             .arg(&root);
         let mut child = command
@@ -27,72 +47,130 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let line = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .next()
-            .unwrap()
-            .unwrap();
-        let address = line
-            .strip_prefix("listening on http://")
-            .unwrap()
-            .to_owned();
-        let token = std::fs::read_to_string(root.join("admin.token"))
-            .unwrap()
-            .trim()
-            .to_owned();
+        RUNNING.lock().unwrap().push(child.id());
+        // The lines behind the first one fit into the pipe, whose reading end must stay until they are written.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = None;
+        while let Some(Ok(line)) = lines.next() {
+            if let Some(http) = line.strip_prefix("listening on http://") {
+                address = Some(http.to_owned());
+            }
+            if line.starts_with("listening on unix:") {
+                break;
+            }
+        }
+        let address = address.expect("the server did not start");
+        let token = std::fs::read_to_string(root.join("admin.token")).unwrap();
+        let token = token.trim().to_owned();
         Server {
             child,
             address,
             token,
+            root,
         }
     }
 
-    /// A client of this server.
-    pub(crate) fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+    /// A `deploy` to this server over TCP, whose result nobody reads.
+    pub(crate) fn deploy(&self, dir: &Path, progress: &str) -> Command {
+        let mut command = command();
         command
-            .args(arguments)
-            .env("GANGPLANK_TARGET", format!("http://{}", self.address));
-        command.env("GANGPLANK_TOKEN", &self.token);
+            .args(["deploy", "--project", "bench", "--progress", progress])
+            .arg(dir);
+        command.env("GANGPLANK_TARGET", format!("http://{}", self.address));
+        command
+            .env("GANGPLANK_TOKEN", &self.token)
+            .stdout(Stdio::null());
         command
     }
 
-    /// The lines of the newest deployment's events, once there is one.
-    pub(crate) fn watch(&self, project: &str) -> impl Iterator<Item = String> + Send + use<> {
-        let path = format!("/deployments/latest/events?project={project}");
-        loop {
-            // A refusal has no stream: the deployment has not begun. It is looked for without wearing the server out.
-            if let Ok(mut lines) = crate::get_lines(&self.address, &self.token, &path)
-                && lines.any(|line| line == ": stream open")
-            {
-                return lines;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
-    /// A line of `/proc/PID/status`, in KiB.
-    pub(crate) fn memory(&self, name: &str) -> u64 {
-        memory(self.child.id(), name).unwrap()
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
-}
 
-/// A line of `/proc/PID/status`, in KiB; none once the process has ended.
-pub(crate) fn memory(pid: u32, name: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with(name))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// The clock that all processes of this machine share.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap()
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        RUNNING
+            .lock()
+            .unwrap()
+            .retain(|pid| *pid != self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Ends all servers, for a run that ends early.
+pub(crate) fn end_all() {
+    for pid in RUNNING.lock().unwrap().iter() {
+        let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+        // One that has ended by itself needs no more.
+        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+    }
+}
+
+/// The program, without what the environment says to other clients and servers.
+fn command() -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars_os() {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"GANGPLANK_") || bytes.starts_with(b"HARPER_CLI_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Waits for a client and gives its peak memory in MiB.
+pub(crate) fn peak(mut client: Child) -> f64 {
+    let mut peak = 0.0_f64;
+    loop {
+        // The high-water mark only grows, so the last look before the end is the peak, or close to it.
+        peak = peak.max(machine::memory(client.id(), "VmHWM").unwrap_or(0.0));
+        if let Some(status) = client.try_wait().unwrap() {
+            assert!(status.success(), "a deployment failed");
+            return peak;
+        }
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Start, memory at rest, and the binary's size.
+pub(crate) fn measure(work: &Path) {
+    let (mut fresh, mut again, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        let begun = Instant::now();
+        let server = Server::start(work);
+        fresh.push(begun.elapsed().as_secs_f64() * 1e3);
+        idle.push(machine::memory(server.pid(), "VmRSS").unwrap());
+        let root = server.root.clone();
+        drop(server);
+        let begun = Instant::now();
+        drop(Server::start_on(root));
+        again.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    let start = Budget::Most(Some(30.0), None);
+    alone("start to listening, new root", median(fresh), "ms", start);
+    alone("start to listening, again", median(again), "ms", start);
+    alone(
+        "server RSS, idle after its start",
+        median(idle),
+        "MiB",
+        Budget::Most(Some(6.0), Some(4.0)),
+    );
+    let size = std::fs::metadata(BINARY).unwrap().len();
+    let size = size as f64 / f64::from(1 << 20);
+    alone(
+        "binary, stripped",
+        size,
+        "MiB",
+        Budget::Most(Some(4.0), Some(3.0)),
+    );
 }

@@ -1,6 +1,7 @@
-# Builds the page, as a real component would build its bundle.
+# The installation: makes the page that is served.
 set -eu
-echo "building the page of version $(cat VERSION)"
+version=$(cat VERSION)
+echo "building version $version of $GANGPLANK_PROJECT"
 mkdir -p public
-printf '<h1>Hello from version %s</h1>\n' "$(cat VERSION)" > public/index.html
-echo "wrote public/index.html ($(wc -c < public/index.html) bytes)"
+sed -e "s/@VERSION@/$version/" -e "s/@DEPLOYMENT@/$GANGPLANK_DEPLOYMENT_ID/" page.html >public/index.html
+echo "wrote public/index.html, $(wc -c <public/index.html | tr -d ' ') bytes"

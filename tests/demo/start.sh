@@ -1,13 +1,17 @@
-# Serves public/ at PORT with whatever this host has.
-set -eu
-for program in node python3 busybox perl; do
-  command -v "$program" > /dev/null 2>&1 || continue
-  case $program in
-    node) exec node server.js ;;
-    python3) exec python3 -m http.server --bind 127.0.0.1 --directory public "$PORT" ;;
-    busybox) busybox --list | grep -qx httpd && exec busybox httpd -f -p "127.0.0.1:$PORT" -h public ;;
-    perl) exec perl server.pl ;;
-  esac
-done
-echo "no node, python3, busybox httpd or perl on this host" >&2
-exit 1
+# Starts the service with the first runtime that is there and works; `start.sh runtime` only says which.
+if node -e 0 2>/dev/null; then
+    set -- "$1" node server.js
+elif python3 -c 0 2>/dev/null; then
+    set -- "$1" python3 server.py
+elif perl -e 0 2>/dev/null; then
+    set -- "$1" perl server.pl
+else
+    echo "start.sh: there is no node, no python3 and no perl to serve with" >&2
+    exit 1
+fi
+if [ "$1" = runtime ]; then
+    echo "$2"
+    exit
+fi
+shift
+exec "$@"

@@ -287,8 +287,10 @@ fn more_dripping_clients_than_permits() {
     while begun.elapsed() < Duration::from_secs(5) {
         let asked = Instant::now();
         assert!(server.health().starts_with("HTTP/1.1 200 "));
+        // It takes milliseconds. What would be wrong is a wait for the drippers' deadline of 10 seconds; a machine that
+        // runs other tests beside this one is not.
         assert!(
-            asked.elapsed() < Duration::from_secs(1),
+            asked.elapsed() < Duration::from_secs(3),
             "{:?}",
             asked.elapsed()
         );
