@@ -3,20 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::num::NonZeroU64;
 use std::path::Path;
 use std::thread;
 
-use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 
 use crate::archive::extract::{Tally, extract};
 use crate::archive::feed::{self, BUFFER, Filler, Gone};
 use crate::archive::room::{Room, unwritten};
 use crate::error::{Code, Error, Refusal};
-
-/// How much of a payload the disk is given at once: enough for it to work in one go, little beside what it holds.
-const FLUSH_EVERY: u64 = 8 << 20;
 
 /// What a payload may cost.
 #[derive(Debug, Clone)]
@@ -122,7 +117,6 @@ fn receive(
     let mut room = Room::new(payload, limits.min_free_disk)?;
     let mut hash = Sha256::new();
     let mut total = 0;
-    let (mut stored, mut flushed) = (0, 0);
     let mut ended = false;
     while !ended {
         let mut buffer = filler.empty()?;
@@ -148,11 +142,6 @@ fn receive(
         payload
             .write_all(&buffer[..len])
             .map_err(|error| unwritten("storing the payload", error))?;
-        stored += len as u64;
-        if stored - flushed >= FLUSH_EVERY {
-            flush(payload, flushed, stored);
-            flushed = stored;
-        }
         filler.send(buffer, len)?;
     }
     if total == 0 {
@@ -162,13 +151,6 @@ fn receive(
     let digest = hash.finalize();
     let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok((digits, total))
-}
-
-/// Lets the disk begin with what nobody reads soon. A deployment ends on disk, so what is written by then need not be waited
-/// for; and on a small host a payload should not push what runs out of the page cache.
-fn flush(payload: &File, from: u64, to: u64) {
-    // Advice: where it is not taken, the end takes longer.
-    let _ = rustix::fs::fadvise(payload, from, NonZeroU64::new(to - from), Advice::DontNeed);
 }
 
 fn read(source: &mut dyn Read, into: &mut [u8]) -> Result<usize, Refusal> {
