@@ -55,6 +55,7 @@ pub fn environment(
             let key = key.as_encoded_bytes();
             key != b"NOTIFY_SOCKET"
                 && !key.starts_with(b"GANGPLANK_")
+                && !key.starts_with(b"HARPER_CLI_")
                 && !key.starts_with(b"LISTEN_")
         })
         .collect()

@@ -54,7 +54,7 @@ impl Follower {
         Follower {
             dir: dir.to_owned(),
             live,
-            next: after + 1,
+            next: after.saturating_add(1),
             reading: None,
             ended: false,
         }
@@ -119,6 +119,10 @@ impl Follower {
                 Offer::Upload(upload) => return Ok(Step::Upload(upload)),
                 Offer::Entry(entry) if entry.id == self.next => {
                     self.reading = None;
+                    return Ok(self.pass(entry));
+                }
+                // Somebody asked for what comes after an entry that never came: the end is the end for them too.
+                Offer::Entry(entry) if entry.is_terminal() && entry.id < self.next => {
                     return Ok(self.pass(entry));
                 }
                 // Read from the files before, or the files are to be read first: `last` says how far.
