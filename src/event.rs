@@ -69,7 +69,7 @@ impl Phase {
         match self {
             Phase::Extract => Status::Extracting,
             // A deployment in the queue has been unpacked and not begun anything else.
-            Phase::Queue => Status::Pending,
+            Phase::Queue => Status::Queued,
             Phase::Install => Status::Installing,
             Phase::Load => Status::Loading,
             Phase::Replicate => Status::Replicating,
@@ -83,10 +83,12 @@ impl Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Begun, and nothing done yet; or waiting in the queue.
+    /// Begun, and nothing done yet.
     Pending,
     /// In phase `extract`.
     Extracting,
+    /// In phase `queue`.
+    Queued,
     /// In phase `install`.
     Installing,
     /// In phase `load`.

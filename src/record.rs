@@ -320,7 +320,7 @@ mod tests {
             (entry(3, 1002, "phase", &extract), Status::Extracting),
             (
                 entry(4, 1003, "phase", &json!({"phase":"queue","status":"start"})),
-                Status::Pending,
+                Status::Queued,
             ),
             (
                 entry(

@@ -372,6 +372,8 @@ fn the_servers_own_variables_are_not_passed_on() {
         "PATH",
         "GANGPLANK_TOKEN",
         "GANGPLANK_ROOT",
+        "HARPER_CLI_USERNAME",
+        "HARPER_CLI_PASSWORD",
         "NOTIFY_SOCKET",
         "LISTEN_FDS",
         "LISTEN_PID",

@@ -120,7 +120,7 @@ fn everybody_sees_the_same_now_and_later() {
             rest
         );
     }
-    for after in [last, last + 5] {
+    for after in [last, last + 5, u64::MAX] {
         assert_eq!(
             watch(&harbor, &format!("{path}?from={after}"), &[]).status,
             204
@@ -147,6 +147,48 @@ fn everybody_sees_the_same_now_and_later() {
         harbor.record(&id)["event_log"].as_array().unwrap().len() as u64,
         last
     );
+}
+
+#[test]
+fn who_resumes_past_what_runs_still_sees_the_end() {
+    let harbor = Harbor::start();
+    let gate = harbor.path("gate");
+    let hold = format!("while [ ! -e {} ]; do sleep 0.01; done", gate.display());
+    let fields = [("project", "demo"), ("install_command", hold.as_str())];
+    std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| harbor.deploy(&fields, &component()));
+        await_some("the installation", || {
+            let list = json!({"operation": "list_deployments", "status": "installing"});
+            (harbor.operate(&list).json()["total"] == 1).then_some(())
+        });
+        let token = &harbor.token;
+        let watchers = [7, 1_000_000, u64::MAX].map(|after| {
+            let mut stream = harbor.connect();
+            let head = format!(
+                "GET /deployments/latest/events?from={after} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+            );
+            let head = head.replace("latest", &newest(&harbor));
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        });
+        std::fs::write(&gate, "").unwrap();
+        for stream in watchers {
+            let events = Answer::read(stream).events();
+            let last = events.last().unwrap();
+            assert_eq!(last.event, "done", "{events:?}");
+        }
+        assert_eq!(deploy.join().unwrap().status, 200);
+    });
+}
+
+fn newest(harbor: &Harbor) -> String {
+    let list = harbor
+        .operate(&json!({"operation": "list_deployments"}))
+        .json();
+    list["deployments"][0]["deployment_id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
