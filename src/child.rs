@@ -7,6 +7,7 @@
 //! What is *not* guaranteed: a descendant that made a group of its own (`setsid`) outlives the group. Its environment
 //! still has the [`MARK`], by which [`end_survivors`] finds it.
 
+mod identity;
 mod lines;
 mod survivors;
 
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use crate::account::Account;
+pub use crate::child::identity::can_enter;
 use crate::child::lines::Splitter;
 pub use crate::child::lines::{LINE_LEN_MAX, Line};
 pub use crate::child::survivors::{DEPLOYMENT, end_survivors};
@@ -53,13 +56,15 @@ pub enum Ended {
 }
 
 /// Runs a command to its end and gives its lines to `on_line`, each as soon as it is complete. A child is read only as
-/// fast as `on_line` returns. Its standard input is empty; its environment is the caller's business.
+/// fast as `on_line` returns. Its standard input is empty; its environment is the caller's business. With an `account` it
+/// runs as that user.
 ///
 /// # Errors
 /// When the command cannot be started; [`Error::io`] tells a missing program. When `on_line` fails: its error, after the
 /// family was killed.
 pub fn run(
     mut command: Command,
+    account: Option<&Account>,
     limit: Duration,
     stop: &Stop,
     on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
@@ -73,8 +78,7 @@ pub fn run(
         .stderr(Stdio::piped())
         .process_group(0);
     let begin = Instant::now();
-    let child = command
-        .spawn()
+    let child = identity::spawn(&mut command, account)
         .doing(|| format!("starting {}", command.get_program().display()))?;
     let mut family = Family {
         leader: child,

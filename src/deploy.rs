@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::account::Account;
 use crate::archive::{self, Limits};
 use crate::attempt::{Attempt, Facts};
 use crate::error::{Code, Refusal};
@@ -71,7 +72,7 @@ impl Drop for Payload {
     }
 }
 
-/// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives.
+/// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. The tree is the `owner`'s, if there is one.
 ///
 /// # Errors
 /// What is wrong with the payload, or with the disk; nothing of it stays then.
@@ -81,6 +82,7 @@ pub fn extract(
     source: &mut dyn Read,
     expected_sha256: Option<&str>,
     limits: &Limits,
+    owner: Option<&Account>,
 ) -> Result<Staged, Refusal> {
     let (project, id) = (
         attempt.record().project.clone(),
@@ -92,7 +94,7 @@ pub fn extract(
         let tree = Tree { store: Arc::clone(store), project: project.clone(), id, kept: false };
         let release = store.create_release(&project, id)?;
         let mut told = Instant::now();
-        let unpacked = archive::unpack(source, &file, &release, limits, &mut |bytes| {
+        let unpacked = archive::unpack(source, &file, &release, limits, owner.map(|account| (account.uid, account.gid)), &mut |bytes| {
             if told.elapsed() >= UPLOAD_EVERY {
                 told = Instant::now();
                 attempt.upload(Upload { bytes, total: None });
@@ -127,6 +129,8 @@ pub struct Builder {
     pub install_timeout: Duration,
     /// The environment of what is run.
     pub environment: Vec<(OsString, OsString)>,
+    /// Who it runs as, if not as the server's own user.
+    pub account: Option<Arc<Account>>,
 }
 
 /// A release that can run; dropping it removes it.
@@ -153,6 +157,7 @@ impl Builder {
             id: staged.tree.id,
             root: self.store.root(),
             environment: &self.environment,
+            account: self.account.as_deref(),
             stop: &stop,
         };
         let (choice, warnings) = match install::choose(&request) {
@@ -201,6 +206,7 @@ impl Builder {
                 id: staged.tree.id,
                 root: self.store.root(),
                 environment: &self.environment,
+                account: self.account.as_deref(),
                 stop: &stop,
             };
             let ran = install::check(&request, &manifest, &mut |line| {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use crate::account::Account;
 use crate::child::{self, Ended};
 use crate::error::{Code, Error, Refusal};
 use crate::event::{InstallLine, InstallOutput};
@@ -41,23 +42,39 @@ pub struct Request<'a> {
     pub root: &'a Path,
     /// The environment to start from: see [`environment`].
     pub environment: &'a [(OsString, OsString)],
+    /// Who it runs as, if not as the server's own user.
+    pub account: Option<&'a Account>,
     /// Ends it early.
     pub stop: &'a Stop,
 }
 
 /// The server's own environment without what is the server's alone: its settings and tokens, and the sockets that its own
-/// supervisor gave it.
+/// supervisor gave it. For another user also without what is its own user's, whose places the other may not write to.
 pub fn environment(
     variables: impl Iterator<Item = (OsString, OsString)>,
+    account: Option<&Account>,
 ) -> Vec<(OsString, OsString)> {
+    let own = account.map_or(Vec::new(), |account| {
+        let name = || OsString::from(&account.name);
+        vec![
+            ("HOME".into(), account.home.clone().into_os_string()),
+            ("USER".into(), name()),
+            ("LOGNAME".into(), name()),
+        ]
+    });
+    let is_kept = |key: &[u8]| {
+        let servers = key == b"NOTIFY_SOCKET"
+            || [&b"GANGPLANK_"[..], b"HARPER_CLI_", b"LISTEN_"]
+                .iter()
+                .any(|prefix| key.starts_with(prefix));
+        let users = matches!(key, b"HOME" | b"USER" | b"LOGNAME" | b"MAIL")
+            || key.starts_with(b"XDG_")
+            || key.starts_with(b"SUDO_");
+        !(servers || users && account.is_some())
+    };
     variables
-        .filter(|(key, _)| {
-            let key = key.as_encoded_bytes();
-            key != b"NOTIFY_SOCKET"
-                && !key.starts_with(b"GANGPLANK_")
-                && !key.starts_with(b"HARPER_CLI_")
-                && !key.starts_with(b"LISTEN_")
-        })
+        .filter(|(key, _)| is_kept(key.as_encoded_bytes()))
+        .chain(own)
         .collect()
 }
 
@@ -206,16 +223,22 @@ impl Job<'_> {
         on_line: OnLine<'_>,
     ) -> Result<u64, Failed> {
         let mut tail = Tail::default();
-        let ended = child::run(command, self.timeout, request.stop, &mut |line| {
-            let line = InstallLine {
-                manager: self.manager.to_owned(),
-                stream: line.stream,
-                line: line.text,
-                continued: line.continued,
-            };
-            tail.keep(&line);
-            on_line(line)
-        });
+        let ended = child::run(
+            command,
+            request.account,
+            self.timeout,
+            request.stop,
+            &mut |line| {
+                let line = InstallLine {
+                    manager: self.manager.to_owned(),
+                    stream: line.stream,
+                    line: line.text,
+                    continued: line.continued,
+                };
+                tail.keep(&line);
+                on_line(line)
+            },
+        );
         if matches!(ended, Ok(Ended::TimedOut | Ended::Stopped)) {
             // Who left the group goes too. If /proc cannot be read, it outlives this, as it would have anyway.
             let _ = child::end_survivors(request.root, Some(request.id));

@@ -20,14 +20,14 @@
 //!
 //! | shelf | rooms |
 //! | --- | --- |
-//! | words, without I/O | [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
+//! | words, without I/O | [`account`] [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
 //! | ground: disk, processes, formats | [`archive`] [`child`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
 //! | the client's wire | [`client`] |
 //! | engine | [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
 //! | command line | [`cli`] |
 //! | edges | [`gate`] [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
 //!
-//! Each of the large foreign crates has one room: tiny_http in [`http`], httparse in [`gate`], ureq in [`client`], tar and
+//! Each of the large foreign crates has one room: tiny_http in [`http`], httparse and rustls in [`gate`], ureq in [`client`], tar and
 //! flate2 in [`archive`], pico-args in [`cli`], indicatif in [`screen`].
 //!
 //! # The gate
@@ -35,18 +35,20 @@
 //! further requests, and a moment without descriptors ends it for good. So [`gate`] owns the sockets. It reads each head
 //! itself, strictly, within a size and a time; frames each body anew; lets one request a connection through to tiny_http,
 //! which listens on a private unix socket; and relays the one answer. Its thread looks at both sides at once, so an early
-//! answer reaches a client that is still sending.
+//! answer reaches a client that is still sending. TLS ends here, too: what lies behind knows nothing of it.
 //!
 //! # Threads
 //! | thread | what it does | ends when |
 //! | --- | --- | --- |
 //! | `main` | starts the house, waits for a signal, takes the house apart | all below have ended, or the grace is over |
-//! | `signals` | turns the first signal into a message and the second one into the end | with the process |
+//! | `signals` | turns signals into messages, and the second one to stop into the end | with the process |
 //! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
-//! | `gate-N`, one a connection | owns the client's socket: head, body, answer, close | the answer is through, or a deadline |
+//! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
+//! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
+//! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`]) | the child has started |
 //! | `deploy-ID`, one a deployment | waits for a place, installs, loads, activates | the terminal event is in the journal |
 //!
 //! The client has one thread a request, one that packs, and one for signals; its main thread shows.
@@ -81,6 +83,7 @@
 //! [`event`] and [`journal`] first, then [`attempt`] and [`deploy`], then [`serve`]; for the client [`user`] and [`client`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod account;
 pub mod archive;
 pub mod attempt;
 pub mod child;

@@ -17,7 +17,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::Refusal;
-use crate::manifest::text::read;
+use crate::manifest::text::{read, read_inside};
 use crate::name::Project;
 use crate::operation::duration;
 
@@ -110,7 +110,7 @@ impl TryFrom<HealthText> for Health {
 /// # Errors
 /// `load_failed` with file and line.
 pub fn manifest(dir: &Path) -> Result<Manifest, Refusal> {
-    let Some(text) = read(&dir.join("gangplank.json"), "gangplank.json", FILE_LEN_MAX)? else {
+    let Some(text) = read_inside(dir, "gangplank.json", FILE_LEN_MAX)? else {
         return Ok(Manifest::default());
     };
     serde_json::from_str(&text).map_err(|error| text.refused_json(&error, 0))
@@ -231,7 +231,7 @@ pub fn package(dir: &Path) -> Result<Option<Package>, Refusal> {
         Many(Vec<Engine>),
     }
 
-    let Some(text) = read(&dir.join("package.json"), "package.json", PACKAGE_LEN_MAX)? else {
+    let Some(text) = read_inside(dir, "package.json", PACKAGE_LEN_MAX)? else {
         return Ok(None);
     };
     let top = text.object(&text)?;
@@ -277,7 +277,7 @@ pub struct ProcessType {
 /// # Errors
 /// `load_failed` with file and line.
 pub fn procfile(dir: &Path) -> Result<Option<Vec<ProcessType>>, Refusal> {
-    let Some(text) = read(&dir.join("Procfile"), "Procfile", FILE_LEN_MAX)? else {
+    let Some(text) = read_inside(dir, "Procfile", FILE_LEN_MAX)? else {
         return Ok(None);
     };
     let mut types: Vec<ProcessType> = Vec::new();

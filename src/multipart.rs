@@ -25,6 +25,10 @@ const FIELDS_MAX: usize = 64;
 const FIELD_LEN_MAX: usize = 1 << 20;
 /// The longest head of a part, and the longest preamble: ten times what clients send.
 const HEAD_LEN_MAX: usize = 8 << 10;
+/// The length of all that may stand before the file, in a form with as many and as long fields as may be: with one head
+/// more, the file's own, and a preamble.
+pub const FIELDS_LEN_MAX: u64 =
+    ((FIELDS_MAX + 2) * (FIELD_LEN_MAX + HEAD_LEN_MAX + 2 * head::BOUNDARY_LEN_MAX)) as u64;
 /// What is read at once. It holds a whole head, and stays in a processor's second cache.
 const BUFFER_LEN: usize = 64 << 10;
 
@@ -70,6 +74,8 @@ pub struct Reader<R> {
     /// What has been read and not been given out: `buffer[start..end]`.
     start: usize,
     end: usize,
+    /// How much was read from the source.
+    read: u64,
     /// No delimiter begins before this place in the buffer, so nothing is searched twice.
     searched: usize,
     /// Where the next delimiter begins in the buffer, once it was found.
@@ -93,6 +99,7 @@ impl<R: Read> Reader<R> {
             buffer,
             start: 0,
             end: 2,
+            read: 0,
             searched: 0,
             found: None,
             place: Place::Preamble,
@@ -115,6 +122,12 @@ impl<R: Read> Reader<R> {
         let part = self.part();
         self.refused = part.as_ref().err().cloned();
         part
+    }
+
+    /// How much of the body lies before the place where the reader stands.
+    pub fn position(&self) -> u64 {
+        // What is there before anything was read is the line end that we put there.
+        self.read.saturating_sub((self.end - self.start) as u64)
     }
 
     fn part(&mut self) -> Result<Part, Refusal> {
@@ -320,6 +333,7 @@ impl<R: Read> Reader<R> {
                 }
                 Ok(len) => {
                     self.end += len;
+                    self.read += len as u64;
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -91,6 +91,11 @@ impl Store {
         &self.root
     }
 
+    /// Where the releases of all components are.
+    pub fn releases_dir(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
     /// The socket that is always there.
     pub fn socket(&self) -> PathBuf {
         self.root.join("run/gangplank.sock")
@@ -155,7 +160,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be read.
     pub fn releases(&self, project: &Project) -> Result<Vec<DeploymentId>, Error> {
-        ids(&self.root.join("releases").join(project.as_str()))
+        ids(&self.releases_dir().join(project.as_str()))
     }
 
     /// All deployments on disk, oldest first.
@@ -234,7 +239,7 @@ impl Store {
     pub fn create_release(&self, project: &Project, id: DeploymentId) -> Result<PathBuf, Error> {
         let path = self.release(project, id);
         let what = || format!("making {}", path.display());
-        fs::create_dir_all(self.root.join("releases").join(project.as_str())).doing(what)?;
+        fs::create_dir_all(self.releases_dir().join(project.as_str())).doing(what)?;
         fs::create_dir(&path).doing(what)?;
         Ok(path)
     }

@@ -19,7 +19,7 @@ use crate::archive::feed::{BUFFER, Budgeted, Feed, Gone, Members};
 use crate::archive::path::{Name, bad, bad_text};
 use crate::archive::room::{Room, unwritten};
 use crate::archive::tree::{Id, Kind, ROOT, Tree};
-use crate::archive::unpack::Limits;
+use crate::archive::unpack::{Limits, Owner};
 use crate::archive::visible;
 use crate::error::{Code, Refusal};
 
@@ -42,7 +42,12 @@ pub(super) struct Tally {
 }
 
 /// Unpacks what `feed` gives into `release`, to the last byte of it.
-pub(super) fn extract(mut feed: Feed, release: &Path, limits: &Limits) -> Result<Tally, Refusal> {
+pub(super) fn extract(
+    mut feed: Feed,
+    release: &Path,
+    limits: &Limits,
+    owner: Option<Owner>,
+) -> Result<Tally, Refusal> {
     let gzip = feed
         .fill_buf()
         .is_ok_and(|start| start.starts_with(&[0x1f, 0x8b]));
@@ -69,7 +74,7 @@ pub(super) fn extract(mut feed: Feed, release: &Path, limits: &Limits) -> Result
     }
     allowance.set(u64::MAX);
     end(archive.into_inner(), &mut writer)?;
-    writer.finish()
+    writer.finish(owner)
 }
 
 /// Makes sure that the archive's end marker is there and nothing behind it. The tar reader stopped at the end of the bytes

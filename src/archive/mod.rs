@@ -34,7 +34,7 @@ mod tree;
 mod unpack;
 
 pub use pack::{PackOptions, Plan, plan};
-pub use unpack::{Limits, Unpacked, unpack};
+pub use unpack::{Limits, Owner, Unpacked, fits, unpack};
 
 /// The longest part of a name that a message shows: a terminal's line or two.
 const SHOWN: usize = 200;

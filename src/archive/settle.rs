@@ -5,22 +5,23 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::archive::extract::{Tally, Writer};
 use crate::archive::path::{bad, stays};
 use crate::archive::room::unwritten;
 use crate::archive::tree::{Id, Kind, Leads, ROOT};
+use crate::archive::unpack::Owner;
 use crate::archive::visible;
 use crate::error::{Error, Refusal};
 
 impl Writer<'_> {
     /// What can only be done once everything is there.
-    pub(super) fn finish(mut self) -> Result<Tally, Refusal> {
+    pub(super) fn finish(mut self, owner: Option<Owner>) -> Result<Tally, Refusal> {
         let top = self.flatten()?;
         self.judge_links(top)?;
-        self.apply_modes(top)?;
+        self.hand_over(top, owner)?;
         Ok(Tally {
             bytes: self.bytes,
             files: self.files,
@@ -102,37 +103,51 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Gives the directories their modes, the deepest first: until its parents are open too, nobody else can reach one that
-    /// is open already.
-    fn apply_modes(&self, top: Id) -> Result<(), Refusal> {
+    /// Gives everything to its owner and the directories their modes, the deepest first: until its parents are open too,
+    /// nobody else can reach one that is open already, nor put something else in the place of what is still to be given.
+    fn hand_over(&self, top: Id, owner: Option<Owner>) -> Result<(), Refusal> {
         // Children come after their parents in the tree.
         for id in self.tree.ids().rev().chain([ROOT]) {
             let path = match id {
                 ROOT => b".".to_vec(),
                 // It was flattened away and lives on as the root.
                 _ if id == top => continue,
-                _ if self.tree.kind(id) != Kind::Directory => continue,
+                _ if owner.is_none() && self.tree.kind(id) != Kind::Directory => continue,
                 _ => self.tree.path(top, id),
             };
-            let given = self.tree.mode(if id == ROOT { top } else { id });
-            let mode = match given {
-                Some(mode) => mode | 0o700,
-                // The release's own directory is its maker's affair.
-                None if id == ROOT => continue,
-                // What a path only implies is the same wherever it is unpacked.
-                None => 0o755,
-            };
-            rustix::fs::chmodat(
-                &self.root,
-                &path,
-                Mode::from_raw_mode(mode),
-                AtFlags::empty(),
-            )
-            .map_err(|errno| {
-                let what = format!("setting the mode of '{}'", visible(&path));
-                unwritten(what, errno.into())
-            })?;
+            if let Some((user, group)) = owner {
+                let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::chownat(&self.root, &path, Some(user), Some(group), flags).map_err(
+                    |errno| {
+                        let what = format!("setting the owner of '{}'", visible(&path));
+                        unwritten(what, errno.into())
+                    },
+                )?;
+            }
+            if let Some(mode) = self.directory_mode(top, id) {
+                let mode = Mode::from_raw_mode(mode);
+                rustix::fs::chmodat(&self.root, &path, mode, AtFlags::empty()).map_err(
+                    |errno| {
+                        let what = format!("setting the mode of '{}'", visible(&path));
+                        unwritten(what, errno.into())
+                    },
+                )?;
+            }
         }
         Ok(())
+    }
+
+    /// The mode that a directory gets; none for the rest, and for a release's own directory that no entry speaks of.
+    fn directory_mode(&self, top: Id, id: Id) -> Option<u32> {
+        if self.tree.kind(id) != Kind::Directory {
+            return None;
+        }
+        match self.tree.mode(if id == ROOT { top } else { id }) {
+            Some(mode) => Some(mode | 0o700),
+            None if id == ROOT => None,
+            // What a path only implies is the same wherever it is unpacked.
+            None => Some(0o755),
+        }
     }
 }

@@ -24,6 +24,9 @@ pub struct Limits {
     pub min_free_disk: u64,
 }
 
+/// The user and the group that a tree is handed to.
+pub type Owner = (u32, u32);
+
 /// What a payload was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpacked {
@@ -45,7 +48,7 @@ const HANDOVER: usize = 64 * 1024;
 const STACK: usize = 512 * 1024;
 
 /// Stores what `source` gives in `payload`, as received, and unpacks it into `release`, an existing, empty directory that
-/// nobody else writes to. `progress` is told how many bytes have been received. Nothing is synced to the disk.
+/// nobody else writes to. The tree is handed to `owner`, which only root can. `progress` is told how many bytes have been received. Nothing is synced to the disk.
 ///
 /// # Errors
 /// A [`Refusal`] for people and machines; the caller removes the release directory, which is always possible then. If
@@ -56,6 +59,7 @@ pub fn unpack(
     payload: &File,
     release: &Path,
     limits: &Limits,
+    owner: Option<Owner>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Unpacked, Refusal> {
     thread::scope(|scope| {
@@ -63,7 +67,7 @@ pub fn unpack(
         let extracting = thread::Builder::new()
             .name("extract".into())
             .stack_size(STACK)
-            .spawn_scoped(scope, || extract(feed, release, limits))
+            .spawn_scoped(scope, || extract(feed, release, limits, owner))
             .map_err(|error| Error::new("starting a thread to unpack the payload", error))?;
         let received = receive(source, payload, limits, progress, filler);
         let extracted = match extracting.join() {
@@ -129,9 +133,7 @@ fn receive(
             }
             len += read;
             total += read as u64;
-            if let Some(most) = limits.max_payload.filter(|&most| total > most) {
-                return Err(too_large(most).into());
-            }
+            fits(limits.max_payload, total)?;
             progress(total);
         }
         if len == 0 {
@@ -174,6 +176,17 @@ fn source_refusal(error: &io::Error) -> Refusal {
             format!("receiving the payload: {error}"),
         )
     })
+}
+
+/// Refuses a payload that has at least so many bytes and may not.
+///
+/// # Errors
+/// The refusal, `too_large`.
+pub fn fits(max_payload: Option<u64>, least: u64) -> Result<(), Refusal> {
+    match max_payload {
+        Some(most) if least > most => Err(too_large(most)),
+        _ => Ok(()),
+    }
 }
 
 fn too_large(most: u64) -> Refusal {
@@ -673,6 +686,7 @@ mod tests {
                     &payload,
                     &release,
                     &LIMITS,
+                    None,
                     &mut |received| {
                         assert!(received > seen);
                         seen = received;

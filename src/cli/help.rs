@@ -60,6 +60,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --root DIR            everything it owns lives here
   --listen ADDR         host:port, [::1]:port or unix:PATH; may be repeated
                         (127.0.0.1:9925)
+  --tls-cert FILE       HTTPS on the TCP listeners: PEM certificates and their
+  --tls-key FILE        key, read again at SIGHUP
   --max-connections N   connections at once (256)
   --max-deploys N       deployments past extract at once (number of cores)
   --max-payload BYTES   the largest payload (no limit)
@@ -70,6 +72,7 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --keep-payloads N     kept of each component (5)
   --keep-deployments N  kept of each component (200)
   --install-timeout S   for requests that name none (3600)
+  --run-as USER         what components say runs as this user; needs root
   --grace S             from the signal to the end (10)
 
 BYTES take K, M and G, times 30s and 5m. Each flag has a variable that is weaker:

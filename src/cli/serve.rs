@@ -25,6 +25,8 @@ pub struct ServeOptions {
     pub root: Option<PathBuf>,
     /// Where it listens, beside the socket in the root.
     pub listen: Vec<Listen>,
+    /// The certificate and the key of its TCP listeners.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Deployments past `extract` at once.
     pub max_deploys: usize,
     /// The largest payload.
@@ -45,6 +47,8 @@ pub struct ServeOptions {
     pub keep_deployments: usize,
     /// For requests that name none.
     pub install_timeout: Duration,
+    /// Who installations, checks and processes run as.
+    pub run_as: Option<String>,
     /// From the signal to the end.
     pub grace: Duration,
 }
@@ -87,6 +91,21 @@ impl Settings<'_> {
         }
         Ok(all)
     }
+
+    fn tls(&mut self) -> Result<Option<(PathBuf, PathBuf)>, Usage> {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        match (self.get("--tls-cert", path)?, self.get("--tls-key", path)?) {
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (None, None) => Ok(None),
+            (cert, _) => {
+                let (given, missing) = match cert {
+                    Some(_) => ("--tls-cert", "--tls-key"),
+                    None => ("--tls-key", "--tls-cert"),
+                };
+                Err(Usage::new(format!("{given} needs {missing} beside it")))
+            }
+        }
+    }
 }
 
 fn variable(flag: &str) -> String {
@@ -107,6 +126,7 @@ pub(crate) fn parse(
     let options = ServeOptions {
         root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
         listen: settings.listen()?,
+        tls: settings.tls()?,
         max_deploys: settings
             .get("--max-deploys", value::count)?
             .unwrap_or_else(cores),
@@ -131,6 +151,7 @@ pub(crate) fn parse(
         install_timeout: settings
             .get("--install-timeout", value::some_duration)?
             .unwrap_or(Duration::from_secs(3600)),
+        run_as: settings.get("--run-as", |name| Ok(name.to_owned()))?,
         grace: settings
             .get("--grace", value::duration)?
             .unwrap_or(Duration::from_secs(10)),

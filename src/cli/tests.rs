@@ -218,6 +218,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
     let expected = ServeOptions {
         root: None,
         listen: vec![Listen::Tcp("127.0.0.1:9925".into())],
+        tls: None,
         max_deploys: cores,
         max_payload: None,
         max_json_body: 8 << 20,
@@ -228,6 +229,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
         keep_payloads: 5,
         keep_deployments: 200,
         install_timeout: Duration::from_secs(3600),
+        run_as: None,
         grace: Duration::from_secs(10),
     };
     assert_eq!(options, expected);

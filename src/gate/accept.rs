@@ -16,6 +16,7 @@ use crate::error::{Doing, Error};
 use crate::gate::connection::{self, Caller};
 use crate::gate::refused::Refused;
 use crate::gate::socket::{Socket, gone, receive, send, wait};
+use crate::gate::tls::Certificate;
 use crate::gate::{BUFFER, LINGER_BYTES, LINGER_TIME, STACK_BYTES, Shared};
 use crate::handover;
 use crate::log;
@@ -43,16 +44,16 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<Arc<Certificate>>),
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// Listens on TCP; port 0 takes a free one.
+    /// Listens on TCP, for TLS alone if there is a certificate; port 0 takes a free one.
     ///
     /// # Errors
     /// When the address is in use or not ours.
-    pub fn tcp(address: &str) -> Result<Listener, Error> {
+    pub fn tcp(address: &str, certificate: Option<Arc<Certificate>>) -> Result<Listener, Error> {
         let what = || format!("listening on {address}");
         let listener = TcpListener::bind(address).doing(what)?;
         let real = listener.local_addr().doing(what)?;
@@ -66,9 +67,14 @@ impl Listener {
         sockopt::set_tcp_keepidle(&listener, idle).doing(what)?;
         sockopt::set_tcp_keepintvl(&listener, interval).doing(what)?;
         sockopt::set_tcp_keepcnt(&listener, count).doing(what)?;
+        let scheme = if certificate.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         Ok(Listener {
-            kind: Kind::Tcp(listener),
-            address: format!("http://{real}"),
+            kind: Kind::Tcp(listener, certificate),
+            address: format!("{scheme}://{real}"),
         })
     }
 
@@ -94,7 +100,7 @@ impl Listener {
 
     fn accept(&self) -> io::Result<(Socket, Caller)> {
         match &self.kind {
-            Kind::Tcp(listener) => {
+            Kind::Tcp(listener, _) => {
                 let (stream, address) = listener.accept()?;
                 let peer: IpAddr = address.ip().to_canonical();
                 Ok((
@@ -109,9 +115,16 @@ impl Listener {
         }
     }
 
+    fn certificate(&self) -> Option<&Arc<Certificate>> {
+        match &self.kind {
+            Kind::Tcp(_, certificate) => certificate.as_ref(),
+            Kind::Unix(_) => None,
+        }
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
-            Kind::Tcp(listener) => listener.as_fd(),
+            Kind::Tcp(listener, _) => listener.as_fd(),
             Kind::Unix(listener) => listener.as_fd(),
         }
     }
@@ -163,7 +176,7 @@ pub(crate) fn run(listener: &Listener, shared: &Arc<Shared>, stop: &Stop) {
         }
         match listener.accept() {
             Ok((socket, caller)) => {
-                if let Some(refused) = take(Arc::new(socket), caller, shared) {
+                if let Some(refused) = take(Arc::new(socket), caller, listener, shared) {
                     if parked.len() == PARKED_MAX {
                         parked.remove(0);
                     }
@@ -223,28 +236,64 @@ fn ready(listener: &Listener, stop: &Stop, parked: &[Parked]) -> io::Result<Read
 }
 
 /// Gives a connection its thread; or its refusal, and gives it back.
-fn take(socket: Arc<Socket>, caller: Caller, shared: &Arc<Shared>) -> Option<Parked> {
+fn take(
+    socket: Arc<Socket>,
+    caller: Caller,
+    listener: &Listener,
+    shared: &Arc<Shared>,
+) -> Option<Parked> {
+    let certificate = listener.certificate();
     let why = match shared.permits.admit(&socket) {
         Some(ticket) => {
             let (shared, caller) = (Arc::clone(shared), caller.clone());
-            let spawned = thread::Builder::new()
-                .name(format!("gate-{}", ticket.number()))
-                .stack_size(STACK_BYTES)
-                .spawn(move || connection::attend(&shared, &ticket, &caller));
-            match spawned {
-                Ok(_detached) => return None,
+            let (number, certificate) = (ticket.number(), certificate.cloned());
+            let attend =
+                move || connection::attend(&shared, &ticket, &caller, certificate.as_deref());
+            match spawn(format!("gate-{number}"), attend) {
+                Ok(()) => return None,
                 Err(error) => format!("there is no thread for a further connection: {error}"),
             }
         }
         None => "all connections are taken; try again later".to_owned(),
     };
     shared.full.warn(|| format!("{caller} refused: {why}"));
+    let refused = Refused::full(why);
+    if let Some(certificate) = certificate {
+        turn_away(socket, certificate, refused, shared);
+        return None;
+    }
     // An empty socket takes so little at once; a client that has gone needs no answer.
-    let _ = send(&*socket, &Refused::full(why).answer());
+    let _ = send(&*socket, &refused.answer());
     socket.shut(Shutdown::Write);
     Some(Parked {
         socket,
         until: Instant::now() + LINGER_TIME,
         left: LINGER_BYTES,
     })
+}
+
+/// A refusal through TLS takes a handshake, and that a thread: a few at a time, beyond which the connection just ends.
+fn turn_away(
+    socket: Arc<Socket>,
+    certificate: &Arc<Certificate>,
+    refused: Refused,
+    shared: &Arc<Shared>,
+) {
+    // Never sent on: each holder of a clone counts as one.
+    let place = Arc::clone(&shared.turned_away);
+    if Arc::strong_count(&place) > PARKED_MAX + 1 {
+        return;
+    }
+    let certificate = Arc::clone(certificate);
+    let turn_away = move || {
+        connection::turn_away(socket, &certificate, &refused);
+        drop(place);
+    };
+    // Without a thread there is no answer.
+    let _ = spawn("gate-full".into(), turn_away);
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    thread.spawn(work).map(|_detached| ())
 }

@@ -2,7 +2,9 @@
 //! take the answer back.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
@@ -11,7 +13,8 @@ use crate::gate::head::{From, Head, Search};
 use crate::gate::permits::Ticket;
 use crate::gate::refused::Refused;
 use crate::gate::relay::{self, End};
-use crate::gate::socket::{Peer, wait};
+use crate::gate::socket::{Peer, Socket, wait};
+use crate::gate::tls::{Certificate, HELLO};
 use crate::gate::{BUFFER, HEAD_MAX, HEAD_TIME, LINGER_BYTES, LINGER_TIME, Shared, WRITE_TIME};
 use crate::log;
 
@@ -44,9 +47,15 @@ struct Asked {
 }
 
 /// Attends to one connection.
-pub(crate) fn attend(shared: &Shared, ticket: &Ticket, caller: &Caller) {
+pub(crate) fn attend(
+    shared: &Shared,
+    ticket: &Ticket,
+    caller: &Caller,
+    certificate: Option<&Certificate>,
+) {
     let mut peer = Peer::new(ticket.socket().clone());
-    let end = match read_head(&mut peer) {
+    let deadline = Instant::now() + HEAD_TIME;
+    let end = match greet(&mut peer, certificate, deadline) {
         // From here on it does not give way; one that has to already is gone.
         Ok(Some(asked)) if ticket.asked() => pass_on(shared, ticket, caller, asked, &mut peer),
         Ok(_) => End::Gone,
@@ -61,16 +70,61 @@ pub(crate) fn attend(shared: &Shared, ticket: &Ticket, caller: &Caller) {
                 crate::error::Code::Full => shared.full.warn(|| text),
                 _ => log::info(&text),
             }
-            if write(&mut peer, &refused.answer()) {
-                finish(&mut peer, false);
-            }
+            refuse(&mut peer, &refused);
         }
     }
 }
 
+/// Tells a client of TLS that there is no place for it, which only the session can carry.
+pub(crate) fn turn_away(socket: Arc<Socket>, certificate: &Certificate, refused: &Refused) {
+    let mut peer = Peer::new(socket);
+    // Whoever has not asked by then gets no answer.
+    let deadline = Instant::now() + LINGER_TIME;
+    if let Ok(Some(_)) = greet(&mut peer, Some(certificate), deadline) {
+        refuse(&mut peer, refused);
+    }
+}
+
+fn refuse(peer: &mut Peer, refused: &Refused) {
+    if write(peer, &refused.answer()) {
+        finish(peer, false);
+    }
+}
+
+/// Begins TLS where there is a certificate, and reads the head. Nothing if the client goes before.
+fn greet(
+    peer: &mut Peer,
+    certificate: Option<&Certificate>,
+    deadline: Instant,
+) -> Result<Option<Asked>, Refused> {
+    if let Some(certificate) = certificate {
+        let first = loop {
+            match peer.peek() {
+                Ok(Some(first)) => break first,
+                Ok(None) => {}
+                Err(_) => return Ok(None),
+            }
+            if !wait_to_read(peer, deadline)? {
+                return Ok(None);
+            }
+        };
+        if first != HELLO {
+            let why = "this listener speaks TLS: use an https URL";
+            return Err(Refused::new(400, why));
+        }
+        match certificate.begin() {
+            Ok(session) => peer.secure(session),
+            Err(error) => {
+                log::error(&format!("beginning a TLS session: {error}"));
+                return Ok(None);
+            }
+        }
+    }
+    read_head(peer, deadline)
+}
+
 /// Reads up to the end of the head. Nothing if the client goes before.
-fn read_head(peer: &mut Peer) -> Result<Option<Asked>, Refused> {
-    let deadline = Instant::now() + HEAD_TIME;
+fn read_head(peer: &mut Peer, deadline: Instant) -> Result<Option<Asked>, Refused> {
     let mut search = Search::default();
     // Most heads fit; it grows up to the limit.
     let mut buffer = Vec::with_capacity(2 << 10);
@@ -90,22 +144,32 @@ fn read_head(peer: &mut Peer) -> Result<Option<Asked>, Refused> {
                 continue;
             }
             Ok(None) => {}
-            Err(_) => return Ok(None),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let fd = peer.fd();
-        let waited = wait(&mut [PollFd::new(&fd, PollFlags::IN)], Some(left));
-        match waited {
-            Ok(true) if !left.is_zero() => {}
-            Ok(_) => {
-                let why = format!(
-                    "the head of the request: it did not come within {} seconds",
-                    HEAD_TIME.as_secs()
-                );
-                return Err(Refused::new(408, why));
+            // The session has sent its alert; this is for the log.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Refused::new(400, format!("the TLS session: {error}")));
             }
             Err(_) => return Ok(None),
         }
+        if !wait_to_read(peer, deadline)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Waits for more of the head; false if the connection is of no use.
+fn wait_to_read(peer: &Peer, deadline: Instant) -> Result<bool, Refused> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let fd = peer.fd();
+    match wait(&mut [PollFd::new(&fd, peer.readable())], Some(left)) {
+        Ok(true) if !left.is_zero() => Ok(true),
+        Ok(_) => {
+            let why = format!(
+                "the head of the request: it did not come within {} seconds",
+                HEAD_TIME.as_secs()
+            );
+            Err(Refused::new(408, why))
+        }
+        Err(_) => Ok(false),
     }
 }
 
@@ -146,7 +210,7 @@ fn pass_on(
 
 /// Writes a small answer; false if the client does not take it.
 fn write(peer: &mut Peer, mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
+    while !bytes.is_empty() || peer.unsent() {
         match peer.write(bytes) {
             Ok(Some(sent)) => bytes = &bytes[sent..],
             Ok(None) => {

@@ -18,7 +18,7 @@
 //! | `head`, `body` | the strict reading, and the writing anew |
 //! | `relay`, `answer` | both sockets at once, until the answer is through |
 //! | `clock` | how long a client may take over its body |
-//! | `socket` | the client's socket; TLS will be a kind of it |
+//! | `socket`, `tls` | the client's socket, and what may lie between |
 //! | `refused` | the gate's own answers |
 
 mod accept;
@@ -31,6 +31,7 @@ mod permits;
 mod refused;
 mod relay;
 mod socket;
+mod tls;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -46,6 +47,7 @@ use crate::log;
 use crate::stop::{self, Stopper};
 
 pub use crate::gate::accept::Listener;
+pub use crate::gate::tls::Certificate;
 
 /// A head's size: twice what common clients and proxies send at most, and little to hold for each connection.
 const HEAD_MAX: usize = 16 << 10;
@@ -85,6 +87,8 @@ struct Shared {
     connecting: Mutex<()>,
     /// What may happen a thousand times a second is logged once.
     full: log::Seldom,
+    /// Each thread that turns a client of TLS away holds a clone.
+    turned_away: Arc<()>,
 }
 
 impl Shared {
@@ -131,6 +135,7 @@ impl Gate {
             inner,
             connecting: Mutex::new(()),
             full: log::Seldom::default(),
+            turned_away: Arc::new(()),
         });
         let (stopper, stop) = stop::pair()?;
         let addresses = listeners

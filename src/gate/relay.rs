@@ -285,7 +285,7 @@ impl Relay<'_> {
             PollFlags::OUT
         };
         let of_client = if from_client {
-            PollFlags::IN
+            self.peer.readable()
         } else {
             PollFlags::empty()
         };
@@ -334,7 +334,7 @@ impl Relay<'_> {
                 Ok(false) => {}
                 Err(_) => return End::Gone,
             }
-            if to_client.is_empty() {
+            if self.is_sent(&to_client) {
                 to_client.bytes.reserve_exact(BUFFER);
                 match receive(&self.inner, &mut to_client.bytes) {
                     Ok(None) => {}
@@ -350,16 +350,24 @@ impl Relay<'_> {
             if stalled >= self.write_time {
                 return End::Gone;
             }
+            if drain.open && self.peer.pending() {
+                continue;
+            }
             let begun = Instant::now();
             let client_gone = self.wait_for_answer(&to_client, &drain, self.write_time - stalled);
             match client_gone {
                 Ok(false) => {}
                 Ok(true) | Err(_) => return End::Gone,
             }
-            if !to_client.is_empty() {
+            if !self.is_sent(&to_client) {
                 stalled += begun.elapsed();
             }
         }
+    }
+
+    /// Whether the client's socket has all of the answer that is there so far.
+    fn is_sent(&self, to_client: &Pending) -> bool {
+        to_client.is_empty() && !self.peer.unsent()
     }
 
     /// Waits for more of the answer, or for room at the client. Says whether the client is gone.
@@ -369,8 +377,9 @@ impl Relay<'_> {
         drain: &Drain,
         time: Duration,
     ) -> io::Result<bool> {
+        let sent = self.is_sent(to_client);
         let mut of_client = PollFlags::empty();
-        of_client.set(PollFlags::OUT, !to_client.is_empty());
+        of_client.set(PollFlags::OUT, !sent);
         of_client.set(PollFlags::IN, drain.open);
         let client = self.peer.fd();
         let mut fds = [
@@ -378,11 +387,7 @@ impl Relay<'_> {
             PollFd::new(&self.inner, PollFlags::IN),
         ];
         // While the client does not take what is there, more of it is not asked for.
-        let (watched, time) = if to_client.is_empty() {
-            (2, None)
-        } else {
-            (1, Some(time))
-        };
+        let (watched, time) = if sent { (2, None) } else { (1, Some(time)) };
         wait(&mut fds[..watched], time)?;
         Ok(gone(fds[0].revents()))
     }
@@ -391,7 +396,7 @@ impl Relay<'_> {
 /// Writes to the client what it takes now, and says whether it took anything.
 fn write_client(peer: &mut Peer, to_client: &mut Pending) -> io::Result<bool> {
     let mut wrote = false;
-    while !to_client.is_empty() {
+    while !to_client.is_empty() || peer.unsent() {
         match peer.write(to_client.rest())? {
             Some(sent) => to_client.wrote(sent),
             None => break,

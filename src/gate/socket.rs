@@ -1,7 +1,7 @@
 //! The client's socket, and the one way to wait for it and the server's together.
 //!
-//! [`Socket`] is what any thread may shut; [`Peer`] is what the connection's own thread reads and writes. TLS goes into
-//! [`Peer`]: what is decrypted already is told by [`Peer::pending`], which is asked before every wait.
+//! [`Socket`] is what any thread may shut; [`Peer`] is what the connection's own thread reads and writes, through TLS or
+//! not. What TLS holds back is told by [`Peer::pending`] and [`Peer::unsent`], which are asked before every wait.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -14,6 +14,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+
+use crate::gate::tls::Session;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -43,35 +45,79 @@ impl AsFd for Socket {
 
 /// The client, as its connection's thread knows it.
 #[derive(Debug)]
-pub(crate) struct Peer(Arc<Socket>);
+pub(crate) struct Peer {
+    socket: Arc<Socket>,
+    tls: Option<Session>,
+}
 
 impl Peer {
     pub(crate) fn new(socket: Arc<Socket>) -> Peer {
-        Peer(socket)
+        Peer { socket, tls: None }
+    }
+
+    /// From here on everything goes through TLS.
+    pub(crate) fn secure(&mut self, session: Session) {
+        self.tls = Some(session);
+    }
+
+    /// The first byte that came, left where it is: nothing yet is `None`, the end is an error.
+    pub(crate) fn peek(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        match rustix::net::recv(&*self.socket, &mut first, flags) {
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(Some(first[0])),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Adds what there is to a buffer, up to its capacity: nothing yet is `None`, the end is 0.
     pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        receive(&*self.0, into)
+        match &mut self.tls {
+            Some(session) => session.read(&self.socket, into),
+            None => receive(&*self.socket, into),
+        }
     }
 
     /// Writes what fits; `None` if nothing does now.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        send(&*self.0, bytes)
+        match &mut self.tls {
+            Some(session) => session.write(&self.socket, bytes),
+            None if bytes.is_empty() => Ok(Some(0)),
+            None => send(&*self.socket, bytes),
+        }
     }
 
     /// Whether [`Peer::read`] has something even if the socket has nothing.
-    pub(crate) fn pending(&self) -> bool {
-        false
+    pub(crate) fn pending(&mut self) -> bool {
+        self.tls.as_mut().is_some_and(Session::pending)
+    }
+
+    /// Whether something that was written waits for room in the socket: writing nothing sends it on.
+    pub(crate) fn unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(Session::unsent)
+    }
+
+    /// What to wait for before reading: under TLS that may need to write first.
+    pub(crate) fn readable(&self) -> PollFlags {
+        if self.unsent() {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        }
     }
 
     /// Says that nothing more will be written.
     pub(crate) fn end(&mut self) {
-        self.0.shut(Shutdown::Write);
+        if let Some(session) = &mut self.tls {
+            session.end(&self.socket);
+        }
+        self.socket.shut(Shutdown::Write);
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -81,6 +127,18 @@ pub(crate) fn receive(fd: impl AsFd, into: &mut Vec<u8>) -> io::Result<Option<us
     loop {
         match rustix::net::recv(&fd, spare_capacity(into), RecvFlags::DONTWAIT) {
             Ok((_, read)) => return Ok(Some(read)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads from a socket without waiting, into a slice.
+pub(crate) fn receive_into(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(&fd, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((read, _)) => return Ok(Some(read)),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

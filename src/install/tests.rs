@@ -76,6 +76,7 @@ impl Host {
             id: "01890000-0000-7000-8000-000000000000".parse().unwrap(),
             root: &self.dir,
             environment: &self.environment,
+            account: None,
             stop: &self.stop,
         })
     }
@@ -377,15 +378,28 @@ fn the_servers_own_variables_are_not_passed_on() {
         "NOTIFY_SOCKET",
         "LISTEN_FDS",
         "LISTEN_PID",
+        "XDG_CACHE_HOME",
         "HOME",
         "NOTIFY",
     ];
-    let kept = environment(all.iter().map(|key| (OsString::from(key), OsString::new())));
-    let kept = kept
-        .iter()
-        .map(|(key, _)| key.to_str().unwrap())
-        .collect::<Vec<_>>();
-    assert_eq!(kept, ["PATH", "HOME", "NOTIFY"]);
+    let kept = |account: Option<&Account>| {
+        let all = all.iter().map(|key| (OsString::from(key), OsString::new()));
+        let text = |text: OsString| text.into_string().unwrap();
+        environment(all, account)
+            .into_iter()
+            .map(|(key, value)| format!("{}={}", text(key), text(value)))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept(None), ["PATH=", "XDG_CACHE_HOME=", "HOME=", "NOTIFY="]);
+    let app = Account::find("app", "app:x:1:2::/srv/app:", "").unwrap();
+    let own = [
+        "PATH=",
+        "NOTIFY=",
+        "HOME=/srv/app",
+        "USER=app",
+        "LOGNAME=app",
+    ];
+    assert_eq!(kept(Some(&app)), own);
 }
 
 #[test]

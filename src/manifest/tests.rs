@@ -220,6 +220,20 @@ fn only_regular_files_are_read() {
     std::fs::write(dir.0.join("real"), "{}").unwrap();
     std::os::unix::fs::symlink("real", dir.0.join("gangplank.json")).unwrap();
     assert!(manifest(&dir.0).is_ok());
+
+    // What only the server may read stays unread, whatever an installation has put into the release.
+    let outside = Dir::with("secret", "web: node\n");
+    std::fs::remove_file(dir.0.join("Procfile")).unwrap();
+    for target in [outside.0.join("secret"), "../../etc/passwd".into()] {
+        std::os::unix::fs::symlink(&target, dir.0.join("Procfile")).unwrap();
+        refused(
+            procfile(&dir.0),
+            "link out",
+            "reading Procfile: ",
+            "leads out of the release",
+        );
+        std::fs::remove_file(dir.0.join("Procfile")).unwrap();
+    }
 }
 
 fn engine(name: &str, version: Option<&str>, on_fail: Option<&str>) -> Engine {

@@ -1,12 +1,14 @@
 //! Reading a small text file, and saying where in it something is wrong.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -18,17 +20,53 @@ pub(crate) struct Text {
     text: String,
 }
 
-/// Reads a regular file of at most so many bytes; nothing if it is missing.
+/// Reads a file of a release; nothing if it is missing. What the release's own commands have put there may lead elsewhere,
+/// to what only the server may read: such a link is refused.
+pub(crate) fn read_inside(
+    release: &Path,
+    name: &str,
+    len_max: u64,
+) -> Result<Option<Text>, Refusal> {
+    read_opened(open_inside(release, name), name, len_max)
+}
+
+/// Reads a file of the operator's; nothing if it is missing.
 pub(crate) fn read(path: &Path, name: &str, len_max: u64) -> Result<Option<Text>, Refusal> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(FLAGS.bits().cast_signed())
+        .open(path);
+    read_opened(opened, name, len_max)
+}
+
+/// Opening a FIFO would wait for its writer.
+const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::CLOEXEC);
+
+fn open_inside(release: &Path, name: &str) -> io::Result<File> {
+    let release = File::open(release)?;
+    let flags = OFlags::RDONLY | FLAGS;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&release, name, flags, Mode::empty(), beneath) {
+        Ok(file) => Ok(file.into()),
+        Err(Errno::XDEV) => Err(io::Error::other("it leads out of the release")),
+        // Before Linux 5.6 no link is followed at all.
+        Err(Errno::NOSYS) => {
+            let file = openat(&release, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            Ok(file.into())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Reads a regular file of at most so many bytes.
+fn read_opened(
+    opened: io::Result<File>,
+    name: &str,
+    len_max: u64,
+) -> Result<Option<Text>, Refusal> {
     let refused = |why: String| Refusal::new(Code::LoadFailed, format!("reading {name}: {why}"));
     let mut bytes = Vec::new();
-    // Opening a FIFO would wait for its writer.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = match OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblock)
-        .open(path)
-    {
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(error.to_string())),

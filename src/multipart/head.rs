@@ -3,7 +3,7 @@
 use crate::error::{Code, Refusal};
 
 /// The longest boundary that RFC 2046 allows.
-const BOUNDARY_LEN_MAX: usize = 70;
+pub(super) const BOUNDARY_LEN_MAX: usize = 70;
 
 /// The boundary that a Content-Type names.
 ///

@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::account::Account;
 use crate::archive::Limits;
 use crate::error::{Code, Refusal};
 use crate::event::Failure;
 use crate::http::{Answer, Client, Exchange};
 use crate::log;
 use crate::name::Project;
+use crate::serve::attempts::{self, Attempts};
 use crate::serve::operations::Wanted;
 use crate::serve::{form, operations, stream};
 use crate::store::Store;
@@ -24,10 +26,13 @@ pub(crate) struct Desk {
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
     pub(super) limits: Limits,
+    /// Who components run as, if not as the server's own user.
+    pub(super) account: Option<Arc<Account>>,
     pub(super) max_json_body: u64,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
     tokens: Tokens,
+    attempts: Attempts,
 }
 
 /// What becomes of a request.
@@ -89,6 +94,7 @@ impl Desk {
         workers: Arc<Workers>,
         tokens: Tokens,
         limits: Limits,
+        account: Option<Arc<Account>>,
         max_json_body: u64,
     ) -> Desk {
         let (started, requests) = (Instant::now(), AtomicU64::new(0));
@@ -96,10 +102,12 @@ impl Desk {
             store,
             workers,
             limits,
+            account,
             max_json_body,
             started,
             requests,
             tokens,
+            attempts: Attempts::default(),
         }
     }
 
@@ -162,7 +170,8 @@ impl Desk {
             ("/", "POST", _) => {
                 let caller = self.authenticate(exchange)?;
                 let (wanted, resume) = (Wanted::of(exchange), operations::resume(exchange)?);
-                let request = form::read(exchange, self.max_json_body)?;
+                let max_payload = self.limits.max_payload;
+                let request = form::read(exchange, self.max_json_body, max_payload)?;
                 operation.push_str(&request.operation().chars().take(40).collect::<String>());
                 operations::perform(self, request, wanted, resume, &caller)
             }
@@ -181,9 +190,10 @@ impl Desk {
 
     /// Who asks, by what they show.
     fn authenticate(&self, exchange: &Exchange) -> Result<Caller, Refusal> {
-        if exchange.client() == Client::Local {
-            return Ok(Caller(None));
-        }
+        let address = match exchange.client() {
+            Client::Local => return Ok(Caller(None)),
+            Client::Remote(address) => address,
+        };
         let Some(header) = exchange.header("Authorization") else {
             return Err(Refusal::new(Code::Unauthorized, "Must login"));
         };
@@ -192,9 +202,14 @@ impl Desk {
             None => None,
         };
         match identity {
-            Some(identity) => Ok(Caller(Some(identity))),
-            None => Err(Refusal::new(Code::Unauthorized, "Login failed")),
+            Some(identity) => return Ok(Caller(Some(identity))),
+            None if address.is_some_and(|from| self.attempts.wrong(from, Instant::now())) => {}
+            None => return Err(Refusal::new(Code::Unauthorized, "Login failed")),
         }
+        Err(Refusal::new(
+            Code::TooManyAttempts,
+            "Login failed too often from this address; try again in a minute",
+        ))
     }
 }
 
@@ -246,6 +261,10 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
         }
         // Soon enough for a restart, and not so often that it hurts.
         Code::Full | Code::Stopping => answer.headers.push(("Retry-After", "5".into())),
+        Code::TooManyAttempts => {
+            let seconds = attempts::WINDOW.as_secs().to_string();
+            answer.headers.push(("Retry-After", seconds));
+        }
         _ => {}
     }
     answer

@@ -6,6 +6,7 @@ use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
 use base64::read::DecoderReader;
 use serde_json::Value;
 
+use crate::archive;
 use crate::error::{Code, Refusal};
 use crate::http::Exchange;
 use crate::multipart::{self, Part, Reader};
@@ -16,7 +17,12 @@ use crate::stop::Stop;
 pub(super) struct Request<'a> {
     pub(super) fields: Fields,
     pub(super) payload: Option<Payload<'a>>,
+    /// How many bytes the payload has at least, by the length that was declared for the whole.
+    pub(super) payload_least: u64,
 }
+
+/// What may follow a form's last boundary, which nobody reads, and a payload is not refused for.
+const EPILOGUE_MAX: u64 = 1 << 10;
 
 /// A payload that is still to be read.
 pub(super) enum Payload<'a> {
@@ -36,8 +42,13 @@ impl Request<'_> {
     }
 }
 
-/// Reads a body up to its payload.
-pub(super) fn read(exchange: &mut Exchange, max_json_body: u64) -> Result<Request<'_>, Refusal> {
+/// Reads a body up to its payload. One that cannot but be too large is refused unread.
+pub(super) fn read(
+    exchange: &mut Exchange,
+    max_json_body: u64,
+    max_payload: Option<u64>,
+) -> Result<Request<'_>, Refusal> {
+    let declared = exchange.declared_length().unwrap_or(0);
     let media = exchange
         .header("Content-Type")
         .unwrap_or_default()
@@ -49,13 +60,23 @@ pub(super) fn read(exchange: &mut Exchange, max_json_body: u64) -> Result<Reques
         .trim()
         .to_ascii_lowercase();
     match essence.as_str() {
-        "multipart/form-data" => read_multipart(exchange.body(), &multipart::boundary(&media)?),
+        "multipart/form-data" => {
+            let boundary = multipart::boundary(&media)?;
+            archive::fits(
+                max_payload,
+                declared.saturating_sub(multipart::FIELDS_LEN_MAX),
+            )?;
+            let mut request = read_multipart(exchange.body(), &boundary)?;
+            if let Some(Payload::Part(reader)) = &request.payload {
+                let around = reader.position() + boundary.len() as u64 + EPILOGUE_MAX;
+                request.payload_least = declared.saturating_sub(around);
+            }
+            archive::fits(max_payload, request.payload_least)?;
+            Ok(request)
+        }
         "application/json" => {
             // Whoever says so beforehand need not send it.
-            if exchange
-                .declared_length()
-                .is_some_and(|length| length > max_json_body)
-            {
+            if declared > max_json_body {
                 return Err(too_large(max_json_body));
             }
             read_json(exchange.body(), max_json_body)
@@ -86,6 +107,7 @@ fn read_multipart<'a>(body: &'a mut dyn Read, boundary: &str) -> Result<Request<
                 return Ok(Request {
                     fields,
                     payload: Some(Payload::Part(Box::new(reader))),
+                    payload_least: 0,
                 });
             }
             Part::End => return with_base64(fields),
@@ -121,7 +143,11 @@ fn with_base64<'a>(mut fields: Fields) -> Result<Request<'a>, Refusal> {
         )))),
         Some(_) => return Err(bad("'payload' must be a base64 string")),
     };
-    Ok(Request { fields, payload })
+    Ok(Request {
+        fields,
+        payload,
+        payload_least: 0,
+    })
 }
 
 fn bad(message: impl Into<String>) -> Refusal {

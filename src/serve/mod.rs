@@ -3,12 +3,14 @@
 //! | file | what for |
 //! | --- | --- |
 //! | `desk` | who may ask, which path and operation it is, and the one line of log |
+//! | `attempts` | wrong credentials, counted by address |
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `operations` | one function for each operation |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 
+mod attempts;
 mod desk;
 mod form;
 mod inner;
@@ -17,6 +19,7 @@ mod sockets;
 mod stream;
 
 use std::convert::Infallible;
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,15 +27,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::account::Account;
 use crate::archive::Limits;
 use crate::child;
 use crate::cli::{Listen, ServeOptions};
 use crate::deploy::Builder;
 use crate::error::{Doing, Error};
-use crate::gate::{Gate, Listener};
+use crate::gate::{Certificate, Gate, Listener};
 use crate::http::Exchange;
 use crate::install;
 use crate::log;
@@ -54,7 +58,11 @@ const KILL_BEFORE_END: Duration = Duration::from_secs(1);
 /// When it cannot start, saying which part and why.
 pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     // First of all, so that a signal during the start is not lost.
-    let signals = signals()?;
+    let signals = signals(options.tls.is_some())?;
+    let certificate = match &options.tls {
+        Some((cert, key)) => Some(Arc::new(Certificate::load(cert, key)?)),
+        None => None,
+    };
     let root = match &options.root {
         Some(root) => root.clone(),
         None => place::default_root()?,
@@ -68,25 +76,47 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
         ));
     }
     let history = recover(&store)?;
-    let house = House::build(options, store, tokens, history)?;
+    let house = House::build(options, store, tokens, history, certificate.clone())?;
     house.announce();
     // The channel is never closed: its thread lives as long as the process.
-    let _ = signals.recv();
+    while let Ok(Told::Reload) = signals.recv() {
+        match certificate.as_ref().map(|certificate| certificate.reload()) {
+            Some(Ok(())) => log::info("read the certificate again"),
+            Some(Err(error)) => log::error(&format!("{error}; the one from before goes on")),
+            None => {}
+        }
+    }
     log::info("stopping");
     house.take_apart(options.grace);
     log::info("stopped");
     Ok(())
 }
 
-/// The first signal arrives here; the second one ends the process at once.
-fn signals() -> Result<Receiver<()>, Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).doing(|| "catching signals".into())?;
-    // One signal is received; the next one does not come this way.
-    let (sender, receiver) = bounded(1);
+/// What a signal says.
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals arrive here, until the second one to stop, which ends the process at once. Only where there is something to
+/// read again is SIGHUP taken from the terminal's closing, which it means otherwise.
+fn signals(reloads: bool) -> Result<Receiver<Told>, Error> {
+    let wanted: &[i32] = if reloads {
+        &[SIGTERM, SIGINT, SIGHUP]
+    } else {
+        &[SIGTERM, SIGINT]
+    };
+    let mut signals = Signals::new(wanted).doing(|| "catching signals".into())?;
+    // One to stop, and one to reload that is not done yet: a further one would do the same.
+    let (sender, receiver) = bounded(2);
     let wait = move || {
-        for (count, _) in signals.forever().enumerate() {
-            if count > 0 || sender.send(()).is_err() {
-                std::process::exit(1);
+        let mut stopping = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP if sender.is_empty() => drop(sender.send(Told::Reload)),
+                SIGHUP => {}
+                _ if stopping || sender.send(Told::Stop).is_err() => std::process::exit(1),
+                _ => stopping = true,
             }
         }
     };
@@ -95,6 +125,23 @@ fn signals() -> Result<Receiver<()>, Error> {
         .spawn(wait)
         .doing(|| "catching signals".into())?;
     Ok(receiver)
+}
+
+/// The user of `--run-as`, who must be able to go where the releases are.
+fn account(name: &str, store: &Store) -> Result<Account, Error> {
+    let what = || format!("running components as {name}");
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new(
+            what(),
+            "only root can do so, and this server is not root",
+        ));
+    }
+    let read = |path: &str| fs::read_to_string(path).doing(|| format!("reading {path}"));
+    let found = Account::find(name, &read("/etc/passwd")?, &read("/etc/group")?);
+    let account = found.map_err(|why| Error::new(what(), why))?;
+    child::can_enter(&account, &store.releases_dir())
+        .doing(|| format!("{}: each directory up to there must let it through", what()))?;
+    Ok(account)
 }
 
 /// All that runs.
@@ -113,13 +160,19 @@ impl House {
         store: Arc<Store>,
         tokens: Tokens,
         history: History,
+        certificate: Option<Arc<Certificate>>,
     ) -> Result<House, Error> {
-        let environment = install::environment(std::env::vars_os());
+        let account = match &options.run_as {
+            Some(name) => Some(Arc::new(account(name, &store)?)),
+            None => None,
+        };
+        let environment = install::environment(std::env::vars_os(), account.as_deref());
         let install_timeout = options.install_timeout;
         let builder = Builder {
             store: Arc::clone(&store),
             install_timeout,
             environment,
+            account: account.clone(),
         };
         let keep = Keep {
             releases: options.keep_releases,
@@ -138,6 +191,7 @@ impl House {
             workers,
             tokens,
             limits,
+            account,
             options.max_json_body,
         ));
 
@@ -145,7 +199,9 @@ impl House {
         let mut sockets = vec![local];
         for listen in &options.listen {
             match listen {
-                Listen::Tcp(address) => listeners.push(Listener::tcp(address)?),
+                Listen::Tcp(address) => {
+                    listeners.push(Listener::tcp(address, certificate.clone())?);
+                }
                 Listen::Unix(path) => sockets.push(path.clone()),
             }
         }

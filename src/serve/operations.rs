@@ -58,7 +58,7 @@ pub(super) fn perform(
     let value = match operation {
         Operation::Deploy(deploy) => {
             caller.may_touch(&deploy.project, &name)?;
-            return deploy_component(desk, &deploy, request.payload, wanted, caller.name());
+            return deploy_component(desk, &deploy, request, wanted, caller.name());
         }
         Operation::GetDeployment(id) if wanted.events => {
             visible(desk, id, caller, &name)?;
@@ -156,18 +156,26 @@ fn replay(desk: &Desk, id: DeploymentId, after: u64) -> Result<Outcome, Refusal>
 fn deploy_component(
     desk: &Desk,
     deploy: &Deploy,
-    payload: Option<Payload<'_>>,
+    request: Request<'_>,
     wanted: Wanted,
     user: Option<String>,
 ) -> Result<Outcome, Refusal> {
     supported(deploy)?;
-    let Some(payload) = payload else {
+    let Some(payload) = request.payload else {
         let why = format!(
             "deploying {}: a payload is required, as the last part of a form or as base64",
             deploy.project
         );
         return Err(Refusal::new(Code::BadRequest, why));
     };
+    let free = desk.store.disk_free()?;
+    if request.payload_least > free.saturating_sub(desk.limits.min_free_disk) {
+        let why = format!(
+            "receiving the payload of {}: it has {} bytes or more, and of the disk {free} are free, of which {} stay so",
+            deploy.project, request.payload_least, desk.limits.min_free_disk
+        );
+        return Err(Refusal::new(Code::NoSpace, why));
+    }
     let mut attempt = desk.workers.begin(deploy, user)?;
     let id = attempt.record().deployment_id;
     match extract(desk, deploy, payload, &mut attempt) {
@@ -207,6 +215,7 @@ fn extract(
         &mut bytes,
         deploy.payload_sha256.as_deref(),
         &desk.limits,
+        desk.account.as_deref(),
     )
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harbor::{Answer, BOUNDARY, Harbor, component, form, have, records};
+use crate::harbor::{Answer, BOUNDARY, Harbor, certificate, component, form, have, records};
 
 #[test]
 fn curl_deploys_and_watches() {
@@ -161,31 +161,7 @@ fn our_client_speaks_https_and_trusts_only_whom_it_is_told() {
         return;
     }
     let dir = crate::harbor::TempDir::new();
-    let (key, certificate) = (dir.0.join("key.pem"), dir.0.join("cert.pem"));
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-    ]);
-    openssl.args([
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    let made = openssl
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
+    let (key, certificate) = certificate(&dir.0, "server");
     // A server that reads a chunked upload to its end and answers with a stream of two records.
     let script = r#"
 import http.server, ssl, sys

@@ -89,7 +89,8 @@ impl Harbor {
         let mut address = String::new();
         let stdout = BufReader::new(server.stdout.take().unwrap());
         for line in stdout.lines().map_while(Result::ok) {
-            if let Some(tcp) = line.strip_prefix("listening on http://") {
+            let tcp = ["http://", "https://"].map(|scheme| format!("listening on {scheme}"));
+            if let Some(tcp) = tcp.iter().find_map(|start| line.strip_prefix(start)) {
                 address = tcp.to_owned();
             }
             if line.starts_with("listening on unix:") {
@@ -421,6 +422,29 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// A fresh certificate for `localhost` by openssl, its own authority, as two files: the key and the certificate.
+pub(crate) fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let key = dir.join(format!("{name}-key.pem"));
+    let certificate = dir.join(format!("{name}-cert.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    openssl.args([
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    openssl.arg("-keyout").arg(&key);
+    let made = openssl.arg("-out").arg(&certificate).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    (key, certificate)
 }
 
 /// Whether a program is there. Its absence is said, and is a failure where everything has to be there.

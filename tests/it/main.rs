@@ -10,6 +10,8 @@ mod flood;
 mod harbor;
 mod lifecycle;
 mod refuse;
+mod run_as;
 mod serve;
 mod smuggle;
 mod tidy;
+mod tls;

@@ -9,7 +9,8 @@ use serde_json::json;
 use tar::{EntryType, Header};
 
 use crate::harbor::{
-    Answer, BOUNDARY, Harbor, await_some, component, form, gzip, names, noise, request, tar,
+    Answer, BOUNDARY, Harbor, TempDir, await_some, component, form, gzip, names, noise, request,
+    tar,
 };
 
 /// A tar entry of any kind, with a name as it stands.
@@ -389,6 +390,70 @@ fn limits_hold() {
         "{}",
         answer.text()
     );
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_its_bytes() {
+    let limited = Harbor::with(&["--max-payload", "1M"], &[]);
+    let full = Harbor::with(&["--min-free-disk", "1K"], &[]);
+    let (media, whole) = form(&[("project", "demo")], b"");
+    // All of the form that stands before the payload's bytes, and nothing of them.
+    let end = format!("\r\n--{BOUNDARY}--\r\n");
+    let fields = &whole[..whole.len() - end.len()];
+    let around = whole.len();
+    let table: [(&Harbor, u64, bool, u16, &str); 4] = [
+        // By the head alone: more than all the fields that there may be.
+        (&limited, 1 << 40, false, 413, "too_large"),
+        // By the length that is left when the fields are read.
+        (
+            &limited,
+            (1 << 20) + 2048 + around as u64,
+            true,
+            413,
+            "too_large",
+        ),
+        (&full, 1 << 60, true, 507, "no_space"),
+        (&limited, 1 << 20, false, 401, "unauthorized"),
+    ];
+    for (harbor, declared, with_fields, status, code) in table {
+        let token = if status == 401 { "0" } else { &harbor.token };
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{media}\r\nContent-Length: {declared}\r\n\r\n"
+        );
+        let mut stream = harbor.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        if with_fields {
+            stream.write_all(fields).unwrap();
+        }
+        let answer = Answer::read(stream);
+        assert_eq!(
+            (answer.status, answer.refusal().0.as_str()),
+            (status, code),
+            "{declared}: {}",
+            answer.text()
+        );
+        assert_eq!(names(&harbor.path("deployments")), Vec::<String>::new());
+    }
+    // What just fits by its declared length is judged by its bytes.
+    let payload = vec![b'x'; 1 << 20];
+    assert_eq!(limited.deploy(&[("project", "demo")], &payload).status, 422);
+    // Our client stops sending, and shows the answer.
+    let dir = TempDir::new().with(&[("small", "x")]);
+    let file = std::fs::File::create(dir.0.join("large")).unwrap();
+    file.set_len(3 << 30).unwrap();
+    let begun = std::time::Instant::now();
+    let output = limited.cli(&[
+        "deploy",
+        "--project",
+        "demo",
+        "--level",
+        "0",
+        dir.0.to_str().unwrap(),
+    ]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("(too_large)"), "{stderr}");
+    assert!(begun.elapsed().as_secs() < 20, "it sent it all");
 }
 
 #[test]

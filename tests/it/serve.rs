@@ -169,6 +169,35 @@ fn only_valid_credentials_come_in_by_tcp() {
 }
 
 #[test]
+fn guessing_is_slowed_down_and_whoever_knows_still_passes() {
+    let harbor = Harbor::start();
+    let body = json!({"operation": "registration_info"}).to_string();
+    let ask = |token: &str| {
+        let authorization = format!("Authorization: Bearer {token}");
+        let headers = ["Content-Type: application/json", &authorization];
+        harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes())
+    };
+    for _ in 0..10 {
+        assert_eq!(ask("wrong").status, 401);
+        // Nothing shown is nothing guessed.
+        let headers = ["Content-Type: application/json"];
+        let nobody = harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes());
+        assert_eq!(nobody.refusal().1, "Must login");
+    }
+    let answer = ask("wrong");
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.refusal().0, "too_many_attempts");
+    assert_eq!(answer.header("Retry-After"), Some("60"));
+    assert_eq!(ask(&harbor.token).status, 200);
+    assert_eq!(ask("wrong").status, 429, "the right one forgives nothing");
+    let mut cli = harbor.cli_command(&["list"]);
+    let output = cli.env("GANGPLANK_TOKEN", "wrong").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("too_many_attempts"), "{stderr}");
+}
+
+#[test]
 fn the_unix_socket_needs_no_credentials() {
     let harbor = Harbor::start();
     let mut stream = UnixStream::connect(harbor.path("run/gangplank.sock")).unwrap();
