@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use rustix::fs::{FlockOperation, flock, statvfs, syncfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs, syncfs};
 
 use crate::error::{Doing, Error};
 use crate::name::{DeploymentId, Project};
@@ -49,14 +49,10 @@ impl Store {
         let what = || format!("opening the root {}", root.display());
         fs::create_dir_all(root).doing(what)?;
         let root = root.canonicalize().doing(what)?;
-        let path = root.join("lock");
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .doing(what)?;
+        // Not to be written to: a descriptor for writing would keep the file system from being made read-only.
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(root.join("lock"), flags, Mode::RUSR | Mode::WUSR);
+        let lock = File::from(lock.doing(what)?);
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

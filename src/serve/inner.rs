@@ -76,6 +76,15 @@ impl Inner {
         }
     }
 
+    fn is_dead(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => true,
+            // If the whole root is gone, the server waits at its socket there, and may come back with it.
+            io::ErrorKind::NotFound => self.path.parent().is_some_and(Path::exists),
+            _ => false,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // At worst a life is missing from it, which the next connection makes good.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,13 +94,13 @@ impl Inner {
 impl gate::Inner for Inner {
     fn connect(&self) -> io::Result<UnixStream> {
         match UnixStream::connect(&self.path) {
-            Err(error) if is_dead(&error) => {}
+            Err(error) if self.is_dead(&error) => {}
             other => return other,
         }
         let mut state = self.lock();
         // Somebody else may have been here.
         match UnixStream::connect(&self.path) {
-            Err(error) if is_dead(&error) => {}
+            Err(error) if self.is_dead(&error) => {}
             other => return other,
         }
         let Some(answering) = state.answering.clone() else {
@@ -105,13 +114,6 @@ impl gate::Inner for Inner {
         state.life = Some(begin(&self.path, &self.answer, &answering).map_err(io::Error::other)?);
         UnixStream::connect(&self.path)
     }
-}
-
-fn is_dead(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-    )
 }
 
 fn begin(

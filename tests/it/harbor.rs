@@ -51,6 +51,8 @@ pub(crate) struct Harbor {
     pub(crate) address: String,
     pub(crate) token: String,
     pub(crate) log: Arc<Mutex<String>>,
+    /// The root as it is seen from here.
+    seen: PathBuf,
     // Last, so that it goes after the server.
     pub(crate) root: Arc<TempDir>,
 }
@@ -67,11 +69,16 @@ impl Harbor {
     /// A server on a root that may have been used before.
     pub(crate) fn on(root: Arc<TempDir>, flags: &[&str], environment: &[(&str, &str)]) -> Harbor {
         let mut command = gangplank();
+        command.envs(environment.iter().copied());
+        Harbor::launch(command, root, flags)
+    }
+
+    /// A server that something else starts: the command takes the server's arguments at its end.
+    pub(crate) fn launch(mut command: Command, root: Arc<TempDir>, flags: &[&str]) -> Harbor {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--root"])
             .arg(&root.0)
             .args(flags);
-        command.envs(environment.iter().copied());
         let mut server = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -102,7 +109,13 @@ impl Harbor {
             "the server did not start: {}",
             log.lock().unwrap()
         );
-        let token = fs::read_to_string(root.0.join("admin.token"))
+        let mut seen = root.0.clone();
+        if !seen.join("admin.token").exists() {
+            // It has mounts of its own.
+            let inside = root.0.strip_prefix("/").unwrap();
+            seen = PathBuf::from(format!("/proc/{}/root", server.id())).join(inside);
+        }
+        let token = fs::read_to_string(seen.join("admin.token"))
             .unwrap()
             .trim()
             .to_owned();
@@ -111,12 +124,13 @@ impl Harbor {
             address,
             token,
             log,
+            seen,
             root,
         }
     }
 
     pub(crate) fn path(&self, rest: &str) -> PathBuf {
-        self.root.0.join(rest)
+        self.seen.join(rest)
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -208,7 +222,12 @@ impl Drop for Harbor {
 
 /// The binary, without anything of the tests' own environment that it would heed.
 pub(crate) fn gangplank() -> Command {
-    let mut command = Command::new(BINARY);
+    bare(BINARY)
+}
+
+/// A program, without anything of the tests' own environment that ours would heed.
+pub(crate) fn bare(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let heeded = ["GANGPLANK_", "HARPER_", "GITHUB_", "LC_"];
@@ -467,4 +486,17 @@ pub(crate) fn have(program: &str) -> bool {
         eprintln!("skipped: this test needs {program}, which is missing");
     }
     found
+}
+
+/// Whether the tests run as root. If not, that is said, and is a failure where everything has to be there.
+pub(crate) fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(
+        root || std::env::var_os("CI").is_none(),
+        "this test needs to be run as root"
+    );
+    if !root {
+        eprintln!("skipped: this test needs to be run as root");
+    }
+    root
 }

@@ -12,6 +12,7 @@ mod lifecycle;
 mod refuse;
 mod run_as;
 mod serve;
+mod small;
 mod smuggle;
 mod tidy;
 mod tls;

@@ -5,26 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use rustix::process::geteuid;
 use serde_json::json;
 
-use crate::harbor::{Harbor, TempDir, gangplank, gzip, tar};
+use crate::harbor::{Harbor, TempDir, gangplank, gzip, is_root, tar};
 
 /// Every Linux has this one; it is in no other group.
 const NOBODY: u32 = 65534;
-
-/// Only root can become somebody else. Its absence is said, and is a failure where everything has to be there.
-fn is_root() -> bool {
-    let root = geteuid().is_root();
-    assert!(
-        root || std::env::var_os("CI").is_none(),
-        "this test needs to be run as root"
-    );
-    if !root {
-        eprintln!("skipped: this test needs to be run as root");
-    }
-    root
-}
 
 fn owners(dir: &Path, found: &mut Vec<u32>) {
     let meta = fs::symlink_metadata(dir).unwrap();
