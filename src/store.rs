@@ -156,7 +156,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be read.
     pub fn releases(&self, project: &Project) -> Result<Vec<DeploymentId>, Error> {
-        ids(&self.releases_dir().join(project.as_str()))
+        ids(&self.releases_of(project))
     }
 
     /// All deployments on disk, oldest first.
@@ -222,10 +222,11 @@ impl Store {
 
     /// The directory of a release.
     pub fn release(&self, project: &Project, id: DeploymentId) -> PathBuf {
-        self.root
-            .join("releases")
-            .join(project.as_str())
-            .join(id.to_string())
+        self.releases_of(project).join(id.to_string())
+    }
+
+    fn releases_of(&self, project: &Project) -> PathBuf {
+        self.releases_dir().join(project.as_str())
     }
 
     /// Makes the directory of a new release.
@@ -234,9 +235,14 @@ impl Store {
     /// When the disk does not take it.
     pub fn create_release(&self, project: &Project, id: DeploymentId) -> Result<PathBuf, Error> {
         let path = self.release(project, id);
-        let what = || format!("making {}", path.display());
-        fs::create_dir_all(self.releases_dir().join(project.as_str())).doing(what)?;
-        fs::create_dir(&path).doing(what)?;
+        let releases = self.releases_of(project);
+        let make = || fs::create_dir_all(&releases).and_then(|()| fs::create_dir(&path));
+        let made = match make() {
+            // Who removed the last of the other releases just now took the directory along.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(),
+            made => made,
+        };
+        made.doing(|| format!("making {}", path.display()))?;
         Ok(path)
     }
 
@@ -245,7 +251,10 @@ impl Store {
     /// # Errors
     /// When something of it stays.
     pub fn remove_release(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
-        remove_tree(&self.release(project, id))
+        remove_tree(&self.release(project, id))?;
+        // The system removes it only if it is empty: a component that never went live leaves nothing behind.
+        let _ = fs::remove_dir(self.releases_of(project));
+        Ok(())
     }
 
     /// Writes everything of the root's file system to disk.
@@ -469,6 +478,10 @@ mod tests {
         assert_eq!(store.live(&project), None);
         store.remove_release(&project, second).unwrap();
         store.remove_release(&project, second).unwrap();
+        assert_eq!(store.releases(&project).unwrap(), [first]);
+        store.remove_release(&project, first).unwrap();
+        assert_eq!(names(&store.root().join("releases")).unwrap().len(), 0);
+        store.create_release(&project, first).unwrap();
         assert_eq!(store.releases(&project).unwrap(), [first]);
     }
 }

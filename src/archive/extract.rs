@@ -30,6 +30,9 @@ const HEADERS: u64 = 256 * 1024;
 /// What may be read beside a file's own bytes while they are read.
 const SLACK: u64 = 1024;
 
+/// Why an entry is refused whose content is a map of what it has.
+const SPARSE: &str = "it is a sparse file";
+
 /// A tar header, and half of an end marker.
 const TAR_BLOCK: u64 = 512;
 
@@ -196,7 +199,7 @@ impl<'a> Writer<'a> {
         let why = match kind {
             EntryType::Char | EntryType::Block => "it is a device node",
             EntryType::Fifo => "it is a FIFO",
-            EntryType::GNUSparse => "it is a sparse file",
+            EntryType::GNUSparse => SPARSE,
             // Readers differ in whether the content of these follows, so what one checks another would not see.
             _ if directory && entry.size() > 0 => "a directory must not have content",
             _ if link && entry.size() > 0 => "a link must not have content",
@@ -395,13 +398,21 @@ fn records<R: Read>(entry: &mut Entry<'_, R>, name: &Name) -> Result<(), Refusal
     let Ok(Some(records)) = entry.pax_extensions() else {
         return Ok(());
     };
+    let mut sparse = false;
+    // The entry's own name is a made-up one then, and the real one, if it is told, a record of its own.
+    let mut real = None;
     for record in records {
         let record = record.map_err(|_| name.refuse("it has an unreadable PAX record"))?;
-        if record.key_bytes().starts_with(b"GNU.sparse.") {
-            return Err(name.refuse("it is a sparse file"));
+        sparse |= record.key_bytes().starts_with(b"GNU.sparse.");
+        if record.key_bytes() == b"GNU.sparse.name" {
+            real = Some(visible(record.value_bytes()));
         }
     }
-    Ok(())
+    match real {
+        Some(real) => Err(bad(format!("'{real}': {SPARSE}"))),
+        None if sparse => Err(name.refuse(SPARSE)),
+        None => Ok(()),
+    }
 }
 
 fn twice(name: &Name) -> Refusal {

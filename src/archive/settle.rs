@@ -40,8 +40,12 @@ impl Writer<'_> {
         }
         // The directory may hold something of its own name, so it gets one that nothing in it has.
         let mut aside = b".flatten".to_vec();
-        while self.tree.find(top, &aside).is_some() {
-            aside.push(b'_');
+        for number in 0_u64.. {
+            if self.tree.find(top, &aside).is_none() {
+                break;
+            }
+            // A number, so that it stays a short one, whatever the archive has.
+            aside = format!(".flatten{number}").into_bytes();
         }
         let failed = |errno: Errno| {
             let what = format!("moving '{}' up", visible(self.tree.name(top)));

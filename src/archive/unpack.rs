@@ -399,6 +399,18 @@ mod tests {
     }
 
     #[test]
+    fn flattening_finds_a_name_that_nothing_has() {
+        let taken = (0..81).map(|n| file(&format!("p/.flatten{}", "_".repeat(n)), ""));
+        let numbers = (0..300).map(|n| file(&format!("p/.flatten{n}"), ""));
+        let mut names = taken.chain(numbers).collect::<Vec<_>>();
+        names.extend((81..248).flat_map(|n| {
+            let path = format!("p/.flatten{}", "_".repeat(n));
+            [named(b'L', path.as_bytes()), file("x", "")]
+        }));
+        assert_eq!(unpacked(&tar(&names)).unwrap().1.len(), 300 + 248);
+    }
+
+    #[test]
     fn what_is_refused() {
         let up = |path: &str, target: &str| link(path, target);
         let long = "x".repeat(100);

@@ -346,6 +346,9 @@ fn no_descriptors_for_a_while() {
         };
         prlimit(pid, Resource::Nofile, limit).unwrap();
     };
+    // Both accept loops have been through once, and wait.
+    assert!(server.health().ends_with("gangplank is running."));
+    server.eventually("nobody is connected", || server.connections() == 0);
     // None for the connection itself, below what is open: it waits until there is one.
     limited(3);
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();

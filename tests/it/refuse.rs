@@ -1,145 +1,14 @@
-//! Payloads and forms that are refused, and that nothing of them stays.
+//! Forms and uploads that are refused, and that nothing of them stays. What is refused of archives is in `archive`.
 
 use std::io::Write;
 use std::net::Shutdown;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use serde_json::json;
-use tar::{EntryType, Header};
 
 use crate::harbor::{
     Answer, BOUNDARY, Harbor, TempDir, await_some, component, form, gzip, names, noise, request,
     tar,
 };
-
-/// A tar entry of any kind, with a name as it stands.
-fn entry(kind: EntryType, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
-    let mut header = Header::new_gnu();
-    header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
-    header.set_entry_type(kind);
-    header.set_mode(0o644);
-    header.set_size(content.len() as u64);
-    header.set_cksum();
-    let mut bytes = header.as_bytes().to_vec();
-    bytes.extend_from_slice(content);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
-
-fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = entry(EntryType::Directory, "./", "", b"");
-    bytes.extend(entries.concat());
-    bytes.resize(bytes.len() + 1024, 0);
-    bytes
-}
-
-#[test]
-fn archives_that_must_not_be_unpacked() {
-    let harbor = Harbor::start();
-    assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
-        200
-    );
-    let file = |name: &str| entry(EntryType::Regular, name, "", b"x");
-    let link = |name: &str, to: &str| entry(EntryType::Symlink, name, to, b"");
-    let good = tar(&[("./index.txt", "hello")]);
-    let mut bad_crc = gzip(&good);
-    let at = bad_crc.len() - 8;
-    bad_crc[at] ^= 1;
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(&good).unwrap();
-    let cut = encoder.finish().unwrap();
-    let deep = format!("./{}x", "a/".repeat(65));
-    let table: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("..", archive(&[file("../evil")]), "evil"),
-        ("absolute", archive(&[file("/tmp/evil")]), "/tmp/evil"),
-        ("link out", archive(&[link("./out", "../../../x")]), "out"),
-        (
-            "absolute link",
-            archive(&[link("./out", "/etc/passwd")]),
-            "out",
-        ),
-        (
-            "chain out",
-            archive(&[link("./a", "."), link("./b", "a/../..")]),
-            "b",
-        ),
-        (
-            "through a link",
-            archive(&[
-                entry(EntryType::Directory, "./d/", "", b""),
-                link("./l", "d"),
-                file("./l/x"),
-            ]),
-            "l/x",
-        ),
-        (
-            "hard link to nothing",
-            archive(&[entry(EntryType::Link, "./h", "./nothing", b"")]),
-            "h",
-        ),
-        (
-            "device",
-            archive(&[entry(EntryType::Char, "./null", "", b"")]),
-            "null",
-        ),
-        (
-            "fifo",
-            archive(&[entry(EntryType::Fifo, "./pipe", "", b"")]),
-            "pipe",
-        ),
-        ("two kinds", archive(&[file("./x"), link("./x", "y")]), "x"),
-        ("newline", archive(&[file("./a\nb")]), "a"),
-        ("deep", archive(&[file(&deep)]), "a/a"),
-        ("truncated", good[..600].to_vec(), "index.txt"),
-        ("no end marker", good[..1024].to_vec(), "end"),
-        (
-            "garbage behind",
-            [good.clone(), b"garbage".to_vec()].concat(),
-            "followed",
-        ),
-        (
-            "garbage behind gzip",
-            [gzip(&good), b"garbage".to_vec()].concat(),
-            "",
-        ),
-        ("cut gzip", cut[..cut.len() - 12].to_vec(), ""),
-        ("bad CRC", bad_crc, ""),
-        (
-            "no archive",
-            b"this is no archive at all, whatever its name says".repeat(20),
-            "",
-        ),
-    ];
-    for (what, payload, part) in table {
-        let answer = harbor.deploy(&[("project", "demo")], &payload);
-        let (code, message) = answer.refusal();
-        assert_eq!(
-            (answer.status, code.as_str()),
-            (422, "bad_archive"),
-            "{what}: {message}"
-        );
-        assert!(message.contains(part), "{what}: {message}");
-        assert!(!message.contains('\n'), "{what}: {message}");
-        let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
-        assert_eq!(
-            names(&harbor.path("releases/demo")).len(),
-            1,
-            "{what} left a release"
-        );
-        assert_eq!(
-            names(&harbor.path("deployments").join(id)),
-            ["events.ndjson", "record.json"],
-            "{what}"
-        );
-    }
-    assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
-        200
-    );
-}
 
 /// A body made of parts, each a head and a content.
 fn parts(parts: &[(&str, &str)]) -> Vec<u8> {
