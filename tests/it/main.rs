@@ -10,6 +10,7 @@ mod events;
 mod flood;
 mod harbor;
 mod lifecycle;
+mod proxy;
 mod refuse;
 mod run_as;
 mod serve;
