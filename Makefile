@@ -1,10 +1,18 @@
-# Everything that is done with gangplank. Needs cargo and make, and nothing else.
+# Everything that is done with gangplank. Needs cargo and make, and nothing else but for `fuzz`, which says what.
 
 CARGO ?= cargo
 # Where cargo puts what it builds; the demo takes the binary from there.
 TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
-.PHONY: build demo test check bench help
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= head body multipart sse archive
+# Memory in MB, of the whole and of one allocation, and seconds for one input: none of it grows with what a client sends.
+FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
+# The sanitizer keeps what was freed for a while: by default more than half of that limit.
+FUZZ_ASAN = quarantine_size_mb=64
+
+.PHONY: build demo test check bench fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -17,11 +25,23 @@ test: ## all tests
 
 check: ## format, lints and docs, warnings being errors
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked --document-private-items
 
 bench: ## measure, beside tar (GANGPLANK_BENCH=quick: smaller data)
 	$(CARGO) bench --locked --bench bench
+
+fuzz: ## throw bytes at what reads bytes of clients (FUZZ_SECONDS: 600 for each of FUZZ_TARGETS)
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+	  echo 'make fuzz needs a nightly toolchain and cargo-fuzz:' \
+	    'rustup toolchain install nightly && cargo install cargo-fuzz --locked'; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p tests/fuzz/work/$$target && \
+	  ASAN_OPTIONS=$(FUZZ_ASAN) $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir '$(TARGET_DIR)/fuzz' $$target \
+	    tests/fuzz/work/$$target tests/fuzz/seeds/$$target \
+	    -- -max_total_time=$(FUZZ_SECONDS) $(FUZZ_LIMITS) -print_final_stats=1 || exit 1; \
+	done
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile

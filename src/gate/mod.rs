@@ -20,12 +20,16 @@
 //! | `clock` | how long a client may take over its body |
 //! | `socket`, `tls` | the client's socket, and what may lie between |
 //! | `refused` | the gate's own answers |
+//! | `fuzz` | the way in for `make fuzz`; compiled for nothing else |
 
 mod accept;
 mod answer;
 mod body;
 mod clock;
 mod connection;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod head;
 mod permits;
 mod refused;
