@@ -13,21 +13,33 @@ use crate::error::{Code, Error, Refusal};
 use crate::event::{
     Event, Failure, InstallOutput, Opening, Phase, PhaseEvent, PhaseStatus, Upload, now_ms,
 };
+use crate::index::Index;
 use crate::journal::{Journal, Live};
 use crate::log;
-use crate::record::Record;
-use crate::stop::Stop;
+use crate::record::{Record, Summary};
+use crate::stop::{SharedStopper, Stop};
 use crate::store::Store;
 
 /// What a phase adds to its `done` event.
 pub type Facts = Map<String, Value>;
 
+/// Where deployments are kept and known.
+#[derive(Clone)]
+pub struct Registry {
+    /// On disk.
+    pub store: Arc<Store>,
+    /// In memory.
+    pub index: Arc<Index>,
+}
+
 /// A running deployment.
 pub struct Attempt {
-    store: Arc<Store>,
+    registry: Registry,
     journal: Journal,
     record: Record,
     stop: Stop,
+    stopper: SharedStopper,
+    staged: bool,
     phase: Option<Phase>,
     output: Option<InstallOutput>,
     ended: bool,
@@ -41,28 +53,33 @@ impl Attempt {
     /// # Errors
     /// When the disk takes neither journal nor record: nothing of the deployment stays then.
     pub fn open(
-        store: Arc<Store>,
+        registry: Registry,
         opening: Opening,
-        stop: Stop,
+        (stopper, stop): (SharedStopper, Stop),
         hold: Box<dyn Send>,
     ) -> Result<Attempt, Error> {
         let id = opening.deployment_id;
-        let begun = begin(&store, opening);
+        let store = &registry.store;
+        let begun = begin(store, opening);
         let (journal, record) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                if let Err(error) = store.remove_deployment(id) {
+                let removed = store.remove_deployment(id).and_then(|()| store.unmark(id));
+                if let Err(error) = removed {
                     log::warn(&error.to_string());
                 }
                 return Err(error);
             }
         };
+        registry.index.put(id, Summary::from(&record));
         log::info(&format!("deployment {id} of {} begins", record.project));
         Ok(Attempt {
-            store,
+            registry,
             journal,
             record,
             stop,
+            stopper,
+            staged: false,
             phase: None,
             output: None,
             ended: false,
@@ -83,6 +100,16 @@ impl Attempt {
     /// Ready when the deployment is to stop.
     pub fn stop(&self) -> &Stop {
         &self.stop
+    }
+
+    /// From here on it cannot be stopped any more. False if it was before.
+    pub fn commit(&self) -> bool {
+        self.stopper.disarm()
+    }
+
+    /// It ends with a release that is kept, and is not live.
+    pub fn stage(&mut self) {
+        self.staged = true;
     }
 
     /// Writes an event.
@@ -192,14 +219,16 @@ impl Attempt {
             message,
             facts,
         }))?;
-        self.store.write_record(&self.record, false)
+        let id = self.record.deployment_id;
+        self.registry.index.put(id, Summary::from(&self.record));
+        self.registry.store.write_record(&self.record, false)
     }
 
     fn finish(&mut self, outcome: Result<(), Refusal>) {
         self.ended = true;
         let id = self.record.deployment_id;
         let event = match &outcome {
-            Ok(()) => Event::Done(self.record.result(now_ms())),
+            Ok(()) => Event::Done(self.record.result(self.staged, now_ms())),
             Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
         };
         // Nobody is told anything that the next start would not say too, nor of an end before the component is free: the
@@ -208,7 +237,13 @@ impl Attempt {
         let (entry, written) = self.journal.seal(&event);
         self.record.apply(&entry);
         let written = written.and_then(|()| self.journal.sync());
-        let written = written.and_then(|()| self.store.write_record(&self.record, true));
+        checkpoint("recorded");
+        let store = &self.registry.store;
+        let written = written.and_then(|()| store.write_record(&self.record, true));
+        // The mark goes last: as long as it is there, the next start looks after this deployment.
+        let written = written.and_then(|()| store.unmark(id));
+        checkpoint("ended");
+        self.registry.index.put(id, Summary::from(&self.record));
         if let Err(error) = &written {
             log::error(&format!("ending deployment {id}: {error}"));
         } else {
@@ -247,6 +282,8 @@ impl Drop for Attempt {
 }
 
 fn begin(store: &Store, opening: Opening) -> Result<(Journal, Record), Error> {
+    // Before anything else: what has no end is found by it.
+    store.mark(opening.deployment_id)?;
     let dir = store.create_deployment(opening.deployment_id)?;
     let mut journal = Journal::create(&dir)?;
     let entry = journal.append(&Event::Deployment(Box::new(opening)))?;
@@ -267,3 +304,25 @@ fn panic_if_asked(phase: Phase) {
         panic!("the test asked for a panic in phase {}", phase.word());
     }
 }
+
+/// A place where a test parks the server, to kill it there: it says that it is reached, and goes no further.
+#[cfg(debug_assertions)]
+pub fn checkpoint(name: &str) {
+    let Ok(asked) = std::env::var("GANGPLANK_TEST_CHECKPOINT") else {
+        return;
+    };
+    if let Some(file) = asked
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('='))
+    {
+        // The test waits for this file; what goes wrong here is for it to notice.
+        let _ = std::fs::write(file, name);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Nothing, in a program that is not a test's.
+#[cfg(not(debug_assertions))]
+pub const fn checkpoint(_name: &str) {}

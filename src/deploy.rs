@@ -3,6 +3,7 @@
 //! nothing of what was not to be.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::account::Account;
 use crate::archive::{self, Limits};
-use crate::attempt::{Attempt, Facts};
+use crate::attempt::{Attempt, Facts, checkpoint};
 use crate::error::{Code, Refusal};
 use crate::event::{Event, Phase, Upload};
 use crate::install::{self, Choice, Failed, Request};
@@ -24,11 +25,8 @@ use crate::store::Store;
 /// Watchers are told of an upload at most so often: ten times a second.
 const UPLOAD_EVERY: Duration = Duration::from_millis(100);
 
-/// A payload that was stored and unpacked; dropping it removes both.
-pub struct Staged {
-    tree: Tree,
-    payload: Payload,
-}
+/// A payload that was unpacked; dropping it removes the tree.
+pub struct Staged(Tree);
 
 /// A release directory of ours; dropping it removes it unless it is kept.
 struct Tree {
@@ -72,53 +70,110 @@ impl Drop for Payload {
     }
 }
 
-/// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. The tree is the `owner`'s, if there is one.
-///
-/// # Errors
-/// What is wrong with the payload, or with the disk; nothing of it stays then.
-pub fn extract(
-    attempt: &mut Attempt,
-    store: &Arc<Store>,
-    source: &mut dyn Read,
-    expected_sha256: Option<&str>,
-    limits: &Limits,
-    owner: Option<&Account>,
-) -> Result<Staged, Refusal> {
-    let (project, id) = (
-        attempt.record().project.clone(),
-        attempt.record().deployment_id,
-    );
-    attempt.phase(Phase::Extract, |attempt| {
-        let payload = Payload { store: Arc::clone(store), id, kept: false };
-        let file = store.create_payload(id)?;
-        let tree = Tree { store: Arc::clone(store), project: project.clone(), id, kept: false };
-        let release = store.create_release(&project, id)?;
+/// How a payload is received.
+pub struct Intake<'a> {
+    /// The root.
+    pub store: &'a Arc<Store>,
+    /// What it may cost.
+    pub limits: &'a Limits,
+    /// Whose the tree is, if not the server's own user's.
+    pub owner: Option<&'a Account>,
+}
+
+impl Intake<'_> {
+    /// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. If there is an expected SHA-256, the
+    /// payload must have it.
+    ///
+    /// # Errors
+    /// What is wrong with the payload, or with the disk; nothing of it stays then.
+    pub fn receive(
+        &self,
+        attempt: &mut Attempt,
+        source: &mut dyn Read,
+        expected: Option<&str>,
+    ) -> Result<Staged, Refusal> {
+        let id = attempt.record().deployment_id;
+        attempt.phase(Phase::Extract, |attempt| {
+            let mut payload = Payload {
+                store: Arc::clone(self.store),
+                id,
+                kept: false,
+            };
+            let file = self.store.create_payload(id)?;
+            let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
+            payload.kept = true;
+            Ok((Staged(tree), facts))
+        })
+    }
+
+    /// Runs phase `extract` again for a release that was removed, from its stored payload.
+    ///
+    /// # Errors
+    /// When the payload is not what it was, or the disk does not take the tree, of which nothing stays then.
+    pub fn rebuild(
+        &self,
+        attempt: &mut Attempt,
+        payload: &mut File,
+        expected: Option<&str>,
+    ) -> Result<Staged, Refusal> {
+        attempt.phase(Phase::Extract, |attempt| {
+            let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
+            Ok((Staged(tree), facts))
+        })
+    }
+
+    fn unpack(
+        &self,
+        attempt: &mut Attempt,
+        source: &mut dyn Read,
+        payload: Option<&File>,
+        expected: Option<&str>,
+    ) -> Result<(Tree, Facts), Refusal> {
+        let (project, id) = (
+            attempt.record().project.clone(),
+            attempt.record().release_id,
+        );
+        let tree = Tree {
+            store: Arc::clone(self.store),
+            project: project.clone(),
+            id,
+            kept: false,
+        };
+        let release = self.store.create_release(&project, id)?;
+        let owner = self.owner.map(|account| (account.uid, account.gid));
         let mut told = Instant::now();
-        let unpacked = archive::unpack(source, &file, &release, limits, owner.map(|account| (account.uid, account.gid)), &mut |bytes| {
-            if told.elapsed() >= UPLOAD_EVERY {
-                told = Instant::now();
-                attempt.upload(Upload { bytes, total: None });
-            }
-        })?;
-        if let Some(expected) = expected_sha256
+        let unpacked = archive::unpack(
+            source,
+            payload,
+            &release,
+            self.limits,
+            owner,
+            &mut |bytes| {
+                checkpoint("received");
+                if told.elapsed() >= UPLOAD_EVERY {
+                    told = Instant::now();
+                    attempt.upload(Upload { bytes, total: None });
+                }
+            },
+        )?;
+        checkpoint("stored");
+        if let Some(expected) = expected
             && expected != unpacked.payload_hash
         {
             let why = format!(
-                "checking the payload of {project}: its SHA-256 is {} and not {expected} as payload_sha256 says",
+                "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
                 unpacked.payload_hash
             );
             return Err(Refusal::new(Code::BadRequest, why));
         }
-        let mut staged = Staged { tree, payload };
-        staged.payload.kept = true;
         let facts = json!({
             "payload_hash": unpacked.payload_hash,
             "payload_size": unpacked.payload_size,
             "unpacked_size": unpacked.unpacked_size,
             "files": unpacked.files,
         });
-        Ok((staged, self::facts(facts)))
-    })
+        Ok((tree, self::facts(facts)))
+    }
 }
 
 /// What every build needs beside its release.
@@ -133,28 +188,61 @@ pub struct Builder {
     pub account: Option<Arc<Account>>,
 }
 
-/// A release that can run; dropping it removes it.
-struct Ready(Tree);
+/// A release that can run; dropping it removes it, unless it was there before.
+pub struct Ready(Tree);
+
+impl Ready {
+    /// A release that an earlier deployment built.
+    pub fn built(store: &Arc<Store>, project: &Project, id: DeploymentId) -> Ready {
+        Ready(Tree {
+            store: Arc::clone(store),
+            project: project.clone(),
+            id,
+            kept: true,
+        })
+    }
+}
+
+/// What a deployment does past `extract`.
+pub enum Work {
+    /// Installs and loads what was unpacked, and then makes it live, or only keeps it.
+    Build(Staged, bool),
+    /// Makes a release live that is there.
+    Activate(Ready),
+}
 
 impl Builder {
-    /// Takes a staged release through the phases `install`, `load` and `activate`.
+    /// Takes a release through the phases that are left.
     ///
     /// # Errors
-    /// Why it is not live. What was live before is so still, and nothing of the release stays.
-    pub fn run(&self, staged: Staged, attempt: &mut Attempt) -> Result<(), Refusal> {
-        let ready = self.load(self.install(staged, attempt)?, attempt)?;
+    /// Why it is not live. What was live before is so still, and nothing of a release that was being built stays.
+    pub fn run(&self, work: Work, attempt: &mut Attempt) -> Result<(), Refusal> {
+        let ready = match work {
+            Work::Activate(ready) => ready,
+            Work::Build(staged, activates) => {
+                checkpoint("unpacked");
+                let staged = self.install(staged, attempt)?;
+                checkpoint("installed");
+                let mut ready = self.load(staged, attempt)?;
+                checkpoint("loaded");
+                if !activates {
+                    return keep(&mut ready, attempt, &self.store);
+                }
+                ready
+            }
+        };
         self.activate(ready, attempt)
     }
 
     fn install(&self, staged: Staged, attempt: &mut Attempt) -> Result<Staged, Refusal> {
         let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
-        let release = staged.tree.path();
+        let release = staged.0.path();
         let request = Request {
             options: &options,
             default_timeout: self.install_timeout,
             release: &release,
-            project: &staged.tree.project,
-            id: staged.tree.id,
+            project: &staged.0.project,
+            id: staged.0.id,
             root: self.store.root(),
             environment: &self.environment,
             account: self.account.as_deref(),
@@ -184,8 +272,8 @@ impl Builder {
     fn load(&self, staged: Staged, attempt: &mut Attempt) -> Result<Ready, Refusal> {
         let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
         attempt.phase(Phase::Load, |attempt| {
-            let release = staged.tree.path();
-            let project = &staged.tree.project;
+            let release = staged.0.path();
+            let project = &staged.0.project;
             let manifest = manifest::manifest(&release)?;
             manifest::package(&release)?;
             manifest::procfile(&release)?;
@@ -203,7 +291,7 @@ impl Builder {
                 default_timeout: self.install_timeout,
                 release: &release,
                 project,
-                id: staged.tree.id,
+                id: staged.0.id,
                 root: self.store.root(),
                 environment: &self.environment,
                 account: self.account.as_deref(),
@@ -215,7 +303,7 @@ impl Builder {
             keep_output(attempt, ran)?;
             Ok(((), Facts::new()))
         })?;
-        Ok(Ready(staged.tree))
+        Ok(Ready(staged.0))
     }
 
     /// The order is what makes it hold across a power loss: the release is on disk, then the intent to switch is in the
@@ -223,7 +311,8 @@ impl Builder {
     /// old release or at a whole new one.
     fn activate(&self, ready: Ready, attempt: &mut Attempt) -> Result<(), Refusal> {
         let Ready(mut tree) = ready;
-        if attempt.stop().stopped() {
+        // From here on a cancel comes too late.
+        if !attempt.commit() {
             return Err(Refusal::new(
                 Code::Cancelled,
                 format!("activating {}: stopped", tree.project),
@@ -232,12 +321,26 @@ impl Builder {
         attempt.phase(Phase::Activate, |attempt| {
             self.store.sync()?;
             attempt.sync()?;
+            checkpoint("synced");
             self.store.switch(&tree.project, tree.id)?;
+            checkpoint("switched");
             // Live from here on: nothing that fails later may remove it.
             tree.kept = true;
             Ok(((), Facts::new()))
         })
     }
+}
+
+/// Keeps a release that is not to be live.
+fn keep(ready: &mut Ready, attempt: &mut Attempt, store: &Store) -> Result<(), Refusal> {
+    if !attempt.commit() {
+        let why = format!("staging {}: stopped", ready.0.project);
+        return Err(Refusal::new(Code::Cancelled, why));
+    }
+    store.sync()?;
+    ready.0.kept = true;
+    attempt.stage();
+    Ok(())
 }
 
 fn keep_output(attempt: &mut Attempt, ran: Result<u64, Failed>) -> Result<u64, Refusal> {

@@ -177,6 +177,9 @@ pub struct Opening {
     pub user: Option<String>,
     /// What the build needs to be done again.
     pub options: Options,
+    /// The SHA-256 of the key by which a second request is known, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
 }
 
 /// A `phase` event.

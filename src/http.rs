@@ -7,6 +7,7 @@
 //! nothing about its arrival.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixListener;
@@ -173,6 +174,28 @@ impl Exchange {
             }
         }
         self.request.respond(response)
+    }
+
+    /// Gives a file as the one answer: all of its `length` bytes, to be saved under a name.
+    ///
+    /// # Errors
+    /// When the client is gone, where that shows.
+    pub fn send_file(self, file: File, length: u64, name: &str) -> io::Result<()> {
+        let mut headers = Vec::new();
+        let disposition = format!("attachment; filename=\"{name}\"");
+        for (name, value) in [
+            ("Content-Type", "application/octet-stream"),
+            ("Content-Disposition", &disposition),
+            ("Connection", "close"),
+        ] {
+            // As above, the answer is worth more than a header.
+            headers.extend(Header::from_bytes(name, value));
+        }
+        // A length that this machine's own numbers do not hold goes without one, in chunks.
+        let length = usize::try_from(length).ok();
+        let response = Response::new(StatusCode(200), headers, file, length, None);
+        self.request
+            .respond(response.with_chunked_threshold(usize::MAX))
     }
 
     /// Begins an event stream as the answer, to somebody who only watches or to whoever began what it tells of. The body

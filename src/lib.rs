@@ -21,7 +21,7 @@
 //! | shelf | rooms |
 //! | --- | --- |
 //! | words, without I/O | [`account`] [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
-//! | ground: disk, processes, formats | [`archive`] [`child`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
+//! | ground: disk, processes, formats | [`archive`] [`child`] [`index`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
 //! | the client's wire | [`client`] |
 //! | engine | [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
 //! | command line | [`cli`] |
@@ -45,6 +45,7 @@
 //! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
 //! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
+//! | `index` | reads the records of the past into the [`index`], once | all are in |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
@@ -75,7 +76,8 @@
 //! 3. A new link is made beside the old one, renamed over it, and the directory is synced.
 //! 4. The journal says `done`, and is synced; the record is replaced by a rename, and synced.
 //!
-//! A start ([`recover`]) ends every journal that has no end: `done` exactly if the link leads to that release, else `error`
+//! A deployment that runs is marked by a file in `ROOT/run`, made before and removed after everything else of it. A start
+//! ([`recover`]) ends every marked one whose journal has no end: `done` exactly if the link leads to that release, else `error`
 //! with code `interrupted`, and what had been built is removed. Between 1 and 3 the link is the old one, whole; after 3 it is
 //! the new one, whole. A torn last line of a journal is cut off, and a record that is missing or half is made again.
 //!
@@ -95,6 +97,7 @@ pub mod event;
 pub mod gate;
 pub mod handover;
 pub mod http;
+pub mod index;
 pub mod install;
 pub mod journal;
 pub mod log;

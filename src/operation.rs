@@ -133,6 +133,17 @@ pub struct List {
     pub include_events: bool,
 }
 
+/// `rollback_component`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollback {
+    /// The component.
+    pub project: Project,
+    /// The deployment whose release becomes live again; none for the one before.
+    pub to: Option<DeploymentId>,
+    /// Whether to restart.
+    pub restart: Restart,
+}
+
 /// A request, read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -142,6 +153,16 @@ pub enum Operation {
     GetDeployment(DeploymentId),
     /// Many records.
     ListDeployments(List),
+    /// A deployment's payload.
+    GetPayload(DeploymentId),
+    /// Remove a deployment's payload.
+    DeletePayload(DeploymentId),
+    /// Make an earlier release live again.
+    Rollback(Rollback),
+    /// Stop a deployment.
+    Cancel(DeploymentId),
+    /// Remove a component.
+    Drop(Project),
     /// What is live.
     GetComponents,
     /// Which version answers.
@@ -156,6 +177,11 @@ impl Operation {
         "deploy_component",
         "get_deployment",
         "list_deployments",
+        "get_deployment_payload",
+        "delete_deployment_payload",
+        "rollback_component",
+        "cancel_deployment",
+        "drop_component",
         "get_components",
         "registration_info",
         "system_information",
@@ -177,9 +203,12 @@ impl Operation {
             "deploy_component" => reader
                 .deploy()
                 .map(|deploy| Operation::Deploy(Box::new(deploy))),
-            "get_deployment" => reader
-                .id("deployment_id", true)
-                .map(Operation::GetDeployment),
+            "get_deployment" => reader.deployment().map(Operation::GetDeployment),
+            "get_deployment_payload" => reader.deployment().map(Operation::GetPayload),
+            "delete_deployment_payload" => reader.deployment().map(Operation::DeletePayload),
+            "cancel_deployment" => reader.deployment().map(Operation::Cancel),
+            "rollback_component" => reader.rollback().map(Operation::Rollback),
+            "drop_component" => reader.project().map(Operation::Drop),
             "list_deployments" => Some(Operation::ListDeployments(reader.list())),
             "get_components" => Some(Operation::GetComponents),
             "registration_info" => Some(Operation::RegistrationInfo),
@@ -294,6 +323,20 @@ impl Reader<'_> {
         }
     }
 
+    fn deployment(&mut self) -> Option<DeploymentId> {
+        self.id("deployment_id", true)
+    }
+
+    fn rollback(&mut self) -> Option<Rollback> {
+        let (project, to) = (self.project(), self.id("deployment_id", false));
+        let restart = self.restart();
+        Some(Rollback {
+            project: project?,
+            to,
+            restart,
+        })
+    }
+
     fn restart(&mut self) -> Restart {
         match self.get("restart") {
             None => Restart::No,
@@ -352,6 +395,12 @@ impl Reader<'_> {
         if !activate && restart != Restart::No {
             self.faults.push(
                 "'restart' cannot go with 'activate': false, since nothing becomes live".into(),
+            );
+        }
+        if !activate && release.is_some() {
+            self.faults.push(
+                "'deployment_id' cannot go with 'activate': false, since it is built already"
+                    .into(),
             );
         }
         let options = self.options();

@@ -1,11 +1,13 @@
 //! The record of a deployment: a fold over its journal, so it can always be made again from it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use serde::de::Deserializer;
+use serde::de::{Deserializer, IgnoredAny};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::error::Code;
 use crate::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
@@ -55,6 +57,9 @@ pub struct Record {
     pub rollback_of: Option<DeploymentId>,
     /// The deployment whose release was live before.
     pub previous: Option<DeploymentId>,
+    /// The SHA-256 of the key by which a second request is known, in hex.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
     /// Why it failed.
     pub error: Option<RecordError>,
     /// How the peers did.
@@ -99,6 +104,7 @@ impl Record {
             user: opening.user.clone(),
             rollback_of: opening.rollback_of,
             previous: opening.previous,
+            idempotency_key: opening.idempotency_key.clone(),
             error: None,
             peer_results: Vec::new(),
             event_log: EventLog::default(),
@@ -120,15 +126,33 @@ impl Record {
         Some(record)
     }
 
-    /// What the answer to a deployment that ends well is.
-    pub fn result(&self, now_ms: u64) -> Value {
-        json!({
-            "message": format!("Successfully deployed: {}", self.project),
+    /// What the answer to a deployment that ends well is; a `staged` one is not live.
+    pub fn result(&self, staged: bool, now_ms: u64) -> Value {
+        let done = if staged { "staged" } else { "deployed" };
+        let mut result = json!({
+            "message": format!("Successfully {done}: {}", self.project),
             "deployment_id": self.deployment_id,
             "project": self.project,
             "previous": self.previous,
             "elapsed_ms": now_ms.saturating_sub(self.started_at),
-        })
+        });
+        if staged {
+            result["staged"] = true.into();
+        }
+        if self.release_id != self.deployment_id {
+            result["release_id"] = self.release_id.to_string().into();
+        }
+        if let Some(undone) = self.rollback_of {
+            result["rollback_of"] = undone.to_string().into();
+        }
+        result
+    }
+
+    /// Whether it builds the release that it makes live, or finds it built.
+    pub fn builds(&self) -> bool {
+        let building = [Phase::Extract, Phase::Queue, Phase::Install, Phase::Load];
+        let phase = self.phase.as_deref().and_then(Phase::parse);
+        self.release_id == self.deployment_id || phase.is_some_and(|now| building.contains(&now))
     }
 
     /// Takes the next entry of the journal into account. Only `phase` and the terminal events are read again from
@@ -202,6 +226,61 @@ impl Record {
         // A clock that was set back during the deployment must not make a huge number of it.
         self.elapsed_ms = Some(at.saturating_sub(self.started_at));
     }
+}
+
+/// What a listing needs to know of a record that it does not show: small, so that tens of thousands stay in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Summary {
+    /// The component.
+    pub project: Project,
+    /// Where it stands, or how it ended.
+    pub status: Status,
+    /// When it began, in milliseconds since the epoch.
+    pub started_at: u64,
+    /// The deployment whose release it makes live.
+    pub release_id: DeploymentId,
+    /// The deployment whose release was live before.
+    pub previous: Option<DeploymentId>,
+    /// Whether its payload arrived whole.
+    #[serde(rename = "payload_hash", deserialize_with = "is_some")]
+    pub received: bool,
+    /// The beginning of the hash of its idempotency key.
+    #[serde(default, rename = "idempotency_key", deserialize_with = "key")]
+    pub key: Option<u128>,
+}
+
+impl From<&Record> for Summary {
+    fn from(record: &Record) -> Summary {
+        Summary {
+            project: record.project.clone(),
+            status: record.status,
+            started_at: record.started_at,
+            release_id: record.release_id,
+            previous: record.previous,
+            received: record.payload_hash.is_some(),
+            key: record.idempotency_key.as_deref().and_then(key_of),
+        }
+    }
+}
+
+/// The SHA-256 of an idempotency key, in hex: keys may hold what is nobody else's business.
+pub fn hash_key(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The part of an idempotency key's hash that a [`Summary`] has: 128 bits, which nobody else's share.
+pub fn key_of(hash: &str) -> Option<u128> {
+    u128::from_str_radix(hash.get(..32)?, 16).ok()
+}
+
+fn is_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<IgnoredAny>::deserialize(deserializer).map(|found| found.is_some())
+}
+
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u128>, D::Error> {
+    let hash = Option::<Cow<'_, str>>::deserialize(deserializer)?;
+    Ok(hash.as_deref().and_then(key_of))
 }
 
 /// How many of the first events an [`EventLog`] keeps.
@@ -296,6 +375,7 @@ mod tests {
             restart_mode: None,
             user: Some("admin".into()),
             options: Options::default(),
+            idempotency_key: Some("0123456789abcdef0123456789abcdef".repeat(2)),
         };
         Entry::new(1, 1000, &Event::Deployment(Box::new(opening)))
     }

@@ -4,52 +4,80 @@
 //! code `interrupted`, and what it had built is removed. Processes that an installation left are found by their environment
 //! and ended first, so that nothing writes into a tree that is being removed.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
 
 use serde_json::Map;
 
+use crate::attempt::Registry;
 use crate::child;
 use crate::error::{Code, Doing, Error};
 use crate::event::{Entry, Event, Failure, now_ms};
+use crate::index::Index;
 use crate::journal::{Follower, Journal, Step};
 use crate::log;
-use crate::name::{DeploymentId, Project};
-use crate::record::Record;
+use crate::name::DeploymentId;
+use crate::record::{Record, Summary};
 use crate::store::Store;
 
-/// The ended deployments of each component, in ascending order.
-pub type History = HashMap<Project, Vec<DeploymentId>>;
-
-/// Ends every deployment that is not ended, and gives all that there are of each component, in ascending order.
+/// Ends every deployment that an earlier server marked as running and did not end, and removes what it left half removed.
 ///
 /// # Errors
 /// When the root cannot be read or written: a server that cannot say what happened must not start.
-pub fn recover(store: &Store) -> Result<History, Error> {
+pub fn recover(store: &Store) -> Result<(), Error> {
     let ended = child::end_survivors(store.root(), None)?;
     if ended > 0 {
         log::warn(&format!(
             "ended {ended} processes that an earlier server left running"
         ));
     }
-    let mut history = History::new();
-    for id in store.deployments()? {
-        // A record that cannot be read is made again from the journal, as one that is missing.
-        let known = store.read_record(id).ok().flatten();
-        let project = match known.filter(|record| record.status.ended()) {
-            Some(record) => Some(record.project),
-            None => end(store, id)?,
-        };
-        if let Some(project) = project {
-            history.entry(project).or_default().push(id);
+    for id in store.marked()? {
+        if store.deployment(id).exists() {
+            end(store, id)?;
         }
+        store.unmark(id)?;
     }
-    Ok(history)
+    store.sweep()
 }
 
-fn end(store: &Store, id: DeploymentId) -> Result<Option<Project>, Error> {
+/// Puts all deployments on disk into the index, and ends those that have no end and no mark either, as a power loss may
+/// leave them. What cannot be read is said in the log and left as it is.
+pub fn fill(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) {
+    let Registry { store, index } = registry;
+    let _complete = Complete(index);
+    let ids = match store.deployments() {
+        Ok(ids) => ids,
+        Err(error) => return log::error(&error.to_string()),
+    };
+    for id in ids {
+        let mut known = store.read_summary(id).ok().flatten();
+        if !known.as_ref().is_some_and(|one| one.status.ended()) && !is_running(id) {
+            known = match end(store, id) {
+                Ok(record) => record.as_ref().map(Summary::from),
+                Err(error) => {
+                    log::error(&error.to_string());
+                    continue;
+                }
+            };
+        }
+        if let Some(summary) = known {
+            index.put_old(id, summary);
+        }
+    }
+}
+
+/// However the filling ends, nobody waits for it any more.
+struct Complete<'a>(&'a Index);
+
+impl Drop for Complete<'_> {
+    fn drop(&mut self) {
+        self.0.complete();
+    }
+}
+
+/// Ends a deployment that has no end yet. None if it had not begun.
+fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
     let dir = store.deployment(id);
     let mut journal = Journal::reopen(&dir)?;
     let entries = entries(Follower::new(&dir, 0, None))?;
@@ -62,12 +90,14 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Project>, Error> {
     if !record.status.ended() {
         let live = store.live(&record.project) == Some(record.release_id);
         let event = if live {
-            Event::Done(record.result(now_ms()))
+            Event::Done(record.result(false, now_ms()))
         } else {
             Event::Error(Box::new(interrupted(&record)))
         };
         if !live {
-            store.remove_release(&record.project, id)?;
+            if record.builds() {
+                store.remove_release(&record.project, record.release_id)?;
+            }
             if record.payload_hash.is_none() {
                 store.remove_payload(id)?;
             }
@@ -88,7 +118,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Project>, Error> {
     gone(fs::remove_file(dir.join("record.json.new")))
         .doing(|| format!("cleaning up {}", dir.display()))?;
     store.write_record(&record, true)?;
-    Ok(Some(record.project))
+    Ok(Some(record))
 }
 
 fn interrupted(record: &Record) -> Failure {

@@ -6,10 +6,13 @@
 
 use std::collections::BTreeSet;
 
+use crate::attempt::Registry;
 use crate::error::Error;
+use crate::event::Status;
 use crate::log;
 use crate::name::{DeploymentId, Project};
-use crate::store::Store;
+use crate::record::Summary;
+use crate::store::Aside;
 
 /// How many of each are kept for a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,25 +78,29 @@ fn without(
         .collect()
 }
 
-/// Removes what is too much of a component, and gives the deployments that are gone. `ended` are its deployments that have
-/// ended, in ascending order; nothing of a newer one is touched.
+/// Takes a release away from its place, unless a running deployment needs it.
+pub type SetAside<'a> = &'a dyn Fn(DeploymentId) -> Result<Option<Aside>, Error>;
+
+/// Removes what is too much of a component. Nothing of a deployment that runs is touched.
 ///
 /// # Errors
 /// When the root cannot be read, or something cannot be removed: the next time tries again.
 pub fn retain(
-    store: &Store,
+    registry: &Registry,
     project: &Project,
-    ended: &[DeploymentId],
     keep: Keep,
-) -> Result<Vec<DeploymentId>, Error> {
+    set_aside: SetAside<'_>,
+) -> Result<(), Error> {
+    let Registry { store, index } = registry;
+    let ended = index.ended(project);
     let Some(newest) = ended.last() else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let live = store.live(project);
-    let before = match live {
-        Some(id) => store.read_record(id)?.and_then(|record| record.previous),
-        None => None,
+    let made_live = |(_, one): &(&DeploymentId, &Summary)| {
+        one.project == *project && one.status == Status::Success && Some(one.release_id) == live
     };
+    let before = index.look(|all| all.iter().rev().find(made_live)?.1.previous);
     let mut releases = store.releases(project)?;
     releases.retain(|id| id <= newest);
     let payloads = ended
@@ -106,22 +113,25 @@ pub fn retain(
         before,
         releases,
         payloads,
-        deployments: ended.to_vec(),
+        deployments: ended,
     };
     let excess = past.excess(keep);
     for id in &excess.releases {
-        store.remove_release(project, *id)?;
+        if let Some(aside) = set_aside(*id)? {
+            aside.remove()?;
+        }
     }
     for id in &excess.payloads {
         store.remove_payload(*id)?;
     }
     for id in &excess.deployments {
         store.remove_deployment(*id)?;
+        index.forget(&[*id]);
         log::info(&format!(
             "deployment {id} of {project} is forgotten, as --keep-deployments says"
         ));
     }
-    Ok(excess.deployments)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
@@ -64,23 +64,48 @@ impl Stop {
     }
 }
 
-/// A [`Stopper`] that several may pull: the first one stops, the others change nothing.
+/// A [`Stopper`] that several may pull: the first one stops, the others change nothing. Once it was disarmed nobody can.
 #[derive(Debug, Clone)]
-pub struct SharedStopper(Arc<Mutex<Option<Stopper>>>);
+pub struct SharedStopper(Arc<Mutex<Pull>>);
+
+#[derive(Debug)]
+enum Pull {
+    Armed(Stopper),
+    Stopped,
+    /// Held so that the holders of the [`Stop`] are not told.
+    Disarmed {
+        _stopper: Stopper,
+    },
+}
 
 impl SharedStopper {
     /// Shares a stopper.
     pub fn new(stopper: Stopper) -> SharedStopper {
-        SharedStopper(Arc::new(Mutex::new(Some(stopper))))
+        SharedStopper(Arc::new(Mutex::new(Pull::Armed(stopper))))
     }
 
-    /// Stops all holders, at once.
-    pub fn stop(&self) {
-        // A poisoned lock still holds the stopper, and stopping is right then too.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
+    /// Stops all holders, at once. False if it is too late for that.
+    pub fn stop(&self) -> bool {
+        let mut pull = self.lock();
+        if matches!(*pull, Pull::Armed(_)) {
+            *pull = Pull::Stopped;
+        }
+        matches!(*pull, Pull::Stopped)
+    }
+
+    /// From here on nobody stops them. False if that has been done already.
+    pub fn disarm(&self) -> bool {
+        let mut pull = self.lock();
+        match std::mem::replace(&mut *pull, Pull::Stopped) {
+            Pull::Armed(stopper) => *pull = Pull::Disarmed { _stopper: stopper },
+            other => *pull = other,
+        }
+        matches!(*pull, Pull::Disarmed { .. })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pull> {
+        // Between its statements it is at worst stopped, which is right after a panic too.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -120,8 +145,17 @@ mod tests {
         let (stopper, stop) = pair().unwrap();
         let shared = SharedStopper::new(stopper);
         let second = shared.clone();
-        shared.stop();
-        second.stop();
-        assert!(stop.stopped());
+        assert!(shared.stop() && second.stop());
+        assert!(stop.stopped() && !shared.disarm());
+    }
+
+    #[test]
+    fn a_disarmed_one_stops_nobody() {
+        let (stopper, stop) = pair().unwrap();
+        let shared = SharedStopper::new(stopper);
+        assert!(shared.disarm() && shared.disarm());
+        assert!(!shared.stop() && !stop.stopped());
+        drop(shared);
+        assert!(stop.stopped(), "with its last owner it goes all the same");
     }
 }

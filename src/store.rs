@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs, syncfs};
 
 use crate::error::{Doing, Error};
 use crate::name::{DeploymentId, Project};
-use crate::record::Record;
+use crate::record::{Record, Summary};
 
 /// The longest path that a unix socket may have on Linux, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -190,7 +190,60 @@ impl Store {
     /// # Errors
     /// When something of it stays.
     pub fn remove_deployment(&self, id: DeploymentId) -> Result<(), Error> {
-        remove_tree(&self.deployment(id))
+        set_aside(&self.deployment(id))?.remove()
+    }
+
+    /// Marks a deployment as running, on disk: it is ended by the next start if the mark is still there then.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn mark(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.root.join("run").join(id.to_string());
+        let made = File::create(&path).map(drop);
+        made.doing(|| format!("making {}", path.display()))
+    }
+
+    /// Takes the mark of a deployment away.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn unmark(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.root.join("run").join(id.to_string());
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+    }
+
+    /// The deployments that are marked.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn marked(&self) -> Result<Vec<DeploymentId>, Error> {
+        ids(&self.root.join("run"))
+    }
+
+    /// Removes what an earlier server was about to remove or to put in place, and had not done so when it ended.
+    ///
+    /// # Errors
+    /// When a directory cannot be read, or something of it stays.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let releases = self.releases_dir();
+        let mut dirs = vec![self.root.join("components"), self.root.join("deployments")];
+        dirs.extend(names(&releases)?.iter().map(|name| releases.join(name)));
+        for dir in dirs {
+            // Nothing else of ours begins with a dot.
+            for name in names(&dir)?.iter().filter(|name| name.starts_with('.')) {
+                let path = dir.join(name);
+                let removed = match fs::symlink_metadata(&path) {
+                    Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                    _ => fs::remove_file(&path),
+                };
+                gone(removed).doing(|| format!("removing {}", path.display()))?;
+            }
+            if dir.parent() == Some(&*releases) {
+                // Only if it is empty.
+                let _ = fs::remove_dir(&dir);
+            }
+        }
+        Ok(())
     }
 
     /// The file of a deployment's payload.
@@ -251,10 +304,18 @@ impl Store {
     /// # Errors
     /// When something of it stays.
     pub fn remove_release(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
-        remove_tree(&self.release(project, id))?;
+        set_aside(&self.release(project, id))?.remove()?;
         // The system removes it only if it is empty: a component that never went live leaves nothing behind.
         let _ = fs::remove_dir(self.releases_of(project));
         Ok(())
+    }
+
+    /// Takes a release away from its place, at once; the rest of the work is the answer's.
+    ///
+    /// # Errors
+    /// When it is still in its place.
+    pub fn set_release_aside(&self, project: &Project, id: DeploymentId) -> Result<Aside, Error> {
+        set_aside(&self.release(project, id))
     }
 
     /// Writes everything of the root's file system to disk.
@@ -287,6 +348,18 @@ impl Store {
         .doing(what)?;
         fs::rename(&fresh, &link).doing(what)?;
         sync_dir(&self.root.join("components")).doing(what)
+    }
+
+    /// Removes all releases of a component, and the link to the live one first.
+    ///
+    /// # Errors
+    /// When something of it stays; the link does not if it could be removed.
+    pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
+        self.switch_back(project, None)?;
+        for id in self.releases(project)? {
+            self.remove_release(project, id)?;
+        }
+        Ok(())
     }
 
     /// Puts back what was live before: a release, or nothing.
@@ -349,6 +422,20 @@ impl Store {
         Ok(Some(record))
     }
 
+    /// What a listing needs of a record; none if there is no such deployment.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_summary(&self, id: DeploymentId) -> Result<Option<Summary>, Error> {
+        let path = self.deployment(id).join("record.json");
+        let what = || format!("reading {}", path.display());
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).doing(what),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).doing(what),
+        }
+    }
+
     fn component(&self, project: &Project) -> PathBuf {
         self.root.join("components").join(project.as_str())
     }
@@ -383,8 +470,34 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn remove_tree(path: &Path) -> Result<(), Error> {
-    gone(fs::remove_dir_all(path)).doing(|| format!("removing {}", path.display()))
+/// A tree that is not in its place any more, under a name that [`Store::sweep`] knows too.
+#[must_use]
+#[derive(Debug)]
+pub struct Aside(PathBuf);
+
+impl Aside {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When something of it stays, which the next start removes.
+    pub fn remove(self) -> Result<(), Error> {
+        gone(fs::remove_dir_all(&self.0)).doing(|| format!("removing {}", self.0.display()))
+    }
+}
+
+/// Renames a tree that is to be removed, so that nobody ever sees half of it.
+fn set_aside(path: &Path) -> Result<Aside, Error> {
+    let what = || format!("removing {}", path.display());
+    let Some(name) = path.file_name() else {
+        return Err(Error::new(what(), "it has no name"));
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let aside = path.with_file_name(hidden);
+    // One that is there already is what an earlier attempt left.
+    gone(fs::remove_dir_all(&aside)).doing(what)?;
+    gone(fs::rename(path, &aside)).doing(what)?;
+    Ok(Aside(aside))
 }
 
 fn names(path: &Path) -> Result<Vec<String>, Error> {

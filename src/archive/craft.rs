@@ -182,7 +182,7 @@ pub(super) fn unpack_at(
     let release = at.join("release");
     fs::create_dir(&release).unwrap();
     let payload = File::create(at.join("payload")).unwrap();
-    unpack(source, &payload, &release, limits, None, &mut |_| {})
+    unpack(source, Some(&payload), &release, limits, None, &mut |_| {})
 }
 
 /// A tree as sorted lines: `path/ mode`, `path mode content`, `path -> target`. The modes of links do not count.

@@ -47,7 +47,7 @@ const HANDOVER: usize = 64 * 1024;
 /// The stack of the second thread: its largest frame holds the tar reader's 32 KiB.
 const STACK: usize = 512 * 1024;
 
-/// Stores what `source` gives in `payload`, as received, and unpacks it into `release`, an existing, empty directory that
+/// Stores what `source` gives in `payload`, if there is one, as received, and unpacks it into `release`, an existing, empty directory that
 /// nobody else writes to. The tree is handed to `owner`, which only root can. `progress` is told how many bytes have been received. Nothing is synced to the disk.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ const STACK: usize = 512 * 1024;
 /// `upload_broken`.
 pub fn unpack(
     source: &mut dyn Read,
-    payload: &File,
+    payload: Option<&File>,
     release: &Path,
     limits: &Limits,
     owner: Option<Owner>,
@@ -113,12 +113,15 @@ impl From<Refusal> for Broken {
 /// Receives all of the payload. The hash and the number of its bytes.
 fn receive(
     source: &mut dyn Read,
-    mut payload: &File,
+    payload: Option<&File>,
     limits: &Limits,
     progress: &mut dyn FnMut(u64),
     mut filler: Filler,
 ) -> Result<(String, u64), Broken> {
-    let mut room = Room::new(payload, limits.min_free_disk)?;
+    let mut stored = match payload {
+        Some(file) => Some((Room::new(file, limits.min_free_disk)?, file)),
+        None => None,
+    };
     let mut hash = Sha256::new();
     let mut total = 0;
     let mut ended = false;
@@ -140,10 +143,11 @@ fn receive(
             break;
         }
         hash.update(&buffer[..len]);
-        room.take(len as u64)?;
-        payload
-            .write_all(&buffer[..len])
-            .map_err(|error| unwritten("storing the payload", error))?;
+        if let Some((room, file)) = &mut stored {
+            room.take(len as u64)?;
+            file.write_all(&buffer[..len])
+                .map_err(|error| unwritten("storing the payload", error))?;
+        }
         filler.send(buffer, len)?;
     }
     if total == 0 {
@@ -695,7 +699,7 @@ mod tests {
                 let mut seen = 0;
                 let unpacked = unpack(
                     &mut Source::new(&bytes, step),
-                    &payload,
+                    Some(&payload),
                     &release,
                     &LIMITS,
                     None,

@@ -174,9 +174,10 @@ impl Gate {
         self.shared.permits.cut(None);
     }
 
-    /// Cuts off the body of one connection, by the number that the server was told.
-    pub fn cut_upload(&self, connection: u64) {
-        self.shared.permits.cut(Some(connection));
+    /// What cuts off the body of one connection, by the number that the server was told.
+    pub fn cutter(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let permits = Arc::clone(&self.shared.permits);
+        move |connection| permits.cut(Some(connection))
     }
 
     /// Takes no more connections, waits until those that are open have their answers, at most until `deadline`, and says

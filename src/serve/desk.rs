@@ -1,5 +1,6 @@
 //! Where every request arrives: who asks, what for, and the line of log.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::account::Account;
 use crate::archive::Limits;
+use crate::attempt::Registry;
 use crate::error::{Code, Refusal};
 use crate::event::Failure;
 use crate::http::{Answer, Client, Exchange};
@@ -17,13 +19,12 @@ use crate::name::Project;
 use crate::serve::attempts::{self, Attempts};
 use crate::serve::operations::Wanted;
 use crate::serve::{form, operations, stream};
-use crate::store::Store;
 use crate::tokens::{Credentials, Identity, Role, Tokens};
 use crate::worker::{Workers, stopping};
 
 /// What all requests share.
 pub(crate) struct Desk {
-    pub(super) store: Arc<Store>,
+    pub(super) known: Registry,
     pub(super) workers: Arc<Workers>,
     pub(super) limits: Limits,
     /// Who components run as, if not as the server's own user.
@@ -41,6 +42,8 @@ pub(super) enum Outcome {
     Answer(Answer),
     /// The events of a deployment.
     Events(stream::Events),
+    /// A file of so many bytes, and the name that it is saved under.
+    File(File, u64, String),
 }
 
 /// Who asks: the holder of a token, or somebody on this machine, who may do everything.
@@ -90,7 +93,7 @@ fn forbidden(message: String) -> Refusal {
 
 impl Desk {
     pub(super) fn new(
-        store: Arc<Store>,
+        known: Registry,
         workers: Arc<Workers>,
         tokens: Tokens,
         limits: Limits,
@@ -99,7 +102,7 @@ impl Desk {
     ) -> Desk {
         let (started, requests) = (Instant::now(), AtomicU64::new(0));
         Desk {
-            store,
+            known,
             workers,
             limits,
             account,
@@ -116,7 +119,7 @@ impl Desk {
     }
 
     pub(super) fn root(&self) -> &Path {
-        self.store.root()
+        self.known.store.root()
     }
 
     /// Answers one request, and says so in the log.
@@ -141,6 +144,7 @@ impl Desk {
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
             Outcome::Events(events) => events.answer(exchange),
+            Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
         };
         let ms = begun.elapsed().as_millis();
         let gone = if sent.is_err() {
@@ -169,11 +173,11 @@ impl Desk {
             ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
             ("/", "POST", _) => {
                 let caller = self.authenticate(exchange)?;
-                let (wanted, resume) = (Wanted::of(exchange), operations::resume(exchange)?);
+                let wanted = Wanted::of(exchange)?;
                 let max_payload = self.limits.max_payload;
                 let request = form::read(exchange, self.max_json_body, max_payload)?;
                 operation.push_str(&request.operation().chars().take(40).collect::<String>());
-                operations::perform(self, request, wanted, resume, &caller)
+                operations::perform(self, request, wanted, &caller)
             }
             ("/", ..) => Ok(bad_method(&path, "POST")),
             (_, "GET", Some(which)) => {

@@ -6,11 +6,13 @@
 //! | `attempts` | wrong credentials, counted by address |
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `operations` | one function for each operation |
+//! | `deploying` | the operations that change what is live |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 
 mod attempts;
+mod deploying;
 mod desk;
 mod form;
 mod inner;
@@ -32,6 +34,7 @@ use signal_hook::iterator::Signals;
 
 use crate::account::Account;
 use crate::archive::Limits;
+use crate::attempt::Registry;
 use crate::child;
 use crate::cli::{Listen, ServeOptions};
 use crate::deploy::Builder;
@@ -41,7 +44,7 @@ use crate::http::Exchange;
 use crate::install;
 use crate::log;
 use crate::place;
-use crate::recover::{History, recover};
+use crate::recover::{self, recover};
 use crate::retain::Keep;
 use crate::serve::desk::Desk;
 use crate::serve::inner::Inner;
@@ -75,9 +78,14 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             file.display()
         ));
     }
-    let history = recover(&store)?;
-    let house = House::build(options, store, tokens, history, certificate.clone())?;
+    recover(&store)?;
+    let known = Registry {
+        store,
+        index: Arc::default(),
+    };
+    let house = House::build(options, known, tokens, certificate.as_ref())?;
     house.announce();
+    house.fill_index()?;
     // The channel is never closed: its thread lives as long as the process.
     while let Ok(Told::Reload) = signals.recv() {
         match certificate.as_ref().map(|certificate| certificate.reload()) {
@@ -144,6 +152,25 @@ fn account(name: &str, store: &Store) -> Result<Account, Error> {
     Ok(account)
 }
 
+/// All listeners, the root's own socket among them, and the paths of those that are sockets.
+fn listen(
+    options: &ServeOptions,
+    local: PathBuf,
+    certificate: Option<&Arc<Certificate>>,
+) -> Result<(Vec<Listener>, Vec<PathBuf>), Error> {
+    let (mut listeners, mut sockets) = (Vec::new(), vec![local]);
+    for listen in &options.listen {
+        match listen {
+            Listen::Tcp(address) => listeners.push(Listener::tcp(address, certificate.cloned())?),
+            Listen::Unix(path) => sockets.push(path.clone()),
+        }
+    }
+    for path in &sockets {
+        listeners.push(Listener::unix(sockets::bind(path)?, path)?);
+    }
+    Ok((listeners, sockets))
+}
+
 /// All that runs.
 struct House {
     desk: Arc<Desk>,
@@ -157,19 +184,19 @@ struct House {
 impl House {
     fn build(
         options: &ServeOptions,
-        store: Arc<Store>,
+        known: Registry,
         tokens: Tokens,
-        history: History,
-        certificate: Option<Arc<Certificate>>,
+        certificate: Option<&Arc<Certificate>>,
     ) -> Result<House, Error> {
+        let store = &known.store;
         let account = match &options.run_as {
-            Some(name) => Some(Arc::new(account(name, &store)?)),
+            Some(name) => Some(Arc::new(account(name, store)?)),
             None => None,
         };
         let environment = install::environment(std::env::vars_os(), account.as_deref());
         let install_timeout = options.install_timeout;
         let builder = Builder {
-            store: Arc::clone(&store),
+            store: Arc::clone(store),
             install_timeout,
             environment,
             account: account.clone(),
@@ -179,7 +206,12 @@ impl House {
             payloads: options.keep_payloads,
             deployments: options.keep_deployments,
         };
-        let workers = Arc::new(Workers::new(options.max_deploys, builder, keep, history)?);
+        let workers = Arc::new(Workers::new(
+            options.max_deploys,
+            builder,
+            keep,
+            known.clone(),
+        )?);
         let limits = Limits {
             max_payload: options.max_payload,
             max_entries: options.max_entries,
@@ -187,33 +219,21 @@ impl House {
         };
         let (local, door) = (store.socket(), store.door());
         let desk = Arc::new(Desk::new(
-            store,
+            known,
             workers,
             tokens,
             limits,
             account,
             options.max_json_body,
         ));
-
-        let mut listeners = Vec::new();
-        let mut sockets = vec![local];
-        for listen in &options.listen {
-            match listen {
-                Listen::Tcp(address) => {
-                    listeners.push(Listener::tcp(address, certificate.clone())?);
-                }
-                Listen::Unix(path) => sockets.push(path.clone()),
-            }
-        }
-        for path in &sockets {
-            listeners.push(Listener::unix(sockets::bind(path)?, path)?);
-        }
+        let (listeners, sockets) = listen(options, local, certificate)?;
         let answerer = Arc::clone(&desk);
         let answer = move |exchange: Exchange| answerer.answer(exchange);
         let (inner, answering) = Inner::start(&door, Arc::new(answer))?;
         let inner = Arc::new(inner);
         // Last of all: from here on there are clients.
         let gate = Gate::open(listeners, options.max_connections, inner.clone())?;
+        desk.workers().cut_by(Box::new(gate.cutter()));
         Ok(House {
             desk,
             gate,
@@ -221,6 +241,16 @@ impl House {
             answering,
             sockets,
         })
+    }
+
+    /// Reads what there is of the past, while the first clients come already.
+    fn fill_index(&self) -> Result<(), Error> {
+        let desk = Arc::clone(&self.desk);
+        thread::Builder::new()
+            .name("index".into())
+            .spawn(move || recover::fill(&desk.known, &|id| desk.workers().is_running(id)))
+            .map(drop)
+            .doing(|| "making a thread that reads the records".into())
     }
 
     /// One write, so that a reader who takes the first line and goes away is no reason to end; nor is any other trouble

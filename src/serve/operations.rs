@@ -4,39 +4,60 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use crate::attempt::Attempt;
-use crate::deploy::{self, Staged};
 use crate::error::{Code, Refusal};
 use crate::http::{Answer, Exchange};
+use crate::index::All;
 use crate::journal::Follower;
 use crate::name::DeploymentId;
-use crate::operation::{Deploy, List, Operation, Restart};
-use crate::record::Record;
+use crate::operation::{List, Operation, Rollback};
+use crate::record::{Record, Summary, hash_key};
+use crate::serve::deploying;
 use crate::serve::desk::{self, Caller, Desk, Outcome};
-use crate::serve::form::{Bytes, Payload, Request};
-use crate::serve::stream::{self, Events};
+use crate::serve::form::Request;
+use crate::serve::stream::Events;
 use crate::tokens::Role;
-use crate::worker::{not_found, stopped_as};
+use crate::worker::not_found;
 
 /// A Harper CLI reads this as 5.1 or newer and then sends multipart and reads events.
 const REGISTRATION: &str = concat!("5.1.14+gangplank.", env!("CARGO_PKG_VERSION"));
+/// The longest idempotency key.
+const KEY_LEN_MAX: usize = 128;
 /// How many deployments a listing has if nobody says.
 const LIST_LIMIT: u64 = 100;
 
-/// What a request's head says of the answer.
-#[derive(Clone, Copy)]
+/// What a request's head says.
 pub(super) struct Wanted {
     /// Events instead of a plain answer.
     pub(super) events: bool,
+    /// After which event to go on.
+    pub(super) resume: Option<u64>,
+    /// The hash of the key by which a second request is known.
+    pub(super) key: Option<String>,
+    /// The gate's number of the connection.
+    pub(super) connection: Option<u64>,
 }
 
 impl Wanted {
-    pub(super) fn of(exchange: &Exchange) -> Wanted {
-        Wanted {
-            events: exchange
-                .header("Accept")
-                .is_some_and(|accept| accept.contains("text/event-stream")),
-        }
+    pub(super) fn of(exchange: &Exchange) -> Result<Wanted, Refusal> {
+        let events = exchange
+            .header("Accept")
+            .is_some_and(|accept| accept.contains("text/event-stream"));
+        let key = exchange.header("Idempotency-Key").map(|key| {
+            let fits = (1..=KEY_LEN_MAX).contains(&key.len());
+            if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                Ok(hash_key(key))
+            } else {
+                let why =
+                    format!("'Idempotency-Key' must have 1 to {KEY_LEN_MAX} visible characters");
+                Err(Refusal::new(Code::BadRequest, why))
+            }
+        });
+        Ok(Wanted {
+            events,
+            resume: resume(exchange)?,
+            key: key.transpose()?,
+            connection: exchange.connection(),
+        })
     }
 }
 
@@ -45,35 +66,61 @@ pub(super) fn perform(
     desk: &Desk,
     request: Request<'_>,
     wanted: Wanted,
-    resume: Option<u64>,
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
     let name = request.operation().to_owned();
     let operation = Operation::parse(&request.fields)?;
-    let role = match &operation {
-        Operation::Deploy(_) => Role::Deploy,
-        _ => Role::Read,
-    };
-    caller.needs(role, &name)?;
+    caller.needs(role(&operation), &name)?;
+    match &operation {
+        Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
+        Operation::Rollback(Rollback { project, .. }) | Operation::Drop(project) => {
+            caller.may_touch(project, &name)?;
+        }
+        Operation::GetDeployment(id)
+        | Operation::GetPayload(id)
+        | Operation::DeletePayload(id)
+        | Operation::Cancel(id) => visible(desk, *id, caller, &name)?,
+        _ => {}
+    }
     let value = match operation {
         Operation::Deploy(deploy) => {
-            caller.may_touch(&deploy.project, &name)?;
-            return deploy_component(desk, &deploy, request, wanted, caller.name());
+            return deploying::deploy(desk, &deploy, request, wanted, caller.name());
+        }
+        Operation::Rollback(rollback) => {
+            return deploying::rollback(desk, &rollback, wanted, caller.name());
         }
         Operation::GetDeployment(id) if wanted.events => {
-            visible(desk, id, caller, &name)?;
-            return replay(desk, id, resume.unwrap_or(0));
+            return replay(desk, id, wanted.resume.unwrap_or(0));
         }
-        Operation::GetDeployment(id) => {
-            visible(desk, id, caller, &name)?;
-            get_deployment(desk, id)?
-        }
+        Operation::GetPayload(id) => return get_payload(desk, id),
+        Operation::GetDeployment(id) => get_deployment(desk, id)?,
+        Operation::DeletePayload(id) => delete_payload(desk, id)?,
+        Operation::Cancel(id) => deploying::cancel(desk, id)?,
+        Operation::Drop(project) => deploying::drop_component(desk, &project)?,
         Operation::ListDeployments(list) => list_deployments(desk, &list, caller)?,
         Operation::GetComponents => get_components(desk, caller)?,
         Operation::RegistrationInfo => json!({ "version": REGISTRATION }),
         Operation::SystemInformation => system_information(desk)?,
     };
     Ok(Outcome::Answer(desk::json(200, &value)))
+}
+
+/// The least role that may ask for an operation.
+fn role(operation: &Operation) -> Role {
+    match operation {
+        Operation::Deploy(_)
+        | Operation::Rollback(_)
+        | Operation::Drop(_)
+        | Operation::Cancel(_)
+        | Operation::DeletePayload(_) => Role::Deploy,
+        // It is the component's source, secrets included if there are any.
+        Operation::GetPayload(_) => Role::Admin,
+        Operation::GetDeployment(_)
+        | Operation::ListDeployments(_)
+        | Operation::GetComponents
+        | Operation::RegistrationInfo
+        | Operation::SystemInformation => Role::Read,
+    }
 }
 
 /// Answers `GET /deployments/WHICH/events`.
@@ -113,8 +160,8 @@ pub(super) fn watch(
 
 /// Refuses to show a deployment of a component that is none of the caller's business.
 fn visible(desk: &Desk, id: DeploymentId, caller: &Caller, name: &str) -> Result<(), Refusal> {
-    match desk.store.read_record(id)? {
-        Some(record) => caller.may_touch(&record.project, name),
+    match desk.known.store.read_summary(id)? {
+        Some(one) => caller.may_touch(&one.project, name),
         None => Err(not_found(id)),
     }
 }
@@ -153,99 +200,12 @@ fn replay(desk: &Desk, id: DeploymentId, after: u64) -> Result<Outcome, Refusal>
     Ok(watched(desk.workers.follow(id, last.saturating_sub(1))?))
 }
 
-fn deploy_component(
-    desk: &Desk,
-    deploy: &Deploy,
-    request: Request<'_>,
-    wanted: Wanted,
-    user: Option<String>,
-) -> Result<Outcome, Refusal> {
-    supported(deploy)?;
-    let Some(payload) = request.payload else {
-        let why = format!(
-            "deploying {}: a payload is required, as the last part of a form or as base64",
-            deploy.project
-        );
-        return Err(Refusal::new(Code::BadRequest, why));
-    };
-    let free = desk.store.disk_free()?;
-    if request.payload_least > free.saturating_sub(desk.limits.min_free_disk) {
-        let why = format!(
-            "receiving the payload of {}: it has {} bytes or more, and of the disk {free} are free, of which {} stay so",
-            deploy.project, request.payload_least, desk.limits.min_free_disk
-        );
-        return Err(Refusal::new(Code::NoSpace, why));
-    }
-    let mut attempt = desk.workers.begin(deploy, user)?;
-    let id = attempt.record().deployment_id;
-    match extract(desk, deploy, payload, &mut attempt) {
-        Ok(staged) => {
-            let follower = desk.workers.follow(id, 0)?;
-            desk.workers.submit(staged, attempt);
-            outcome(follower, wanted)
-        }
-        Err(refusal) => {
-            let why = desk.workers.why_stopped(id);
-            desk.workers.end(attempt, Err(stopped_as(refusal, why)));
-            outcome(desk.workers.follow(id, 0)?, wanted)
-        }
-    }
-}
-
-fn outcome(follower: Follower, wanted: Wanted) -> Result<Outcome, Refusal> {
-    if wanted.events {
-        return Ok(Outcome::Events(Events {
-            follower,
-            watching: false,
-        }));
-    }
-    Ok(Outcome::Answer(stream::plain(follower)?))
-}
-
-fn extract(
-    desk: &Desk,
-    deploy: &Deploy,
-    payload: Payload<'_>,
-    attempt: &mut Attempt,
-) -> Result<Staged, Refusal> {
-    let mut bytes = Bytes::new(payload, attempt.stop().clone());
-    deploy::extract(
-        attempt,
-        &desk.store,
-        &mut bytes,
-        deploy.payload_sha256.as_deref(),
-        &desk.limits,
-        desk.account.as_deref(),
-    )
-}
-
-/// What a later version will do is refused until then, and not left out in silence.
-fn supported(deploy: &Deploy) -> Result<(), Refusal> {
-    let faults = [
-        (
-            deploy.restart != Restart::No,
-            "'restart' is not supported yet: deploy without it",
-        ),
-        (!deploy.activate, "'activate': false is not supported yet"),
-        (deploy.replicated, "'replicated' is not supported yet"),
-        (
-            deploy.release.is_some(),
-            "'deployment_id' is not supported yet: send a payload",
-        ),
-    ];
-    let faults: Vec<&str> = faults
-        .into_iter()
-        .filter_map(|(found, fault)| found.then_some(fault))
-        .collect();
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::BadRequest, faults.join(". ")))
-    }
-}
-
 fn get_deployment(desk: &Desk, id: DeploymentId) -> Result<Value, Refusal> {
-    let record = desk.store.read_record(id)?.ok_or_else(|| not_found(id))?;
+    let record = desk
+        .known
+        .store
+        .read_record(id)?
+        .ok_or_else(|| not_found(id))?;
     shown(&record, true)
 }
 
@@ -259,62 +219,85 @@ fn shown(record: &Record, events: bool) -> Result<Value, Refusal> {
 }
 
 fn list_deployments(desk: &Desk, list: &List, caller: &Caller) -> Result<Value, Refusal> {
-    let (mut total, mut page) = (0_u64, Vec::new());
-    for id in desk.store.deployments()?.into_iter().rev() {
-        // One that was removed meanwhile is none.
-        let Some(record) = desk.store.read_record(id)? else {
-            continue;
-        };
-        if !matches(&record, list) || caller.is_barred_from(&record.project) {
-            continue;
+    let (first, limit) = (list.offset, list.limit.unwrap_or(LIST_LIMIT));
+    let (total, ids) = desk.known.index.look(|all| {
+        let (mut total, mut ids) = (0_u64, Vec::new());
+        for (id, one) in all.iter().rev() {
+            if !matches(one, list) || caller.is_barred_from(&one.project) {
+                continue;
+            }
+            if total >= first && total - first < limit {
+                ids.push(*id);
+            }
+            total += 1;
         }
-        if total >= list.offset && total - list.offset < list.limit.unwrap_or(LIST_LIMIT) {
+        (total, ids)
+    });
+    let mut page = Vec::with_capacity(ids.len());
+    for id in ids {
+        // One that was removed meanwhile is none.
+        if let Some(record) = desk.known.store.read_record(id)? {
             page.push(shown(&record, list.include_events)?);
         }
-        total += 1;
     }
     Ok(json!({ "deployments": page, "total": total }))
 }
 
-fn matches(record: &Record, list: &List) -> bool {
-    let status = || serde_json::to_value(record.status).ok();
+fn matches(one: &Summary, list: &List) -> bool {
+    let status = || serde_json::to_value(one.status).ok();
     list.project
         .as_ref()
-        .is_none_or(|project| project == record.project.as_str())
+        .is_none_or(|project| project == one.project.as_str())
         && list
             .status
             .as_ref()
             .is_none_or(|wanted| status().is_some_and(|status| status == wanted.as_str()))
-        && list.since.is_none_or(|since| record.started_at >= since)
-        && list.until.is_none_or(|until| record.started_at <= until)
+        && list.since.is_none_or(|since| one.started_at >= since)
+        && list.until.is_none_or(|until| one.started_at <= until)
 }
 
 fn latest(desk: &Desk, project: Option<&str>) -> Result<DeploymentId, Refusal> {
-    for id in desk.store.deployments()?.into_iter().rev() {
-        match project {
-            None => return Ok(id),
-            Some(project) => {
-                if desk
-                    .store
-                    .read_record(id)?
-                    .is_some_and(|record| record.project.as_str() == project)
-                {
-                    return Ok(id);
-                }
-            }
-        }
+    let is_of = |one: &Summary| project.is_none_or(|project| one.project.as_str() == project);
+    let found = desk.known.index.look(|all| {
+        all.iter()
+            .rev()
+            .find(|(_, one)| is_of(one))
+            .map(|(id, _)| *id)
+    });
+    found.ok_or_else(|| {
+        let of = project
+            .map(|project| format!(" of '{}'", project.escape_debug()))
+            .unwrap_or_default();
+        Refusal::new(Code::NotFound, format!("No deployment{of} found"))
+    })
+}
+
+fn get_payload(desk: &Desk, id: DeploymentId) -> Result<Outcome, Refusal> {
+    if desk.workers.is_running(id) {
+        let why = format!("reading the payload of deployment {id}: it is still running");
+        return Err(Refusal::new(Code::Conflict, why));
     }
-    let of = project
-        .map(|project| format!(" of '{}'", project.escape_debug()))
-        .unwrap_or_default();
-    Err(Refusal::new(
-        Code::NotFound,
-        format!("No deployment{of} found"),
-    ))
+    let (file, length) = deploying::payload(desk, id)?;
+    let name = format!("deployment-{id}.tar.gz");
+    Ok(Outcome::File(file, length, name))
+}
+
+fn delete_payload(desk: &Desk, id: DeploymentId) -> Result<Value, Refusal> {
+    if desk.workers.is_running(id) {
+        let why = format!("deleting the payload of deployment {id}: it is still running");
+        return Err(Refusal::new(Code::Conflict, why).about(id));
+    }
+    let size = std::fs::metadata(desk.known.store.payload(id)).map_or(0, |meta| meta.len());
+    desk.known.store.remove_payload(id)?;
+    Ok(json!({
+        "message": format!("Successfully deleted the payload of deployment {id}"),
+        "deployment_id": id,
+        "freed_bytes": size,
+    }))
 }
 
 fn get_components(desk: &Desk, caller: &Caller) -> Result<Value, Refusal> {
-    let mut components = desk.store.components()?;
+    let mut components = desk.known.store.components()?;
     components.retain(|component| !caller.is_barred_from(&component.project));
     let components = components.into_iter().map(|component| {
         json!({
@@ -334,9 +317,9 @@ fn system_information(desk: &Desk) -> Result<Value, Refusal> {
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
-        "disk_free": desk.store.disk_free()?,
+        "disk_free": desk.known.store.disk_free()?,
         "requests": desk.requests.load(Ordering::Relaxed),
         "deployments_running": desk.workers.running(),
-        "deployments_stored": desk.store.deployments()?.len(),
+        "deployments_stored": desk.known.index.look(All::len),
     }))
 }

@@ -9,6 +9,7 @@ mod deploy;
 mod events;
 mod flood;
 mod harbor;
+mod history;
 mod lifecycle;
 mod proxy;
 mod refuse;

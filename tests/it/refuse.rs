@@ -163,13 +163,21 @@ fn replace(body: &[u8], from: &[u8], to: &[u8], what: &str) -> Vec<u8> {
 #[test]
 fn fields_that_are_refused_make_no_record() {
     let harbor = Harbor::start();
-    let table: [(&[(&str, &str)], &str); 9] = [
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    let table: [(&[(&str, &str)], &str); 10] = [
         (&[], "'project' is required"),
         (&[("project", "my.app")], "project="),
         (&[("project", "../x")], "project="),
         (&[("project", "a"), ("package", "npm:x")], "payload"),
         (&[("project", "a"), ("restart", "true")], "'restart'"),
-        (&[("project", "a"), ("activate", "false")], "'activate'"),
+        (
+            &[("project", "a"), ("activate", "false"), ("restart", "true")],
+            "'activate'",
+        ),
+        (
+            &[("project", "a"), ("deployment_id", unknown)],
+            "cannot go together",
+        ),
         (&[("project", "a"), ("replicated", "true")], "'replicated'"),
         (
             &[("project", "a"), ("install_allow_scripts", "yes")],

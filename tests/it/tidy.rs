@@ -20,6 +20,7 @@ const SHELVES: &[&[&str]] = &[
     &[
         "archive",
         "child",
+        "index",
         "journal",
         "log",
         "manifest",

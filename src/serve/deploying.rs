@@ -1,0 +1,364 @@
+//! The operations that change what is live: deploying a payload, going back to an earlier release, stopping a deployment,
+//! removing a component.
+
+use std::fs::File;
+
+use serde_json::{Value, json};
+
+use crate::deploy::{Intake, Ready, Work};
+use crate::error::{Code, Doing, Refusal};
+use crate::event::Status;
+use crate::journal::Follower;
+use crate::name::{DeploymentId, Project};
+use crate::operation::{Deploy, Restart, Rollback};
+use crate::record::Record;
+use crate::serve::desk::{Desk, Outcome};
+use crate::serve::form::{Bytes, Payload, Request};
+use crate::serve::operations::Wanted;
+use crate::serve::stream::{self, Events};
+use crate::worker::{Wish, not_found};
+
+/// Performs `deploy_component`.
+pub(super) fn deploy(
+    desk: &Desk,
+    deploy: &Deploy,
+    request: Request<'_>,
+    wanted: Wanted,
+    user: Option<String>,
+) -> Result<Outcome, Refusal> {
+    supported(deploy)?;
+    let project = &deploy.project;
+    if let Some(earlier) = earlier(desk, project, &wanted)? {
+        return outcome(earlier, &wanted);
+    }
+    match (request.payload, deploy.release) {
+        (Some(_), Some(_)) => {
+            let why =
+                format!("deploying {project}: a payload and a 'deployment_id' cannot go together");
+            Err(Refusal::new(Code::BadRequest, why))
+        }
+        (None, None) => {
+            let why = format!(
+                "deploying {project}: a payload is required, as the last part of a form or as base64"
+            );
+            Err(Refusal::new(Code::BadRequest, why))
+        }
+        (None, Some(id)) => {
+            let what = format!("activating deployment {id} of {project}");
+            let release = release_of(desk, project, id, &what)?;
+            activate(desk, release, wish(project, &wanted, user), &wanted, &what)
+        }
+        (Some(payload), None) => {
+            has_room(desk, project, request.payload_least)?;
+            let wish = Wish {
+                activates: deploy.activate,
+                options: deploy.options.clone(),
+                restart_mode: deploy.restart.mode(),
+                ..wish(project, &wanted, user)
+            };
+            receive(
+                desk,
+                wish,
+                payload,
+                deploy.payload_sha256.as_deref(),
+                &wanted,
+            )
+        }
+    }
+}
+
+/// What was asked for before with the same key.
+fn earlier(desk: &Desk, project: &Project, wanted: &Wanted) -> Result<Option<Follower>, Refusal> {
+    let Some(key) = &wanted.key else {
+        return Ok(None);
+    };
+    match desk.workers.earlier(project, key)? {
+        Some(id) => desk.workers.follow(id, 0).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Nothing but a live release, by whoever asks.
+fn wish(project: &Project, wanted: &Wanted, user: Option<String>) -> Wish {
+    Wish {
+        project: project.clone(),
+        release: None,
+        rebuilds: false,
+        activates: true,
+        rollback_of: None,
+        options: crate::operation::Options::default(),
+        restart_mode: None,
+        user,
+        key: wanted.key.clone(),
+        connection: wanted.connection,
+    }
+}
+
+/// Refuses a payload for which there is no room, by what is known of its size.
+fn has_room(desk: &Desk, project: &Project, least: u64) -> Result<(), Refusal> {
+    let (free, kept) = (desk.known.store.disk_free()?, desk.limits.min_free_disk);
+    if least <= free.saturating_sub(kept) {
+        return Ok(());
+    }
+    let why = format!(
+        "receiving the payload of {project}: it has {least} bytes or more, and of the disk {free} are free, of which \
+         {kept} stay so"
+    );
+    Err(Refusal::new(Code::NoSpace, why))
+}
+
+fn intake(desk: &Desk) -> Intake<'_> {
+    Intake {
+        store: &desk.known.store,
+        limits: &desk.limits,
+        owner: desk.account.as_deref(),
+    }
+}
+
+fn receive(
+    desk: &Desk,
+    wish: Wish,
+    payload: Payload<'_>,
+    sha256: Option<&str>,
+    wanted: &Wanted,
+) -> Result<Outcome, Refusal> {
+    let activates = wish.activates;
+    let mut attempt = desk.workers.begin(wish)?;
+    let id = attempt.record().deployment_id;
+    let mut bytes = Bytes::new(payload, attempt.stop().clone());
+    match intake(desk).receive(&mut attempt, &mut bytes, sha256) {
+        Ok(staged) => {
+            let follower = desk.workers.follow(id, 0)?;
+            desk.workers.submit(Work::Build(staged, activates), attempt);
+            outcome(follower, wanted)
+        }
+        Err(refusal) => {
+            desk.workers.end(attempt, Err(refusal));
+            outcome(desk.workers.follow(id, 0)?, wanted)
+        }
+    }
+}
+
+/// Performs `rollback_component`.
+pub(super) fn rollback(
+    desk: &Desk,
+    rollback: &Rollback,
+    wanted: Wanted,
+    user: Option<String>,
+) -> Result<Outcome, Refusal> {
+    let project = &rollback.project;
+    let what = format!("rolling back {project}");
+    if rollback.restart != Restart::No {
+        return Err(Refusal::new(Code::BadRequest, NO_RESTART));
+    }
+    if let Some(earlier) = earlier(desk, project, &wanted)? {
+        return outcome(earlier, &wanted);
+    }
+    let Some(live) = desk.known.store.live(project) else {
+        return Err(Refusal::new(
+            Code::NotFound,
+            format!("{what}: nothing of it is live"),
+        ));
+    };
+    let release = match rollback.to {
+        Some(id) => release_of(desk, project, id, &what)?,
+        None => before(desk, project, live, &what)?,
+    };
+    let wish = Wish {
+        rollback_of: Some(live),
+        ..wish(project, &wanted, user)
+    };
+    activate(desk, release, wish, &wanted, &what)
+}
+
+/// The record of the deployment that built a release: of that deployment itself, or of the one whose release it made live.
+fn release_of(
+    desk: &Desk,
+    project: &Project,
+    id: DeploymentId,
+    what: &str,
+) -> Result<Record, Refusal> {
+    let store = &desk.known.store;
+    let found = store.read_record(id)?.ok_or_else(|| not_found(id))?;
+    if found.project != *project {
+        let why = format!("{what}: that is a deployment of {}", found.project);
+        return Err(Refusal::new(Code::Conflict, why));
+    }
+    let record = match found.release_id {
+        release if release == id => found,
+        release => store
+            .read_record(release)?
+            .ok_or_else(|| not_found(release))?,
+    };
+    match record.status {
+        Status::Success | Status::Staged | Status::RolledBack => Ok(record),
+        status if status.ended() => {
+            let why = format!("{what}: it has no release, since it did not end well");
+            Err(Refusal::new(Code::Conflict, why))
+        }
+        _ => {
+            let why = format!("{what}: it is still running");
+            Err(Refusal::new(Code::Conflict, why))
+        }
+    }
+}
+
+/// The newest release before the live one that was live, and is still there or can be built again.
+fn before(
+    desk: &Desk,
+    project: &Project,
+    live: DeploymentId,
+    what: &str,
+) -> Result<Record, Refusal> {
+    let store = &desk.known.store;
+    let mut releases: Vec<DeploymentId> = desk.known.index.look(|all| {
+        let of = all.values().filter(|one| {
+            one.project == *project && one.status == Status::Success && one.release_id < live
+        });
+        of.map(|one| one.release_id).collect()
+    });
+    releases.sort_unstable();
+    releases.dedup();
+    let none = releases.is_empty();
+    for id in releases.into_iter().rev() {
+        if store.release(project, id).exists() || store.payload(id).exists() {
+            return release_of(desk, project, id, what);
+        }
+    }
+    let why = if none {
+        "no earlier release was ever live"
+    } else {
+        "of the earlier releases neither a tree nor a payload is left"
+    };
+    Err(Refusal::new(Code::NotFound, format!("{what}: {why}")))
+}
+
+/// Makes a release live that an earlier deployment built, or builds it again first if only its payload is left.
+fn activate(
+    desk: &Desk,
+    of: Record,
+    wish: Wish,
+    wanted: &Wanted,
+    what: &str,
+) -> Result<Outcome, Refusal> {
+    let store = &desk.known.store;
+    let (project, release) = (wish.project.clone(), of.deployment_id);
+    if store.live(&project) == Some(release) {
+        let why = format!("{what}: release {release} is live already");
+        return Err(Refusal::new(Code::Conflict, why).about(release));
+    }
+    let there = || store.release(&project, release).exists();
+    let rebuilds = !there();
+    let payload = match rebuilds {
+        false => None,
+        true => {
+            let gone = |refusal: Refusal| {
+                let why = format!(
+                    "{what}: release {release} was removed, and {}",
+                    refusal.message
+                );
+                Refusal::new(Code::NotFound, why)
+            };
+            Some(self::payload(desk, release).map_err(gone)?.0)
+        }
+    };
+    let activates = wish.activates;
+    let mut attempt = desk.workers.begin(Wish {
+        release: Some(release),
+        rebuilds,
+        options: of.options,
+        ..wish
+    })?;
+    let id = attempt.record().deployment_id;
+    let work = match payload {
+        Some(mut payload) => intake(desk)
+            .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
+            .map(|staged| Work::Build(staged, activates)),
+        // From the beginning on nobody removes it, but somebody may have before.
+        None if there() => Ok(Work::Activate(Ready::built(store, &project, release))),
+        None => Err(Refusal::new(
+            Code::NotFound,
+            format!("{what}: release {release} was removed just now; try again"),
+        )),
+    };
+    let follower = desk.workers.follow(id, 0)?;
+    match work {
+        Ok(work) => desk.workers.submit(work, attempt),
+        Err(refusal) => desk.workers.end(attempt, Err(refusal)),
+    }
+    outcome(follower, wanted)
+}
+
+/// A stored payload and its length.
+pub(super) fn payload(desk: &Desk, id: DeploymentId) -> Result<(File, u64), Refusal> {
+    let path = desk.known.store.payload(id);
+    match File::open(&path) {
+        Ok(file) => {
+            let what = || format!("reading {}", path.display());
+            let length = file.metadata().doing(what)?.len();
+            Ok((file, length))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let why = format!("the payload of deployment {id} is not stored any more");
+            Err(Refusal::new(Code::NotFound, why))
+        }
+        Err(error) => Err(error).doing(|| format!("reading {}", path.display()))?,
+    }
+}
+
+/// Performs `cancel_deployment`: the answer comes when it has ended and its component is free.
+pub(super) fn cancel(desk: &Desk, id: DeploymentId) -> Result<Value, Refusal> {
+    desk.workers.stop_one(id, Code::Cancelled)?;
+    let record = desk.known.store.read_record(id)?;
+    if record.is_none_or(|record| record.status != Status::Cancelled) {
+        let why = format!("cancelling deployment {id}: it ended by itself at the same time");
+        return Err(Refusal::new(Code::Conflict, why).about(id));
+    }
+    Ok(json!({
+        "message": format!("Successfully cancelled: deployment {id}"),
+        "deployment_id": id,
+        "status": "cancelled",
+    }))
+}
+
+/// Performs `drop_component`.
+pub(super) fn drop_component(desk: &Desk, project: &Project) -> Result<Value, Refusal> {
+    let store = &desk.known.store;
+    let _hold = desk.workers.hold(project)?;
+    if store.live(project).is_none() && store.releases(project)?.is_empty() {
+        let why = format!("dropping {project}: there is no such component");
+        return Err(Refusal::new(Code::NotFound, why));
+    }
+    store.drop_component(project)?;
+    crate::log::info(&format!("{project} is dropped"));
+    Ok(json!({ "message": format!("Successfully dropped: {project}"), "project": project }))
+}
+
+fn outcome(follower: Follower, wanted: &Wanted) -> Result<Outcome, Refusal> {
+    if wanted.events {
+        return Ok(Outcome::Events(Events {
+            follower,
+            watching: false,
+        }));
+    }
+    Ok(Outcome::Answer(stream::plain(follower)?))
+}
+
+const NO_RESTART: &str = "'restart' is not supported yet: deploy without it";
+
+/// What a later version will do is refused until then, and not left out in silence.
+fn supported(deploy: &Deploy) -> Result<(), Refusal> {
+    let faults = [
+        (deploy.restart != Restart::No, NO_RESTART),
+        (deploy.replicated, "'replicated' is not supported yet"),
+    ];
+    let faults: Vec<&str> = faults
+        .into_iter()
+        .filter_map(|(found, fault)| found.then_some(fault))
+        .collect();
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::BadRequest, faults.join(". ")))
+    }
+}

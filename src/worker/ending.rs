@@ -1,0 +1,135 @@
+//! Ending deployments before their time: by a cancel, by the end of the server, or because their client is here again.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Code, Refusal};
+use crate::event::now_ms;
+use crate::name::{DeploymentId, Project};
+use crate::record::{Summary, key_of};
+use crate::worker::running::State;
+use crate::worker::{Workers, not_found};
+
+/// How long a deployment that is told to stop may take: a second for its children to tidy up, and the removal of its tree.
+const STOP_MAX: Duration = Duration::from_secs(60);
+/// How long an idempotency key holds: a day, in milliseconds.
+const KEY_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
+/// How many uploads one request ends at most.
+const EARLIER_MAX: usize = 4;
+
+impl Workers {
+    /// Why a deployment was told to stop, if it was.
+    pub(super) fn why_stopped(&self, id: DeploymentId) -> Option<Code> {
+        let state = self.running.lock();
+        state.running.get(&id)?.why.get().copied()
+    }
+
+    /// Stops a deployment that has not become live, for a reason, and waits until it has ended and its component is free.
+    ///
+    /// # Errors
+    /// `not_found`, or `conflict` if it has ended or is past the point where it could be stopped.
+    pub fn stop_one(&self, id: DeploymentId, why: Code) -> Result<(), Refusal> {
+        let conflict = |what: &str| {
+            let why = format!("stopping deployment {id}: it {what}");
+            Refusal::new(Code::Conflict, why).about(id)
+        };
+        let state = self.running.lock();
+        let Some(one) = state.running.get(&id) else {
+            drop(state);
+            return match self.known.store.read_summary(id)? {
+                Some(_) => Err(conflict("has ended already")),
+                None => Err(not_found(id)),
+            };
+        };
+        if !one.stop(why) {
+            return Err(conflict("is past the point where it could be stopped"));
+        }
+        let connection = one.connection;
+        drop(state);
+        if let (Some(connection), Some(cut)) = (connection, self.running.cut.get()) {
+            cut(connection);
+        }
+        let ended = |state: &State| !state.running.contains_key(&id);
+        if self.running.wait(Instant::now() + STOP_MAX, ended) {
+            return Ok(());
+        }
+        let why = format!("stopping deployment {id}: it was told to stop and has not ended yet");
+        Err(Refusal::new(Code::Internal, why).about(id))
+    }
+
+    /// The deployment that a request with this key is the second one of: newest first, within a day, and not one whose
+    /// upload did not arrive. One that is still uploading is stopped, as its client is here instead.
+    ///
+    /// # Errors
+    /// When one cannot be stopped.
+    pub fn earlier(&self, project: &Project, key: &str) -> Result<Option<DeploymentId>, Refusal> {
+        let wanted = key_of(key);
+        let since = now_ms().saturating_sub(KEY_LASTS_MS);
+        // Each round ends one upload, and there is one a component at a time.
+        for _ in 0..EARLIER_MAX {
+            let found = self.known.index.look(|all| {
+                let mut all = all.iter().rev();
+                let of_key = |one: &Summary| {
+                    one.key == wanted && one.project == *project && one.started_at >= since
+                };
+                let counts = |one: &Summary| one.received || !one.status.ended();
+                all.find(|(_, one)| of_key(one) && counts(one))
+                    .map(|(id, one)| (*id, one.received))
+            });
+            match found {
+                None => return Ok(None),
+                Some((id, true)) => return Ok(Some(id)),
+                Some((id, false)) => match self.stop_one(id, Code::UploadBroken) {
+                    Err(refusal) if refusal.code != Code::Conflict => return Err(refusal),
+                    // It has ended, or its upload has, meanwhile.
+                    _ => {}
+                },
+            }
+        }
+        let why = format!("deploying {project}: too many requests with one idempotency key");
+        Err(Refusal::new(Code::Conflict, why))
+    }
+
+    /// Begins no further deployment and stops those that run; one that is live already goes on to its end.
+    pub fn stop(&self) {
+        let mut state = self.running.lock();
+        state.stopping = true;
+        for one in state.running.values() {
+            one.stop(Code::Interrupted);
+        }
+    }
+
+    /// Waits until no deployment runs, at most until `deadline`, and says whether that is so.
+    pub fn wait_idle(&self, deadline: Instant) -> bool {
+        self.running.wait(deadline, |state| state.busy.is_empty())
+    }
+}
+
+/// A deployment that was told to stop ends with the reason for that, whatever its step made of it.
+pub(super) fn stopped_as(refusal: Refusal, why: Option<Code>) -> Refusal {
+    match why {
+        Some(Code::Interrupted) => Refusal::new(
+            Code::Interrupted,
+            format!("interrupted by the end of the server ({})", refusal.message),
+        ),
+        Some(code) => Refusal::new(code, refusal.message),
+        None => refusal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_deployment_says_why() {
+        let refusal = || Refusal::new(Code::InstallFailed, "m");
+        let table = [
+            (None, Code::InstallFailed),
+            (Some(Code::Cancelled), Code::Cancelled),
+            (Some(Code::Interrupted), Code::Interrupted),
+        ];
+        for (why, code) in table {
+            assert_eq!(stopped_as(refusal(), why).code, code);
+        }
+    }
+}

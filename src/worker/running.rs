@@ -1,0 +1,132 @@
+//! What runs and what is busy, under one lock that is a leaf.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Instant;
+
+use crate::error::{Code, Refusal};
+use crate::journal::Live;
+use crate::name::{DeploymentId, Project};
+use crate::stop::SharedStopper;
+use crate::worker::stopping;
+
+/// What runs.
+#[derive(Default)]
+pub(super) struct Running {
+    pub(super) state: Mutex<State>,
+    pub(super) idle: Condvar,
+    /// Ends the upload of a connection of the gate.
+    pub(super) cut: OnceLock<Cut>,
+}
+
+/// Ends the upload of a connection, by the gate's number of it.
+pub type Cut = Box<dyn Fn(u64) + Send + Sync>;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) busy: HashMap<Project, Busy>,
+    pub(super) running: HashMap<DeploymentId, One>,
+    pub(super) newest: Option<DeploymentId>,
+    pub(super) stopping: bool,
+}
+
+/// Why a component is busy.
+#[derive(Clone, Copy)]
+pub(super) struct Busy {
+    /// The deployment that runs; none while it is dropped.
+    pub(super) deployment: Option<DeploymentId>,
+    /// The release that is not to be removed meanwhile.
+    pub(super) release: Option<DeploymentId>,
+}
+
+/// One deployment that runs.
+pub(super) struct One {
+    pub(super) live: Weak<Live>,
+    pub(super) stopper: SharedStopper,
+    pub(super) why: Arc<OnceLock<Code>>,
+    pub(super) connection: Option<u64>,
+}
+
+impl Running {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is a single insertion or removal, so it is whole even after a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something is so, at most until `deadline`, and says whether it is.
+    pub(super) fn wait(&self, deadline: Instant, is_so: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        while !is_so(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self
+                .idle
+                .wait_timeout(state, left)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+        true
+    }
+}
+
+/// Keeps a component busy; dropping it frees the component.
+pub struct Hold {
+    running: Arc<Running>,
+    project: Project,
+    id: Option<DeploymentId>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.running.lock();
+        state.busy.remove(&self.project);
+        if let Some(id) = self.id {
+            state.running.remove(&id);
+        }
+        self.running.idle.notify_all();
+    }
+}
+
+impl One {
+    /// False if it is too late.
+    pub(super) fn stop(&self, why: Code) -> bool {
+        // The first reason is the one that counts, and it is there before anybody looks for it.
+        let _ = self.why.set(why);
+        self.stopper.stop()
+    }
+}
+
+/// Keeps a component busy for a deployment, or for its removal.
+pub(super) fn claim(
+    running: &Arc<Running>,
+    state: &mut State,
+    project: &Project,
+    deployment: Option<DeploymentId>,
+    release: Option<DeploymentId>,
+) -> Result<Hold, Refusal> {
+    if state.stopping {
+        return Err(stopping());
+    }
+    match state.busy.get(project).map(|busy| busy.deployment) {
+        Some(Some(id)) => {
+            let why = format!("deploying {project}: deployment {id} of it is running");
+            return Err(Refusal::new(Code::Busy, why).about(id));
+        }
+        Some(None) => {
+            let why = format!("deploying {project}: it is being dropped");
+            return Err(Refusal::new(Code::Busy, why));
+        }
+        None => {}
+    }
+    let busy = Busy {
+        deployment,
+        release,
+    };
+    state.busy.insert(project.clone(), busy);
+    Ok(Hold {
+        running: Arc::clone(running),
+        project: project.clone(),
+        id: deployment,
+    })
+}

@@ -1,0 +1,592 @@
+//! Deployments outlive everything: payloads, rollbacks, staged builds, cancelling, dropping, and a request that comes twice.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harbor::{
+    Answer, Harbor, await_some, component, form, gzip, names, noise, request, tar,
+};
+
+/// A version of the component `demo`: its release says which.
+fn version(n: u32) -> Vec<u8> {
+    gzip(&tar(&[("./version", &n.to_string())]))
+}
+
+fn deployed(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["deployment_id"].as_str().unwrap().to_owned()
+}
+
+/// Deploys versions 1 to `n`, and gives their ids.
+fn versions(harbor: &Harbor, n: u32) -> Vec<String> {
+    (1..=n)
+        .map(|n| deployed(&harbor.deploy(&[("project", "demo")], &version(n))))
+        .collect()
+}
+
+fn live(harbor: &Harbor) -> String {
+    fs::read_to_string(harbor.path("components/demo/version")).unwrap()
+}
+
+fn ask(harbor: &Harbor, operation: &str, fields: &Value) -> Answer {
+    let mut all = json!({ "operation": operation });
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    harbor.operate(&all)
+}
+
+fn is(answer: &Answer, status: u16, code: &str, part: &str) {
+    let (found, why) = answer.refusal();
+    assert_eq!((answer.status, found.as_str()), (status, code), "{why}");
+    assert!(why.contains(part), "{part}: {why}");
+}
+
+#[test]
+fn a_rollback_goes_one_further_back_each_time() {
+    let harbor = Harbor::start();
+    is(
+        &ask(&harbor, "rollback_component", &json!({"project": "demo"})),
+        404,
+        "not_found",
+        "nothing of it is live",
+    );
+    let ids = versions(&harbor, 3);
+    for n in [2, 1] {
+        let before = live(&harbor);
+        let answer = ask(&harbor, "rollback_component", &json!({"project": "demo"}));
+        let id = deployed(&answer);
+        assert_eq!(live(&harbor), n.to_string());
+        let record = harbor.record(&id);
+        assert_eq!(record["release_id"], ids[n - 1]);
+        assert_eq!(
+            record["rollback_of"],
+            ids[before.parse::<usize>().unwrap() - 1]
+        );
+        assert_eq!(
+            (&record["status"], &record["payload_present"]),
+            (&json!("success"), &json!(false))
+        );
+        let phases: Vec<&Value> = record["event_log"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|entry| entry["event"] == "phase" && entry["data"]["status"] == "start")
+            .map(|entry| &entry["data"]["phase"])
+            .collect();
+        assert_eq!(phases, ["activate"], "no upload and no install");
+        assert_eq!(answer.json()["rollback_of"], record["rollback_of"]);
+    }
+    is(
+        &ask(&harbor, "rollback_component", &json!({"project": "demo"})),
+        404,
+        "not_found",
+        "no earlier release",
+    );
+    let components = ask(&harbor, "get_components", &json!({})).json();
+    assert_eq!(components["components"][0]["release_id"], ids[0]);
+
+    // To a named one, forward too; and by the id of a rollback.
+    let answer = ask(
+        &harbor,
+        "rollback_component",
+        &json!({"project": "demo", "deployment_id": ids[2]}),
+    );
+    let to_three = deployed(&answer);
+    assert_eq!(live(&harbor), "3");
+    is(
+        &ask(
+            &harbor,
+            "rollback_component",
+            &json!({"project": "demo", "deployment_id": to_three}),
+        ),
+        409,
+        "conflict",
+        "live already",
+    );
+    // A new version is live after all that, and the one before it is what was live.
+    deployed(&harbor.deploy(&[("project", "demo")], &version(4)));
+    deployed(&ask(
+        &harbor,
+        "rollback_component",
+        &json!({"project": "demo"}),
+    ));
+    assert_eq!(live(&harbor), "3");
+}
+
+#[test]
+fn a_release_that_was_pruned_is_built_again_from_its_payload() {
+    let harbor = Harbor::with(&["--keep-releases", "2", "--keep-payloads", "4"], &[]);
+    let build = [
+        ("project", "demo"),
+        ("install_command", "echo built >> log"),
+    ];
+    let ids: Vec<String> = (1..=4)
+        .map(|n| deployed(&harbor.deploy(&build, &version(n))))
+        .collect();
+    await_some("the pruning", || {
+        (names(&harbor.path("releases/demo")) == ids[2..]).then_some(())
+    });
+    let fields = json!({"project": "demo", "deployment_id": ids[0]});
+    let id = deployed(&ask(&harbor, "rollback_component", &fields));
+    assert_eq!(live(&harbor), "1");
+    assert_eq!(
+        fs::read_to_string(harbor.path("components/demo/log")).unwrap(),
+        "built\n"
+    );
+    let record = harbor.record(&id);
+    assert_eq!(record["release_id"], ids[0]);
+    let started: Vec<&Value> = record["event_log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["event"] == "phase" && entry["data"]["status"] == "start")
+        .map(|entry| &entry["data"]["phase"])
+        .collect();
+    assert_eq!(started, ["extract", "install", "load", "activate"]);
+
+    // Neither tree nor payload: a clear refusal, and nothing changes.
+    await_some("the pruning", || {
+        (!harbor.path(&format!("releases/demo/{}", ids[1])).exists()).then_some(())
+    });
+    let freed = ask(
+        &harbor,
+        "delete_deployment_payload",
+        &json!({"deployment_id": ids[1]}),
+    )
+    .json();
+    assert!(freed["freed_bytes"].as_u64().unwrap() > 0, "{freed}");
+    let fields = json!({"project": "demo", "deployment_id": ids[1]});
+    is(
+        &ask(&harbor, "rollback_component", &fields),
+        404,
+        "not_found",
+        "not stored any more",
+    );
+    // A payload that is not what it was is not taken.
+    fs::write(
+        harbor.path(&format!("deployments/{}/payload", ids[2])),
+        version(9),
+    )
+    .unwrap();
+    await_some("the pruning", || {
+        (!harbor.path(&format!("releases/demo/{}", ids[2])).exists()).then_some(())
+    });
+    let fields = json!({"project": "demo", "deployment_id": ids[2]});
+    is(
+        &ask(&harbor, "rollback_component", &fields),
+        400,
+        "bad_request",
+        "SHA-256",
+    );
+    assert_eq!(live(&harbor), "1");
+    assert!(!harbor.path(&format!("releases/demo/{}", ids[2])).exists());
+}
+
+#[test]
+fn payloads_are_given_back_as_they_came() {
+    let harbor = Harbor::start();
+    let payload = noise();
+    let id = deployed(&harbor.deploy(&[("project", "demo")], &payload));
+    let answer = ask(
+        &harbor,
+        "get_deployment_payload",
+        &json!({"deployment_id": id}),
+    );
+    assert_eq!(
+        (answer.status, answer.header("Content-Type")),
+        (200, Some("application/octet-stream"))
+    );
+    let disposition = format!("attachment; filename=\"deployment-{id}.tar.gz\"");
+    assert_eq!(answer.header("Content-Disposition"), Some(&*disposition));
+    assert_eq!(
+        answer.header("Content-Length"),
+        Some(&*payload.len().to_string())
+    );
+    assert!(answer.body == payload);
+    let freed = |id: &str| {
+        ask(
+            &harbor,
+            "delete_deployment_payload",
+            &json!({"deployment_id": id}),
+        )
+        .json()["freed_bytes"]
+            .clone()
+    };
+    assert_eq!(freed(&id), payload.len());
+    assert_eq!(freed(&id), 0);
+    assert_eq!(harbor.record(&id)["payload_present"], false);
+    is(
+        &ask(
+            &harbor,
+            "get_deployment_payload",
+            &json!({"deployment_id": id}),
+        ),
+        404,
+        "not_found",
+        "not stored",
+    );
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    for operation in [
+        "get_deployment_payload",
+        "delete_deployment_payload",
+        "cancel_deployment",
+    ] {
+        is(
+            &ask(&harbor, operation, &json!({"deployment_id": unknown})),
+            404,
+            "not_found",
+            unknown,
+        );
+    }
+}
+
+#[test]
+fn a_staged_build_is_live_when_somebody_says_so() {
+    let harbor = Harbor::start();
+    let answer = harbor.deploy(&[("project", "demo"), ("activate", "false")], &version(1));
+    let staged = deployed(&answer);
+    assert_eq!(answer.json()["staged"], true);
+    assert!(!harbor.path("components/demo").exists());
+    assert_eq!(harbor.record(&staged)["status"], "staged");
+    let fields = |project: &str| json!({"project": project, "deployment_id": staged});
+    is(
+        &ask(&harbor, "deploy_component", &fields("other")),
+        409,
+        "conflict",
+        "a deployment of demo",
+    );
+    let id = deployed(&ask(&harbor, "deploy_component", &fields("demo")));
+    assert_eq!(live(&harbor), "1");
+    assert_eq!(harbor.record(&id)["release_id"], staged);
+    assert_eq!(
+        harbor.record(&staged)["status"],
+        "staged",
+        "it stays what it was"
+    );
+    is(
+        &ask(&harbor, "deploy_component", &fields("demo")),
+        409,
+        "conflict",
+        "live already",
+    );
+    // One that failed has nothing to be activated.
+    let answer = harbor.deploy(
+        &[("project", "demo"), ("install_command", "false")],
+        &version(2),
+    );
+    let failed = answer.json()["deployment_id"].clone();
+    is(
+        &ask(
+            &harbor,
+            "deploy_component",
+            &json!({"project": "demo", "deployment_id": failed}),
+        ),
+        409,
+        "conflict",
+        "no release",
+    );
+}
+
+/// Begins a deployment and gives the lines of its stream, up to one that has `part`.
+fn begin(
+    harbor: &Harbor,
+    project: &str,
+    command: &str,
+    part: &str,
+) -> (String, BufReader<TcpStream>) {
+    let (media, body) = form(
+        &[("project", project), ("install_command", command)],
+        &component(),
+    );
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let mut stream = harbor.connect();
+    let asked = request(
+        "POST",
+        "/",
+        &[&authorization, &media, "Accept: text/event-stream"],
+        &body,
+    );
+    stream.write_all(&asked).unwrap();
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut id) = (String::new(), String::new());
+    loop {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "no {part}");
+        if let Some((_, rest)) = line.split_once("\"deployment_id\":\"") {
+            id = rest.split('"').next().unwrap().to_owned();
+        }
+        if line.contains(part) {
+            return (id, reader);
+        }
+    }
+}
+
+fn last(reader: BufReader<TcpStream>) -> String {
+    let lines: Vec<String> = reader.lines().map_while(Result::ok).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn a_cancel_ends_the_whole_family_and_frees_the_component() {
+    let harbor = Harbor::with(&["--max-deploys", "1"], &[]);
+    let first = deployed(&harbor.deploy(&[("project", "demo")], &version(1)));
+    // In the installation, with a child of its own that ignores what is polite.
+    let pids = harbor.path("pids");
+    let command = format!(
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.1; done' & echo $$ >> {0}; while :; do sleep 0.1; done",
+        pids.display()
+    );
+    let (id, reader) = begin(
+        &harbor,
+        "demo",
+        &command,
+        "\"phase\":\"install\",\"status\":\"start\"",
+    );
+    let family = await_some("the family", || {
+        let text = fs::read_to_string(&pids).ok()?;
+        (text.lines().count() == 2).then_some(text)
+    });
+    // One that waits for a place meanwhile.
+    let (queued, waiting) = begin(
+        &harbor,
+        "other",
+        "true",
+        "\"phase\":\"queue\",\"status\":\"start\"",
+    );
+    assert_eq!(harbor.record(&queued)["status"], "queued");
+    let answer = ask(
+        &harbor,
+        "cancel_deployment",
+        &json!({"deployment_id": queued}),
+    );
+    assert_eq!(
+        (answer.status, &answer.json()["status"]),
+        (200, &json!("cancelled")),
+        "{}",
+        answer.text()
+    );
+    assert!(last(waiting).contains("\"code\":\"cancelled\""));
+
+    let answer = ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    assert_eq!(
+        (answer.status, &answer.json()["status"]),
+        (200, &json!("cancelled")),
+        "{}",
+        answer.text()
+    );
+    for pid in family.lines() {
+        // One that is dead and that nobody has collected yet is gone.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap().trim_start();
+        assert!(
+            state.is_empty() || state.starts_with(['Z', 'X']),
+            "{pid} is left: {stat}"
+        );
+    }
+    let end = last(reader);
+    assert!(
+        end.contains("event: error") && end.contains("\"code\":\"cancelled\""),
+        "{end}"
+    );
+    assert_eq!(harbor.record(&id)["status"], "cancelled");
+    assert_eq!(names(&harbor.path("releases/demo")), [first]);
+    is(
+        &ask(&harbor, "cancel_deployment", &json!({"deployment_id": id})),
+        409,
+        "conflict",
+        "has ended already",
+    );
+    deployed(&harbor.deploy(&[("project", "demo")], &version(2)));
+}
+
+/// The beginning of an upload that does not go on.
+fn half_an_upload(harbor: &Harbor, key: &str) -> TcpStream {
+    let (media, body) = form(&[("project", "demo")], &noise());
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let key = format!("Idempotency-Key: {key}");
+    let whole = request("POST", "/", &[&authorization, &media, &key], &body);
+    let mut stream = harbor.connect();
+    stream.write_all(&whole[..whole.len() / 2]).unwrap();
+    stream
+}
+
+fn extracting(harbor: &Harbor) -> String {
+    await_some("the upload", || {
+        let list = ask(harbor, "list_deployments", &json!({"status": "extracting"})).json();
+        list["deployments"][0]["deployment_id"]
+            .as_str()
+            .map(str::to_owned)
+    })
+}
+
+#[test]
+fn a_cancel_ends_an_upload_whose_client_is_silent() {
+    let harbor = Harbor::start();
+    let stream = half_an_upload(&harbor, "k");
+    let id = extracting(&harbor);
+    is(
+        &ask(
+            &harbor,
+            "get_deployment_payload",
+            &json!({"deployment_id": id}),
+        ),
+        409,
+        "conflict",
+        "still running",
+    );
+    is(
+        &ask(
+            &harbor,
+            "delete_deployment_payload",
+            &json!({"deployment_id": id}),
+        ),
+        409,
+        "conflict",
+        "still running",
+    );
+    let begun = Instant::now();
+    let answer = ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "it did not wait for the client"
+    );
+    is(&Answer::read(stream), 409, "cancelled", "");
+    assert!(names(&harbor.path("releases")).is_empty());
+    assert!(!harbor.path(&format!("deployments/{id}/payload")).exists());
+}
+
+#[test]
+fn a_request_that_comes_twice_deploys_once() {
+    let harbor = Harbor::start();
+    let post = |project: &str, key: &str, payload: &[u8], accept: &str| {
+        let (media, body) = form(&[("project", project)], payload);
+        harbor.ask(
+            "POST",
+            "/",
+            &[&media, &format!("Idempotency-Key: {key}"), accept],
+            &body,
+        )
+    };
+    let first = post("demo", "one", &version(1), "Accept: */*");
+    let id = deployed(&first);
+    // Whatever its payload is: it is not looked at.
+    let again = post("demo", "one", &version(2), "Accept: */*");
+    assert_eq!(again.text(), first.text());
+    let live_again = post("demo", "one", &version(2), "Accept: text/event-stream").events();
+    assert_eq!(live_again[0].data["deployment_id"], id);
+    assert_eq!(live_again.last().unwrap().event, "done");
+    assert_eq!(live(&harbor), "1");
+    assert_eq!(
+        harbor.record(&id)["idempotency_key"]
+            .as_str()
+            .unwrap()
+            .len(),
+        64
+    );
+    // The key belongs to its component, and another key is another request.
+    assert_ne!(
+        deployed(&post("other", "one", &version(1), "Accept: */*")),
+        id
+    );
+    assert_ne!(
+        deployed(&post("demo", "two", &version(3), "Accept: */*")),
+        id
+    );
+    for bad in ["", "a b", &"x".repeat(129)] {
+        is(
+            &post("demo", bad, &version(1), "Accept: */*"),
+            400,
+            "bad_request",
+            "Idempotency-Key",
+        );
+    }
+    // A failure is an answer too.
+    let fail = [("project", "demo"), ("install_command", "exit 3")];
+    let (media, body) = form(&fail, &version(1));
+    let failing = || harbor.ask("POST", "/", &[&media, "Idempotency-Key: fails"], &body);
+    let (one, two) = (failing(), failing());
+    assert_eq!((one.status, two.status, one.text()), (422, 422, two.text()));
+
+    // An upload that has not ended is replaced, and one that broke does not count.
+    let stream = half_an_upload(&harbor, "three");
+    let replaced = extracting(&harbor);
+    let id = deployed(&post("demo", "three", &version(5), "Accept: */*"));
+    assert_ne!(id, replaced);
+    is(&Answer::read(stream), 400, "upload_broken", "");
+    assert_eq!(harbor.record(&replaced)["error"]["code"], "upload_broken");
+    assert_eq!(live(&harbor), "5");
+    assert_eq!(
+        deployed(&post("demo", "three", &version(6), "Accept: */*")),
+        id
+    );
+
+    // While it runs, too: the second one follows the first.
+    let gate = harbor.path("gate");
+    let hold = format!("while [ ! -e {} ]; do sleep 0.01; done", gate.display());
+    let (media, body) = form(
+        &[("project", "demo"), ("install_command", &hold)],
+        &version(7),
+    );
+    let running = || harbor.ask("POST", "/", &[&media, "Idempotency-Key: four"], &body);
+    std::thread::scope(|scope| {
+        let one = scope.spawn(running);
+        await_some("the installation", || {
+            let list = ask(
+                &harbor,
+                "list_deployments",
+                &json!({"status": "installing"}),
+            )
+            .json();
+            (list["total"] == 1).then_some(())
+        });
+        let two = scope.spawn(running);
+        fs::write(&gate, "").unwrap();
+        assert_eq!(
+            deployed(&one.join().unwrap()),
+            deployed(&two.join().unwrap())
+        );
+    });
+}
+
+#[test]
+fn a_dropped_component_is_gone_and_its_records_are_not() {
+    let harbor = Harbor::start();
+    versions(&harbor, 2);
+    let answer = ask(&harbor, "drop_component", &json!({"project": "demo"}));
+    assert_eq!(answer.json()["message"], "Successfully dropped: demo");
+    assert!(
+        names(&harbor.path("releases")).is_empty() && names(&harbor.path("components")).is_empty()
+    );
+    assert_eq!(
+        ask(&harbor, "list_deployments", &json!({})).json()["total"],
+        2
+    );
+    is(
+        &ask(&harbor, "drop_component", &json!({"project": "demo"})),
+        404,
+        "not_found",
+        "no such component",
+    );
+    deployed(&harbor.deploy(&[("project", "demo")], &version(3)));
+    let (id, reader) = begin(
+        &harbor,
+        "demo",
+        "while :; do sleep 0.1; done",
+        "\"phase\":\"install\",\"status\":\"start\"",
+    );
+    is(
+        &ask(&harbor, "drop_component", &json!({"project": "demo"})),
+        409,
+        "busy",
+        &id,
+    );
+    ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    drop(reader);
+    assert_eq!(live(&harbor), "3");
+}
