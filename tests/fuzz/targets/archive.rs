@@ -66,7 +66,14 @@ fn outcome(bytes: &[u8], step: u16) -> Result<(Unpacked, Vec<String>), Refusal> 
     };
     let payload = File::create(world.inner.join("payload")).expect("a file");
     let release = world.inner.join("release");
-    let unpacked = unpack(&mut source, Some(&payload), &release, &limits, None, &mut |_| {});
+    let unpacked = unpack(
+        &mut source,
+        Some(&payload),
+        &release,
+        &limits,
+        None,
+        &mut |_| {},
+    );
     world.untouched();
     let unpacked = unpacked?;
     assert!(fs::read(world.inner.join("payload")).expect("it is stored") == bytes);
