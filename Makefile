@@ -12,7 +12,7 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build demo test check bench fuzz help
+.PHONY: build demo test check bench crash fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -31,6 +31,9 @@ check: ## format, lints and docs, warnings being errors
 
 bench: ## measure, beside tar (GANGPLANK_BENCH=quick: smaller data)
 	$(CARGO) bench --locked --bench bench
+
+crash: ## kill the server N times (50) at random steps of a deployment, and look at what the next start makes of it
+	GANGPLANK_CRASH=$(or $(N),50) $(CARGO) test --locked --test it crash:: -- --nocapture
 
 fuzz: ## throw bytes at what reads bytes of clients (FUZZ_SECONDS: 600 for each of FUZZ_TARGETS)
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \

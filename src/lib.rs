@@ -80,6 +80,7 @@
 //! ([`recover`]) ends every marked one whose journal has no end: `done` exactly if the link leads to that release, else `error`
 //! with code `interrupted`, and what had been built is removed. Between 1 and 3 the link is the old one, whole; after 3 it is
 //! the new one, whole. A torn last line of a journal is cut off, and a record that is missing or half is made again.
+//! `tests/it/crash.rs` kills the server at each of these steps, and `tests/it/power.rs` watches their order.
 //!
 //! # Where to begin reading
 //! [`event`] and [`journal`] first, then [`attempt`] and [`deploy`], then [`serve`]; for the client [`user`] and [`client`].

@@ -148,13 +148,6 @@ impl Record {
         result
     }
 
-    /// Whether it builds the release that it makes live, or finds it built.
-    pub fn builds(&self) -> bool {
-        let building = [Phase::Extract, Phase::Queue, Phase::Install, Phase::Load];
-        let phase = self.phase.as_deref().and_then(Phase::parse);
-        self.release_id == self.deployment_id || phase.is_some_and(|now| building.contains(&now))
-    }
-
     /// Takes the next entry of the journal into account. Only `phase` and the terminal events are read again from
     /// their text; a line of an install costs a copy for the log and no more.
     pub fn apply(&mut self, entry: &Entry) {

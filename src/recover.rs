@@ -13,7 +13,7 @@ use serde_json::Map;
 use crate::attempt::Registry;
 use crate::child;
 use crate::error::{Code, Doing, Error};
-use crate::event::{Entry, Event, Failure, now_ms};
+use crate::event::{Entry, Event, Failure, Phase, now_ms};
 use crate::index::Index;
 use crate::journal::{Follower, Journal, Step};
 use crate::log;
@@ -95,7 +95,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
             Event::Error(Box::new(interrupted(&record)))
         };
         if !live {
-            if record.builds() {
+            if builds(&entries) {
                 store.remove_release(&record.project, record.release_id)?;
             }
             if record.payload_hash.is_none() {
@@ -119,6 +119,14 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
         .doing(|| format!("cleaning up {}", dir.display()))?;
     store.write_record(&record, true)?;
     Ok(Some(record))
+}
+
+/// Whether a deployment builds the release that it makes live, or finds it built.
+fn builds(entries: &[Entry]) -> bool {
+    match entries.first().map(Entry::meaning) {
+        Some(Event::Deployment(opening)) => opening.phases.contains(&Phase::Extract),
+        _ => false,
+    }
 }
 
 fn interrupted(record: &Record) -> Failure {

@@ -5,12 +5,14 @@
 mod archive;
 mod cli;
 mod clients;
+mod crash;
 mod deploy;
 mod events;
 mod flood;
 mod harbor;
 mod history;
 mod lifecycle;
+mod power;
 mod proxy;
 mod refuse;
 mod run_as;

@@ -1,0 +1,304 @@
+//! kill -9 at every step of a deployment: a debug build parks at a named checkpoint, is killed there, and the next start must
+//! make a whole thing of it. `make crash N=50` goes through the table in random order, so often.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::harbor::{Harbor, TempDir, await_some, form, gzip, names, request, tar};
+
+/// How many files a release has: whole or not is seen by all of them.
+const FILES: usize = 40;
+
+/// Whether the binary knows checkpoints: a release build does not.
+fn parks() -> bool {
+    let debug = cfg!(debug_assertions);
+    if !debug {
+        eprintln!("skipped: checkpoints are only in debug builds");
+    }
+    debug
+}
+
+/// A component whose every file says which version it is.
+fn version(n: u32) -> Vec<u8> {
+    let files: Vec<(String, String)> = (0..FILES)
+        .map(|file| (format!("./d{}/f{file}", file % 4), n.to_string()))
+        .collect();
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(path, text)| (&**path, &**text))
+        .collect();
+    gzip(&tar(&files))
+}
+
+/// The version that a tree has, if it is whole.
+fn whole(release: &Path) -> Option<u32> {
+    let mut versions: Vec<String> = (0..FILES)
+        .map(|file| fs::read_to_string(release.join(format!("d{}/f{file}", file % 4))).unwrap())
+        .collect();
+    versions.dedup();
+    assert_eq!(
+        versions.len(),
+        1,
+        "{}: of two versions: {versions:?}",
+        release.display()
+    );
+    versions[0].parse().ok()
+}
+
+/// What is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// The first deployment of the component.
+    First,
+    /// A second version.
+    Next,
+    /// A rollback to a release that is there.
+    Rollback,
+    /// A rollback to one that was removed.
+    Rebuild,
+}
+
+/// What else is broken while the server is away.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Damage {
+    None,
+    TornJournal,
+    HalfRecord,
+    NoRecord,
+}
+
+/// Each checkpoint, and whether what comes is live by then.
+const CHECKPOINTS: [(&str, bool); 9] = [
+    ("received", false),
+    ("stored", false),
+    ("unpacked", false),
+    ("installed", false),
+    ("loaded", false),
+    ("synced", false),
+    ("switched", true),
+    ("recorded", true),
+    ("ended", true),
+];
+
+const DAMAGES: [Damage; 4] = [
+    Damage::None,
+    Damage::TornJournal,
+    Damage::HalfRecord,
+    Damage::NoRecord,
+];
+
+fn cases() -> Vec<(Kind, &'static str, bool)> {
+    let mut cases = Vec::new();
+    for kind in [Kind::First, Kind::Next, Kind::Rollback, Kind::Rebuild] {
+        for (checkpoint, live) in CHECKPOINTS {
+            let builds = ["received", "stored", "unpacked", "installed", "loaded"];
+            if kind != Kind::Rollback || !builds.contains(&checkpoint) {
+                cases.push((kind, checkpoint, live));
+            }
+        }
+    }
+    cases
+}
+
+/// Sends what is to be interrupted; nobody waits for its answer.
+fn send(harbor: &Harbor, kind: Kind) -> std::net::TcpStream {
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let (media, body) = match kind {
+        Kind::First | Kind::Next => form(
+            &[("project", "demo"), ("install_command", "true")],
+            &version(2),
+        ),
+        Kind::Rollback | Kind::Rebuild => (
+            "Content-Type: application/json".to_owned(),
+            json!({"operation": "rollback_component", "project": "demo"})
+                .to_string()
+                .into_bytes(),
+        ),
+    };
+    let mut stream = harbor.connect();
+    stream
+        .write_all(&request("POST", "/", &[&authorization, &media], &body))
+        .unwrap();
+    stream
+}
+
+fn deployed(harbor: &Harbor, n: u32) -> String {
+    let answer = harbor.deploy(
+        &[("project", "demo"), ("install_command", "true")],
+        &version(n),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["deployment_id"].as_str().unwrap().to_owned()
+}
+
+/// Everything in the root, by path from it.
+fn tree(dir: &Path, below: &str, found: &mut Vec<String>) {
+    for name in names(dir) {
+        let path = format!("{below}{name}");
+        if dir.join(&name).symlink_metadata().unwrap().is_dir() && below.split('/').count() < 3 {
+            tree(&dir.join(&name), &format!("{path}/"), found);
+        }
+        found.push(path);
+    }
+}
+
+/// What a file system may make of the newest writes if the power goes, too.
+fn damage(root: &Path, id: &str, damage: Damage) {
+    let dir = root.join("deployments").join(id);
+    let record = dir.join("record.json");
+    match damage {
+        Damage::None => {}
+        Damage::TornJournal => {
+            let mut journal = fs::OpenOptions::new()
+                .append(true)
+                .open(dir.join("events.ndjson"))
+                .unwrap();
+            journal
+                .write_all(b"{\"id\":99,\"t\":1,\"event\":\"inst")
+                .unwrap();
+        }
+        Damage::HalfRecord => {
+            let text = fs::read(&record).unwrap();
+            fs::write(&record, &text[..text.len() / 2]).unwrap();
+        }
+        Damage::NoRecord => fs::remove_file(&record).unwrap(),
+    }
+}
+
+/// Lives through one crash.
+fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
+    let what = format!("{kind:?} at {checkpoint}, {broken:?}");
+    let root = Arc::new(TempDir::new());
+    let harbor = Harbor::on(Arc::clone(&root), &[], &[]);
+    let mut ids = Vec::new();
+    if kind != Kind::First {
+        ids.push(deployed(&harbor, 1));
+    }
+    if matches!(kind, Kind::Rollback | Kind::Rebuild) {
+        ids.push(deployed(&harbor, 3));
+    }
+    if kind == Kind::Rebuild {
+        fs::remove_dir_all(harbor.path(&format!("releases/demo/{}", ids[0]))).unwrap();
+    }
+    drop(harbor);
+
+    let reached = root.0.with_extension("reached");
+    let _ = fs::remove_file(&reached);
+    let asked = format!("{checkpoint}={}", reached.display());
+    let harbor = Harbor::on(
+        Arc::clone(&root),
+        &[],
+        &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
+    );
+    let stream = send(&harbor, kind);
+    await_some(&what, || reached.exists().then_some(()));
+    let id = names(&harbor.path("deployments")).pop().unwrap();
+    // Killed without a chance to tidy up.
+    drop(harbor);
+    drop(stream);
+    fs::remove_file(&reached).unwrap();
+    let (old, new) = match kind {
+        Kind::First => (None, 2),
+        Kind::Next => (Some(1), 2),
+        Kind::Rollback | Kind::Rebuild => (Some(3), 1),
+    };
+    let expected = if comes { Some(new) } else { old };
+    let link = root.0.join("components/demo");
+    let live = || link.exists().then(|| whole(&link).unwrap());
+    assert_eq!(live(), expected, "{what}: before the start");
+    // What has ended is on disk.
+    if checkpoint != "ended" {
+        damage(&root.0, &id, broken);
+    }
+
+    // Killed again right after it has listened: nothing more changes.
+    drop(Harbor::on(Arc::clone(&root), &[], &[]));
+    assert_eq!(live(), expected, "{what}");
+    let harbor = Harbor::on(Arc::clone(&root), &[], &[]);
+    let record = harbor.record(&id);
+    let status: (&Value, &Value) = (&record["status"], &record["error"]["code"]);
+    let right = if comes {
+        (&json!("success"), &Value::Null)
+    } else {
+        (&json!("failed"), &json!("interrupted"))
+    };
+    assert_eq!(status, right, "{what}: {record}");
+    let events = harbor
+        .ask("GET", &format!("/deployments/{id}/events"), &[], b"")
+        .events();
+    let ends = events
+        .iter()
+        .filter(|event| ["done", "error"].contains(&&*event.event));
+    assert_eq!(ends.count(), 1, "{what}");
+    assert!(
+        ["done", "error"].contains(&&*events.last().unwrap().event),
+        "{what}"
+    );
+    assert!(
+        events
+            .iter()
+            .zip(1..)
+            .all(|(event, id)| event.id == Some(id)),
+        "{what}: {events:?}"
+    );
+
+    // Nothing half made, no mark, no spool.
+    let mut found = Vec::new();
+    tree(&root.0, "", &mut found);
+    let stray = |path: &&String| {
+        path.contains("/.") || path.ends_with(".new") || path.starts_with(&format!("run/{id}"))
+    };
+    assert_eq!(found.iter().find(stray), None, "{what}");
+    let mut releases = ids.clone();
+    if kind == Kind::Rebuild && !comes {
+        releases.remove(0);
+    }
+    if comes && matches!(kind, Kind::First | Kind::Next) {
+        releases.push(id.clone());
+    }
+    assert_eq!(names(&root.0.join("releases/demo")), releases, "{what}");
+    for release in releases {
+        assert!(whole(&root.0.join("releases/demo").join(release)).is_some());
+    }
+    let stored = root.0.join(format!("deployments/{id}/payload")).exists();
+    let uploads = matches!(kind, Kind::First | Kind::Next);
+    assert_eq!(
+        stored,
+        uploads && !["received", "stored"].contains(&checkpoint),
+        "{what}"
+    );
+    deployed(&harbor, 7);
+    assert_eq!(live(), Some(7), "{what}");
+}
+
+#[test]
+fn a_server_that_is_killed_anywhere_leaves_something_whole() {
+    if !parks() {
+        return;
+    }
+    let cases = cases();
+    let Some(rounds) = std::env::var("GANGPLANK_CRASH")
+        .ok()
+        .and_then(|n| n.parse::<u64>().ok())
+    else {
+        for (n, (kind, checkpoint, comes)) in cases.into_iter().enumerate() {
+            crash(kind, checkpoint, comes, DAMAGES[n % DAMAGES.len()]);
+        }
+        return;
+    };
+    let mut random = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() as u64;
+    for round in 1..=rounds {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let pick = (random >> 33) as usize;
+        let (kind, checkpoint, comes) = cases[pick % cases.len()];
+        let broken = DAMAGES[pick / cases.len() % DAMAGES.len()];
+        eprintln!("{round}: {kind:?} at {checkpoint}, {broken:?}");
+        crash(kind, checkpoint, comes, broken);
+    }
+}

@@ -1,0 +1,116 @@
+//! What survives a power loss is a matter of the order of writes, syncs and renames. Here it is watched from outside: the
+//! system calls of one deployment, in the order in which they ended.
+
+use std::collections::HashMap;
+use std::fs;
+
+use crate::harbor::{BINARY, Harbor, TempDir, bare, component, have};
+
+/// The calls of a trace, each as one line with the paths of its descriptors, in the order in which they ended.
+fn calls(trace: &str) -> Vec<String> {
+    let mut begun: HashMap<&str, &str> = HashMap::new();
+    let mut calls = Vec::new();
+    for line in trace.lines() {
+        let (pid, call) = line.split_once(' ').unwrap();
+        let call = call.trim_start();
+        if let Some(call) = call.strip_suffix(" <unfinished ...>") {
+            begun.insert(pid, call);
+        } else if let Some((_, end)) = call.split_once(" resumed>") {
+            calls.push(format!("{}{end}", begun.remove(pid).unwrap_or_default()));
+        } else {
+            calls.push(call.to_owned());
+        }
+    }
+    calls
+}
+
+#[test]
+fn everything_is_on_disk_before_it_is_said() {
+    if !have("strace") {
+        return;
+    }
+    let root = std::sync::Arc::new(TempDir::new());
+    let trace = root.0.with_extension("trace");
+    let mut command = bare("strace");
+    command
+        .args(["-f", "-qq", "-y", "-s", "400", "-o"])
+        .arg(&trace);
+    let watched = "trace=write,fsync,fdatasync,syncfs,sync_file_range,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,sendto";
+    command.args(["-e", watched, BINARY]);
+    let harbor = Harbor::launch(command, root.clone(), &[]);
+    let answer = harbor.deploy(
+        &[("project", "demo"), ("install_command", "true")],
+        &component(),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
+    // strace writes a call down when it has ended, and passes a signal on.
+    drop(harbor);
+    let text = fs::read_to_string(&trace).unwrap();
+    fs::remove_file(&trace).unwrap();
+    let calls = calls(&text);
+    let (journal, record) = (
+        format!("{id}/events.ndjson>"),
+        format!("{id}/record.json.new"),
+    );
+    let release = format!("releases/demo/{id}/");
+    // What has to be there, in this order: a call's name, and parts of its line.
+    let order: [(&str, [&str; 2], &str); 10] = [
+        (
+            "write",
+            [&journal, "activate"],
+            "the intent is in the journal",
+        ),
+        (
+            "syncfs",
+            [root.0.to_str().unwrap(), ""],
+            "the release is on disk",
+        ),
+        ("fdatasync", [&journal, ""], "the intent is on disk"),
+        ("symlink", ["components/.demo", &id], "the new link is made"),
+        (
+            "rename",
+            ["components/.demo", "components/demo"],
+            "the switch",
+        ),
+        ("fsync", ["components>", ""], "the switch is on disk"),
+        ("write", [&journal, "done"], "the end is in the journal"),
+        ("fdatasync", [&journal, ""], "the end is on disk"),
+        ("rename", [&record, "record.json"], "the record says so"),
+        ("unlink", ["run/", &id], "the mark is gone"),
+    ];
+    let mut at = 0;
+    for (name, parts, what) in order {
+        let is_it = |call: &String| {
+            call.starts_with(name)
+                && parts.iter().all(|part| call.contains(part))
+                && !call.contains("= -1")
+        };
+        let found = calls[at..].iter().position(is_it);
+        let found =
+            found.unwrap_or_else(|| panic!("not in order: {what}\n{}", calls[at..].join("\n")));
+        at += found + 1;
+    }
+    // Nothing is written into the release once it was synced.
+    let synced = calls
+        .iter()
+        .position(|call| call.starts_with("syncfs"))
+        .unwrap();
+    let late = calls[synced..]
+        .iter()
+        .find(|call| call.starts_with("write") && call.contains(&release));
+    assert_eq!(late, None);
+    // Its record is on disk before it takes the old one's place for good, and the client hears of it last.
+    let place = |name: &str, part: &str| {
+        calls
+            .iter()
+            .rposition(|call| call.starts_with(name) && call.contains(part))
+            .unwrap()
+    };
+    assert!(place("fsync", &record) < place("rename", &record));
+    let told = calls
+        .iter()
+        .position(|call| call.contains("Successfully deployed") && call.contains("socket"))
+        .unwrap();
+    assert!(place("unlink", &id) < told, "{}", calls.join("\n"));
+}
