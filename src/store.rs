@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs, syncfs};
+use serde::de::DeserializeOwned;
 
 use crate::error::{Doing, Error};
 use crate::name::{DeploymentId, Project};
@@ -410,16 +411,11 @@ impl Store {
     /// # Errors
     /// When it cannot be read.
     pub fn read_record(&self, id: DeploymentId) -> Result<Option<Record>, Error> {
-        let path = self.deployment(id).join("record.json");
-        let what = || format!("reading {}", path.display());
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).doing(what),
-        };
-        let mut record: Record = serde_json::from_slice(&text).doing(what)?;
-        record.payload_present = self.payload(id).exists();
-        Ok(Some(record))
+        let mut record: Option<Record> = self.read_record_as(id)?;
+        if let Some(record) = &mut record {
+            record.payload_present = self.payload(id).exists();
+        }
+        Ok(record)
     }
 
     /// What a listing needs of a record; none if there is no such deployment.
@@ -427,12 +423,28 @@ impl Store {
     /// # Errors
     /// When it cannot be read.
     pub fn read_summary(&self, id: DeploymentId) -> Result<Option<Summary>, Error> {
+        self.read_record_as(id)
+    }
+
+    /// A record as it stands on disk, where `payload_present` may be out of date.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_record_text(&self, id: DeploymentId) -> Result<Option<Vec<u8>>, Error> {
         let path = self.deployment(id).join("record.json");
-        let what = || format!("reading {}", path.display());
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).doing(what),
+            Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).doing(what),
+            Err(error) => Err(error).doing(|| format!("reading {}", path.display())),
+        }
+    }
+
+    fn read_record_as<T: DeserializeOwned>(&self, id: DeploymentId) -> Result<Option<T>, Error> {
+        match self.read_record_text(id)? {
+            Some(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .doing(|| format!("reading the record of deployment {id}")),
+            None => Ok(None),
         }
     }
 

@@ -237,8 +237,11 @@ fn bad_method(path: &str, allowed: &str) -> Outcome {
 
 /// A JSON answer.
 pub(super) fn json(status: u16, value: &Value) -> Answer {
-    let mut body = value.to_string().into_bytes();
-    body.push(b'\n');
+    json_text(status, format!("{value}\n").into_bytes())
+}
+
+/// An answer that is JSON already.
+pub(super) fn json_text(status: u16, body: Vec<u8>) -> Answer {
     Answer {
         status,
         content_type: "application/json",

@@ -6,6 +6,7 @@
 //! | `attempts` | wrong credentials, counted by address |
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `operations` | one function for each operation |
+//! | `listing` | one of them, `list_deployments` |
 //! | `deploying` | the operations that change what is live |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -16,6 +17,7 @@ mod deploying;
 mod desk;
 mod form;
 mod inner;
+mod listing;
 mod operations;
 mod sockets;
 mod stream;

@@ -9,12 +9,12 @@ use crate::http::{Answer, Exchange};
 use crate::index::All;
 use crate::journal::Follower;
 use crate::name::DeploymentId;
-use crate::operation::{List, Operation, Rollback};
-use crate::record::{Record, Summary, hash_key};
-use crate::serve::deploying;
+use crate::operation::{Operation, Rollback};
+use crate::record::hash_key;
 use crate::serve::desk::{self, Caller, Desk, Outcome};
 use crate::serve::form::Request;
 use crate::serve::stream::Events;
+use crate::serve::{deploying, listing};
 use crate::tokens::Role;
 use crate::worker::not_found;
 
@@ -22,8 +22,6 @@ use crate::worker::not_found;
 const REGISTRATION: &str = concat!("5.1.14+gangplank.", env!("CARGO_PKG_VERSION"));
 /// The longest idempotency key.
 const KEY_LEN_MAX: usize = 128;
-/// How many deployments a listing has if nobody says.
-const LIST_LIMIT: u64 = 100;
 
 /// What a request's head says.
 pub(super) struct Wanted {
@@ -97,7 +95,9 @@ pub(super) fn perform(
         Operation::DeletePayload(id) => delete_payload(desk, id)?,
         Operation::Cancel(id) => deploying::cancel(desk, id)?,
         Operation::Drop(project) => deploying::drop_component(desk, &project)?,
-        Operation::ListDeployments(list) => list_deployments(desk, &list, caller)?,
+        Operation::ListDeployments(list) => {
+            return listing::list_deployments(desk, &list, caller).map(Outcome::Answer);
+        }
         Operation::GetComponents => get_components(desk, caller)?,
         Operation::RegistrationInfo => json!({ "version": REGISTRATION }),
         Operation::SystemInformation => system_information(desk)?,
@@ -132,7 +132,7 @@ pub(super) fn watch(
 ) -> Result<Outcome, Refusal> {
     if which == "latest" {
         // It does not resume: the newest deployment may be another one by then.
-        let id = latest(desk, exchange.query("project"))?;
+        let id = listing::latest(desk, exchange.query("project"))?;
         visible(desk, id, caller, "watching")?;
         return Ok(watched(desk.workers.follow(id, 0)?));
     }
@@ -201,75 +201,10 @@ fn replay(desk: &Desk, id: DeploymentId, after: u64) -> Result<Outcome, Refusal>
 }
 
 fn get_deployment(desk: &Desk, id: DeploymentId) -> Result<Value, Refusal> {
-    let record = desk
-        .known
-        .store
-        .read_record(id)?
-        .ok_or_else(|| not_found(id))?;
-    shown(&record, true)
-}
-
-fn shown(record: &Record, events: bool) -> Result<Value, Refusal> {
-    let mut value = serde_json::to_value(record)
-        .map_err(|error| Refusal::new(Code::Internal, format!("writing down a record: {error}")))?;
-    if !events && let Some(fields) = value.as_object_mut() {
-        fields.remove("event_log");
-    }
-    Ok(value)
-}
-
-fn list_deployments(desk: &Desk, list: &List, caller: &Caller) -> Result<Value, Refusal> {
-    let (first, limit) = (list.offset, list.limit.unwrap_or(LIST_LIMIT));
-    let (total, ids) = desk.known.index.look(|all| {
-        let (mut total, mut ids) = (0_u64, Vec::new());
-        for (id, one) in all.iter().rev() {
-            if !matches(one, list) || caller.is_barred_from(&one.project) {
-                continue;
-            }
-            if total >= first && total - first < limit {
-                ids.push(*id);
-            }
-            total += 1;
-        }
-        (total, ids)
-    });
-    let mut page = Vec::with_capacity(ids.len());
-    for id in ids {
-        // One that was removed meanwhile is none.
-        if let Some(record) = desk.known.store.read_record(id)? {
-            page.push(shown(&record, list.include_events)?);
-        }
-    }
-    Ok(json!({ "deployments": page, "total": total }))
-}
-
-fn matches(one: &Summary, list: &List) -> bool {
-    let status = || serde_json::to_value(one.status).ok();
-    list.project
-        .as_ref()
-        .is_none_or(|project| project == one.project.as_str())
-        && list
-            .status
-            .as_ref()
-            .is_none_or(|wanted| status().is_some_and(|status| status == wanted.as_str()))
-        && list.since.is_none_or(|since| one.started_at >= since)
-        && list.until.is_none_or(|until| one.started_at <= until)
-}
-
-fn latest(desk: &Desk, project: Option<&str>) -> Result<DeploymentId, Refusal> {
-    let is_of = |one: &Summary| project.is_none_or(|project| one.project.as_str() == project);
-    let found = desk.known.index.look(|all| {
-        all.iter()
-            .rev()
-            .find(|(_, one)| is_of(one))
-            .map(|(id, _)| *id)
-    });
-    found.ok_or_else(|| {
-        let of = project
-            .map(|project| format!(" of '{}'", project.escape_debug()))
-            .unwrap_or_default();
-        Refusal::new(Code::NotFound, format!("No deployment{of} found"))
-    })
+    let record = desk.known.store.read_record(id)?;
+    let record = record.ok_or_else(|| not_found(id))?;
+    serde_json::to_value(record)
+        .map_err(|error| Refusal::new(Code::Internal, format!("writing down a record: {error}")))
 }
 
 fn get_payload(desk: &Desk, id: DeploymentId) -> Result<Outcome, Refusal> {
