@@ -28,6 +28,8 @@ pub struct DeployOptions {
     pub idempotency_key: Option<String>,
     /// The compression's level, 0 to 9.
     pub level: u32,
+    /// Whether to wait while another deployment of the component is running.
+    pub wait: bool,
 }
 
 impl DeployOptions {
@@ -44,6 +46,7 @@ pub(crate) fn parse(
     let flags = flags(&mut arguments)?;
     let include_node_modules = arguments.contains("--include-node-modules");
     let include_git = arguments.contains("--include-git");
+    let wait = arguments.contains("--wait");
     let idempotency_key = value::parsed(&mut arguments, "--idempotency-key", |key| {
         match key.len() <= KEY_MAX && key.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(key.to_owned()),
@@ -79,6 +82,7 @@ pub(crate) fn parse(
         include_git,
         idempotency_key,
         level: level.unwrap_or(LEVEL),
+        wait,
     };
     if let (Some(dir), false) = (&options.dir, options.packs()) {
         let dir = dir.display();
@@ -95,20 +99,8 @@ fn flags(arguments: &mut Arguments) -> Result<Fields, Usage> {
     if let Some(project) = value::text(arguments, "--project")? {
         fields.insert("project".into(), project.into());
     }
-    // Alone, or with its value behind an equals sign: what follows it is never its value.
-    if arguments.contains("--restart") {
-        fields.insert("restart".into(), true.into());
-    }
-    let restart = value::parsed(arguments, "--restart", |text| match text {
-        "true" => Ok(true.into()),
-        "false" => Ok(false.into()),
-        "rolling" => Ok("rolling".into()),
-        _ => Err("none of true, false and rolling".to_owned()),
-    })?;
-    if let Some(restart) = restart
-        && fields.insert("restart".into(), restart).is_some()
-    {
-        return Err(Usage::new("the flag --restart was given twice"));
+    if let Some(restart) = value::restart(arguments)? {
+        fields.insert("restart".into(), restart);
     }
     if let Some(command) = value::text(arguments, "--install-command")? {
         fields.insert("install_command".into(), command.into());

@@ -3,7 +3,8 @@
 /// For who gave no command.
 pub(crate) const USAGE: &str = "\
 usage: gangplank COMMAND [FLAGS]
-commands: serve, deploy, watch, list, show, op, token
+commands: serve, deploy, watch, list, show, rollback, cancel, payload, status,
+          restart, drop, logs, sync, op, token
 `gangplank help` says more, `gangplank help COMMAND` all.
 ";
 
@@ -17,6 +18,14 @@ usage: gangplank COMMAND [FLAGS]
   watch ID|PROJECT      follow a deployment to its end
   list                  deployments, newest first
   show ID               one deployment's record
+  rollback PROJECT      make the previous release live again
+  cancel ID             stop a running deployment
+  payload ID            download or delete a stored payload
+  status [PROJECT]      what is live
+  restart PROJECT       restart a component's processes
+  drop PROJECT          remove a component
+  logs PROJECT          what its processes print
+  sync --from NAME      deploy here what is live at a peer
   op NAME key=value...  any operation; its answer on stdout
   token add|list|revoke access tokens of a root on this machine
 
@@ -49,7 +58,8 @@ what is shown:
   --output KIND         the result on stdout: auto, text, json, yaml
   --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
   --raw-output          control characters of the install output as they are
-  --retry-for SECONDS   for a later version: a lost stream is not picked up yet
+  --retry-for SECONDS   how long a broken connection is tried again (60); if
+                        given, a server never reached is waited for too
 ";
 
 const SERVE: &str = "\
@@ -97,8 +107,17 @@ it, and follows the deployment to its end. `deploy_component` is the same.
                         pack these too
   --idempotency-key K   sent with the upload; by default a new one
   --level 0..9          compression (1)
-  --restart[=rolling], --no-activate, --replicated, --ignore-replication-errors
-                        sent to the server; that of this version refuses them
+  --wait                while another deployment of this component is running:
+                        follow it to its end, then deploy
+  --restart[=rolling]   restart its processes then, one after the other
+  --no-activate         build it and keep it, but do not make it live
+  --replicated, --ignore-replication-errors
+                        to the server's peers too, and even if one fails
+                        (a server refuses what it cannot do yet)
+
+If the connection breaks, the upload is sent again with the same idempotency key,
+and the events go on where they stopped. Ctrl-C during the upload stops it; later
+the deployment goes on, and it is said how to follow it.
 
 key=value words are fields of the operation, install_timeout in ms as in Harper;
 target, username, password, rejectUnauthorized, json, skip_node_modules and
@@ -148,6 +167,106 @@ example:
   gangplank show 01976e6c-1c2b-7000-8000-000000000000 --output json
 ";
 
+const ROLLBACK: &str = "\
+usage: gangplank rollback PROJECT [FLAGS]
+
+Makes the release live again that was live before, and follows that to its end.
+
+  --to ID               the release of this deployment instead
+  --restart[=rolling]   restart the processes then
+";
+
+const ROLLBACK_EXAMPLE: &str = "
+example:
+  gangplank rollback my-app --restart
+";
+
+const CANCEL: &str = "\
+usage: gangplank cancel ID [FLAGS]
+
+Stops a running deployment. What is live stays.
+";
+
+const CANCEL_EXAMPLE: &str = "
+example:
+  gangplank cancel 01976e6c-1c2b-7000-8000-000000000000
+";
+
+const PAYLOAD: &str = "\
+usage: gangplank payload ID [--out FILE | --delete] [FLAGS]
+
+Downloads the payload of a deployment as it was uploaded, to stdout, or deletes it.
+
+  --out FILE            into this file, which is there when it is whole
+  --delete              delete it at the server
+";
+
+const PAYLOAD_EXAMPLE: &str = "
+example:
+  gangplank payload 01976e6c-1c2b-7000-8000-000000000000 --out app.tgz
+";
+
+const STATUS: &str = "\
+usage: gangplank status [PROJECT] [FLAGS]
+
+Shows what is live, since when, and which processes run.
+";
+
+const STATUS_EXAMPLE: &str = "
+example:
+  gangplank status my-app --output text
+";
+
+const RESTART: &str = "\
+usage: gangplank restart PROJECT [FLAGS]
+
+Restarts the processes of a component, and follows that to its end.
+
+  --rolling             one after the other
+";
+
+const RESTART_EXAMPLE: &str = "
+example:
+  gangplank restart my-app
+";
+
+const DROP: &str = "\
+usage: gangplank drop PROJECT [FLAGS]
+
+Stops a component and removes it with its releases; the records of its deployments
+stay.
+";
+
+const DROP_EXAMPLE: &str = "
+example:
+  gangplank drop my-app
+";
+
+const LOGS: &str = "\
+usage: gangplank logs PROJECT [FLAGS]
+
+Prints what the processes of a component have printed.
+
+  --lines N             the last N lines (100)
+  --follow              and what they print from now on
+";
+
+const LOGS_EXAMPLE: &str = "
+example:
+  gangplank logs my-app --follow
+";
+
+const SYNC: &str = "\
+usage: gangplank sync --from NAME [PROJECT] [FLAGS]
+
+Deploys at this server what is live at its peer NAME: everything, or PROJECT.
+";
+
+const SYNC_EXAMPLE: &str = "
+example:
+  gangplank sync --from berlin my-app
+";
+
 const OP: &str = "\
 usage: gangplank op NAME [key=value...] [FLAGS]
 
@@ -190,6 +309,14 @@ pub(crate) fn of(command: &str) -> Option<String> {
         "watch" => [WATCH, CLIENT, WATCH_EXAMPLE].concat(),
         "list" => [LIST, CLIENT, LIST_EXAMPLE].concat(),
         "show" => [SHOW, CLIENT, SHOW_EXAMPLE].concat(),
+        "rollback" => [ROLLBACK, CLIENT, ROLLBACK_EXAMPLE].concat(),
+        "cancel" => [CANCEL, CLIENT, CANCEL_EXAMPLE].concat(),
+        "payload" => [PAYLOAD, CLIENT, PAYLOAD_EXAMPLE].concat(),
+        "status" => [STATUS, CLIENT, STATUS_EXAMPLE].concat(),
+        "restart" => [RESTART, CLIENT, RESTART_EXAMPLE].concat(),
+        "drop" => [DROP, CLIENT, DROP_EXAMPLE].concat(),
+        "logs" => [LOGS, CLIENT, LOGS_EXAMPLE].concat(),
+        "sync" => [SYNC, CLIENT, SYNC_EXAMPLE].concat(),
         "token" => TOKEN.to_owned(),
         "op" => [OP, CLIENT, OP_EXAMPLE].concat(),
         _ => return None,

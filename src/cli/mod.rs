@@ -4,6 +4,7 @@
 //! makes no sense. No value of a secret is ever named. Nothing is looked up here but the environment that is handed in.
 
 mod client;
+mod component;
 mod deploy;
 mod help;
 mod serve;
@@ -12,6 +13,7 @@ mod value;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use pico_args::Arguments;
 
@@ -46,6 +48,27 @@ pub enum Request {
     List(Fields),
     /// One deployment's record.
     Show(String),
+    /// What is live: all components, or one.
+    Status {
+        /// The operation.
+        fields: Fields,
+        /// The one component.
+        project: Option<String>,
+    },
+    /// The bytes of a stored payload.
+    Payload {
+        /// The operation.
+        fields: Fields,
+        /// Where they go; stdout if it is not said.
+        out: Option<PathBuf>,
+    },
+    /// What a component's processes print.
+    Logs {
+        /// The operation.
+        fields: Fields,
+        /// Whether it goes on.
+        follow: bool,
+    },
     /// Any operation, its name among the fields.
     Operation(Fields),
 }
@@ -111,7 +134,15 @@ pub fn parse(arguments: Vec<OsString>, environment: Environment) -> Result<Comma
             Request::Deploy(Box::new(deploy::parse(arguments, &mut options)?))
         }
         "watch" => Request::Watch(only("ID or PROJECT", arguments)?),
-        "list" => list(arguments)?,
+        "list" => component::list(arguments)?,
+        "rollback" => component::rollback(arguments)?,
+        "cancel" => component::cancel(arguments)?,
+        "payload" => component::payload(arguments)?,
+        "drop" => component::drop(arguments)?,
+        "restart" => component::restart(arguments)?,
+        "status" => component::status(arguments)?,
+        "logs" => component::logs(arguments)?,
+        "sync" => component::sync(arguments)?,
         "show" => Request::Show(only("ID", arguments)?),
         // `help::of` knows no other.
         _ => operation(arguments, &mut options)?,
@@ -142,21 +173,6 @@ fn unknown_command(name: &str) -> Usage {
     Usage::new(format!(
         "unknown command {name:?}; `gangplank help` lists them"
     ))
-}
-
-fn list(mut arguments: Arguments) -> Result<Request, Usage> {
-    let mut fields = Fields::new();
-    fields.insert("operation".into(), "list_deployments".into());
-    for (flag, name) in [("--project", "project"), ("--status", "status")] {
-        if let Some(value) = value::text(&mut arguments, flag)? {
-            fields.insert(name.into(), value.into());
-        }
-    }
-    if let Some(limit) = value::parsed(&mut arguments, "--limit", value::number)? {
-        fields.insert("limit".into(), limit.into());
-    }
-    finish(arguments)?;
-    Ok(Request::List(fields))
 }
 
 fn operation(arguments: Arguments, options: &mut ClientOptions) -> Result<Request, Usage> {

@@ -53,7 +53,29 @@ fn what_is_wrong_is_named() {
         ("op a skip_symlinks=false", "skip_symlinks"),
         ("op a json=yes", "json=yes"),
         ("deploy a b", "\"b\""),
-        ("deploy --wait", "--wait"),
+        ("deploy --wait=yes", "--wait"),
+        ("rollback", "PROJECT is missing"),
+        ("rollback a b", "\"b\""),
+        ("rollback a.b", "PROJECT \"a.b\""),
+        ("rollback a --to b", "--to \"b\""),
+        ("rollback a --restart=down", "--restart \"down\""),
+        ("rollback a --nope", "--nope"),
+        ("cancel", "ID is missing"),
+        ("cancel a", "ID \"a\""),
+        ("payload", "ID is missing"),
+        ("payload a", "ID \"a\""),
+        ("payload a --out b --delete", "cannot go together"),
+        ("payload a --out", "--out needs"),
+        ("status a b", "\"b\""),
+        ("status --rolling", "--rolling"),
+        ("restart", "PROJECT is missing"),
+        ("restart a --rolling=x", "--rolling"),
+        ("drop", "PROJECT is missing"),
+        ("drop a --restart", "--restart"),
+        ("logs", "PROJECT is missing"),
+        ("logs a --lines few", "--lines \"few\""),
+        ("sync a", "--from"),
+        ("sync --from a b c", "\"c\""),
         ("deploy --level 10", "--level \"10\""),
         ("deploy --level", "--level needs"),
         ("deploy --restart=sideways", "--restart \"sideways\""),
@@ -103,6 +125,14 @@ fn help_has_an_example_for_each_command() {
         "watch",
         "list",
         "show",
+        "rollback",
+        "cancel",
+        "payload",
+        "status",
+        "restart",
+        "drop",
+        "logs",
+        "sync",
         "op",
     ] {
         for text in [
@@ -180,7 +210,7 @@ fn flags_are_stronger_than_words_and_paths_may_hold_equals_signs() {
 
 #[test]
 fn other_requests() {
-    let request = |text| match line(text) {
+    let request = |text: &str| match line(text) {
         Ok(Command::Client(_, request)) => request,
         other => panic!("{other:?}"),
     };
@@ -191,6 +221,62 @@ fn other_requests() {
         json!(fields),
         json!({"operation": "list_deployments", "project": "p", "status": "failed", "limit": 5})
     );
+    let id = "01976e6c-1c2b-7000-8000-000000000000";
+    let operations = [
+        (
+            "rollback p --to ID --restart=rolling",
+            json!({"operation": "rollback_component", "project": "p", "deployment_id": id, "restart": "rolling"}),
+        ),
+        (
+            "rollback --restart p",
+            json!({"operation": "rollback_component", "project": "p", "restart": true}),
+        ),
+        (
+            "cancel ID",
+            json!({"operation": "cancel_deployment", "deployment_id": id}),
+        ),
+        (
+            "payload ID --delete",
+            json!({"operation": "delete_deployment_payload", "deployment_id": id}),
+        ),
+        (
+            "drop p",
+            json!({"operation": "drop_component", "project": "p"}),
+        ),
+        (
+            "restart p --rolling",
+            json!({"operation": "restart_component", "project": "p", "rolling": true}),
+        ),
+        (
+            "sync --from peer",
+            json!({"operation": "sync", "from": "peer"}),
+        ),
+        (
+            "sync p --from peer",
+            json!({"operation": "sync", "from": "peer", "project": "p"}),
+        ),
+    ];
+    for (text, expected) in operations {
+        let Request::Operation(fields) = request(&text.replace("ID", id)) else {
+            panic!("{text}")
+        };
+        assert_eq!(json!(fields), expected, "{text}");
+    }
+    assert!(matches!(
+        request("logs p --follow --lines 7"),
+        Request::Logs { fields, follow: true }
+            if json!(fields) == json!({"operation": "get_logs", "project": "p", "follow": true, "lines": 7})
+    ));
+    assert!(matches!(
+        request(&format!("payload {id} --out f")),
+        Request::Payload { fields, out: Some(out) }
+            if fields["operation"] == "get_deployment_payload" && out.as_os_str() == "f"
+    ));
+    assert!(matches!(
+        request("status p"),
+        Request::Status { project: Some(project), .. } if project == "p"
+    ));
+    assert!(deploy("deploy --wait").1.wait && !deploy("deploy").1.wait);
     assert!(matches!(request("watch p"), Request::Watch(which) if which == "p"));
     assert!(matches!(request("show i"), Request::Show(id) if id == "i"));
     let Request::Operation(fields) = request("op get_logs project=p lines=5 follow=true") else {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pico_args::Arguments;
+use serde_json::Value;
 
 use crate::cli::{ClientOptions, Usage};
 use crate::name::Secret;
@@ -37,6 +38,21 @@ pub(crate) fn path(
             _ => Err(refused),
         },
     }
+}
+
+/// `--restart`, alone or with its value behind an equals sign: what follows it is never its value.
+pub(crate) fn restart(arguments: &mut Arguments) -> Result<Option<Value>, Usage> {
+    let alone = arguments.contains("--restart");
+    let valued = parsed(arguments, "--restart", |text| match text {
+        "true" => Ok(Value::from(true)),
+        "false" => Ok(Value::from(false)),
+        "rolling" => Ok(Value::from("rolling")),
+        _ => Err("none of true, false and rolling".to_owned()),
+    })?;
+    if alone && valued.is_some() {
+        return Err(Usage::new("the flag --restart was given twice"));
+    }
+    Ok(valued.or(alone.then_some(Value::from(true))))
 }
 
 /// A flag's value, read by a function whose error says what it should be.

@@ -13,6 +13,7 @@
 
 pub mod answer;
 mod request;
+mod state;
 mod target;
 mod wire;
 
@@ -34,7 +35,8 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
 
 use crate::client::request::{Content, Job};
-use crate::client::wire::{LookConnector, SocketConnector, State};
+use crate::client::state::State;
+use crate::client::wire::{LookConnector, SocketConnector};
 use crate::error::{Doing, Error};
 use crate::multipart::Form;
 use crate::name::{DeploymentId, Project, Secret};
@@ -80,9 +82,11 @@ pub enum Notice {
     Head(u16),
     /// A record of the answer's event stream.
     Record(Record),
-    /// The whole answer; it was no event stream.
+    /// A piece of the bytes that a download brings.
+    Bytes(Vec<u8>),
+    /// The whole answer; it was neither an event stream nor a download.
     Answer(Answer),
-    /// The event stream came to its end.
+    /// The event stream or the download came to its end.
     Ended,
     /// It went wrong.
     Broken(Stage, Error),
@@ -207,6 +211,20 @@ impl Client {
         self.start("call", "/", stream, headers, Content::Whole(body))
     }
 
+    /// An operation that is answered with bytes: they come as [`Notice::Bytes`], as many at once as the memory allows, and
+    /// only all of them are followed by [`Notice::Ended`].
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn download(&self, fields: &Fields) -> Result<Running, Error> {
+        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
+        let headers = vec![
+            ("Content-Type", "application/json".to_owned()),
+            ("Accept", "application/octet-stream".into()),
+        ];
+        self.start("download", "/", false, headers, Content::Whole(body))
+    }
+
     /// An operation with a payload, streamed as the last part of a form. The key lets the server know a second try.
     ///
     /// # Errors
@@ -245,6 +263,23 @@ impl Client {
         self.start("events", &path, true, Vec::new(), Content::None)
     }
 
+    /// A deployment's events after the one with the number `last`, and its terminal event in any case: what is asked when
+    /// [`Client::events`] answers that nothing comes any more.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn end(&self, id: &DeploymentId, last: u64) -> Result<Running, Error> {
+        let mut fields = Fields::new();
+        fields.insert("operation".into(), "get_deployment".into());
+        fields.insert("deployment_id".into(), id.to_string().into());
+        let body = serde_json::to_vec(&fields).doing(|| "writing the request".into())?;
+        let headers = vec![
+            ("Content-Type", "application/json".to_owned()),
+            ("Last-Event-ID", last.to_string()),
+        ];
+        self.start("end", "/", true, headers, Content::Whole(body))
+    }
+
     fn start(
         &self,
         thread: &str,
@@ -265,6 +300,7 @@ impl Client {
             state,
             target: self.target.clone(),
             url: self.target.url(path),
+            download: thread == "download",
             headers,
             authorization: self.authorization.clone(),
             content,

@@ -10,8 +10,8 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, SendBody, Timeout};
 
 use crate::client::answer::Answer;
+use crate::client::state::State;
 use crate::client::target::Target;
-use crate::client::wire::State;
 use crate::client::{CONNECT_MAX, Notice, SILENCE_MAX, Stage, WRITE_MAX};
 use crate::error::Error;
 use crate::name::Secret;
@@ -20,7 +20,7 @@ use crate::sse::Parser;
 /// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
 const ANSWER_MAX: u64 = 64 << 20;
 
-/// What one read takes of an answer: some hundred events.
+/// What one read takes of an answer: some hundred events. All notices full of bytes are 4 MiB.
 const READ_SIZE: usize = 16 * 1024;
 
 /// A request's body.
@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) state: Arc<State>,
     pub(crate) target: Target,
     pub(crate) url: String,
+    /// Bytes are passed on as they come.
+    pub(crate) download: bool,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) authorization: Option<Secret>,
     pub(crate) content: Content,
@@ -107,6 +109,8 @@ impl Job {
         let mut reader = body.into_reader();
         let result = if content_type == "text/event-stream" {
             self.stream(&mut reader).map(|()| Notice::Ended)
+        } else if self.download && status == 200 && content_type == "application/octet-stream" {
+            self.bytes(&mut reader).map(|()| Notice::Ended)
         } else {
             let mut body = Vec::new();
             let result = (&mut reader).take(ANSWER_MAX + 1).read_to_end(&mut body);
@@ -147,6 +151,23 @@ impl Job {
                 if self.notices.send(Notice::Record(record)).is_err() {
                     return Ok(());
                 }
+            }
+        }
+    }
+
+    /// Gives the bytes as they come. That they end too early is an error of the reader's, which counts them.
+    fn bytes(&self, reader: &mut impl Read) -> io::Result<()> {
+        loop {
+            let mut buffer = vec![0; READ_SIZE];
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            buffer.truncate(n);
+            if self.notices.send(Notice::Bytes(buffer)).is_err() {
+                return Ok(());
             }
         }
     }

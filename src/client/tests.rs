@@ -101,19 +101,45 @@ fn an_early_answer_ends_the_upload_when_the_server_stalls() {
     assert!(taken < 64 << 20, "{taken}");
 }
 
+/// Until the client has not been able to write for a while.
+fn await_stalled(stream: &TcpStream) {
+    let (mut before, mut same) = (0, 0);
+    while same < 20 {
+        std::thread::sleep(Duration::from_millis(10));
+        let mut buffer = vec![0; 16 << 20];
+        let now = stream.peek(&mut buffer).unwrap();
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+    }
+}
+
+#[test]
+fn a_deployment_that_is_known_already_ends_the_upload() {
+    // Its events begin with those of a stream that would not have ended it, and the client may be waiting for room.
+    for stalled in [false, true] {
+        let (taken, last, _open) = refused_early(move |mut stream| {
+            head(&mut stream);
+            let begun =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: stream open\n\n";
+            stream.write_all(begun.as_bytes()).unwrap();
+            if stalled {
+                await_stalled(&stream);
+            }
+            let events = "id: 1\nevent: deployment\ndata: {}\n\nid: 2\nevent: done\ndata: {}\n\n";
+            stream.write_all(events.as_bytes()).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            stream
+        });
+        assert!(matches!(last, Notice::Ended), "{last:?}");
+        assert!(taken < 64 << 20, "{taken}");
+    }
+}
+
 #[test]
 fn an_early_answer_is_seen_while_a_write_waits_for_room() {
     let (_, last, _open) = refused_early(|mut stream| {
         head(&mut stream);
-        // The answer comes when the client has not been able to write for a while.
-        let (mut before, mut same) = (0, 0);
-        while same < 20 {
-            std::thread::sleep(Duration::from_millis(10));
-            let mut buffer = vec![0; 16 << 20];
-            let now = stream.peek(&mut buffer).unwrap();
-            same = if now == before { same + 1 } else { 0 };
-            before = now;
-        }
+        await_stalled(&stream);
         stream.write_all(TOO_LARGE.as_bytes()).unwrap();
         stream
     });
@@ -477,4 +503,81 @@ fn roots_are_certificates() {
         assert!(client.with_roots(&file).is_err(), "{text}");
     }
     fs::remove_file(&file).unwrap();
+}
+
+/// A server of TLS for `localhost`, and the file that its certificate is in; none if openssl is missing.
+#[allow(clippy::print_stderr)]
+fn secure(dir: &Path) -> Option<Arc<rustls::ServerConfig>> {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut openssl = std::process::Command::new("openssl");
+    openssl.args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(' '));
+    openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]);
+    let made = openssl.current_dir(dir).output();
+    if made.is_err() && std::env::var_os("CI").is_none() {
+        eprintln!("skipped: this test needs openssl, which is missing");
+        return None;
+    }
+    assert!(made.unwrap().status.success());
+    let certificate = CertificateDer::from_pem_file(dir.join("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let config = builder
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key);
+    Some(Arc::new(config.unwrap()))
+}
+
+#[test]
+fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
+    let dir = std::env::temp_dir().join(format!("gangplank-known-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let Some(config) = secure(&dir) else { return };
+    for pause in [false, true] {
+        let config = Arc::clone(&config);
+        let (client, thread) = serve(move |stream| {
+            let raw = stream.try_clone().unwrap();
+            let session = rustls::ServerConnection::new(config).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream);
+            head(&mut stream);
+            let begun =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: stream open\n\n";
+            stream.write_all(begun.as_bytes()).unwrap();
+            if pause {
+                await_stalled(&raw);
+            }
+            let events = "id: 1\nevent: deployment\ndata: {}\n\nid: 2\nevent: done\ndata: {}\n\n";
+            stream.write_all(events.as_bytes()).unwrap();
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+            stream
+        });
+        let port = client
+            .target
+            .url("/")
+            .rsplit_once(':')
+            .unwrap()
+            .1
+            .to_owned();
+        let url = format!("https://localhost:{}", port.trim_end_matches('/'));
+        let client = Client::new(Target::parse(&url).unwrap()).unwrap();
+        let client = client.with_roots(&dir.join("cert.pem")).unwrap();
+        let taken = Arc::new(AtomicU64::new(0));
+        let running = client
+            .upload(&fields(), Endless(Arc::clone(&taken)), "key")
+            .unwrap();
+        let all = notices(&running);
+        assert!(
+            all.iter()
+                .any(|notice| matches!(notice, Notice::Record(record) if record.event == "done")),
+            "{all:?}"
+        );
+        let _open = thread.join().unwrap();
+        assert!(taken.load(std::sync::atomic::Ordering::Relaxed) < 64 << 20);
+    }
+    fs::remove_dir_all(&dir).unwrap();
 }

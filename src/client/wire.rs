@@ -6,7 +6,8 @@
 //! swallowed and [`State::answered`] ends the request's body, so that ureq turns to reading at once.
 //!
 //! An answer that begins with a status of 2xx is no refusal: a Harper server sends the head of its event stream while the
-//! payload still arrives. It ends nothing and is read after the request, [`State::accepted`].
+//! payload still arrives. It ends nothing and is read after the request, [`State::accepted`]. But a `deployment` event in
+//! it comes from a server that knows the upload by its key and reads no further, so that one ends the upload too.
 //!
 //! Under TLS, input is not yet an answer: session tickets arrive unasked. So [`Look`], above TLS, decrypts what has arrived
 //! without waiting for more, and only decrypted bytes count. A write below TLS that has to wait while input waits too keeps
@@ -17,7 +18,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,46 +30,10 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
 
-/// What the transport and the request's body tell each other about one request.
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    /// The connection stands, TLS included.
-    connected: AtomicBool,
-    /// There is an answer, or at least no hope for the rest of the request.
-    answered: AtomicBool,
-    /// The answer has begun, and well: the request goes on to its end.
-    accepted: AtomicBool,
-    /// The next read takes what is there and does not wait.
-    hasty: AtomicBool,
-}
+use crate::client::state::{LOOKED_AT, State};
 
-impl State {
-    pub(crate) fn connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn answered(&self) -> bool {
-        self.answered.load(Ordering::Acquire)
-    }
-
-    fn accepted(&self) -> bool {
-        self.accepted.load(Ordering::Acquire)
-    }
-
-    /// Judges an answer by its first bytes.
-    fn judge(&self, head: &[u8]) {
-        let good = [&b"HTTP/1.1 2"[..], b"HTTP/1.0 2"];
-        if good.iter().any(|good| head.starts_with(good)) {
-            self.accepted.store(true, Ordering::Release);
-        } else {
-            self.set_answered();
-        }
-    }
-
-    fn set_answered(&self) {
-        self.answered.store(true, Ordering::Release);
-    }
-}
+/// While a good answer has begun and there is no room for writing, it is looked at again so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Opens the socket.
 #[derive(Debug)]
@@ -138,7 +103,7 @@ impl<In: Transport> Connector<In> for LookConnector {
         _: &ConnectionDetails,
         chained: Option<In>,
     ) -> Result<Option<Look<In>>, Error> {
-        self.0.connected.store(true, Ordering::Release);
+        self.0.set_connected();
         Ok(chained.map(|inner| Look {
             inner,
             state: Arc::clone(&self.0),
@@ -220,6 +185,17 @@ fn limit(timeout: NextTimeout) -> Result<Option<Duration>, Error> {
     }
 }
 
+/// Judges what has come of an answer, and leaves it there.
+fn look_at(stream: &Stream, state: &State) {
+    let mut bytes = [0; LOOKED_AT];
+    match recv(stream, &mut bytes, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+        Ok((_, n)) => state.judge(&bytes[..n]),
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        // Nothing can be read any more.
+        Err(_) => state.judge(&[]),
+    }
+}
+
 /// Writes until all is written, or there is something to read that has to be looked at first; says how much it wrote.
 fn push(
     stream: &Stream,
@@ -231,19 +207,25 @@ fn push(
     let timeout = timeout.for_write();
     let limit = limit(timeout)?;
     let mut at = 0;
+    let mut waited = Duration::ZERO;
     while at < bytes.len() {
-        let wanted = if state.accepted() {
-            PollFlags::OUT
-        } else {
-            PollFlags::IN | PollFlags::OUT
+        if !tls && state.accepted() && !state.settled() {
+            look_at(stream, state);
+            if state.answered() {
+                break;
+            }
+        }
+        // Under TLS what was looked at is no longer there, else it would end each further wait at once.
+        let watched = !state.settled() && (tls || !state.accepted());
+        let (wanted, slice) = match watched {
+            true => (PollFlags::IN | PollFlags::OUT, limit),
+            false if state.settled() => (PollFlags::OUT, limit),
+            false => (PollFlags::OUT, Some(LOOK_AGAIN)),
         };
-        let (readable, writable) = ready(stream, wanted, limit)?;
-        if readable && !state.accepted() {
+        let (readable, writable) = ready(stream, wanted, slice)?;
+        if readable && watched {
             if !tls {
-                let mut head = [0; 10];
-                let (_, n) = recv(stream, &mut head, RecvFlags::DONTWAIT | RecvFlags::PEEK)
-                    .unwrap_or((0, 0));
-                state.judge(&head[..n]);
+                look_at(stream, state);
                 if state.accepted() {
                     continue;
                 }
@@ -251,6 +233,12 @@ fn push(
             }
             if !writable {
                 break;
+            }
+        }
+        if !writable && !readable && slice != limit {
+            waited += LOOK_AGAIN;
+            if limit.is_none_or(|limit| waited < limit) {
+                continue;
             }
         }
         // A connection that has broken counts as readable whatever was asked; sending says how.
@@ -374,8 +362,11 @@ impl<T: Transport> Look<T> {
         self.state.hasty.store(false, Ordering::Release);
         match looked {
             Ok(some) => {
-                self.pending = some;
+                self.pending |= some;
                 self.state.judge(self.inner.buffers().input());
+                if !some {
+                    self.state.settle();
+                }
                 Ok(())
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -390,7 +381,7 @@ impl<T: Transport> Transport for Look<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        if self.inner.is_tls() && !self.state.answered() && !self.state.accepted() {
+        if self.inner.is_tls() && !self.state.answered() && !self.state.settled() {
             self.look(timeout)?;
         }
         if self.state.answered() {

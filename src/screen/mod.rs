@@ -28,7 +28,7 @@ use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 use std::time::Instant;
 
-pub use result::{Output, print_line, print_result};
+pub use result::{Output, print_bytes, print_line, print_result, stdout_is_terminal};
 
 use page::Manner;
 use sink::Sink;

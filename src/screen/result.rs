@@ -71,6 +71,22 @@ pub fn print_line(line: &str, raw: bool) -> Result<(), Error> {
         .doing(|| "writing to stdout".into())
 }
 
+/// Prints bytes as they are.
+///
+/// # Errors
+/// When they cannot be written; that nobody reads them any more is one here, as of [`print_line`].
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    sink::write_all(&mut out, bytes)
+        .and_then(|()| out.flush())
+        .doing(|| "writing to stdout".into())
+}
+
+/// Whether what is printed is read on a terminal.
+pub fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 fn printed(out: &mut dyn Write, text: &str) -> Result<(), Error> {
     match sink::write_all(out, text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -3,21 +3,28 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::archive::{self, PackOptions};
 use crate::cli::DeployOptions;
-use crate::client::Client;
-use crate::error::{Doing, Error};
-use crate::name::Project;
+use crate::client::{Client, Failed, Which};
+use crate::error::{Code, Doing, Error, Exit};
+use crate::name::{DeploymentId, Project};
 use crate::screen::Screen;
 use crate::user::Trouble;
+use crate::user::ask::Ask;
 use crate::user::follow::{Following, Subject};
-use crate::user::pack;
+use crate::user::session::Session;
 
 /// The component's own settings.
 const MANIFEST: &str = "gangplank.json";
+
+/// Between two tries where there is nothing to wait for.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A manifest that is longer is none.
 const MANIFEST_MAX: u64 = 1 << 20;
@@ -25,6 +32,7 @@ const MANIFEST_MAX: u64 = 1 << 20;
 pub(crate) fn run(
     client: &Client,
     options: &DeployOptions,
+    retry_for: Option<Duration>,
     screen: &mut Screen,
 ) -> Result<Value, Trouble> {
     let dir = options.dir.as_deref().unwrap_or(Path::new("."));
@@ -33,8 +41,13 @@ pub(crate) fn run(
     let project = project(dir, given).map_err(Trouble::usage)?;
     fields.insert("project".into(), project.as_str().into());
     if !options.packs() {
-        let running = client.call(&fields, true).map_err(Trouble::usage)?;
-        return Following::new(screen, Subject::Deployment, None)?.follow(&running);
+        let mut session = Session::new(client, screen, retry_for)?;
+        let fields = &fields;
+        let ask = Ask::Call {
+            fields,
+            stream: true,
+        };
+        return deploy(&mut session, &ask, options.wait);
     }
     let pack_options = PackOptions {
         include_node_modules: options.include_node_modules,
@@ -48,12 +61,77 @@ pub(crate) fn run(
         Some(key) => key.clone(),
         None => new_key().map_err(Trouble::usage)?,
     };
-    let following = Following::new(screen, Subject::Deployment, None)?;
-    let (packing, payload) = pack::start(plan, options.level).map_err(Trouble::usage)?;
-    let running = client
-        .upload(&fields, payload, &key)
-        .map_err(Trouble::usage)?;
-    following.uploading(packing).follow(&running)
+    let mut session = Session::new(client, screen, retry_for)?;
+    let ask = Ask::Upload {
+        fields: &fields,
+        plan: Arc::new(plan),
+        level: options.level,
+        key: &key,
+    };
+    deploy(&mut session, &ask, options.wait)
+}
+
+/// Deploys; with `wait`, as soon as nobody else deploys this component.
+fn deploy(session: &mut Session, ask: &Ask, wait: bool) -> Result<Value, Trouble> {
+    let mut waited = Waited::default();
+    loop {
+        let trouble = match Following::new(session, Subject::Deployment, None).follow(ask.clone()) {
+            Err(trouble) if wait && is_busy(&trouble) => trouble,
+            result => return result,
+        };
+        if !waited.for_other(session, trouble.failed.deployment_id) {
+            let message = "interrupted while waiting: nothing was deployed";
+            let mut trouble = Trouble::from(Failed::new(Exit::Interrupted, message));
+            trouble.watch = false;
+            return Err(trouble);
+        }
+    }
+}
+
+/// Another deployment of this component is running, which is told before the upload.
+fn is_busy(trouble: &Trouble) -> bool {
+    trouble.failed.code.as_deref() == Some(Code::Busy.word()) && !trouble.shown
+}
+
+/// For whom it was waited, and how long it is waited where there is nothing to follow.
+#[derive(Default)]
+struct Waited {
+    last: Option<DeploymentId>,
+    pause: Duration,
+}
+
+impl Waited {
+    /// Waits until the other deployment has ended; false if a signal came.
+    fn for_other(&mut self, session: &mut Session, id: Option<String>) -> bool {
+        let id: Option<DeploymentId> = id.and_then(|id| id.parse().ok());
+        let again = id.is_none() || id == self.last;
+        // One that has ended and still keeps the component, or cannot be followed, is not asked for without a pause.
+        self.pause = match again {
+            true => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
+            false => Duration::ZERO,
+        };
+        self.last = id;
+        let Some(id) = id else {
+            session
+                .screen
+                .remark("waiting for another deployment of this component");
+            return session.pause(self.pause);
+        };
+        if again {
+            if !session.pause(self.pause) {
+                return false;
+            }
+        } else {
+            session
+                .screen
+                .remark(&format!("waiting for deployment {id} to end"));
+        }
+        let following = Following::new(session, Subject::Others, Some(id.to_string()));
+        match following.follow(Ask::Watch(Which::Deployment(id))) {
+            Err(trouble) => trouble.failed.exit != Exit::Interrupted,
+            Ok(_) => true,
+        }
+    }
 }
 
 /// The component: as it was given, else as its manifest says, else by the directory's own name.

@@ -3,10 +3,15 @@
 //! It joins the typed command of `cli`, the packing of `archive`, the requests of `client` and the output of `screen`.
 //! Stdout gets the result alone, and only if there is one.
 
+mod ask;
 mod connect;
 mod deploy;
 mod follow;
+mod logs;
 mod pack;
+mod patience;
+mod payload;
+mod session;
 mod signals;
 mod token;
 
@@ -15,12 +20,14 @@ use std::ffi::OsString;
 use serde_json::Value;
 
 use crate::cli::{self, ClientOptions, Command, Request, ServeOptions, TokenOptions};
-use crate::client::{Client, Failed, Which};
+use crate::client::{Failed, Which};
 use crate::error::Exit;
 use crate::name::{DeploymentId, Project};
 use crate::operation::Fields;
 use crate::screen::{Output, Progress, Screen, print_result};
+use crate::user::ask::Ask;
 use crate::user::follow::{Following, Subject};
+use crate::user::session::Session;
 
 /// What is left to be done when the arguments were read.
 #[derive(Debug)]
@@ -69,7 +76,8 @@ fn run(options: &ClientOptions, request: Request) -> Exit {
     let result = ask(options, request, &mut screen);
     screen.finish();
     match result {
-        Ok(value) => print(&value, options.output, Some(screen)),
+        Ok(Some(value)) => print(&value, options.output, Some(screen)),
+        Ok(None) => Exit::Success,
         Err(failed) => {
             say(&failed, options, &mut screen);
             failed.failed.exit
@@ -102,24 +110,58 @@ impl Trouble {
     }
 }
 
-fn ask(options: &ClientOptions, request: Request, screen: &mut Screen) -> Result<Value, Trouble> {
+/// Does it, and gives the result that is to be printed; none if all was printed on the way.
+fn ask(
+    options: &ClientOptions,
+    request: Request,
+    screen: &mut Screen,
+) -> Result<Option<Value>, Trouble> {
     let client = connect::client(options, screen)?;
+    if let Request::Deploy(deploy) = &request {
+        return deploy::run(&client, deploy, options.retry_for, screen).map(Some);
+    }
+    let mut session = Session::new(&client, screen, options.retry_for)?;
+    let session = &mut session;
     match request {
-        Request::Deploy(deploy) => deploy::run(&client, &deploy, screen),
-        Request::Watch(which) => watch(&client, &which, screen),
-        Request::List(fields) => call(&client, &fields, Subject::Reading, screen),
+        // It was handled above, since it catches signals later.
+        Request::Deploy(_) => Ok(None),
+        Request::Watch(which) => watch(session, &which).map(Some),
+        Request::List(fields) => call(session, &fields, Subject::Reading).map(Some),
         Request::Show(id) => {
             let id: DeploymentId = id.parse().map_err(Trouble::usage)?;
             let mut fields = Fields::new();
             fields.insert("operation".into(), "get_deployment".into());
             fields.insert("deployment_id".into(), id.to_string().into());
-            call(&client, &fields, Subject::Reading, screen)
+            call(session, &fields, Subject::Reading).map(Some)
         }
-        Request::Operation(fields) => call(&client, &fields, Subject::Operation, screen),
+        Request::Operation(fields) => call(session, &fields, Subject::Operation).map(Some),
+        Request::Status { fields, project } => {
+            let value = call(session, &fields, Subject::Reading)?;
+            only(value, project.as_deref()).map(Some)
+        }
+        Request::Payload { fields, out } => payload::run(session, &fields, out.as_deref()),
+        Request::Logs { fields, follow } => logs::run(session, &fields, follow, options),
     }
 }
 
-fn watch(client: &Client, which: &str, screen: &mut Screen) -> Result<Value, Trouble> {
+/// The components; if one is named, it alone.
+fn only(mut value: Value, project: Option<&str>) -> Result<Value, Trouble> {
+    let Some(project) = project else {
+        return Ok(value);
+    };
+    let all = value.get_mut("components").and_then(Value::as_array_mut);
+    let found = all.is_some_and(|all| {
+        all.retain(|component| component.get("project").and_then(Value::as_str) == Some(project));
+        !all.is_empty()
+    });
+    if !found {
+        let message = format!("no component {project} is deployed");
+        return Err(Failed::new(Exit::Refused, message).into());
+    }
+    Ok(value)
+}
+
+fn watch(session: &mut Session, which: &str) -> Result<Value, Trouble> {
     // An id is no likely name of a component.
     let which = match which.parse::<DeploymentId>() {
         Ok(id) => Which::Deployment(id),
@@ -133,37 +175,31 @@ fn watch(client: &Client, which: &str, screen: &mut Screen) -> Result<Value, Tro
         Which::Deployment(id) => Some(id.to_string()),
         Which::Latest(_) => None,
     };
-    let running = client.events(&which, 0).map_err(Trouble::usage)?;
-    Following::new(screen, Subject::Watching, id)?.follow(&running)
+    Following::new(session, Subject::Watching, id).follow(Ask::Watch(which))
 }
 
-/// Operations that can take long, and whose answer is therefore asked for as a stream.
-const LONG: &[&str] = &[
+/// Operations that begin a deployment and tell of it, or of several; each can take long, and is asked for as a stream.
+const DEPLOYING: &[&str] = &[
     "deploy_component",
     "rollback_component",
     "restart_component",
-    "sync",
 ];
+const LONG: &[&str] = &["sync"];
 
-fn call(
-    client: &Client,
-    fields: &Fields,
-    subject: Subject,
-    screen: &mut Screen,
-) -> Result<Value, Trouble> {
+fn call(session: &mut Session, fields: &Fields, subject: Subject) -> Result<Value, Trouble> {
     let name = fields
         .get("operation")
         .and_then(Value::as_str)
         .unwrap_or_default();
+    let deploys = DEPLOYING.contains(&name);
     let follow = name == "get_logs" && fields.get("follow") == Some(&Value::Bool(true));
-    let stream = follow || LONG.contains(&name);
-    let subject = if stream && !follow {
+    let stream = deploys || follow || LONG.contains(&name);
+    let subject = if deploys {
         Subject::Deployment
     } else {
         subject
     };
-    let running = client.call(fields, stream).map_err(Trouble::usage)?;
-    Following::new(screen, subject, None)?.follow(&running)
+    Following::new(session, subject, None).follow(Ask::Call { fields, stream })
 }
 
 fn print(value: &Value, output: Output, screen: Option<Screen>) -> Exit {
@@ -188,7 +224,13 @@ fn say(trouble: &Trouble, options: &ClientOptions, screen: &mut Screen) {
         message += &match &failed.deployment_id {
             Some(id) => {
                 let target = connect::target_flag(options);
-                format!("; deployment {id} may go on, follow it with: gangplank watch {id}{target}")
+                let mut hint = format!(
+                    "; deployment {id} may go on\nfollow it with: gangplank watch {id}{target}"
+                );
+                if failed.exit == Exit::Interrupted {
+                    hint += &format!("\nstop it with: gangplank cancel {id}{target}");
+                }
+                hint
             }
             None => "; a deployment may go on, `gangplank list` shows it".to_owned(),
         };

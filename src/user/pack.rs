@@ -28,7 +28,7 @@ pub(crate) struct Packing {
 }
 
 /// Begins to pack; the payload is what the [`Pipe`] gives.
-pub(crate) fn start(plan: Plan, level: u32) -> Result<(Packing, Pipe), Error> {
+pub(crate) fn start(plan: Arc<Plan>, level: u32) -> Result<(Packing, Pipe), Error> {
     let (full, filled) = bounded(BUFFERS);
     let (back, empty) = bounded(BUFFERS);
     for _ in 0..BUFFERS {

@@ -33,6 +33,9 @@ fn arguments(text: &str, target: &str) -> (ClientOptions, Request) {
     let words = text
         .split_whitespace()
         .chain(["--target", target, "--progress", "quiet"]);
+    // Without it what is lost would be tried again for a minute.
+    let none = ["--retry-for", "0"].into_iter();
+    let words = words.chain(none.filter(|_| !text.contains("--retry-for")));
     match cli::parse(words.map(OsString::from).collect(), &|_| None) {
         Ok(Command::Client(options, request)) => (*options, request),
         other => panic!("{other:?}"),
@@ -41,7 +44,8 @@ fn arguments(text: &str, target: &str) -> (ClientOptions, Request) {
 
 fn asked(text: &str, target: &str) -> Result<Value, Trouble> {
     let (options, request) = arguments(text, target);
-    ask(&options, request, &mut Screen::new(Progress::Quiet, false))
+    let mut screen = Screen::new(Progress::Quiet, false);
+    ask(&options, request, &mut screen).map(Option::unwrap_or_default)
 }
 
 struct Dir(PathBuf);
@@ -69,7 +73,7 @@ impl Drop for Dir {
 }
 
 macro_rules! stream {
-    ($($records:literal),*) => {
+    ($($records:expr),*) => {
         concat!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n", $($records, "\n\n"),*)
     };
 }
@@ -230,12 +234,18 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
     let plan = crate::archive::plan(&dir.0, &crate::archive::PackOptions::default()).unwrap();
     std::fs::remove_file(dir.0.join("a")).unwrap();
     let (target, thread) = serve("", true);
-    let client = Client::new(crate::client::Target::parse(&target).unwrap()).unwrap();
+    let client =
+        crate::client::Client::new(crate::client::Target::parse(&target).unwrap()).unwrap();
     let mut screen = Screen::new(Progress::Quiet, false);
-    let following = Following::new(&mut screen, Subject::Deployment, None).unwrap();
-    let (packing, payload) = pack::start(plan, 0).unwrap();
-    let running = client.upload(&Fields::new(), payload, "k").unwrap();
-    let trouble = following.uploading(packing).follow(&running).unwrap_err();
+    let mut session = Session::new(&client, &mut screen, None).unwrap();
+    let following = Following::new(&mut session, Subject::Deployment, None);
+    let ask = Ask::Upload {
+        fields: &Fields::new(),
+        plan: std::sync::Arc::new(plan),
+        level: 0,
+        key: "k",
+    };
+    let trouble = following.follow(ask).unwrap_err();
     assert_eq!(trouble.failed.exit, Exit::Usage);
     assert!(
         trouble.failed.message.contains("No such file"),
@@ -243,3 +253,6 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
     );
     assert!(!thread.join().unwrap().ends_with(b"0\r\n\r\n"));
 }
+
+mod again;
+mod commands;

@@ -14,6 +14,7 @@ mod history;
 mod lifecycle;
 mod power;
 mod proxy;
+mod reattach;
 mod refuse;
 mod run_as;
 mod serve;

@@ -1,0 +1,95 @@
+//! The commands about one component or one deployment, with servers that answer what they are told.
+
+use super::again::{BUSY, DONE, Do, ENDED, app, one, scripted, told};
+use super::*;
+
+#[test]
+fn a_payload_is_there_when_it_is_whole() {
+    let dir = app("payload");
+    let out = dir.0.join("out.tgz");
+    let command = format!("payload {DEPLOYMENT} --out {}", out.display());
+    let answer = |length: usize| {
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n";
+        format!(
+            "{head}Content-Length: {length}\r\n\r\n{}",
+            "x".repeat(300_000)
+        )
+    };
+    let gone =
+        "HTTP/1.1 404 X\r\nContent-Length: 32\r\n\r\n{\"error\":\"x\",\"code\":\"not_found\"}";
+    let table = [
+        (answer(300_001), Some(Exit::Unreachable)),
+        (gone.to_owned(), Some(Exit::Refused)),
+        (answer(300_000), None),
+    ];
+    for (answer, exit) in table {
+        let (target, thread) = scripted(vec![Do::Answer(answer.leak())]);
+        let (result, _) = told(&command, &target);
+        let request = thread.join().unwrap().pop().unwrap();
+        assert!(
+            request.contains("\"operation\":\"get_deployment_payload\""),
+            "{request}"
+        );
+        assert_eq!(
+            result.as_ref().err().map(|trouble| trouble.failed.exit),
+            exit,
+            "{result:?}"
+        );
+        assert_eq!(out.exists(), exit.is_none());
+    }
+    assert_eq!(std::fs::read(&out).unwrap(), vec![b'x'; 300_000]);
+    let mut names: Vec<_> = std::fs::read_dir(&dir.0)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["a", "out.tgz"]);
+    let (result, _) = told(
+        &format!("payload {DEPLOYMENT} --out /nonexistent/x"),
+        "http://127.0.0.1:1",
+    );
+    assert_eq!(result.unwrap_err().failed.exit, Exit::Usage);
+}
+
+#[test]
+fn status_is_of_all_or_of_one() {
+    let answer = concat!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+        "{\"components\":[{\"project\":\"one\"},{\"project\":\"two\"}]}"
+    );
+    for (command, left) in [
+        ("status", Some(2)),
+        ("status two", Some(1)),
+        ("status three", None),
+    ] {
+        let (target, thread) = scripted(vec![Do::Answer(answer)]);
+        let (result, _) = told(command, &target);
+        thread.join().unwrap();
+        match left {
+            Some(left) => assert_eq!(
+                result.unwrap().unwrap()["components"]
+                    .as_array()
+                    .unwrap()
+                    .len(),
+                left
+            ),
+            None => assert_eq!(result.unwrap_err().failed.exit, Exit::Refused),
+        }
+    }
+}
+
+#[test]
+fn who_waits_goes_on_waiting_when_the_server_goes_and_comes_back() {
+    let dir = app("return");
+    let (target, thread) = scripted(vec![Do::Answer(BUSY), Do::Answer(ENDED)]);
+    let (mut options, request) = arguments(&format!("{} --wait", dir.deploy()), &target);
+    options.retry_for = None;
+    let asking = std::thread::spawn(move || {
+        ask(&options, request, &mut Screen::new(Progress::Quiet, false))
+    });
+    thread.join().unwrap();
+    let listener = TcpListener::bind(target.strip_prefix("http://").unwrap()).unwrap();
+    one(&listener, Do::Answer(DONE));
+    assert_eq!(asking.join().unwrap().unwrap().unwrap()["message"], "m");
+}
