@@ -40,6 +40,8 @@ pub struct Attempt {
     stop: Stop,
     stopper: SharedStopper,
     staged: bool,
+    restarted: bool,
+    more: Map<String, Value>,
     phase: Option<Phase>,
     output: Option<InstallOutput>,
     ended: bool,
@@ -80,6 +82,8 @@ impl Attempt {
             stop,
             stopper,
             staged: false,
+            restarted: false,
+            more: Map::new(),
             phase: None,
             output: None,
             ended: false,
@@ -110,6 +114,16 @@ impl Attempt {
     /// It ends with a release that is kept, and is not live.
     pub fn stage(&mut self) {
         self.staged = true;
+    }
+
+    /// Its processes were restarted.
+    pub fn restarted(&mut self) {
+        self.restarted = true;
+    }
+
+    /// Adds something to the error that ends it.
+    pub fn add_to_error(&mut self, name: &str, value: Value) {
+        self.more.insert(name.to_owned(), value);
     }
 
     /// Writes an event.
@@ -228,7 +242,13 @@ impl Attempt {
         self.ended = true;
         let id = self.record.deployment_id;
         let event = match &outcome {
-            Ok(()) => Event::Done(self.record.result(self.staged, now_ms())),
+            Ok(()) => {
+                let mut result = self.record.result(self.staged, now_ms());
+                if let (true, Some(message)) = (self.restarted, result["message"].as_str()) {
+                    result["message"] = format!("{message}, restarted").into();
+                }
+                Event::Done(result)
+            }
             Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
         };
         // Nobody is told anything that the next start would not say too, nor of an end before the component is free: the
@@ -267,7 +287,7 @@ impl Attempt {
             phase: self.phase.map(|phase| phase.word().to_owned()),
             deployment_id: Some(self.record.deployment_id.to_string()),
             install_output: self.output.take(),
-            more: Map::new(),
+            more: std::mem::take(&mut self.more),
         }
     }
 }

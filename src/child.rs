@@ -24,7 +24,7 @@ use crate::account::Account;
 pub use crate::child::identity::can_enter;
 use crate::child::lines::Splitter;
 pub use crate::child::lines::{LINE_LEN_MAX, Line};
-pub use crate::child::survivors::{DEPLOYMENT, end_survivors};
+pub use crate::child::survivors::{DEPLOYMENT, PROCESS, Whose, end_survivors};
 use crate::error::{Doing, Error};
 use crate::event::Stream;
 use crate::stop::Stop;
@@ -55,17 +55,45 @@ pub enum Ended {
     Stopped,
 }
 
+/// How a command is run, but for what it is.
+pub struct How<'a> {
+    /// The user that it runs as, if not the server's own.
+    pub account: Option<&'a Account>,
+    /// How long it may take.
+    pub limit: Option<Duration>,
+    /// How long its family may tidy up between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Its standard input.
+    pub stdin: Stdio,
+    /// What it leaves behind when it ends by itself is its own affair.
+    pub spares_family: bool,
+    /// Is told the process id.
+    pub started: Option<&'a dyn Fn(u32)>,
+}
+
+impl<'a> How<'a> {
+    /// For something that is to end by itself within a time, and leaves nothing behind.
+    pub fn within(limit: Duration, account: Option<&'a Account>) -> How<'a> {
+        How {
+            account,
+            limit: Some(limit),
+            grace: GRACE,
+            stdin: Stdio::null(),
+            spares_family: false,
+            started: None,
+        }
+    }
+}
+
 /// Runs a command to its end and gives its lines to `on_line`, each as soon as it is complete. A child is read only as
-/// fast as `on_line` returns. Its standard input is empty; its environment is the caller's business. With an `account` it
-/// runs as that user.
+/// fast as `on_line` returns. Its environment is the caller's business.
 ///
 /// # Errors
 /// When the command cannot be started; [`Error::io`] tells a missing program. When `on_line` fails: its error, after the
 /// family was killed.
 pub fn run(
     mut command: Command,
-    account: Option<&Account>,
-    limit: Duration,
+    how: How<'_>,
     stop: &Stop,
     on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
@@ -73,35 +101,55 @@ pub fn run(
         return Ok(Ended::Stopped);
     }
     command
-        .stdin(Stdio::null())
+        .stdin(how.stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
     let begin = Instant::now();
-    let child = identity::spawn(&mut command, account)
+    let child = identity::spawn(&mut command, how.account)
         .doing(|| format!("starting {}", command.get_program().display()))?;
+    let what = format!("watching {}", command.get_program().display());
+    let what = || what.clone();
     let mut family = Family {
         leader: child,
         collected: false,
+        spared: false,
     };
-    let what = || format!("watching {}", command.get_program().display());
+    // Our copies of what it was given, a listening socket perhaps, are not to outlive this.
+    drop(command);
+    if let Some(started) = how.started {
+        started(family.leader.id());
+    }
     let leader = pidfd_open(family.id(), PidfdFlags::empty()).doing(what)?;
     let mut outputs = [
         Output::new(family.leader.stdout.take().map(Into::into), Stream::Stdout).doing(what)?,
         Output::new(family.leader.stderr.take().map(Into::into), Stream::Stderr).doing(what)?,
     ];
     let mut buffer = vec![0; BUFFER_LEN];
+    let until = Until {
+        deadline: how.limit.and_then(|limit| begin.checked_add(limit)),
+        grace: how.grace,
+        stop,
+    };
     let ended = attend(
         &mut family,
         &leader,
         &mut outputs,
         &mut buffer,
-        (begin.checked_add(limit), stop),
+        &until,
         on_line,
     )?;
+    family.spared = how.spares_family && ended.is_none();
     let status = family.end().doing(what)?;
     linger(&mut outputs, &mut buffer, on_line)?;
     Ok(ended.unwrap_or(Ended::Exited(status)))
+}
+
+/// When a command is told to end.
+struct Until<'a> {
+    deadline: Option<Instant>,
+    grace: Duration,
+    stop: &'a Stop,
 }
 
 /// Reads until the command has ended, or has been told to and its grace is over. Gives the reason if it was told to.
@@ -110,7 +158,7 @@ fn attend(
     leader: &OwnedFd,
     outputs: &mut [Output; 2],
     buffer: &mut [u8],
-    (deadline, stop): (Option<Instant>, &Stop),
+    until: &Until<'_>,
     on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
 ) -> Result<Option<Ended>, Error> {
     let mut told: Option<(Ended, Instant)> = None;
@@ -123,16 +171,16 @@ fn attend(
         {
             return Ok(Some(why));
         }
-        let until = told.map_or(deadline, |(_, until)| Some(until));
+        let end = told.map_or(until.deadline, |(_, end)| Some(end));
         // A descriptor that has nothing new to say would be ready for ever.
         let others = [
             (!exited).then(|| leader.as_fd()),
-            told.is_none().then(|| stop.fd()),
+            told.is_none().then(|| until.stop.fd()),
         ];
-        let ready = wait(outputs, others, until).doing(|| "waiting for a command".into())?;
+        let ready = wait(outputs, others, end).doing(|| "waiting for a command".into())?;
         exited |= ready[2];
         let stopped = ready[3];
-        let over = until.is_some_and(|until| Instant::now() >= until);
+        let over = end.is_some_and(|end| Instant::now() >= end);
         match told {
             None if exited => return Ok(None),
             None if stopped || over => {
@@ -142,7 +190,7 @@ fn attend(
                     Ended::TimedOut
                 };
                 family.signal(Signal::TERM);
-                told = Some((why, Instant::now() + GRACE));
+                told = Some((why, Instant::now() + until.grace));
             }
             Some((why, _)) if over => return Ok(Some(why)),
             _ => {}
@@ -285,6 +333,8 @@ impl Output {
 struct Family {
     leader: Child,
     collected: bool,
+    /// Only the leader is ours to end.
+    spared: bool,
 }
 
 impl Family {
@@ -301,7 +351,9 @@ impl Family {
     /// Kills whoever is left, and collects the leader.
     fn end(&mut self) -> io::Result<ExitStatus> {
         // In this order: until it is waited for, even a dead leader keeps the group's id ours.
-        self.signal(Signal::KILL);
+        if !self.spared {
+            self.signal(Signal::KILL);
+        }
         self.collected = true;
         self.leader.wait()
     }

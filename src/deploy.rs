@@ -20,6 +20,9 @@ use crate::install::{self, Choice, Failed, Request};
 use crate::log;
 use crate::manifest;
 use crate::name::{DeploymentId, Project};
+use crate::operation::Restart;
+use crate::processes::{Order, Processes};
+use crate::stop;
 use crate::store::Store;
 
 /// Watchers are told of an upload at most so often: ten times a second.
@@ -186,6 +189,8 @@ pub struct Builder {
     pub environment: Vec<(OsString, OsString)>,
     /// Who it runs as, if not as the server's own user.
     pub account: Option<Arc<Account>>,
+    /// What runs of what is live.
+    pub processes: Arc<Processes>,
 }
 
 /// A release that can run; dropping it removes it, unless it was there before.
@@ -209,6 +214,8 @@ pub enum Work {
     Build(Staged, bool),
     /// Makes a release live that is there.
     Activate(Ready),
+    /// Only restarts what is live.
+    Restart,
 }
 
 impl Builder {
@@ -218,6 +225,13 @@ impl Builder {
     /// Why it is not live. What was live before is so still, and nothing of a release that was being built stays.
     pub fn run(&self, work: Work, attempt: &mut Attempt) -> Result<(), Refusal> {
         let ready = match work {
+            Work::Restart => {
+                if !attempt.commit() {
+                    let why = format!("restarting {}: stopped", attempt.record().project);
+                    return Err(Refusal::new(Code::Cancelled, why));
+                }
+                return self.restart(attempt, false);
+            }
             Work::Activate(ready) => ready,
             Work::Build(staged, activates) => {
                 checkpoint("unpacked");
@@ -231,7 +245,53 @@ impl Builder {
                 ready
             }
         };
-        self.activate(ready, attempt)
+        self.activate(ready, attempt)?;
+        if attempt.record().restart_mode.is_some() {
+            self.restart(attempt, true)?;
+        }
+        Ok(())
+    }
+
+    /// Restarts the processes. If the new ones are not healthy and the release was `switched` to, the one before is live
+    /// again.
+    fn restart(&self, attempt: &mut Attempt, switched: bool) -> Result<(), Refusal> {
+        let record = attempt.record();
+        let (project, release) = (record.project.clone(), record.release_id);
+        let previous = record.previous.filter(|before| *before != release);
+        if !self.processes.has_any(&project, release)? {
+            let why = "the component has neither processes nor a hook";
+            attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
+            return Ok(attempt.skip(Phase::Restart, why)?);
+        }
+        let rolling = record.restart_mode.as_deref() == Restart::Rolling.mode();
+        let limit = record.options.timeout().unwrap_or(self.install_timeout);
+        let (_stopper, stop) = stop::pair()?;
+        let order = |release| Order {
+            project: &project,
+            release,
+            rolling,
+            hook_limit: limit,
+            stop: &stop,
+        };
+        attempt.phase(Phase::Restart, |attempt| {
+            let emit = &mut |event| attempt.emit(&Event::Process(event));
+            let unhealthy = match self.processes.restart(&order(release), emit) {
+                Ok(()) => return Ok(((), Facts::new())),
+                Err(unhealthy) => unhealthy,
+            };
+            if switched {
+                self.store.switch_back(&project, previous)?;
+                if let Some(previous) = previous {
+                    let told = serde_json::Value::from(previous.to_string());
+                    attempt.add_to_error("rolled_back_to", told);
+                    self.processes.restore(&order(previous));
+                }
+            }
+            attempt.add_to_error("process_output", json!(unhealthy.output));
+            Err(Refusal::new(Code::Unhealthy, unhealthy.message))
+        })?;
+        attempt.restarted();
+        Ok(())
     }
 
     fn install(&self, staged: Staged, attempt: &mut Attempt) -> Result<Staged, Refusal> {

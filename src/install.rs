@@ -16,7 +16,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use crate::account::Account;
-use crate::child::{self, Ended};
+use crate::child::{self, Ended, How, Whose};
 use crate::error::{Code, Error, Refusal};
 use crate::event::{InstallLine, InstallOutput};
 pub use crate::install::choice::{Choice, Installer, choose};
@@ -225,8 +225,7 @@ impl Job<'_> {
         let mut tail = Tail::default();
         let ended = child::run(
             command,
-            request.account,
-            self.timeout,
+            How::within(self.timeout, request.account),
             request.stop,
             &mut |line| {
                 let line = InstallLine {
@@ -241,7 +240,7 @@ impl Job<'_> {
         );
         if matches!(ended, Ok(Ended::TimedOut | Ended::Stopped)) {
             // Who left the group goes too. If /proc cannot be read, it outlives this, as it would have anyway.
-            let _ = child::end_survivors(request.root, Some(request.id));
+            let _ = child::end_survivors(request.root, Whose::Deployment(request.id));
         }
         let (code, why) = match ended {
             Ok(Ended::Exited(status)) if status.success() => return Ok(tail.lines()),

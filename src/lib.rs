@@ -107,6 +107,7 @@ pub mod multipart;
 pub mod name;
 pub mod operation;
 pub mod place;
+pub mod processes;
 pub mod record;
 pub mod recover;
 pub mod retain;

@@ -86,8 +86,8 @@ fn line(ms: u64, level: Level, message: &str) -> String {
     line
 }
 
-/// RFC 3339 in UTC, with milliseconds.
-fn timestamp(ms: u64) -> String {
+/// A time in milliseconds since the epoch as RFC 3339 in UTC, with milliseconds.
+pub fn timestamp(ms: u64) -> String {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);

@@ -271,6 +271,25 @@ pub struct ProcessType {
     pub line: String,
 }
 
+/// The processes of a release: its `Procfile`'s, else `web` as `scripts.start` of package.json says, else none.
+///
+/// # Errors
+/// `load_failed` with file and line.
+pub fn processes(dir: &Path) -> Result<Vec<ProcessType>, Refusal> {
+    if let Some(types) = procfile(dir)? {
+        return Ok(types);
+    }
+    let start = package(dir)?.and_then(|package| package.start);
+    Ok(start
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| ProcessType {
+            name: "web".to_owned(),
+            line,
+        })
+        .into_iter()
+        .collect())
+}
+
 /// Reads the `Procfile`, if there is one: `type: command` lines, blank ones, and comments with `#`. One without any
 /// type says that there are no processes.
 ///

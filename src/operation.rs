@@ -3,6 +3,8 @@
 //! Fields arrive as JSON, or as the texts of a form. [`typed`] gives a form's text the type that its name asks for, so
 //! that both roads end in the same [`Fields`]. Reading collects every fault into one refusal.
 
+mod reader;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Code, Refusal};
 use crate::name::{DeploymentId, Project};
+use crate::operation::reader::Reader;
 
 /// The fields of a request, by name.
 pub type Fields = Map<String, Value>;
@@ -144,6 +147,17 @@ pub struct Rollback {
     pub restart: Restart,
 }
 
+/// `get_logs`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    /// The component.
+    pub project: Project,
+    /// How many of the newest lines.
+    pub lines: Option<u64>,
+    /// Whether to go on with those that come.
+    pub follow: bool,
+}
+
 /// A request, read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -161,6 +175,10 @@ pub enum Operation {
     Rollback(Rollback),
     /// Stop a deployment.
     Cancel(DeploymentId),
+    /// Restart a component's processes.
+    Restart(Project, Restart),
+    /// What a component's processes print.
+    GetLogs(Logs),
     /// Remove a component.
     Drop(Project),
     /// What is live.
@@ -181,6 +199,8 @@ impl Operation {
         "delete_deployment_payload",
         "rollback_component",
         "cancel_deployment",
+        "restart_component",
+        "get_logs",
         "drop_component",
         "get_components",
         "registration_info",
@@ -209,6 +229,8 @@ impl Operation {
             "cancel_deployment" => reader.deployment().map(Operation::Cancel),
             "rollback_component" => reader.rollback().map(Operation::Rollback),
             "drop_component" => reader.project().map(Operation::Drop),
+            "restart_component" => reader.restart_component(),
+            "get_logs" => reader.logs().map(Operation::GetLogs),
             "list_deployments" => Some(Operation::ListDeployments(reader.list())),
             "get_components" => Some(Operation::GetComponents),
             "registration_info" => Some(Operation::RegistrationInfo),
@@ -249,187 +271,6 @@ pub fn duration(text: &str) -> Option<Duration> {
 
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
-}
-
-/// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
-struct Reader<'a> {
-    fields: &'a Fields,
-    faults: Vec<String>,
-}
-
-impl Reader<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.fields.get(name).filter(|value| !value.is_null())
-    }
-
-    fn fault<T>(&mut self, fault: String) -> Option<T> {
-        self.faults.push(fault);
-        None
-    }
-
-    fn text(&mut self, name: &str) -> Option<String> {
-        match self.get(name) {
-            None => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(_) => self.fault(format!("'{name}' must be a string")),
-        }
-    }
-
-    fn boolean(&mut self, name: &str) -> Option<bool> {
-        match self.get(name) {
-            None => None,
-            Some(Value::Bool(value)) => Some(*value),
-            Some(Value::String(text)) if text == "true" => Some(true),
-            Some(Value::String(text)) if text == "false" => Some(false),
-            Some(_) => self.fault(format!("'{name}' must be true or false")),
-        }
-    }
-
-    fn number(&mut self, name: &str) -> Option<u64> {
-        let number = match self.get(name) {
-            None => return None,
-            Some(Value::Number(number)) => number.as_u64(),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(_) => None,
-        };
-        match number {
-            Some(number) => Some(number),
-            None => self.fault(format!("'{name}' must be a whole number from 0 up")),
-        }
-    }
-
-    fn project(&mut self) -> Option<Project> {
-        match self.get("project") {
-            None => self.fault("'project' is required".into()),
-            Some(Value::String(text)) => match text.parse() {
-                Ok(project) => Some(project),
-                Err(error) => self.fault(error.to_string()),
-            },
-            // Harper's CLI sends what looks like a number as one.
-            Some(Value::Number(number)) => match number.to_string().parse() {
-                Ok(project) => Some(project),
-                Err(error) => self.fault(error.to_string()),
-            },
-            Some(_) => self.fault("'project' must be a string".into()),
-        }
-    }
-
-    fn id(&mut self, name: &str, required: bool) -> Option<DeploymentId> {
-        match self.get(name).map(|value| value.as_str().map(str::parse)) {
-            None if required => self.fault(format!("'{name}' is required")),
-            None => None,
-            Some(Some(Ok(id))) => Some(id),
-            Some(_) => self.fault(format!("'{name}' must be a deployment id")),
-        }
-    }
-
-    fn deployment(&mut self) -> Option<DeploymentId> {
-        self.id("deployment_id", true)
-    }
-
-    fn rollback(&mut self) -> Option<Rollback> {
-        let (project, to) = (self.project(), self.id("deployment_id", false));
-        let restart = self.restart();
-        Some(Rollback {
-            project: project?,
-            to,
-            restart,
-        })
-    }
-
-    fn restart(&mut self) -> Restart {
-        match self.get("restart") {
-            None => Restart::No,
-            Some(Value::Bool(true)) => Restart::Immediate,
-            Some(Value::Bool(false)) => Restart::No,
-            Some(Value::String(text)) if text == "true" => Restart::Immediate,
-            Some(Value::String(text)) if text == "false" => Restart::No,
-            Some(Value::String(text)) if text == "rolling" => Restart::Rolling,
-            Some(_) => {
-                self.faults
-                    .push("'restart' must be one of [boolean, rolling]".into());
-                Restart::No
-            }
-        }
-    }
-
-    fn options(&mut self) -> Options {
-        let install_command = self.text("install_command");
-        if install_command
-            .as_deref()
-            .is_some_and(|command| command.trim().is_empty())
-        {
-            self.faults
-                .push("'install_command' is not allowed to be empty".into());
-        }
-        let install_timeout = self.number("install_timeout");
-        if install_timeout == Some(0) {
-            self.faults
-                .push("'install_timeout' must be above 0 milliseconds".into());
-        }
-        Options {
-            install_command,
-            install_timeout,
-            install_allow_scripts: self.boolean("install_allow_scripts").unwrap_or(false),
-        }
-    }
-
-    fn sha256(&mut self) -> Option<String> {
-        let text = self.text("payload_sha256")?.to_ascii_lowercase();
-        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            Some(text)
-        } else {
-            self.fault("'payload_sha256' must be 64 hexadecimal digits".into())
-        }
-    }
-
-    fn deploy(&mut self) -> Option<Deploy> {
-        let project = self.project();
-        if self.get("package").is_some() {
-            self.faults
-                .push("'package' is not supported yet: send the component as a payload".into());
-        }
-        let release = self.id("deployment_id", false);
-        let restart = self.restart();
-        let activate = self.boolean("activate").unwrap_or(true);
-        if !activate && restart != Restart::No {
-            self.faults.push(
-                "'restart' cannot go with 'activate': false, since nothing becomes live".into(),
-            );
-        }
-        if !activate && release.is_some() {
-            self.faults.push(
-                "'deployment_id' cannot go with 'activate': false, since it is built already"
-                    .into(),
-            );
-        }
-        let options = self.options();
-        let payload_sha256 = self.sha256();
-        let replicated = self.boolean("replicated").unwrap_or(false);
-        let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
-        Some(Deploy {
-            project: project?,
-            release,
-            restart,
-            activate,
-            options,
-            payload_sha256,
-            replicated,
-            ignore_replication_errors,
-        })
-    }
-
-    fn list(&mut self) -> List {
-        List {
-            project: self.text("project"),
-            status: self.text("status"),
-            since: self.number("since"),
-            until: self.number("until"),
-            limit: self.number("limit"),
-            offset: self.number("offset").unwrap_or(0),
-            include_events: self.boolean("include_events").unwrap_or(false),
-        }
-    }
 }
 
 #[cfg(test)]

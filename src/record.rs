@@ -178,14 +178,14 @@ impl Record {
                     code: failure.code,
                     phase: failure.phase,
                 });
-                self.end(
-                    if cancelled {
-                        Status::Cancelled
-                    } else {
-                        Status::Failed
-                    },
-                    entry.t,
-                );
+                let status = if cancelled {
+                    Status::Cancelled
+                } else if failure.more.contains_key("rolled_back_to") {
+                    Status::RolledBack
+                } else {
+                    Status::Failed
+                };
+                self.end(status, entry.t);
             }
             _ => {}
         }

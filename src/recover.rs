@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Map;
 
 use crate::attempt::Registry;
-use crate::child;
+use crate::child::{self, Whose};
 use crate::error::{Code, Doing, Error};
 use crate::event::{Entry, Event, Failure, Phase, now_ms};
 use crate::index::Index;
@@ -26,7 +26,7 @@ use crate::store::Store;
 /// # Errors
 /// When the root cannot be read or written: a server that cannot say what happened must not start.
 pub fn recover(store: &Store) -> Result<(), Error> {
-    let ended = child::end_survivors(store.root(), None)?;
+    let ended = child::end_survivors(store.root(), Whose::All)?;
     if ended > 0 {
         log::warn(&format!(
             "ended {ended} processes that an earlier server left running"

@@ -86,8 +86,14 @@ impl SharedStopper {
 
     /// Stops all holders, at once. False if it is too late for that.
     pub fn stop(&self) -> bool {
+        self.stop_after(|| ())
+    }
+
+    /// As [`SharedStopper::stop`]; what is to be true by the time that they see it is done before, and only if they do.
+    pub fn stop_after(&self, before: impl FnOnce()) -> bool {
         let mut pull = self.lock();
         if matches!(*pull, Pull::Armed(_)) {
+            before();
             *pull = Pull::Stopped;
         }
         matches!(*pull, Pull::Stopped)

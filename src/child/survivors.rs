@@ -18,18 +18,35 @@ use crate::name::DeploymentId;
 
 /// The environment variable with the deployment that a child belongs to.
 pub const DEPLOYMENT: &str = "GANGPLANK_DEPLOYMENT_ID";
+/// The environment variable with the name of the process, kept running, that a child descends from.
+pub const PROCESS: &str = "GANGPLANK_PROCESS";
 /// A process may start another one while it is being looked for. Each round finds those of the one before.
 const ROUNDS_MAX: usize = 5;
 
-/// Ends every process that was started for a server with this canonical root, or only what one deployment started, and
-/// says how many there were: SIGTERM, a second, SIGKILL. Never this process, nor one that it descends from.
+/// Whose processes are meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose<'a> {
+    /// The whole server's.
+    All,
+    /// Those of one deployment.
+    Deployment(DeploymentId),
+    /// Those of one process that is kept running, by the value of its [`PROCESS`] variable.
+    Process(&'a str),
+}
+
+/// Ends every process that was started for a server with this canonical root, or only some of them, and says how many there
+/// were: SIGTERM, a second, SIGKILL. Never this process, nor one that it descends from.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn end_survivors(root: &Path, id: Option<DeploymentId>) -> Result<usize, Error> {
+pub fn end_survivors(root: &Path, whose: Whose<'_>) -> Result<usize, Error> {
     let what = || format!("looking for processes that {} left running", root.display());
     let mut marks = vec![[MARK.as_bytes(), b"=", root.as_os_str().as_bytes()].concat()];
-    marks.extend(id.map(|id| format!("{DEPLOYMENT}={id}").into_bytes()));
+    match whose {
+        Whose::All => {}
+        Whose::Deployment(id) => marks.push(format!("{DEPLOYMENT}={id}").into_bytes()),
+        Whose::Process(name) => marks.push(format!("{PROCESS}={name}").into_bytes()),
+    }
     let mut ended = 0;
     for _ in 0..ROUNDS_MAX {
         let found = find(&marks).doing(what)?;

@@ -15,7 +15,7 @@ fn sh(script: &str) -> Command {
 fn lines_of(script: &str, limit: Duration) -> (Ended, Vec<Line>) {
     let (_stopper, stop) = stop::pair().unwrap();
     let mut lines = Vec::new();
-    let ended = run(sh(script), None, limit, &stop, &mut |line| {
+    let ended = run(sh(script), How::within(limit, None), &stop, &mut |line| {
         lines.push(line);
         Ok(())
     });
@@ -97,7 +97,7 @@ fn ends() {
 fn a_missing_program_is_told_apart() {
     let (_stopper, stop) = stop::pair().unwrap();
     let command = Command::new("no-such-program-here");
-    let error = run(command, None, LONG, &stop, &mut |_| Ok(())).unwrap_err();
+    let error = run(command, How::within(LONG, None), &stop, &mut |_| Ok(())).unwrap_err();
     assert!(
         error
             .to_string()
@@ -127,11 +127,16 @@ fn a_long_line_comes_in_pieces() {
 fn a_million_lines_are_counted() {
     let (_stopper, stop) = stop::pair().unwrap();
     let mut expected = 0u32;
-    run(sh("seq 1000000"), None, LONG, &stop, &mut |line| {
-        expected += 1;
-        assert_eq!(line.text, expected.to_string());
-        Ok(())
-    })
+    run(
+        sh("seq 1000000"),
+        How::within(LONG, None),
+        &stop,
+        &mut |line| {
+            expected += 1;
+            assert_eq!(line.text, expected.to_string());
+            Ok(())
+        },
+    )
     .unwrap();
     assert_eq!(expected, 1_000_000);
 }
@@ -151,7 +156,7 @@ fn a_slow_reader_gets_all_of_what_an_ended_command_left() {
     let (_stopper, stop) = stop::pair().unwrap();
     let script = "setsid sleep 5 & exec seq 10000";
     let mut count = 0;
-    run(sh(script), None, LONG, &stop, &mut |_| {
+    run(sh(script), How::within(LONG, None), &stop, &mut |_| {
         if count == 0 {
             std::thread::sleep(LINGER_MAX + LINGER);
         }
@@ -186,7 +191,7 @@ fn a_family_that_obeys_ends_at_once_and_may_say_goodbye() {
     let (stopper, stop) = stop::pair().unwrap();
     let mut stopper = Some(stopper);
     let mut lines = Vec::new();
-    let ended = run(sh(script), None, LONG, &stop, &mut |line| {
+    let ended = run(sh(script), How::within(LONG, None), &stop, &mut |line| {
         lines.push(line);
         if lines.len() == 2 {
             stopper.take();
@@ -205,8 +210,7 @@ fn a_stop_before_the_start_starts_nothing() {
     drop(stopper);
     let ended = run(
         Command::new("no-such-program-here"),
-        None,
-        LONG,
+        How::within(LONG, None),
         &stop,
         &mut |_| Ok(()),
     );
@@ -277,7 +281,7 @@ fn a_failing_reader_ends_the_family() {
     let (_stopper, stop) = stop::pair().unwrap();
     let mut pids = Vec::new();
     let script = "sleep 60 & echo $!; echo $$; while :; do echo; done";
-    let error = run(sh(script), None, LONG, &stop, &mut |line| {
+    let error = run(sh(script), How::within(LONG, None), &stop, &mut |line| {
         if line.text.is_empty() {
             return Err(Error::new("writing the journal", "no"));
         }
@@ -302,7 +306,7 @@ fn a_child_is_read_only_as_fast_as_its_lines_are_taken() {
     // Counts what it could print until its reader has taken ten lines slowly.
     let script = "i=0; while :; do i=$((i+1)); echo $i; done";
     let mut highest = 0u64;
-    run(sh(script), None, LONG, &stop, &mut |line| {
+    run(sh(script), How::within(LONG, None), &stop, &mut |line| {
         taken += 1;
         if taken <= 10 {
             std::thread::sleep(Duration::from_millis(20));
@@ -341,7 +345,7 @@ fn survivors_are_found_by_their_environment() {
         let mut command = sh(&format!("{script}; true"));
         command.env(MARK, root).env(DEPLOYMENT, id);
         let mut pid = String::new();
-        let left = run(command, None, LONG, &stop, &mut |line| {
+        let left = run(command, How::within(LONG, None), &stop, &mut |line| {
             pid = line.text;
             Err(Error::new("listening", "enough"))
         });
@@ -352,13 +356,13 @@ fn survivors_are_found_by_their_environment() {
     let root = std::path::Path::new(&own);
     assert_eq!(living(), [true; 4]);
     // The third has a child of its own, too.
-    assert!(end_survivors(root, Some(ids[0].parse().unwrap())).unwrap() >= 2);
+    assert!(end_survivors(root, Whose::Deployment(ids[0].parse().unwrap())).unwrap() >= 2);
     assert_eq!(living(), [false, true, false, true]);
-    assert_eq!(end_survivors(root, None).unwrap(), 1);
+    assert_eq!(end_survivors(root, Whose::All).unwrap(), 1);
     assert_eq!(living(), [false, false, false, true]);
-    assert_eq!(end_survivors(root, None).unwrap(), 0);
+    assert_eq!(end_survivors(root, Whose::All).unwrap(), 0);
     assert_eq!(
-        end_survivors(std::path::Path::new(&other), None).unwrap(),
+        end_survivors(std::path::Path::new(&other), Whose::All).unwrap(),
         1
     );
     assert_eq!(living(), [false; 4]);
@@ -378,7 +382,7 @@ fn throughput_of_lines() {
         let mut lines = 0u64;
         let mut bytes = 0;
         let begin = Instant::now();
-        run(sh(script), None, LONG, &stop, &mut |line| {
+        run(sh(script), How::within(LONG, None), &stop, &mut |line| {
             lines += 1;
             bytes += line.text.len() + usize::from(!line.continued);
             Ok(())

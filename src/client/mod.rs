@@ -12,6 +12,7 @@
 //! sent twice, and credentials belong to the host that was named.
 
 pub mod answer;
+mod probe;
 mod request;
 mod state;
 mod target;
@@ -44,6 +45,7 @@ use crate::operation::Fields;
 use crate::sse::Record;
 
 pub use crate::client::answer::{Answer, Failed};
+pub use crate::client::probe::probe;
 pub use crate::client::target::{Credentials, Target};
 
 /// For the connection, TLS included, and for the name's resolution.

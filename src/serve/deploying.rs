@@ -46,14 +46,18 @@ pub(super) fn deploy(
         (None, Some(id)) => {
             let what = format!("activating deployment {id} of {project}");
             let release = release_of(desk, project, id, &what)?;
-            activate(desk, release, wish(project, &wanted, user), &wanted, &what)
+            let wish = Wish {
+                restart: deploy.restart,
+                ..wish(project, &wanted, user)
+            };
+            activate(desk, release, wish, &wanted, &what)
         }
         (Some(payload), None) => {
             has_room(desk, project, request.payload_least)?;
             let wish = Wish {
                 activates: deploy.activate,
                 options: deploy.options.clone(),
-                restart_mode: deploy.restart.mode(),
+                restart: deploy.restart,
                 ..wish(project, &wanted, user)
             };
             receive(
@@ -87,7 +91,7 @@ fn wish(project: &Project, wanted: &Wanted, user: Option<String>) -> Wish {
         activates: true,
         rollback_of: None,
         options: crate::operation::Options::default(),
-        restart_mode: None,
+        restart: Restart::No,
         user,
         key: wanted.key.clone(),
         connection: wanted.connection,
@@ -148,9 +152,6 @@ pub(super) fn rollback(
 ) -> Result<Outcome, Refusal> {
     let project = &rollback.project;
     let what = format!("rolling back {project}");
-    if rollback.restart != Restart::No {
-        return Err(Refusal::new(Code::BadRequest, NO_RESTART));
-    }
     if let Some(earlier) = earlier(desk, project, &wanted)? {
         return outcome(earlier, &wanted);
     }
@@ -166,6 +167,7 @@ pub(super) fn rollback(
     };
     let wish = Wish {
         rollback_of: Some(live),
+        restart: rollback.restart,
         ..wish(project, &wanted, user)
     };
     activate(desk, release, wish, &wanted, &what)
@@ -321,6 +323,32 @@ pub(super) fn cancel(desk: &Desk, id: DeploymentId) -> Result<Value, Refusal> {
     }))
 }
 
+/// Performs `restart_component`: a deployment with the phase `restart` alone.
+pub(super) fn restart(
+    desk: &Desk,
+    project: &Project,
+    restart: Restart,
+    wanted: &Wanted,
+    user: Option<String>,
+) -> Result<Outcome, Refusal> {
+    if let Some(earlier) = earlier(desk, project, wanted)? {
+        return outcome(earlier, wanted);
+    }
+    let Some(live) = desk.known.store.live(project) else {
+        let why = format!("restarting {project}: nothing of it is live");
+        return Err(Refusal::new(Code::NotFound, why));
+    };
+    let attempt = desk.workers.begin(Wish {
+        release: Some(live),
+        activates: false,
+        restart,
+        ..wish(project, wanted, user)
+    })?;
+    let follower = desk.workers.follow(attempt.record().deployment_id, 0)?;
+    desk.workers.submit(Work::Restart, attempt);
+    outcome(follower, wanted)
+}
+
 /// Performs `drop_component`.
 pub(super) fn drop_component(desk: &Desk, project: &Project) -> Result<Value, Refusal> {
     let store = &desk.known.store;
@@ -329,6 +357,7 @@ pub(super) fn drop_component(desk: &Desk, project: &Project) -> Result<Value, Re
         let why = format!("dropping {project}: there is no such component");
         return Err(Refusal::new(Code::NotFound, why));
     }
+    desk.processes.drop_component(project)?;
     store.drop_component(project)?;
     crate::log::info(&format!("{project} is dropped"));
     Ok(json!({ "message": format!("Successfully dropped: {project}"), "project": project }))
@@ -344,21 +373,13 @@ fn outcome(follower: Follower, wanted: &Wanted) -> Result<Outcome, Refusal> {
     Ok(Outcome::Answer(stream::plain(follower)?))
 }
 
-const NO_RESTART: &str = "'restart' is not supported yet: deploy without it";
-
 /// What a later version will do is refused until then, and not left out in silence.
 fn supported(deploy: &Deploy) -> Result<(), Refusal> {
-    let faults = [
-        (deploy.restart != Restart::No, NO_RESTART),
-        (deploy.replicated, "'replicated' is not supported yet"),
-    ];
-    let faults: Vec<&str> = faults
-        .into_iter()
-        .filter_map(|(found, fault)| found.then_some(fault))
-        .collect();
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::BadRequest, faults.join(". ")))
+    match deploy.replicated {
+        true => Err(Refusal::new(
+            Code::BadRequest,
+            "'replicated' is not supported yet",
+        )),
+        false => Ok(()),
     }
 }

@@ -16,9 +16,10 @@ use crate::event::Failure;
 use crate::http::{Answer, Client, Exchange};
 use crate::log;
 use crate::name::Project;
+use crate::processes::Processes;
 use crate::serve::attempts::{self, Attempts};
 use crate::serve::operations::Wanted;
-use crate::serve::{form, operations, stream};
+use crate::serve::{form, logs, operations, stream};
 use crate::tokens::{Credentials, Identity, Role, Tokens};
 use crate::worker::{Workers, stopping};
 
@@ -27,6 +28,7 @@ pub(crate) struct Desk {
     pub(super) known: Registry,
     pub(super) workers: Arc<Workers>,
     pub(super) limits: Limits,
+    pub(super) processes: Arc<Processes>,
     /// Who components run as, if not as the server's own user.
     pub(super) account: Option<Arc<Account>>,
     pub(super) max_json_body: u64,
@@ -42,6 +44,8 @@ pub(super) enum Outcome {
     Answer(Answer),
     /// The events of a deployment.
     Events(stream::Events),
+    /// What a component prints.
+    Logs(logs::Logs),
     /// A file of so many bytes, and the name that it is saved under.
     File(File, u64, String),
 }
@@ -96,6 +100,7 @@ impl Desk {
         known: Registry,
         workers: Arc<Workers>,
         tokens: Tokens,
+        processes: Arc<Processes>,
         limits: Limits,
         account: Option<Arc<Account>>,
         max_json_body: u64,
@@ -109,6 +114,7 @@ impl Desk {
             max_json_body,
             started,
             requests,
+            processes,
             tokens,
             attempts: Attempts::default(),
         }
@@ -144,6 +150,7 @@ impl Desk {
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
             Outcome::Events(events) => events.answer(exchange),
+            Outcome::Logs(logs) => logs.answer(exchange),
             Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
         };
         let ms = begun.elapsed().as_millis();

@@ -7,6 +7,7 @@
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `operations` | one function for each operation |
 //! | `listing` | one of them, `list_deployments` |
+//! | `logs` | another one, `get_logs` |
 //! | `deploying` | the operations that change what is live |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -18,6 +19,7 @@ mod desk;
 mod form;
 mod inner;
 mod listing;
+mod logs;
 mod operations;
 mod sockets;
 mod stream;
@@ -37,7 +39,7 @@ use signal_hook::iterator::Signals;
 use crate::account::Account;
 use crate::archive::Limits;
 use crate::attempt::Registry;
-use crate::child;
+use crate::child::{self, Whose};
 use crate::cli::{Listen, ServeOptions};
 use crate::deploy::Builder;
 use crate::error::{Doing, Error};
@@ -46,6 +48,7 @@ use crate::http::Exchange;
 use crate::install;
 use crate::log;
 use crate::place;
+use crate::processes::{Processes, Setting};
 use crate::recover::{self, recover};
 use crate::retain::Keep;
 use crate::serve::desk::Desk;
@@ -87,7 +90,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     };
     let house = House::build(options, known, tokens, certificate.as_ref())?;
     house.announce();
-    house.fill_index()?;
+    house.look_back()?;
     // The channel is never closed: its thread lives as long as the process.
     while let Ok(Told::Reload) = signals.recv() {
         match certificate.as_ref().map(|certificate| certificate.reload()) {
@@ -197,11 +200,17 @@ impl House {
         };
         let environment = install::environment(std::env::vars_os(), account.as_deref());
         let install_timeout = options.install_timeout;
+        let processes = Arc::new(Processes::new(Setting {
+            store: Arc::clone(store),
+            environment: environment.clone(),
+            account: account.clone(),
+        }));
         let builder = Builder {
             store: Arc::clone(store),
             install_timeout,
             environment,
             account: account.clone(),
+            processes: Arc::clone(&processes),
         };
         let keep = Keep {
             releases: options.keep_releases,
@@ -224,6 +233,7 @@ impl House {
             known,
             workers,
             tokens,
+            processes,
             limits,
             account,
             options.max_json_body,
@@ -245,12 +255,15 @@ impl House {
         })
     }
 
-    /// Reads what there is of the past, while the first clients come already.
-    fn fill_index(&self) -> Result<(), Error> {
+    /// Starts the processes that ran, and reads what there is of the past, while the first clients come already.
+    fn look_back(&self) -> Result<(), Error> {
         let desk = Arc::clone(&self.desk);
         thread::Builder::new()
-            .name("index".into())
-            .spawn(move || recover::fill(&desk.known, &|id| desk.workers().is_running(id)))
+            .name("look-back".into())
+            .spawn(move || {
+                desk.processes.resume();
+                recover::fill(&desk.known, &|id| desk.workers().is_running(id));
+            })
             .map(drop)
             .doing(|| "making a thread that reads the records".into())
     }
@@ -274,15 +287,18 @@ impl House {
     /// answered, all within `grace`.
     fn take_apart(self, grace: Duration) {
         let end = Instant::now() + grace;
+        let kill = end
+            .checked_sub(KILL_BEFORE_END)
+            .unwrap_or_else(Instant::now);
         let workers = self.desk.workers();
         workers.stop();
         // A client that stalls must not hold up the end of its deployment.
         self.gate.cut_uploads();
-        if !workers.wait_idle(
-            end.checked_sub(KILL_BEFORE_END)
-                .unwrap_or_else(Instant::now),
-        ) {
-            match child::end_survivors(self.desk.root(), None) {
+        // A restart on its way may take half of the time; the processes have the rest.
+        workers.wait_idle(Instant::now() + grace / 2);
+        let processes = self.desk.processes.stop(kill);
+        if !workers.wait_idle(kill) || !processes {
+            match child::end_survivors(self.desk.root(), Whose::All) {
                 Ok(0) => {}
                 Ok(killed) => log::warn(&format!("killed {killed} processes that did not stop")),
                 Err(error) => log::warn(&error.to_string()),

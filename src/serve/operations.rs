@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::error::{Code, Refusal};
+use crate::event::Status;
 use crate::http::{Answer, Exchange};
 use crate::index::All;
 use crate::journal::Follower;
-use crate::name::DeploymentId;
-use crate::operation::{Operation, Rollback};
-use crate::record::hash_key;
+use crate::name::{DeploymentId, Project};
+use crate::operation::{Logs, Operation, Rollback};
+use crate::record::{Summary, hash_key};
 use crate::serve::desk::{self, Caller, Desk, Outcome};
 use crate::serve::form::Request;
 use crate::serve::stream::Events;
-use crate::serve::{deploying, listing};
+use crate::serve::{deploying, listing, logs};
 use crate::tokens::Role;
 use crate::worker::not_found;
 
@@ -71,9 +72,10 @@ pub(super) fn perform(
     caller.needs(role(&operation), &name)?;
     match &operation {
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
-        Operation::Rollback(Rollback { project, .. }) | Operation::Drop(project) => {
-            caller.may_touch(project, &name)?;
-        }
+        Operation::Rollback(Rollback { project, .. })
+        | Operation::Drop(project)
+        | Operation::Restart(project, _)
+        | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
         | Operation::DeletePayload(id)
@@ -90,6 +92,10 @@ pub(super) fn perform(
         Operation::GetDeployment(id) if wanted.events => {
             return replay(desk, id, wanted.resume.unwrap_or(0));
         }
+        Operation::Restart(project, restart) => {
+            return deploying::restart(desk, &project, restart, &wanted, caller.name());
+        }
+        Operation::GetLogs(wish) => return logs::get_logs(desk, &wish, &wanted),
         Operation::GetPayload(id) => return get_payload(desk, id),
         Operation::GetDeployment(id) => get_deployment(desk, id)?,
         Operation::DeletePayload(id) => delete_payload(desk, id)?,
@@ -111,12 +117,14 @@ fn role(operation: &Operation) -> Role {
         Operation::Deploy(_)
         | Operation::Rollback(_)
         | Operation::Drop(_)
+        | Operation::Restart(..)
         | Operation::Cancel(_)
         | Operation::DeletePayload(_) => Role::Deploy,
         // It is the component's source, secrets included if there are any.
         Operation::GetPayload(_) => Role::Admin,
         Operation::GetDeployment(_)
         | Operation::ListDeployments(_)
+        | Operation::GetLogs(_)
         | Operation::GetComponents
         | Operation::RegistrationInfo
         | Operation::SystemInformation => Role::Read,
@@ -237,14 +245,26 @@ fn get_components(desk: &Desk, caller: &Caller) -> Result<Value, Refusal> {
     let components = components.into_iter().map(|component| {
         json!({
             "project": component.project,
-            "deployment_id": component.release_id,
+            "deployment_id": made_live(desk, &component.project, component.release_id),
             "release_id": component.release_id,
             "since": component.since,
-            "processes": [],
+            "processes": desk.processes.status(&component.project),
             "releases": component.releases,
         })
     });
     Ok(json!({ "components": components.collect::<Vec<_>>() }))
+}
+
+/// The deployment that made a release the live one; the one that built it if that is not known any more.
+fn made_live(desk: &Desk, project: &Project, release: DeploymentId) -> DeploymentId {
+    let is_it = |(_, one): &(&DeploymentId, &Summary)| {
+        one.project == *project && one.release_id == release && one.status == Status::Success
+    };
+    let found = desk.known.index.look(|all| {
+        let newest = all.iter().rev().find(is_it);
+        newest.map(|(id, _)| *id)
+    });
+    found.unwrap_or(release)
 }
 
 fn system_information(desk: &Desk) -> Result<Value, Refusal> {

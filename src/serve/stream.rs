@@ -12,7 +12,7 @@ use crate::serve::desk::{failed, json};
 use crate::sse;
 
 /// A comment goes out after so much silence: below the 30 s and 60 s after which proxies give up.
-const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
 /// Entries that are there already go out together up to so many bytes: one write for a burst, and none waits.
 const BURST_BYTES: usize = 32 << 10;
 

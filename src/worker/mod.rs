@@ -24,7 +24,7 @@ use crate::event::{Opening, Phase, now_ms};
 use crate::journal::Follower;
 use crate::log;
 use crate::name::{DeploymentId, Project};
-use crate::operation::Options;
+use crate::operation::{Options, Restart};
 use crate::retain::{Keep, retain};
 use crate::stop::{self, SharedStopper};
 use crate::worker::ending::stopped_as;
@@ -69,8 +69,8 @@ pub struct Wish {
     pub rollback_of: Option<DeploymentId>,
     /// How it is built.
     pub options: Options,
-    /// The `restart_mode` of its record.
-    pub restart_mode: Option<&'static str>,
+    /// Whether its processes are restarted.
+    pub restart: Restart,
     /// The name of the token that asks.
     pub user: Option<String>,
     /// The SHA-256 of the idempotency key, in hex.
@@ -87,6 +87,9 @@ impl Wish {
         }
         if self.activates {
             phases.push(Phase::Activate);
+        }
+        if self.restart != Restart::No {
+            phases.push(Phase::Restart);
         }
         phases
     }
@@ -177,7 +180,7 @@ impl Workers {
             release_id: wish.release.unwrap_or(id),
             rollback_of: wish.rollback_of,
             origin_node: self.node.clone(),
-            restart_mode: wish.restart_mode.map(str::to_owned),
+            restart_mode: wish.restart.mode().map(str::to_owned),
             user: wish.user,
             options: wish.options,
             idempotency_key: wish.key,
@@ -244,7 +247,8 @@ impl Workers {
             // Under the lock, so that nobody begins to need it in between.
             let state = self.running.lock();
             let mut busy = state.busy.values();
-            if busy.any(|busy| busy.release == Some(release)) {
+            let runs = self.builder.processes.use_release(&project, release);
+            if runs || busy.any(|busy| busy.release == Some(release)) {
                 return Ok(None);
             }
             let store = &self.known.store;
@@ -259,7 +263,7 @@ impl Workers {
         let _place = match work {
             Work::Build(..) => Some(self.place(attempt)?),
             // What only switches holds nobody up.
-            Work::Activate(_) => None,
+            Work::Activate(_) | Work::Restart => None,
         };
         self.builder.run(work, attempt)
     }

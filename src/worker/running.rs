@@ -91,9 +91,10 @@ impl Drop for Hold {
 impl One {
     /// False if it is too late.
     pub(super) fn stop(&self, why: Code) -> bool {
-        // The first reason is the one that counts, and it is there before anybody looks for it.
-        let _ = self.why.set(why);
-        self.stopper.stop()
+        // The first reason is the one that counts.
+        self.stopper.stop_after(|| {
+            let _ = self.why.set(why);
+        })
     }
 }
 

@@ -214,8 +214,28 @@ impl Drop for Harbor {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
+        // What it kept running outlives it; nothing outlives the test.
+        if Arc::strong_count(&self.root) == 1 {
+            kill_children_of(&self.root.0);
+        }
         if std::thread::panicking() {
             eprintln!("--- the server's log:\n{}", self.log.lock().unwrap());
+        }
+    }
+}
+
+/// Kills whatever a server on this root has started.
+fn kill_children_of(root: &Path) {
+    let mark = format!("GANGPLANK_CHILD={}", root.display());
+    for pid in names(Path::new("/proc")) {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let is_its = environment
+            .split(|byte| *byte == 0)
+            .any(|one| one == mark.as_bytes());
+        if let (true, Ok(pid)) = (is_its, pid.parse()) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            // One that has gone meanwhile needs no signal.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

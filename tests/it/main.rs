@@ -13,6 +13,7 @@ mod harbor;
 mod history;
 mod lifecycle;
 mod power;
+mod processes;
 mod proxy;
 mod reattach;
 mod refuse;

@@ -169,7 +169,7 @@ fn fields_that_are_refused_make_no_record() {
         (&[("project", "my.app")], "project="),
         (&[("project", "../x")], "project="),
         (&[("project", "a"), ("package", "npm:x")], "payload"),
-        (&[("project", "a"), ("restart", "true")], "'restart'"),
+        (&[("project", "a"), ("restart", "soon")], "'restart'"),
         (
             &[("project", "a"), ("activate", "false"), ("restart", "true")],
             "'activate'",

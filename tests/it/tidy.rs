@@ -30,6 +30,7 @@ const SHELVES: &[&[&str]] = &[
         "tokens",
     ],
     &["client", "install", "attempt"],
+    &["processes"],
     &["deploy", "recover", "retain"],
     &["worker"],
     &["cli"],

@@ -1,0 +1,31 @@
+//! Asking a URL whether whoever serves it is well.
+
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::tls::TlsConfig;
+
+use crate::error::{Doing, Error};
+
+/// The status that a URL answers a GET with, within a time. Redirects are not followed, and any certificate will do: what is
+/// asked is a process of this host about itself.
+///
+/// # Errors
+/// When there is no answer in time.
+pub fn probe(url: &str, limit: Duration) -> Result<u16, Error> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
+        .proxy(None)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_connections(0)
+        .tls_config(TlsConfig::builder().disable_verification(true).build())
+        .timeout_global(Some(limit))
+        .build();
+    let answer = Agent::new_with_config(config)
+        .get(url)
+        .call()
+        .doing(|| format!("asking {url}"))?;
+    Ok(answer.status().as_u16())
+}
