@@ -14,18 +14,15 @@ unset HARPER_CLI_TARGET HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
 
 work=
 server=
-service=
 
 clean_up() {
     status=$?
     trap '' HUP INT TERM
     trap - EXIT
-    for pid in $service $server; do
-        kill "$pid" 2>/dev/null || :
-    done
-    for pid in $service $server; do
-        wait "$pid" 2>/dev/null || :
-    done
+    if [ -n "$server" ]; then
+        kill "$server" 2>/dev/null || :
+        wait "$server" 2>/dev/null || :
+    fi
     if [ -n "$work" ]; then rm -rf "$work"; fi
     exit "$status"
 }
@@ -39,12 +36,10 @@ show() { printf '$ %s\n' "$*"; }
 
 fail() {
     printf 'demo: %s\n' "$*" >&2
-    for log in server.log service.log; do
-        if [ -n "$work" ] && [ -s "$work/$log" ]; then
-            printf '%s\n' "--- $log" >&2
-            cat "$work/$log" >&2
-        fi
-    done
+    if [ -n "$work" ] && [ -s "$work/server.log" ]; then
+        echo "--- server.log" >&2
+        cat "$work/server.log" >&2
+    fi
     exit 1
 }
 
@@ -83,22 +78,15 @@ sys.stdout.write(r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=10
     fi
 }
 
-# start_service: runs the `web` line of the live release's Procfile; supervising it is not gangplank's work yet.
-start_service() {
-    line=$(sed -n 's/^web: *//p' "$live/Procfile")
-    [ -n "$line" ] || fail "the live Procfile has no web line"
-    printf '(in %s) %s\n' "components/harbor" "$line"
-    : >"$work/service.log"
-    (cd -P "$live" && PORT=0 exec sh -c "exec $line") >"$work/service.log" 2>&1 &
-    service=$!
-    url=$(wait_for_address "$work/service.log" "$service")
-    [ -n "$url" ] || fail "the service did not start"
-}
-
-stop_service() {
-    kill "$service" 2>/dev/null || :
-    wait "$service" 2>/dev/null || :
-    service=
+# free_port: one that nobody listens on just now, by the runtime that is there.
+free_port() {
+    case $runtime in
+        node) node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => {
+            console.log(s.address().port); s.close() })' ;;
+        python3) python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' ;;
+        *) perl -MSocket -e 'socket(my $s, PF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(0, INADDR_LOOPBACK));
+            print((sockaddr_in(getsockname($s)))[0], "\n")' ;;
+    esac
 }
 
 # expect_page VERSION: the answer over HTTP names this version and the deployment that is live.
@@ -119,6 +107,9 @@ runtime=$(sh tests/demo/start.sh runtime) || fail "the sample component has noth
 work=$(mktemp -d "${TMPDIR:-/tmp}/gangplank-demo.XXXXXX")
 live=$work/root/components/harbor
 cp -R tests/demo "$work/harbor"
+port=$(free_port)
+sed "s/8080/$port/" tests/demo/gangplank.json >"$work/harbor/gangplank.json"
+url=http://127.0.0.1:$port/
 cd "$work"
 
 step "A server on a root of its own; port 0 takes a free one"
@@ -131,53 +122,69 @@ GANGPLANK_TOKEN=$(cat root/admin.token)
 export GANGPLANK_TARGET GANGPLANK_TOKEN
 cat server.out
 
-step "Deploy version 1: packed, uploaded, built and checked there; every line arrives as it is printed"
-show "gangplank deploy harbor"
-"$gangplank" deploy harbor || fail "version 1 was not deployed (exit code $?)"
+step "Deploy version 1: packed, uploaded, built and checked there, switched to, and started with $runtime"
+show "gangplank deploy harbor --restart"
+"$gangplank" deploy harbor --restart || fail "version 1 was not deployed (exit code $?)"
 first=$(live_id)
 
-step "It is live: components/harbor is a link to the release, and its Procfile runs with $runtime"
-start_service
+step "It runs, on a socket that the server holds for it"
+show "gangplank status"
+"$gangplank" status --output text || fail "the status failed (exit code $?)"
+show "gangplank logs harbor"
+"$gangplank" logs harbor || fail "the logs failed (exit code $?)"
 show "GET $url"
 expect_page 1
 
-step "Deploy version 2: one rename switches the link from the old release to the new one"
+step "Deploy version 2: the new process is healthy before the old one is stopped, and nobody is refused"
 echo 2 >harbor/VERSION
-show "gangplank deploy harbor"
-"$gangplank" deploy harbor || fail "version 2 was not deployed (exit code $?)"
+show "gangplank deploy harbor --restart"
+"$gangplank" deploy harbor --restart || fail "version 2 was not deployed (exit code $?)"
 second=$(live_id)
 [ "$first" != "$second" ] || fail "the link did not switch"
 printf 'components/harbor: %s -> %s\n' "$first" "$second"
-
-step "The process of version 1 ran on meanwhile, from its own release; start the new one"
-case $(fetch "$url") in *"version 1<"*) ;; *) fail "the old process does not answer as version 1" ;; esac
-stop_service
-start_service
 show "GET $url"
 expect_page 2
 
-step "A third version whose build fails: exit code 1, and the live release is untouched"
-echo 'echo "this build is broken" >&2; exit 3' >harbor/build.sh
-show "gangplank deploy harbor"
+step "A third version that does not start: exit code 1, and version 2 goes on answering"
+echo 3 >harbor/VERSION
+echo 'echo "cannot reach the lighthouse" >&2; exit 3' >harbor/start.sh
+show "gangplank deploy harbor --restart"
 status=0
-"$gangplank" deploy harbor || status=$?
+"$gangplank" deploy harbor --restart || status=$?
 [ "$status" = 1 ] || fail "the broken deployment ended with $status and not with 1"
-[ "$(live_id)" = "$second" ] || fail "the broken deployment changed what is live"
+[ "$(live_id)" = "$second" ] || fail "the broken deployment is live"
 show "GET $url"
 expect_page 2
+
+step "A fourth whose build fails never comes so far"
+cp "$OLDPWD/tests/demo/start.sh" harbor/start.sh
+echo 'echo "this build is broken" >&2; exit 3' >harbor/build.sh
+show "gangplank deploy harbor --restart"
+status=0
+"$gangplank" deploy harbor --restart || status=$?
+[ "$status" = 1 ] || fail "the broken build ended with $status and not with 1"
+expect_page 2
+
+step "Back to version 1, without an upload"
+show "gangplank rollback harbor --restart"
+"$gangplank" rollback harbor --restart || fail "the rollback failed (exit code $?)"
+[ "$(live_id)" = "$first" ] || fail "version 1 is not live again"
+expect_page 1
 
 step "All that happened is on record"
 show "gangplank list --output text"
 list=$("$gangplank" list --output text) || fail "the list failed (exit code $?)"
 printf '%s\n' "$list"
-[ "$(printf '%s\n' "$list" | grep -c ' success ')" = 2 ] || fail "the list has not two successes"
-[ "$(printf '%s\n' "$list" | grep -c ' failed ')" = 1 ] || fail "the list has not one failure"
+for expected in success:3 rolled_back:1 failed:1; do
+    count=$(printf '%s\n' "$list" | grep -c " ${expected%:*} ") || :
+    [ "$count" = "${expected#*:}" ] || fail "the list has $count times ${expected%:*} and not ${expected#*:}"
+done
 
-step "Stop: both end on SIGTERM, and nothing is left"
-stop_service
+step "Stop: the server ends on SIGTERM, its processes with it, and nothing is left"
 kill "$server"
 status=0
 wait "$server" || status=$?
 server=
 [ "$status" = 0 ] || fail "the server ended with $status and not with 0"
+if fetch "$url" >/dev/null 2>&1; then fail "the service still answers"; fi
 echo "the demo went as expected"

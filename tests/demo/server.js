@@ -1,4 +1,4 @@
-// Serves the page that the installation made, on $PORT or a free port.
+// Serves the page that the installation made, on the socket that it is given, or on $PORT or a free port.
 const http = require("http");
 const page = require("fs").readFileSync("public/index.html");
 
@@ -7,6 +7,9 @@ const server = http.createServer((request, response) => {
   response.writeHead(found ? 200 : 404, { "Content-Type": "text/html; charset=utf-8", Connection: "close" });
   response.end(found ? page : "not found\n");
 });
-server.listen(Number(process.env.PORT || 0), "127.0.0.1", () => {
+const given = process.env.LISTEN_PID === String(process.pid);
+server.listen(given ? { fd: 3 } : { port: Number(process.env.PORT || 0), host: "127.0.0.1" }, () => {
   console.log(`listening on http://127.0.0.1:${server.address().port}/`);
 });
+// Whoever was accepted is answered first.
+process.on("SIGTERM", () => server.close(() => process.exit(0)));

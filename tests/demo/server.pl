@@ -1,4 +1,4 @@
-# Serves the page that the installation made, on $PORT or a free port.
+# Serves the page that the installation made, on the socket that it is given, or on $PORT or a free port.
 use strict;
 use warnings;
 use Socket;
@@ -6,10 +6,15 @@ use Socket;
 open(my $file, '<', 'public/index.html') or die "public/index.html: $!\n";
 my $page = do { local $/; <$file> };
 
-socket(my $server, PF_INET, SOCK_STREAM, 0) or die "socket: $!\n";
-setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1);
-bind($server, sockaddr_in($ENV{PORT} || 0, INADDR_LOOPBACK)) or die "bind: $!\n";
-listen($server, 8) or die "listen: $!\n";
+my $server;
+if (($ENV{LISTEN_PID} // 0) == $$) {
+    open($server, '+<&=', 3) or die "descriptor 3: $!\n";
+} else {
+    socket($server, PF_INET, SOCK_STREAM, 0) or die "socket: $!\n";
+    setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1);
+    bind($server, sockaddr_in($ENV{PORT} || 0, INADDR_LOOPBACK)) or die "bind: $!\n";
+    listen($server, 8) or die "listen: $!\n";
+}
 $| = 1;
 my ($port) = sockaddr_in(getsockname($server));
 print "listening on http://127.0.0.1:$port/\n";

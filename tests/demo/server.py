@@ -1,6 +1,7 @@
-"""Serves the page that the installation made, on $PORT or a free port."""
+"""Serves the page that the installation made, on the socket that it is given, or on $PORT or a free port."""
 
 import os
+import socket
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
 
@@ -19,6 +20,10 @@ class Handler(BaseHTTPRequestHandler):
 
 # Not an HTTPServer, which asks the name service for the host's name first.
 TCPServer.allow_reuse_address = True
-server = TCPServer(("127.0.0.1", int(os.environ.get("PORT") or 0)), Handler)
+given = os.environ.get("LISTEN_PID") == str(os.getpid())
+server = TCPServer(("127.0.0.1", int(os.environ.get("PORT") or 0)), Handler, bind_and_activate=not given)
+if given:
+    server.socket = socket.socket(fileno=3)
+    server.server_address = server.socket.getsockname()
 print(f"listening on http://127.0.0.1:{server.server_address[1]}/", flush=True)
 server.serve_forever()
