@@ -144,8 +144,29 @@ fn cell(value: &Value, show: Show) -> String {
     }
 }
 
+/// A process in a cell: its type, and what is known of it.
+fn process(value: &Value) -> Option<String> {
+    let kind = value.get("type")?.as_str()?;
+    let restarts = value.get("restarts")?.as_u64()?;
+    let number = |name: &str| value.get(name).and_then(Value::as_u64);
+    let mut facts = Vec::new();
+    match number("pid") {
+        Some(pid) => facts.push(format!("pid {pid}")),
+        None => facts.push("not running".to_owned()),
+    }
+    facts.extend(
+        number("uptime_ms").map(|ms| format!("up {}", units::duration(Duration::from_millis(ms)))),
+    );
+    facts.extend((restarts > 0).then(|| format!("{restarts} restarts")));
+    facts.extend(number("memory").map(units::size));
+    Some(format!("{kind} ({})", facts.join(" ")))
+}
+
 /// An item of a list within a cell: a process is its type, anything else is what it is.
 fn item(value: &Value) -> String {
+    if let Some(process) = process(value) {
+        return process;
+    }
     let named = ["type", "name", "node", "id"]
         .iter()
         .find_map(|key| value.get(key)?.as_str());
@@ -205,12 +226,14 @@ ID      PROJECT  STATUS      PHASE     STARTED              TOOK   BY
     fn components_and_others_are_tables() {
         let value = json!({"components": [
             {"project": "demo", "deployment_id": "d", "release_id": "r", "since": 0, "processes": [{"type": "web", "pid": 1}, {"type": "job"}], "releases": ["r", "q"]},
+            {"project": "y", "processes": [{"type": "web", "pid": 1, "uptime_ms": 2000, "restarts": 3, "memory": 3145728}, {"type": "job", "pid": null, "uptime_ms": null, "restarts": 0, "memory": null}], "releases": 3},
             {"project": "x", "processes": [], "releases": 3},
         ]});
         let expected = "\
-PROJECT  DEPLOYMENT  RELEASE  SINCE                PROCESSES  RELEASES
-demo     d           r        1970-01-01 00:00:00  web,job    2
-x        -           -        -                    -          3
+PROJECT  DEPLOYMENT  RELEASE  SINCE                PROCESSES                                                 RELEASES
+demo     d           r        1970-01-01 00:00:00  web,job                                                   2
+y        -           -        -                    web (pid 1 up 2.0s 3 restarts 3.0 MiB),job (not running)  3
+x        -           -        -                    -                                                         3
 ";
         assert_eq!(table(&value).unwrap(), expected);
         let value = json!({"tokens": [{"name": "ci", "role": "deploy"}, {"name": "a\nb", "projects": ["x", "y"], "made_at": 0}]});

@@ -10,6 +10,7 @@
 //! | `logs` | another one, `get_logs` |
 //! | `deploying` | the operations that change what is live |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
+//! | `notify` | telling a supervisor how the server stands |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 
@@ -20,6 +21,7 @@ mod form;
 mod inner;
 mod listing;
 mod logs;
+mod notify;
 mod operations;
 mod sockets;
 mod stream;
@@ -91,6 +93,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     let house = House::build(options, known, tokens, certificate.as_ref())?;
     house.announce();
     house.look_back()?;
+    notify::tell("READY=1");
     // The channel is never closed: its thread lives as long as the process.
     while let Ok(Told::Reload) = signals.recv() {
         match certificate.as_ref().map(|certificate| certificate.reload()) {
@@ -99,6 +102,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             None => {}
         }
     }
+    notify::tell("STOPPING=1");
     log::info("stopping");
     house.take_apart(options.grace);
     log::info("stopped");

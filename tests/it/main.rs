@@ -19,6 +19,7 @@ mod reattach;
 mod refuse;
 mod run_as;
 mod serve;
+mod service;
 mod small;
 mod smuggle;
 mod tidy;

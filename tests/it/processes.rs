@@ -734,3 +734,60 @@ fn bad_files_are_refused_before_anything_changes() {
     assert_eq!(pid(&harbor), before);
     assert_eq!(processes(&harbor)[0]["release_id"], first);
 }
+
+#[test]
+fn what_exits_later_is_started_again_and_what_ignores_a_word_is_killed() {
+    let harbor = Harbor::start();
+    // Healthy by the time it exits: that is for its keeper.
+    up(&harbor, &[("./Procfile", "web: sleep 2.5; exit 1\n")]);
+    await_some("the process again", || {
+        let one = processes(&harbor).remove(0);
+        (one["restarts"].as_u64()? > 0 && one["ended"] == "exit code 1").then_some(())
+    });
+    up(
+        &harbor,
+        &[(
+            "./Procfile",
+            "web: trap '' TERM; while :; do sleep 0.1; done\n",
+        )],
+    );
+    let stubborn = pid(&harbor);
+    let begun = Instant::now();
+    up(&harbor, &[("./Procfile", SLEEPS)]);
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_secs(9) && took < Duration::from_secs(30),
+        "{took:?}"
+    );
+    assert!(!lives(&stubborn));
+}
+
+#[test]
+fn processes_run_as_the_user_that_was_asked_for() {
+    if !crate::harbor::is_root() {
+        return;
+    }
+    let harbor = Harbor::with(&["--run-as", "nobody"], &[]);
+    fs::write(harbor.path("env/demo"), "SECRET=x\n").unwrap();
+    up(
+        &harbor,
+        &[(
+            "./Procfile",
+            "web: echo \"$HOME $SECRET\"; touch mine; exec sleep 1000\n",
+        )],
+    );
+    let status = fs::read_to_string(format!("/proc/{}/status", pid(&harbor))).unwrap();
+    let ids: Vec<&str> = status
+        .lines()
+        .filter(|line| line.starts_with("Uid:") || line.starts_with("Gid:"))
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "Uid:\t65534\t65534\t65534\t65534",
+            "Gid:\t65534\t65534\t65534\t65534"
+        ]
+    );
+    assert!(ask(&harbor, "get_logs").text().contains("/nonexistent x\n"));
+    assert!(harbor.path("components/demo/mine").exists());
+}
