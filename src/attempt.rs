@@ -42,6 +42,7 @@ pub struct Attempt {
     staged: bool,
     restarted: bool,
     more: Map<String, Value>,
+    peers: Vec<Value>,
     phase: Option<Phase>,
     output: Option<InstallOutput>,
     ended: bool,
@@ -84,6 +85,7 @@ impl Attempt {
             staged: false,
             restarted: false,
             more: Map::new(),
+            peers: Vec::new(),
             phase: None,
             output: None,
             ended: false,
@@ -124,6 +126,11 @@ impl Attempt {
     /// Adds something to the error that ends it.
     pub fn add_to_error(&mut self, name: &str, value: Value) {
         self.more.insert(name.to_owned(), value);
+    }
+
+    /// How its peers did.
+    pub fn peers(&mut self, results: Vec<Value>) {
+        self.peers = results;
     }
 
     /// Writes an event.
@@ -247,6 +254,9 @@ impl Attempt {
                 if let (true, Some(message)) = (self.restarted, result["message"].as_str()) {
                     result["message"] = format!("{message}, restarted").into();
                 }
+                if !self.peers.is_empty() {
+                    result["peer_results"] = std::mem::take(&mut self.peers).into();
+                }
                 Event::Done(result)
             }
             Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
@@ -281,6 +291,10 @@ impl Attempt {
     }
 
     fn failure(&mut self, refusal: &Refusal) -> Failure {
+        if !self.peers.is_empty() {
+            let results = std::mem::take(&mut self.peers);
+            self.more.insert("peer_results".into(), results.into());
+        }
         Failure {
             message: refusal.message.clone(),
             code: refusal.code.word().to_owned(),

@@ -2,31 +2,31 @@
 //! live. Dropping a stage undoes what it made, so a `?` on the way, or a panic, leaves what was live before and
 //! nothing of what was not to be.
 
+mod intake;
+mod replicate;
+
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::account::Account;
-use crate::archive::{self, Limits};
 use crate::attempt::{Attempt, Facts, checkpoint};
+pub use crate::deploy::intake::Intake;
+use crate::deploy::replicate::Fleet;
 use crate::error::{Code, Refusal};
-use crate::event::{Event, Phase, Upload};
+use crate::event::{Event, Phase};
 use crate::install::{self, Choice, Failed, Request};
 use crate::log;
 use crate::manifest;
 use crate::name::{DeploymentId, Project};
 use crate::operation::Restart;
+use crate::peers::Peer;
 use crate::processes::{Order, Processes};
 use crate::stop;
 use crate::store::Store;
-
-/// Watchers are told of an upload at most so often: ten times a second.
-const UPLOAD_EVERY: Duration = Duration::from_millis(100);
 
 /// A payload that was unpacked; dropping it removes the tree.
 pub struct Staged(Tree);
@@ -55,130 +55,6 @@ impl Drop for Tree {
     }
 }
 
-/// A payload's file; dropping it removes it unless it is kept. It is kept as soon as it arrived whole, since a deployment
-/// whose installation failed may be looked at or tried again.
-struct Payload {
-    store: Arc<Store>,
-    id: DeploymentId,
-    kept: bool,
-}
-
-impl Drop for Payload {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = self.store.remove_payload(self.id)
-        {
-            log::warn(&format!("deployment {}: {error}", self.id));
-        }
-    }
-}
-
-/// How a payload is received.
-pub struct Intake<'a> {
-    /// The root.
-    pub store: &'a Arc<Store>,
-    /// What it may cost.
-    pub limits: &'a Limits,
-    /// Whose the tree is, if not the server's own user's.
-    pub owner: Option<&'a Account>,
-}
-
-impl Intake<'_> {
-    /// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. If there is an expected SHA-256, the
-    /// payload must have it.
-    ///
-    /// # Errors
-    /// What is wrong with the payload, or with the disk; nothing of it stays then.
-    pub fn receive(
-        &self,
-        attempt: &mut Attempt,
-        source: &mut dyn Read,
-        expected: Option<&str>,
-    ) -> Result<Staged, Refusal> {
-        let id = attempt.record().deployment_id;
-        attempt.phase(Phase::Extract, |attempt| {
-            let mut payload = Payload {
-                store: Arc::clone(self.store),
-                id,
-                kept: false,
-            };
-            let file = self.store.create_payload(id)?;
-            let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
-            payload.kept = true;
-            Ok((Staged(tree), facts))
-        })
-    }
-
-    /// Runs phase `extract` again for a release that was removed, from its stored payload.
-    ///
-    /// # Errors
-    /// When the payload is not what it was, or the disk does not take the tree, of which nothing stays then.
-    pub fn rebuild(
-        &self,
-        attempt: &mut Attempt,
-        payload: &mut File,
-        expected: Option<&str>,
-    ) -> Result<Staged, Refusal> {
-        attempt.phase(Phase::Extract, |attempt| {
-            let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
-            Ok((Staged(tree), facts))
-        })
-    }
-
-    fn unpack(
-        &self,
-        attempt: &mut Attempt,
-        source: &mut dyn Read,
-        payload: Option<&File>,
-        expected: Option<&str>,
-    ) -> Result<(Tree, Facts), Refusal> {
-        let (project, id) = (
-            attempt.record().project.clone(),
-            attempt.record().release_id,
-        );
-        let tree = Tree {
-            store: Arc::clone(self.store),
-            project: project.clone(),
-            id,
-            kept: false,
-        };
-        let release = self.store.create_release(&project, id)?;
-        let owner = self.owner.map(|account| (account.uid, account.gid));
-        let mut told = Instant::now();
-        let unpacked = archive::unpack(
-            source,
-            payload,
-            &release,
-            self.limits,
-            owner,
-            &mut |bytes| {
-                checkpoint("received");
-                if told.elapsed() >= UPLOAD_EVERY {
-                    told = Instant::now();
-                    attempt.upload(Upload { bytes, total: None });
-                }
-            },
-        )?;
-        checkpoint("stored");
-        if let Some(expected) = expected
-            && expected != unpacked.payload_hash
-        {
-            let why = format!(
-                "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
-                unpacked.payload_hash
-            );
-            return Err(Refusal::new(Code::BadRequest, why));
-        }
-        let facts = json!({
-            "payload_hash": unpacked.payload_hash,
-            "payload_size": unpacked.payload_size,
-            "unpacked_size": unpacked.unpacked_size,
-            "files": unpacked.files,
-        });
-        Ok((tree, self::facts(facts)))
-    }
-}
-
 /// What every build needs beside its release.
 pub struct Builder {
     /// The root.
@@ -191,6 +67,10 @@ pub struct Builder {
     pub account: Option<Arc<Account>>,
     /// What runs of what is live.
     pub processes: Arc<Processes>,
+    /// The servers that it deploys to.
+    pub peers: Vec<Peer>,
+    /// How long each of them may take to build.
+    pub replicate_timeout: Duration,
 }
 
 /// A release that can run; dropping it removes it, unless it was there before.
@@ -210,21 +90,35 @@ impl Ready {
 
 /// What a deployment does past `extract`.
 pub enum Work {
-    /// Installs and loads what was unpacked, and then makes it live, or only keeps it.
-    Build(Staged, bool),
+    /// Installs and loads what was unpacked, and then does with it what is wanted.
+    Build(Staged, Then),
     /// Makes a release live that is there.
     Activate(Ready),
     /// Only restarts what is live.
     Restart,
 }
 
+/// What becomes of a release that was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is kept, and is not live.
+    Keep,
+    /// It becomes live.
+    Activate,
+    /// It becomes live here and on every peer.
+    Replicate {
+        /// Peers that fail are left behind.
+        ignores: bool,
+    },
+}
+
 impl Builder {
-    /// Takes a release through the phases that are left.
+    /// Takes a release through the phases that are left. `place` is what is held while there is something to build.
     ///
     /// # Errors
     /// Why it is not live. What was live before is so still, and nothing of a release that was being built stays.
-    pub fn run(&self, work: Work, attempt: &mut Attempt) -> Result<(), Refusal> {
-        let ready = match work {
+    pub fn run<P>(&self, work: Work, attempt: &mut Attempt, place: P) -> Result<(), Refusal> {
+        let (ready, then) = match work {
             Work::Restart => {
                 if !attempt.commit() {
                     let why = format!("restarting {}: stopped", attempt.record().project);
@@ -232,24 +126,77 @@ impl Builder {
                 }
                 return self.restart(attempt, false);
             }
-            Work::Activate(ready) => ready,
-            Work::Build(staged, activates) => {
+            Work::Activate(ready) => (ready, Then::Activate),
+            Work::Build(staged, then) => {
                 checkpoint("unpacked");
                 let staged = self.install(staged, attempt)?;
                 checkpoint("installed");
                 let mut ready = self.load(staged, attempt)?;
                 checkpoint("loaded");
-                if !activates {
+                if then == Then::Keep {
                     return keep(&mut ready, attempt, &self.store);
                 }
-                ready
+                (ready, then)
             }
         };
-        self.activate(ready, attempt)?;
-        if attempt.record().restart_mode.is_some() {
-            self.restart(attempt, true)?;
+        // Who waits for peers holds up nobody, least of all the peers.
+        drop(place);
+        let mut fleet = match then {
+            Then::Replicate { ignores } => self.replicate(attempt, &ready.0, ignores)?,
+            _ => Fleet::none(),
+        };
+        let tree = self.activate(ready, attempt, &mut fleet);
+        let ended = tree.and_then(|tree| match attempt.record().restart_mode {
+            Some(_) => self.restart_all(attempt, &mut fleet, &tree),
+            None => Ok(()),
+        });
+        fleet.report(attempt);
+        ended
+    }
+
+    /// Restarts the processes here and on the peers. What fails in one place is taken back everywhere.
+    fn restart_all(
+        &self,
+        attempt: &mut Attempt,
+        fleet: &mut Fleet<'_>,
+        tree: &Tree,
+    ) -> Result<(), Refusal> {
+        if let Err(refusal) = self.restart(attempt, true) {
+            self.undo_fleet(attempt, fleet, tree);
+            return Err(refusal);
         }
-        Ok(())
+        let Err(refusal) = self.restart_fleet(attempt, fleet, tree) else {
+            return Ok(());
+        };
+        self.undo_fleet(attempt, fleet, tree);
+        let previous = self.switch_back(attempt)?;
+        let order = Order {
+            project: &tree.project,
+            release: previous.unwrap_or(tree.id),
+            rolling: false,
+            hook_limit: self.install_timeout,
+            stop: &attempt.stop().clone(),
+        };
+        let back = match previous {
+            Some(_) => self.processes.restart(&order, &mut |_| Ok(())),
+            None => Ok(self.processes.drop_component(&tree.project)?),
+        };
+        if let Err(unhealthy) = back {
+            log::error(&format!("going back: {}", unhealthy.message));
+        }
+        Err(refusal)
+    }
+
+    /// Makes live again what was before, or nothing, and says what that is.
+    fn switch_back(&self, attempt: &mut Attempt) -> Result<Option<DeploymentId>, Refusal> {
+        let record = attempt.record();
+        let (project, release) = (record.project.clone(), record.release_id);
+        let previous = record.previous.filter(|before| *before != release);
+        self.store.switch_back(&project, previous)?;
+        if let Some(previous) = previous {
+            attempt.add_to_error("rolled_back_to", json!(previous));
+        }
+        Ok(previous)
     }
 
     /// Restarts the processes. If the new ones are not healthy and the release was `switched` to, the one before is live
@@ -257,7 +204,6 @@ impl Builder {
     fn restart(&self, attempt: &mut Attempt, switched: bool) -> Result<(), Refusal> {
         let record = attempt.record();
         let (project, release) = (record.project.clone(), record.release_id);
-        let previous = record.previous.filter(|before| *before != release);
         if !self.processes.has_any(&project, release)? {
             let why = "the component has neither processes nor a hook";
             attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
@@ -279,13 +225,8 @@ impl Builder {
                 Ok(()) => return Ok(((), Facts::new())),
                 Err(unhealthy) => unhealthy,
             };
-            if switched {
-                self.store.switch_back(&project, previous)?;
-                if let Some(previous) = previous {
-                    let told = serde_json::Value::from(previous.to_string());
-                    attempt.add_to_error("rolled_back_to", told);
-                    self.processes.restore(&order(previous));
-                }
+            if switched && let Some(previous) = self.switch_back(attempt)? {
+                self.processes.restore(&order(previous));
             }
             attempt.add_to_error("process_output", json!(unhealthy.output));
             Err(Refusal::new(Code::Unhealthy, unhealthy.message))
@@ -369,7 +310,12 @@ impl Builder {
     /// The order is what makes it hold across a power loss: the release is on disk, then the intent to switch is in the
     /// journal, then the link is renamed, and only then the deployment is told to be live. A start finds the link at the
     /// old release or at a whole new one.
-    fn activate(&self, ready: Ready, attempt: &mut Attempt) -> Result<(), Refusal> {
+    fn activate(
+        &self,
+        ready: Ready,
+        attempt: &mut Attempt,
+        fleet: &mut Fleet<'_>,
+    ) -> Result<Tree, Refusal> {
         let Ready(mut tree) = ready;
         // From here on a cancel comes too late.
         if !attempt.commit() {
@@ -386,7 +332,12 @@ impl Builder {
             checkpoint("switched");
             // Live from here on: nothing that fails later may remove it.
             tree.kept = true;
-            Ok(((), Facts::new()))
+            if let Err(refusal) = self.activate_fleet(attempt, fleet, &tree) {
+                self.undo_fleet(attempt, fleet, &tree);
+                self.switch_back(attempt)?;
+                return Err(refusal);
+            }
+            Ok((tree, Facts::new()))
         })
     }
 }

@@ -23,7 +23,7 @@
 //! | words, without I/O | [`account`] [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
 //! | ground: disk, processes, formats | [`archive`] [`child`] [`index`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
 //! | the client's wire | [`client`] |
-//! | engine | [`processes`] what runs of what is live; [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
+//! | engine | [`peers`] other servers; [`processes`] what runs of what is live; [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
 //! | command line | [`cli`] |
 //! | edges | [`gate`] [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
 //!
@@ -46,6 +46,7 @@
 //! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
 //! | `look-back` | starts the processes that ran, and reads the records of the past into the [`index`], once | all are in |
+//! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
@@ -107,6 +108,7 @@ pub mod manifest;
 pub mod multipart;
 pub mod name;
 pub mod operation;
+pub mod peers;
 pub mod place;
 pub mod processes;
 pub mod record;

@@ -179,6 +179,8 @@ pub enum Operation {
     Restart(Project, Restart),
     /// What a component's processes print.
     GetLogs(Logs),
+    /// Deploy here what is live at a peer, of one component or of all.
+    Sync(String, Option<Project>),
     /// Remove a component.
     Drop(Project),
     /// What is live.
@@ -201,6 +203,7 @@ impl Operation {
         "cancel_deployment",
         "restart_component",
         "get_logs",
+        "sync",
         "drop_component",
         "get_components",
         "registration_info",
@@ -230,6 +233,7 @@ impl Operation {
             "rollback_component" => reader.rollback().map(Operation::Rollback),
             "drop_component" => reader.project().map(Operation::Drop),
             "restart_component" => reader.restart_component(),
+            "sync" => reader.sync(),
             "get_logs" => reader.logs().map(Operation::GetLogs),
             "list_deployments" => Some(Operation::ListDeployments(reader.list())),
             "get_components" => Some(Operation::GetComponents),

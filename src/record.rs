@@ -158,6 +158,7 @@ impl Record {
         match entry.meaning() {
             Event::Phase(phase) => self.apply_phase(&phase),
             Event::Done(result) => {
+                self.keep_peers(result.get("peer_results"));
                 let staged = result
                     .get("staged")
                     .and_then(Value::as_bool)
@@ -172,6 +173,7 @@ impl Record {
                 );
             }
             Event::Error(failure) => {
+                self.keep_peers(failure.more.get("peer_results"));
                 let cancelled = Code::parse(&failure.code) == Some(Code::Cancelled);
                 self.error = Some(RecordError {
                     message: failure.message,
@@ -188,6 +190,12 @@ impl Record {
                 self.end(status, entry.t);
             }
             _ => {}
+        }
+    }
+
+    fn keep_peers(&mut self, results: Option<&Value>) {
+        if let Some(results) = results.and_then(Value::as_array) {
+            self.peer_results.clone_from(results);
         }
     }
 

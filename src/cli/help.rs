@@ -83,6 +83,11 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --keep-deployments N  kept of each component (200)
   --install-timeout S   for requests that name none (3600)
   --run-as USER         what components say runs as this user; needs root
+  --peer NAME=URL       a server to deploy to as well; may be repeated
+  --peer-token-file NAME=FILE, --peer-ca NAME=FILE
+                        its token, and whom to trust
+  --replicate-timeout S for each peer to build (600)
+  --sync-from NAME      catch up from this peer at the start
   --grace S             from the signal to the end (10)
 
 BYTES take K, M and G, times 30s and 5m. Each flag has a variable that is weaker:

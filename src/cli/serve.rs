@@ -8,6 +8,7 @@ use std::time::Duration;
 use pico_args::Arguments;
 
 use crate::cli::{Environment, Usage, finish, value};
+use crate::peers::PeerOptions;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,12 @@ pub struct ServeOptions {
     pub run_as: Option<String>,
     /// From the signal to the end.
     pub grace: Duration,
+    /// The servers that it deploys to.
+    pub peers: Vec<PeerOptions>,
+    /// How long each of them may take to build.
+    pub replicate_timeout: Duration,
+    /// The peer that it catches up from at its start.
+    pub sync_from: Option<String>,
 }
 
 /// A flag, or its variable.
@@ -92,6 +99,52 @@ impl Settings<'_> {
         Ok(all)
     }
 
+    /// All values of a flag, or those of its variable, each `NAME=VALUE`.
+    fn pairs(&mut self, flag: &'static str) -> Result<Vec<(String, String)>, Usage> {
+        let mut all = Vec::new();
+        while let Some(one) = value::parsed(&mut self.arguments, flag, pair)? {
+            all.push(one);
+        }
+        let name = variable(flag);
+        if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
+            for one in value.split(',') {
+                all.push(value::named(&name, one.trim(), pair)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn peers(&mut self) -> Result<Vec<PeerOptions>, Usage> {
+        let mut peers: Vec<PeerOptions> = Vec::new();
+        for (name, url) in self.pairs("--peer")? {
+            if peers.iter().any(|peer| peer.name == name) {
+                return Err(Usage::new(format!("--peer {name}: it comes twice")));
+            }
+            peers.push(PeerOptions {
+                name,
+                url,
+                token_file: None,
+                ca: None,
+            });
+        }
+        for flag in ["--peer-token-file", "--peer-ca"] {
+            for (name, path) in self.pairs(flag)? {
+                let Some(peer) = peers.iter_mut().find(|peer| peer.name == name) else {
+                    return Err(Usage::new(format!(
+                        "{flag} {name}: there is no --peer of that name"
+                    )));
+                };
+                let path = Some(PathBuf::from(path));
+                if flag == "--peer-ca" {
+                    peer.ca = path;
+                } else {
+                    peer.token_file = path;
+                }
+            }
+        }
+        Ok(peers)
+    }
+
     fn tls(&mut self) -> Result<Option<(PathBuf, PathBuf)>, Usage> {
         let path = |text: &str| Ok(PathBuf::from(text));
         match (self.get("--tls-cert", path)?, self.get("--tls-key", path)?) {
@@ -105,6 +158,16 @@ impl Settings<'_> {
                 Err(Usage::new(format!("{given} needs {missing} beside it")))
             }
         }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() && name.bytes().all(fits) => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("it is not NAME=VALUE".to_owned()),
     }
 }
 
@@ -155,7 +218,19 @@ pub(crate) fn parse(
         grace: settings
             .get("--grace", value::duration)?
             .unwrap_or(Duration::from_secs(10)),
+        peers: settings.peers()?,
+        replicate_timeout: settings
+            .get("--replicate-timeout", value::some_duration)?
+            .unwrap_or(Duration::from_secs(600)),
+        sync_from: settings.get("--sync-from", |name| Ok(name.to_owned()))?,
     };
+    if let Some(from) = &options.sync_from
+        && !options.peers.iter().any(|peer| peer.name == *from)
+    {
+        return Err(Usage::new(format!(
+            "--sync-from {from}: there is no --peer of that name"
+        )));
+    }
     finish(settings.arguments)?;
     Ok(options)
 }

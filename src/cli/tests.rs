@@ -1,4 +1,5 @@
 use super::*;
+use crate::peers::PeerOptions;
 use crate::screen::Output;
 use serde_json::json;
 use std::path::PathBuf;
@@ -87,7 +88,11 @@ fn what_is_wrong_is_named() {
         ("deploy skip_symlinks=true", "skip_symlinks=true"),
         ("deploy skip_node_modules=1", "skip_node_modules=1"),
         ("deploy . deployment_id=x", "deployment_id="),
-        ("serve --peer a=b", "--peer"),
+        ("serve --peer a", "--peer"),
+        ("serve --peer a=b --peer a=c", "twice"),
+        ("serve --peer a=b --peer-ca c=d", "no --peer of that name"),
+        ("serve --sync-from a", "no --peer of that name"),
+        ("serve --tls-cert c", "--tls-key"),
         ("serve more", "\"more\""),
         ("serve --listen 9925", "--listen \"9925\""),
         ("serve --listen h:", "port"),
@@ -297,6 +302,33 @@ fn serve(environment: &[(&str, &str)], text: &str) -> Result<ServeOptions, Usage
 }
 
 #[test]
+fn peers_by_flags_and_by_variables() {
+    let peer = |name: &str, url: &str, token: Option<&str>, ca: Option<&str>| PeerOptions {
+        name: name.into(),
+        url: url.into(),
+        token_file: token.map(PathBuf::from),
+        ca: ca.map(PathBuf::from),
+    };
+    let flags = "serve --peer two=http://2 --peer=three=https://3:1 --peer-token-file two=/t --peer-ca three=/c --sync-from two";
+    let options = serve(&[("GANGPLANK_PEER", "x=y")], flags).unwrap();
+    let expected = [
+        peer("two", "http://2", Some("/t"), None),
+        peer("three", "https://3:1", None, Some("/c")),
+    ];
+    assert_eq!(options.peers, expected);
+    assert_eq!(options.sync_from.as_deref(), Some("two"));
+    let variables = [
+        ("GANGPLANK_PEER", "a=b, c=d"),
+        ("GANGPLANK_PEER_TOKEN_FILE", "c=/t"),
+    ];
+    let options = serve(&variables, "serve").unwrap();
+    assert_eq!(
+        options.peers,
+        [peer("a", "b", None, None), peer("c", "d", Some("/t"), None)]
+    );
+}
+
+#[test]
 fn the_server_by_flags_by_variables_and_by_default() {
     let options = serve(&[("GANGPLANK_GRACE", "")], "serve").unwrap();
     let cores = options.max_deploys;
@@ -317,6 +349,9 @@ fn the_server_by_flags_by_variables_and_by_default() {
         install_timeout: Duration::from_secs(3600),
         run_as: None,
         grace: Duration::from_secs(10),
+        peers: Vec::new(),
+        replicate_timeout: Duration::from_secs(600),
+        sync_from: None,
     };
     assert_eq!(options, expected);
     let variables = [

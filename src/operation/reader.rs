@@ -90,6 +90,18 @@ impl Reader<'_> {
         Some(Operation::Restart(project?, restart))
     }
 
+    pub(super) fn sync(&mut self) -> Option<Operation> {
+        let from = match self.text("from") {
+            None => self.fault("'from' is required".into()),
+            from => from,
+        };
+        let project = match self.get("project") {
+            None => None,
+            Some(_) => Some(self.project()?),
+        };
+        Some(Operation::Sync(from?, project))
+    }
+
     pub(super) fn logs(&mut self) -> Option<Logs> {
         let (project, lines) = (self.project(), self.number("lines"));
         let follow = self.boolean("follow").unwrap_or(false);
@@ -179,6 +191,16 @@ impl Reader<'_> {
         let options = self.options();
         let payload_sha256 = self.sha256();
         let replicated = self.boolean("replicated").unwrap_or(false);
+        if replicated && !activate {
+            self.faults
+                .push("'replicated' cannot go with 'activate': false".into());
+        }
+        if replicated && release.is_some() {
+            self.faults.push(
+                "'replicated' cannot go with 'deployment_id': it is a payload that is replicated"
+                    .into(),
+            );
+        }
         let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
         Some(Deploy {
             project: project?,

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use serde_json::{Value, json};
 
-use crate::deploy::{Intake, Ready, Work};
+use crate::deploy::{Intake, Ready, Then, Work};
 use crate::error::{Code, Doing, Refusal};
 use crate::event::Status;
 use crate::journal::Follower;
@@ -26,10 +26,13 @@ pub(super) fn deploy(
     wanted: Wanted,
     user: Option<String>,
 ) -> Result<Outcome, Refusal> {
-    supported(deploy)?;
     let project = &deploy.project;
     if let Some(earlier) = earlier(desk, project, &wanted)? {
         return outcome(earlier, &wanted);
+    }
+    if deploy.replicated && !desk.workers.has_peers() {
+        let why = format!("deploying {project}: this server has no peers to replicate to");
+        return Err(Refusal::new(Code::ReplicateFailed, why));
     }
     match (request.payload, deploy.release) {
         (Some(_), Some(_)) => {
@@ -54,8 +57,15 @@ pub(super) fn deploy(
         }
         (Some(payload), None) => {
             has_room(desk, project, request.payload_least)?;
+            let then = match (deploy.activate, deploy.replicated) {
+                (false, _) => Then::Keep,
+                (true, false) => Then::Activate,
+                (true, true) => Then::Replicate {
+                    ignores: deploy.ignore_replication_errors,
+                },
+            };
             let wish = Wish {
-                activates: deploy.activate,
+                then: Some(then),
                 options: deploy.options.clone(),
                 restart: deploy.restart,
                 ..wish(project, &wanted, user)
@@ -88,7 +98,7 @@ fn wish(project: &Project, wanted: &Wanted, user: Option<String>) -> Wish {
         project: project.clone(),
         release: None,
         rebuilds: false,
-        activates: true,
+        then: Some(Then::Activate),
         rollback_of: None,
         options: crate::operation::Options::default(),
         restart: Restart::No,
@@ -111,7 +121,7 @@ fn has_room(desk: &Desk, project: &Project, least: u64) -> Result<(), Refusal> {
     Err(Refusal::new(Code::NoSpace, why))
 }
 
-fn intake(desk: &Desk) -> Intake<'_> {
+pub(super) fn intake(desk: &Desk) -> Intake<'_> {
     Intake {
         store: &desk.known.store,
         limits: &desk.limits,
@@ -126,14 +136,14 @@ fn receive(
     sha256: Option<&str>,
     wanted: &Wanted,
 ) -> Result<Outcome, Refusal> {
-    let activates = wish.activates;
+    let then = wish.then.unwrap_or(Then::Activate);
     let mut attempt = desk.workers.begin(wish)?;
     let id = attempt.record().deployment_id;
     let mut bytes = Bytes::new(payload, attempt.stop().clone());
     match intake(desk).receive(&mut attempt, &mut bytes, sha256) {
         Ok(staged) => {
             let follower = desk.workers.follow(id, 0)?;
-            desk.workers.submit(Work::Build(staged, activates), attempt);
+            desk.workers.submit(Work::Build(staged, then), attempt);
             outcome(follower, wanted)
         }
         Err(refusal) => {
@@ -264,7 +274,6 @@ fn activate(
             Some(self::payload(desk, release).map_err(gone)?.0)
         }
     };
-    let activates = wish.activates;
     let mut attempt = desk.workers.begin(Wish {
         release: Some(release),
         rebuilds,
@@ -275,7 +284,7 @@ fn activate(
     let work = match payload {
         Some(mut payload) => intake(desk)
             .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
-            .map(|staged| Work::Build(staged, activates)),
+            .map(|staged| Work::Build(staged, Then::Activate)),
         // From the beginning on nobody removes it, but somebody may have before.
         None if there() => Ok(Work::Activate(Ready::built(store, &project, release))),
         None => Err(Refusal::new(
@@ -340,7 +349,7 @@ pub(super) fn restart(
     };
     let attempt = desk.workers.begin(Wish {
         release: Some(live),
-        activates: false,
+        then: None,
         restart,
         ..wish(project, wanted, user)
     })?;
@@ -371,15 +380,4 @@ fn outcome(follower: Follower, wanted: &Wanted) -> Result<Outcome, Refusal> {
         }));
     }
     Ok(Outcome::Answer(stream::plain(follower)?))
-}
-
-/// What a later version will do is refused until then, and not left out in silence.
-fn supported(deploy: &Deploy) -> Result<(), Refusal> {
-    match deploy.replicated {
-        true => Err(Refusal::new(
-            Code::BadRequest,
-            "'replicated' is not supported yet",
-        )),
-        false => Ok(()),
-    }
 }

@@ -19,7 +19,7 @@ use crate::name::Project;
 use crate::processes::Processes;
 use crate::serve::attempts::{self, Attempts};
 use crate::serve::operations::Wanted;
-use crate::serve::{form, logs, operations, stream};
+use crate::serve::{form, logs, operations, stream, syncing};
 use crate::tokens::{Credentials, Identity, Role, Tokens};
 use crate::worker::{Workers, stopping};
 
@@ -44,6 +44,8 @@ pub(super) enum Outcome {
     Answer(Answer),
     /// The events of a deployment.
     Events(stream::Events),
+    /// Deployments from a peer.
+    Sync(syncing::Sync),
     /// What a component prints.
     Logs(logs::Logs),
     /// A file of so many bytes, and the name that it is saved under.
@@ -77,6 +79,17 @@ impl Caller {
         self.0
             .as_ref()
             .is_some_and(|identity| !identity.covers(project))
+    }
+
+    /// Refuses an operation on all components to somebody who is limited to some.
+    pub(super) fn is_unlimited(&self, operation: &str) -> Result<(), Refusal> {
+        match &self.0 {
+            Some(identity) if !identity.projects.is_empty() => Err(forbidden(format!(
+                "{operation}: the token '{}' is limited to some components; name one",
+                identity.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses an operation on a component that is none of the caller's business.
@@ -150,6 +163,7 @@ impl Desk {
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
             Outcome::Events(events) => events.answer(exchange),
+            Outcome::Sync(sync) => sync.answer(self, exchange),
             Outcome::Logs(logs) => logs.answer(exchange),
             Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
         };

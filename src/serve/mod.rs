@@ -9,6 +9,7 @@
 //! | `listing` | one of them, `list_deployments` |
 //! | `logs` | another one, `get_logs` |
 //! | `deploying` | the operations that change what is live |
+//! | `syncing` | a third one, `sync` |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
 //! | `notify` | telling a supervisor how the server stands |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -25,6 +26,7 @@ mod notify;
 mod operations;
 mod sockets;
 mod stream;
+mod syncing;
 
 use std::convert::Infallible;
 use std::fs;
@@ -49,6 +51,7 @@ use crate::gate::{Certificate, Gate, Listener};
 use crate::http::Exchange;
 use crate::install;
 use crate::log;
+use crate::peers::Peer;
 use crate::place;
 use crate::processes::{Processes, Setting};
 use crate::recover::{self, recover};
@@ -92,7 +95,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     };
     let house = House::build(options, known, tokens, certificate.as_ref())?;
     house.announce();
-    house.look_back()?;
+    house.look_back(options.sync_from.clone())?;
     notify::tell("READY=1");
     // The channel is never closed: its thread lives as long as the process.
     while let Ok(Told::Reload) = signals.recv() {
@@ -180,6 +183,60 @@ fn listen(
     Ok((listeners, sockets))
 }
 
+/// What all requests share: what is known, what runs, and who deploys.
+fn desk(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Desk, Error> {
+    let store = &known.store;
+    let account = match &options.run_as {
+        Some(name) => Some(Arc::new(account(name, store)?)),
+        None => None,
+    };
+    let environment = install::environment(std::env::vars_os(), account.as_deref());
+    let install_timeout = options.install_timeout;
+    let processes = Arc::new(Processes::new(Setting {
+        store: Arc::clone(store),
+        environment: environment.clone(),
+        account: account.clone(),
+    }));
+    let builder = Builder {
+        store: Arc::clone(store),
+        install_timeout,
+        environment,
+        account: account.clone(),
+        processes: Arc::clone(&processes),
+        peers: options
+            .peers
+            .iter()
+            .map(Peer::new)
+            .collect::<Result<_, _>>()?,
+        replicate_timeout: options.replicate_timeout,
+    };
+    let keep = Keep {
+        releases: options.keep_releases,
+        payloads: options.keep_payloads,
+        deployments: options.keep_deployments,
+    };
+    let workers = Arc::new(Workers::new(
+        options.max_deploys,
+        builder,
+        keep,
+        known.clone(),
+    )?);
+    let limits = Limits {
+        max_payload: options.max_payload,
+        max_entries: options.max_entries,
+        min_free_disk: options.min_free_disk,
+    };
+    Ok(Desk::new(
+        known,
+        workers,
+        tokens,
+        processes,
+        limits,
+        account,
+        options.max_json_body,
+    ))
+}
+
 /// All that runs.
 struct House {
     desk: Arc<Desk>,
@@ -197,51 +254,8 @@ impl House {
         tokens: Tokens,
         certificate: Option<&Arc<Certificate>>,
     ) -> Result<House, Error> {
-        let store = &known.store;
-        let account = match &options.run_as {
-            Some(name) => Some(Arc::new(account(name, store)?)),
-            None => None,
-        };
-        let environment = install::environment(std::env::vars_os(), account.as_deref());
-        let install_timeout = options.install_timeout;
-        let processes = Arc::new(Processes::new(Setting {
-            store: Arc::clone(store),
-            environment: environment.clone(),
-            account: account.clone(),
-        }));
-        let builder = Builder {
-            store: Arc::clone(store),
-            install_timeout,
-            environment,
-            account: account.clone(),
-            processes: Arc::clone(&processes),
-        };
-        let keep = Keep {
-            releases: options.keep_releases,
-            payloads: options.keep_payloads,
-            deployments: options.keep_deployments,
-        };
-        let workers = Arc::new(Workers::new(
-            options.max_deploys,
-            builder,
-            keep,
-            known.clone(),
-        )?);
-        let limits = Limits {
-            max_payload: options.max_payload,
-            max_entries: options.max_entries,
-            min_free_disk: options.min_free_disk,
-        };
-        let (local, door) = (store.socket(), store.door());
-        let desk = Arc::new(Desk::new(
-            known,
-            workers,
-            tokens,
-            processes,
-            limits,
-            account,
-            options.max_json_body,
-        ));
+        let (local, door) = (known.store.socket(), known.store.door());
+        let desk = Arc::new(desk(options, known, tokens)?);
         let (listeners, sockets) = listen(options, local, certificate)?;
         let answerer = Arc::clone(&desk);
         let answer = move |exchange: Exchange| answerer.answer(exchange);
@@ -260,13 +274,16 @@ impl House {
     }
 
     /// Starts the processes that ran, and reads what there is of the past, while the first clients come already.
-    fn look_back(&self) -> Result<(), Error> {
+    fn look_back(&self, sync_from: Option<String>) -> Result<(), Error> {
         let desk = Arc::clone(&self.desk);
         thread::Builder::new()
             .name("look-back".into())
             .spawn(move || {
                 desk.processes.resume();
                 recover::fill(&desk.known, &|id| desk.workers().is_running(id));
+                if let Some(from) = sync_from {
+                    syncing::at_start(&desk, &from);
+                }
             })
             .map(drop)
             .doing(|| "making a thread that reads the records".into())

@@ -15,6 +15,7 @@ use crate::record::{Summary, hash_key};
 use crate::serve::desk::{self, Caller, Desk, Outcome};
 use crate::serve::form::Request;
 use crate::serve::stream::Events;
+use crate::serve::syncing::Sync;
 use crate::serve::{deploying, listing, logs};
 use crate::tokens::Role;
 use crate::worker::not_found;
@@ -74,12 +75,15 @@ pub(super) fn perform(
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
         Operation::Rollback(Rollback { project, .. })
         | Operation::Drop(project)
+        | Operation::Sync(_, Some(project))
         | Operation::Restart(project, _)
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
         | Operation::DeletePayload(id)
         | Operation::Cancel(id) => visible(desk, *id, caller, &name)?,
+        // All components are somebody else's business, too.
+        Operation::Sync(_, None) => caller.is_unlimited(&name)?,
         _ => {}
     }
     let value = match operation {
@@ -94,6 +98,17 @@ pub(super) fn perform(
         }
         Operation::Restart(project, restart) => {
             return deploying::restart(desk, &project, restart, &wanted, caller.name());
+        }
+        Operation::Sync(from, project) => {
+            let (user, events) = (caller.name(), wanted.events);
+            let sync = Sync {
+                from,
+                project,
+                user,
+                events,
+            };
+            sync.check(desk)?;
+            return Ok(Outcome::Sync(sync));
         }
         Operation::GetLogs(wish) => return logs::get_logs(desk, &wish, &wanted),
         Operation::GetPayload(id) => return get_payload(desk, id),
@@ -118,6 +133,7 @@ fn role(operation: &Operation) -> Role {
         | Operation::Rollback(_)
         | Operation::Drop(_)
         | Operation::Restart(..)
+        | Operation::Sync(..)
         | Operation::Cancel(_)
         | Operation::DeletePayload(_) => Role::Deploy,
         // It is the component's source, secrets included if there are any.

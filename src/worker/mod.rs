@@ -18,13 +18,14 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select_biased};
 
 use crate::attempt::{Attempt, Facts, Registry};
-use crate::deploy::{Builder, Work};
+use crate::deploy::{Builder, Then, Work};
 use crate::error::{Code, Doing, Error, Refusal};
 use crate::event::{Opening, Phase, now_ms};
 use crate::journal::Follower;
 use crate::log;
 use crate::name::{DeploymentId, Project};
 use crate::operation::{Options, Restart};
+use crate::peers::Peer;
 use crate::retain::{Keep, retain};
 use crate::stop::{self, SharedStopper};
 use crate::worker::ending::stopped_as;
@@ -63,8 +64,8 @@ pub struct Wish {
     pub release: Option<DeploymentId>,
     /// Whether an existing release is built again from its payload.
     pub rebuilds: bool,
-    /// Whether the release becomes live, or is only kept.
-    pub activates: bool,
+    /// What becomes of the release; a restart alone has none.
+    pub then: Option<Then>,
     /// The deployment that it undoes.
     pub rollback_of: Option<DeploymentId>,
     /// How it is built.
@@ -85,7 +86,10 @@ impl Wish {
         if self.release.is_none() || self.rebuilds {
             phases.extend([Phase::Extract, Phase::Install, Phase::Load]);
         }
-        if self.activates {
+        if let Some(Then::Replicate { .. }) = self.then {
+            phases.push(Phase::Replicate);
+        }
+        if let Some(Then::Activate | Then::Replicate { .. }) = self.then {
             phases.push(Phase::Activate);
         }
         if self.restart != Restart::No {
@@ -134,6 +138,17 @@ impl Workers {
             keep,
             node,
         })
+    }
+
+    /// Whether there are any peers.
+    pub fn has_peers(&self) -> bool {
+        !self.builder.peers.is_empty()
+    }
+
+    /// A peer, by its name here.
+    pub fn peer(&self, name: &str) -> Option<&Peer> {
+        let mut peers = self.builder.peers.iter();
+        peers.find(|peer| peer.name() == name)
     }
 
     /// How to end an upload that nobody waits for any more.
@@ -260,12 +275,12 @@ impl Workers {
     }
 
     fn deploy(&self, work: Work, attempt: &mut Attempt) -> Result<(), Refusal> {
-        let _place = match work {
+        let place = match work {
             Work::Build(..) => Some(self.place(attempt)?),
             // What only switches holds nobody up.
             Work::Activate(_) | Work::Restart => None,
         };
-        self.builder.run(work, attempt)
+        self.builder.run(work, attempt, place)
     }
 
     /// Takes a place, at once or after phase `queue`.

@@ -104,7 +104,11 @@ fn every_end_has_its_code_and_failures_print_no_result() {
             1,
             "exit code 9 (install_failed)",
         ),
-        (&["deploy", dir, "--replicated"], 1, "'replicated'"),
+        (
+            &["deploy", dir, "--replicated"],
+            1,
+            "no peers to replicate to",
+        ),
         (
             &["show", "01a20cf7-0c3c-75a6-9ee8-bff2915a5a0d"],
             1,

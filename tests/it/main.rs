@@ -12,6 +12,7 @@ mod flood;
 mod harbor;
 mod history;
 mod lifecycle;
+mod peers;
 mod power;
 mod processes;
 mod proxy;

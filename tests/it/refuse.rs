@@ -178,7 +178,7 @@ fn fields_that_are_refused_make_no_record() {
             &[("project", "a"), ("deployment_id", unknown)],
             "cannot go together",
         ),
-        (&[("project", "a"), ("replicated", "true")], "'replicated'"),
+        (&[("project", "a"), ("replicated", "yes")], "'replicated'"),
         (
             &[("project", "a"), ("install_allow_scripts", "yes")],
             "'install_allow_scripts'",

@@ -30,7 +30,7 @@ const SHELVES: &[&[&str]] = &[
         "tokens",
     ],
     &["client", "install", "attempt"],
-    &["processes"],
+    &["peers", "processes"],
     &["deploy", "recover", "retain"],
     &["worker"],
     &["cli"],

@@ -1,0 +1,635 @@
+//! One deploy, every peer, one stream: servers that deploy to each other.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harbor::{Harbor, Record, TempDir, await_some, gzip, names, noise, tar};
+
+/// An origin whose peers are called `two`, `three`, and so on.
+struct Sea {
+    origin: Harbor,
+    peers: Vec<Harbor>,
+    _tokens: TempDir,
+}
+
+/// The flags that make servers peers by their addresses and tokens.
+fn flags(dir: &Path, peers: &[(&str, &str, &str)]) -> Vec<String> {
+    let mut flags = Vec::new();
+    for (name, address, token) in peers {
+        let file = dir.join(name);
+        fs::write(&file, token).unwrap();
+        flags.extend(["--peer".to_owned(), format!("{name}=http://{address}")]);
+        flags.extend([
+            "--peer-token-file".to_owned(),
+            format!("{name}={}", file.display()),
+        ]);
+    }
+    flags
+}
+
+const NAMES: [&str; 8] = [
+    "two", "three", "four", "five", "six", "seven", "eight", "nine",
+];
+
+fn sea(count: usize, more: &[&str]) -> Sea {
+    let peers: Vec<Harbor> = (0..count).map(|_| Harbor::start()).collect();
+    let tokens = TempDir::new();
+    let known: Vec<(&str, &str, &str)> = peers
+        .iter()
+        .zip(NAMES)
+        .map(|(peer, name)| (name, &*peer.address, &*peer.token))
+        .collect();
+    let flags = flags(&tokens.0, &known);
+    let all: Vec<&str> = flags
+        .iter()
+        .map(String::as_str)
+        .chain(more.iter().copied())
+        .collect();
+    Sea {
+        origin: Harbor::with(&all, &[]),
+        peers,
+        _tokens: tokens,
+    }
+}
+
+fn payload(files: &[(&str, &str)]) -> Vec<u8> {
+    gzip(&tar(files))
+}
+
+fn deploy(harbor: &Harbor, more: &[(&str, &str)], payload: &[u8]) -> Vec<Record> {
+    let mut fields = vec![("project", "demo"), ("replicated", "true")];
+    fields.extend(more);
+    harbor.deploy_live(&fields, payload).events()
+}
+
+fn live(harbor: &Harbor) -> Option<String> {
+    fs::read_to_string(harbor.path("components/demo/v")).ok()
+}
+
+/// What of the peers' results is to be seen: name, status, and a part of the error.
+fn results(value: &Value) -> Vec<(String, String, String)> {
+    let text = |one: &Value, name: &str| one[name].as_str().unwrap_or_default().to_owned();
+    value["peer_results"]
+        .as_array()
+        .unwrap_or(&Vec::new())
+        .iter()
+        .map(|one| (text(one, "node"), text(one, "status"), text(one, "error")))
+        .collect()
+}
+
+/// The end of a deployment that must not go well, which its record tells too.
+fn fails(sea: &Sea, events: &[Record]) -> Value {
+    let last = events.last().unwrap();
+    assert_eq!(last.event, "error", "{events:#?}");
+    let record = sea
+        .origin
+        .record(last.data["deployment_id"].as_str().unwrap());
+    assert_eq!(results(&record), results(&last.data));
+    last.data.clone()
+}
+
+#[test]
+fn one_deploy_reaches_every_peer() {
+    let sea = sea(2, &[]);
+    let events = deploy(
+        &sea.origin,
+        &[("install_command", "echo building")],
+        &payload(&[("./v", "1")]),
+    );
+    let last = events.last().unwrap();
+    assert_eq!(last.event, "done", "{events:#?}");
+    assert_eq!(
+        events[0].data["phases"],
+        json!(["extract", "install", "load", "replicate", "activate"])
+    );
+    let id = last.data["result"]["deployment_id"].as_str().unwrap();
+    for (name, status, error) in results(&last.data["result"]) {
+        assert!(NAMES[..2].contains(&&*name) && status == "success" && error.is_empty());
+    }
+    let record = sea.origin.record(id);
+    assert_eq!(results(&record).len(), 2, "{record}");
+    for (peer, name) in sea.peers.iter().zip(NAMES) {
+        assert_eq!(live(peer).as_deref(), Some("1"));
+        let lines = events
+            .iter()
+            .filter(|event| event.event == "peer" && event.data["peer"] == name);
+        let lines: Vec<&Record> = lines.collect();
+        assert!(lines.iter().any(|one| one.data["event"] == "install" && one.data["data"]["line"] == "building"));
+        let staged = lines
+            .iter()
+            .find(|one| one.data["event"] == "done")
+            .unwrap();
+        assert_eq!(staged.data["data"]["result"]["staged"], true);
+        // Its own records: one staged, one that made it live, by the same payload.
+        let list = peer
+            .operate(&json!({"operation": "list_deployments"}))
+            .json();
+        let statuses: Vec<&Value> = list["deployments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["status"])
+            .collect();
+        assert_eq!(statuses, ["success", "staged"]);
+        assert_eq!(
+            list["deployments"][1]["payload_hash"],
+            record["payload_hash"]
+        );
+    }
+    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
+
+    // What a client prints.
+    let dir = TempDir::new().with(&[("v", "2")]);
+    let output = sea.origin.cli(&[
+        "deploy",
+        "--project",
+        "demo",
+        "--replicated",
+        "--progress",
+        "plain",
+        dir.0.to_str().unwrap(),
+    ]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(
+        stderr.contains("[two] ") && stderr.contains("[three] "),
+        "{stderr}"
+    );
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("peer_results")
+    );
+    for server in sea.peers.iter().chain([&sea.origin]) {
+        assert_eq!(live(server).as_deref(), Some("2"));
+    }
+}
+
+#[test]
+fn what_one_cannot_build_is_live_nowhere() {
+    let mut sea = sea(2, &[]);
+    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
+    // The second peer cannot: its root says so.
+    let root = sea.peers[1].root.0.display().to_string();
+    let command = format!("case $PWD in {root}*) exit 9;; esac");
+    let error = fails(
+        &sea,
+        &deploy(
+            &sea.origin,
+            &[("install_command", &command)],
+            &payload(&[("./v", "2")]),
+        ),
+    );
+    assert_eq!(
+        (&error["code"], &error["phase"]),
+        (&json!("replicate_failed"), &json!("replicate"))
+    );
+    assert_eq!(error["failed_peers"], json!(["three"]));
+    assert!(
+        error["message"].as_str().unwrap().contains("exit code 9"),
+        "{error}"
+    );
+    for server in sea.peers.iter().chain([&sea.origin]) {
+        assert_eq!(live(server).as_deref(), Some("1"));
+    }
+    // Left behind, if that is what is wanted.
+    let ignoring = [
+        ("install_command", command.as_str()),
+        ("ignore_replication_errors", "true"),
+    ];
+    let events = deploy(&sea.origin, &ignoring, &payload(&[("./v", "3")]));
+    let result = &events.last().unwrap().data["result"];
+    let of_three = results(result)
+        .into_iter()
+        .find(|(name, ..)| name == "three")
+        .unwrap();
+    assert!(
+        of_three.1 == "failed" && of_three.2.contains("exit code 9"),
+        "{result}"
+    );
+    assert_eq!(
+        [&sea.origin, &sea.peers[0], &sea.peers[1]].map(live),
+        [Some("3".into()), Some("3".into()), Some("1".into())]
+    );
+
+    // One that is not there is a failure, and so are all of them, even if failures are ignored.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    sea.peers[0].server.kill().unwrap();
+    sea.peers[0].server.wait().unwrap();
+    let error = fails(&sea, &deploy(&sea.origin, &[], &payload(&[("./v", "4")])));
+    assert_eq!(error["failed_peers"], json!(["two"]), "{port}");
+    sea.peers[1].server.kill().unwrap();
+    sea.peers[1].server.wait().unwrap();
+    let error = fails(
+        &sea,
+        &deploy(
+            &sea.origin,
+            &[("ignore_replication_errors", "true")],
+            &payload(&[("./v", "4")]),
+        ),
+    );
+    assert_eq!(error["failed_peers"], json!(["two", "three"]));
+    assert_eq!(live(&sea.origin).as_deref(), Some("3"));
+}
+
+const SLEEPS: &str = "web: sleep 1000\n";
+
+#[test]
+fn what_is_not_healthy_somewhere_is_rolled_back_everywhere() {
+    let sea = sea(2, &[]);
+    let good = [("./Procfile", SLEEPS), ("./v", "1")];
+    for mode in ["true", "rolling"] {
+        let events = deploy(&sea.origin, &[("restart", mode)], &payload(&good));
+        assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+        let root = sea.peers[1].root.0.display().to_string();
+        let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
+        let events = deploy(
+            &sea.origin,
+            &[("restart", mode)],
+            &payload(&[("./Procfile", &bad), ("./v", "2")]),
+        );
+        let error = fails(&sea, &events);
+        assert_eq!(
+            (&error["code"], &error["failed_peers"]),
+            (&json!("replicate_failed"), &json!(["two", "three"])),
+            "{error}"
+        );
+        let record = sea.origin.record(error["deployment_id"].as_str().unwrap());
+        assert_eq!(record["status"], "rolled_back", "{record}");
+        let told = results(&record);
+        assert!(
+            told[0]
+                .2
+                .contains("rolled back, because another one failed"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].2.contains("exit code 8") && told[1].2.contains("rolled back"),
+            "{told:?}"
+        );
+        for server in sea.peers.iter().chain([&sea.origin]) {
+            assert_eq!(live(server).as_deref(), Some("1"), "{mode}");
+            let components = server
+                .operate(&json!({"operation": "get_components"}))
+                .json();
+            let process = &components["components"][0]["processes"][0];
+            assert!(
+                process["pid"].is_u64() && process["restarts"] == 0,
+                "{mode}: {components}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_first_deployment_that_fails_somewhere_leaves_nothing_live() {
+    let sea = sea(1, &[]);
+    let root = sea.peers[0].root.0.display().to_string();
+    let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
+    let error = fails(
+        &sea,
+        &deploy(
+            &sea.origin,
+            &[("restart", "true")],
+            &payload(&[("./Procfile", &bad), ("./v", "1")]),
+        ),
+    );
+    assert!(
+        error["message"].as_str().unwrap().contains("exit code 8"),
+        "{error}"
+    );
+    for server in [&sea.origin, &sea.peers[0]] {
+        assert_eq!(live(server), None);
+        let components = server
+            .operate(&json!({"operation": "get_components"}))
+            .json();
+        assert_eq!(components["components"], json!([]));
+    }
+}
+
+#[test]
+fn two_that_are_each_others_peers_do_not_wait_for_each_other() {
+    let roots = [Arc::new(TempDir::new()), Arc::new(TempDir::new())];
+    let tokens = TempDir::new();
+    // Once on any port, to have tokens; then on known ones, as each other's peers.
+    let known = roots
+        .each_ref()
+        .map(|root| Harbor::on(Arc::clone(root), &[], &[]).token.clone());
+    let ports = [0, 1].map(|_| {
+        TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string()
+    });
+    let servers = [0, 1].map(|n| {
+        let other = 1 - n;
+        let dir = tokens.0.join(n.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        let mut flags = flags(&dir, &[("other", &ports[other], &known[other])]);
+        flags.extend(["--max-deploys", "1", "--listen", &ports[n]].map(str::to_owned));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Harbor::on(Arc::clone(&roots[n]), &flags, &[])
+    });
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let deploys = [("a", &servers[0]), ("b", &servers[1])].map(|(project, server)| {
+            scope.spawn(move || {
+                let fields = [
+                    ("project", project),
+                    ("replicated", "true"),
+                    ("install_command", "sleep 0.3"),
+                ];
+                server
+                    .deploy_live(&fields, &payload(&[("./v", "1")]))
+                    .events()
+            })
+        });
+        for deploy in deploys {
+            let events = deploy.join().unwrap();
+            assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    for server in &servers {
+        assert_eq!(names(&server.path("components")), ["a", "b"]);
+    }
+}
+
+/// Something between the origin and a peer: it passes bytes on, and may cut, slow down or change what goes up.
+struct Between {
+    address: String,
+    connections: Arc<AtomicU64>,
+}
+
+/// What is done to the bytes of one connection, by its number: none to cut it after so many, or the bytes that go on.
+type Change = fn(u64, u64, &mut [u8]) -> Option<Duration>;
+
+fn between(target: &str, change: Change) -> Between {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let connections = Arc::new(AtomicU64::new(0));
+    let (counted, target) = (Arc::clone(&connections), target.to_owned());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let number = counted.fetch_add(1, Ordering::Relaxed) + 1;
+            let Ok(server) = TcpStream::connect(&target) else {
+                continue;
+            };
+            let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let mut to_server = server.try_clone().unwrap();
+            std::thread::spawn(move || {
+                let (mut buffer, mut sent) = ([0; 4096], 0);
+                while let Ok(read @ 1..) = up.read(&mut buffer) {
+                    match change(number, sent, &mut buffer[..read]) {
+                        Some(pause) => std::thread::sleep(pause),
+                        None => {
+                            let _ = up.shutdown(std::net::Shutdown::Both);
+                            break;
+                        }
+                    }
+                    sent += read as u64;
+                    // An answer came early: what still comes is read over, or its end would reset the answer.
+                    let _ = to_server.write_all(&buffer[..read]);
+                }
+                let _ = to_server.shutdown(std::net::Shutdown::Write);
+            });
+            let mut to_client = client;
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut down, &mut to_client);
+                // Not both ways: what still comes up would reset what went down.
+                let _ = to_client.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    Between {
+        address,
+        connections,
+    }
+}
+
+fn through(change: Change, token: Option<&str>) -> (Harbor, Harbor, Between, TempDir) {
+    let peer = Harbor::start();
+    let between = between(&peer.address, change);
+    let tokens = TempDir::new();
+    let flags = flags(
+        &tokens.0,
+        &[("two", &between.address, token.unwrap_or(&peer.token))],
+    );
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    (Harbor::with(&flags, &[]), peer, between, tokens)
+}
+
+#[test]
+fn wires_that_break_are_mended_and_those_that_lie_are_found_out() {
+    // The first upload breaks off in the middle, and is begun again.
+    let (origin, peer, between, _tokens) = through(
+        |number, sent, _| (number > 1 || sent < 50_000).then_some(Duration::ZERO),
+        None,
+    );
+    let events = origin
+        .deploy_live(&[("project", "demo"), ("replicated", "true")], &noise())
+        .events();
+    assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+    assert!(between.connections.load(Ordering::Relaxed) > 1);
+    assert!(peer.path("components/demo/noise").exists());
+
+    // A byte that changes on its way is found out by the hash.
+    let (origin, peer, _, _tokens) = through(
+        |_, sent, bytes| {
+            if sent > 100_000 && sent < 110_000 {
+                bytes[0] ^= 1;
+            }
+            Some(Duration::ZERO)
+        },
+        None,
+    );
+    let events = origin
+        .deploy_live(&[("project", "demo"), ("replicated", "true")], &noise())
+        .events();
+    let last = events.last().unwrap();
+    assert_eq!(last.data["code"], "replicate_failed", "{events:#?}");
+    assert!(
+        last.data["message"].as_str().unwrap().contains("SHA-256"),
+        "{last:?}"
+    );
+    assert!(live(&origin).is_none() && !peer.path("components/demo").exists());
+
+    // A wrong token.
+    let (origin, _peer, _, _tokens) = through(|_, _, _| Some(Duration::ZERO), Some("wrong"));
+    let events = origin
+        .deploy_live(&[("project", "demo"), ("replicated", "true")], &noise())
+        .events();
+    assert!(
+        events.last().unwrap().data["message"]
+            .as_str()
+            .unwrap()
+            .contains("Login failed"),
+        "{events:#?}"
+    );
+
+    // A slow one, beyond the time.
+    let peer = Harbor::start();
+    let slow = self::between(&peer.address, |_, _, _| Some(Duration::from_millis(100)));
+    let tokens = TempDir::new();
+    let flags = flags(&tokens.0, &[("two", &slow.address, &peer.token)]);
+    let flags: Vec<&str> = flags
+        .iter()
+        .map(String::as_str)
+        .chain(["--replicate-timeout", "1"])
+        .collect();
+    let origin = Harbor::with(&flags, &[]);
+    let events = origin
+        .deploy_live(&[("project", "demo"), ("replicated", "true")], &noise())
+        .events();
+    assert!(
+        events.last().unwrap().data["message"]
+            .as_str()
+            .unwrap()
+            .contains("timed out"),
+        "{events:#?}"
+    );
+    assert!(!origin.path("components/demo").exists() && names(&origin.path("releases")).is_empty());
+}
+
+#[test]
+fn a_peer_that_dies_in_between_fails_the_deployment_and_nothing_is_live() {
+    let mut sea = sea(2, &[]);
+    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
+    let gate = sea.origin.path("gate");
+    // The second peer dies while the others wait for it.
+    let root = sea.peers[1].root.0.display().to_string();
+    let command = format!(
+        "case $PWD in {root}*) touch {0}-there; while [ ! -e {0} ]; do sleep 0.01; done;; esac",
+        gate.display()
+    );
+    let there = gate.with_file_name("gate-there");
+    let fields = [
+        ("project", "demo"),
+        ("replicated", "true"),
+        ("install_command", command.as_str()),
+    ];
+    let origin = &sea.origin;
+    let dying = &mut sea.peers[1];
+    let events = std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| {
+            origin
+                .deploy_live(&fields, &payload(&[("./v", "2")]))
+                .events()
+        });
+        await_some("the peer's installation", || there.exists().then_some(()));
+        dying.server.kill().unwrap();
+        dying.server.wait().unwrap();
+        // It comes back and ends what was interrupted, which the origin then learns.
+        let flags = ["--listen", dying.address.as_str()];
+        let again = Harbor::on(Arc::clone(&dying.root), &flags, &[]);
+        let events = deploy.join().unwrap();
+        drop(again);
+        events
+    });
+    let error = fails(&sea, &events);
+    assert_eq!(error["failed_peers"], json!(["three"]));
+    assert!(
+        error["message"].as_str().unwrap().contains("interrupted"),
+        "{error}"
+    );
+    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
+    assert_eq!(live(&sea.peers[0]).as_deref(), Some("1"));
+}
+
+#[test]
+fn a_host_that_was_off_catches_up() {
+    let source = Harbor::start();
+    let deployed = |project: &str, v: &str| {
+        let fields = [
+            ("project", project),
+            ("install_command", "echo installed > how"),
+        ];
+        assert_eq!(source.deploy(&fields, &payload(&[("./v", v)])).status, 200);
+    };
+    deployed("demo", "1");
+    deployed("other", "2");
+    let tokens = TempDir::new();
+    let known = flags(&tokens.0, &[("source", &source.address, &source.token)]);
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let root = Arc::new(TempDir::new());
+    let harbor = Harbor::on(Arc::clone(&root), &known, &[]);
+    let sync = |fields: Value| harbor.operate(&fields);
+    let answer = sync(json!({"operation": "sync", "from": "source", "project": "demo"}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let deployments = answer.json()["deployments"].clone();
+    assert_eq!(
+        (&deployments[0]["project"], &deployments[0]["status"]),
+        (&json!("demo"), &json!("success"))
+    );
+    assert_eq!(names(&harbor.path("components")), ["demo"]);
+    // All, and then nothing more.
+    let output = harbor.cli(&[
+        "sync",
+        "--from",
+        "source",
+        "--output",
+        "json",
+        "--progress",
+        "plain",
+    ]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["deployments"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(
+        fs::read_to_string(harbor.path("components/other/how")).unwrap(),
+        "installed\n"
+    );
+    let answer = sync(json!({"operation": "sync", "from": "source"}));
+    assert_eq!(answer.json()["deployments"], json!([]), "{}", answer.text());
+    assert_eq!(
+        sync(json!({"operation": "sync", "from": "nobody"})).status,
+        404
+    );
+
+    // At the start; and what cannot be had is said.
+    drop(harbor);
+    deployed("demo", "3");
+    let at_start: Vec<&str> = known
+        .iter()
+        .copied()
+        .chain(["--sync-from", "source"])
+        .collect();
+    let harbor = Harbor::on(root, &at_start, &[]);
+    await_some("the new version", || {
+        (live(&harbor).as_deref() == Some("3")).then_some(())
+    });
+    deployed("demo", "4");
+    let list = source
+        .operate(&json!({"operation": "list_deployments", "project": "demo"}))
+        .json();
+    let id = list["deployments"][0]["deployment_id"].as_str().unwrap();
+    fs::remove_file(Path::new(
+        &source.path(&format!("deployments/{id}/payload")),
+    ))
+    .unwrap();
+    let answer = harbor.operate(&json!({"operation": "sync", "from": "source"}));
+    assert_eq!(
+        (answer.status, answer.refusal().0.as_str()),
+        (502, "replicate_failed"),
+        "{}",
+        answer.text()
+    );
+    assert!(
+        answer.text().contains("not stored any more"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(live(&harbor).as_deref(), Some("3"));
+}
