@@ -633,3 +633,46 @@ fn a_host_that_was_off_catches_up() {
     );
     assert_eq!(live(&harbor).as_deref(), Some("3"));
 }
+
+#[test]
+fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
+    let mut sea = sea(2, &[]);
+    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
+    let gate = sea.origin.path("gate");
+    let root = sea.peers[0].root.0.display().to_string();
+    // The first peer holds the barrier until the second one has built, and is no more.
+    let command = format!(
+        "case $PWD in {root}*) while [ ! -e {} ]; do sleep 0.01; done;; esac",
+        gate.display()
+    );
+    let fields = [
+        ("project", "demo"),
+        ("replicated", "true"),
+        ("install_command", command.as_str()),
+    ];
+    let origin = &sea.origin;
+    let dying = &mut sea.peers[1];
+    let events = std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| {
+            origin
+                .deploy_live(&fields, &payload(&[("./v", "2")]))
+                .events()
+        });
+        await_some("the second peer's build", || {
+            let staged = json!({"operation": "list_deployments", "status": "staged"});
+            (dying.operate(&staged).json()["total"] == 2).then_some(())
+        });
+        dying.server.kill().unwrap();
+        dying.server.wait().unwrap();
+        fs::write(&gate, "").unwrap();
+        deploy.join().unwrap()
+    });
+    let error = fails(&sea, &events);
+    assert_eq!(error["phase"], "activate", "{error}");
+    let told = results(&error);
+    assert!(told[0].2.contains("rolled back"), "{told:?}");
+    assert!(told[1].2.contains("connecting"), "{told:?}");
+    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
+    assert_eq!(live(&sea.peers[0]).as_deref(), Some("1"));
+    assert_eq!(live(&sea.peers[1]).as_deref(), Some("1"));
+}
