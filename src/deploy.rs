@@ -204,7 +204,8 @@ impl Builder {
     fn restart(&self, attempt: &mut Attempt, switched: bool) -> Result<(), Refusal> {
         let record = attempt.record();
         let (project, release) = (record.project.clone(), record.release_id);
-        if !self.processes.has_any(&project, release)? {
+        // What cannot be read fails in the phase, where the switch is undone.
+        if !self.processes.has_any(&project, release).unwrap_or(true) {
             let why = "the component has neither processes nor a hook";
             attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
             return Ok(attempt.skip(Phase::Restart, why)?);

@@ -4,6 +4,8 @@
 //! everything that it leads to is on disk ([`Store::switch`]), so that a reader, and a start after a power loss, sees the old
 //! release or the new one, whole.
 
+mod remove;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
@@ -234,7 +236,7 @@ impl Store {
             for name in names(&dir)?.iter().filter(|name| name.starts_with('.')) {
                 let path = dir.join(name);
                 let removed = match fs::symlink_metadata(&path) {
-                    Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                    Ok(meta) if meta.is_dir() => remove::remove_tree(&path),
                     _ => fs::remove_file(&path),
                 };
                 gone(removed).doing(|| format!("removing {}", path.display()))?;
@@ -493,7 +495,7 @@ impl Aside {
     /// # Errors
     /// When something of it stays, which the next start removes.
     pub fn remove(self) -> Result<(), Error> {
-        gone(fs::remove_dir_all(&self.0)).doing(|| format!("removing {}", self.0.display()))
+        gone(remove::remove_tree(&self.0)).doing(|| format!("removing {}", self.0.display()))
     }
 }
 
@@ -507,7 +509,7 @@ fn set_aside(path: &Path) -> Result<Aside, Error> {
     hidden.push(name);
     let aside = path.with_file_name(hidden);
     // One that is there already is what an earlier attempt left.
-    gone(fs::remove_dir_all(&aside)).doing(what)?;
+    gone(remove::remove_tree(&aside)).doing(what)?;
     gone(fs::rename(path, &aside)).doing(what)?;
     Ok(Aside(aside))
 }

@@ -50,7 +50,7 @@ pub struct Intake<'a> {
 
 impl Intake<'_> {
     /// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. If there is an expected SHA-256, the
-    /// payload must have it.
+    /// payload must have it. `arrived` says at the end whether it is still wanted.
     ///
     /// # Errors
     /// What is wrong with the payload, or with the disk; nothing of it stays then.
@@ -59,6 +59,7 @@ impl Intake<'_> {
         attempt: &mut Attempt,
         source: &mut dyn Read,
         expected: Option<&str>,
+        arrived: &dyn Fn(DeploymentId) -> bool,
     ) -> Result<Staged, Refusal> {
         let id = attempt.record().deployment_id;
         attempt.phase(Phase::Extract, |attempt| {
@@ -69,6 +70,10 @@ impl Intake<'_> {
             };
             let file = self.store.create_payload(id)?;
             let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
+            if !arrived(id) {
+                let why = "receiving the payload: stopped";
+                return Err(Refusal::new(Code::Cancelled, why));
+            }
             payload.kept = true;
             Ok((Staged(tree), facts))
         })

@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -60,6 +60,18 @@ pub struct Processes {
     setting: Setting,
     components: Mutex<HashMap<Project, Arc<Component>>>,
     stopping: AtomicBool,
+    /// Set when what ran before is started: who changes that earlier would have it undone.
+    resumed: OnceLock<()>,
+}
+
+/// However the start of what ran before ends, nobody waits for it any more.
+struct Resumed<'a>(&'a OnceLock<()>);
+
+impl Drop for Resumed<'_> {
+    fn drop(&mut self) {
+        // It is set here alone.
+        let _ = self.0.set(());
+    }
 }
 
 /// The processes of one component, and what is kept for them. Only whoever holds the component changes it.
@@ -129,6 +141,7 @@ impl Processes {
             setting,
             components: Mutex::default(),
             stopping: AtomicBool::new(false),
+            resumed: OnceLock::new(),
         }
     }
 
@@ -163,6 +176,7 @@ impl Processes {
 
     /// Starts what ran when an earlier server ended. What cannot be started is said in the log.
     pub fn resume(&self) {
+        let _resumed = Resumed(&self.resumed);
         let found = match state::read_all(self.setting.store.root()) {
             Ok(found) => found,
             Err(error) => return log::error(&error.to_string()),
@@ -210,6 +224,8 @@ impl Processes {
     fn plan(&self, project: &Project, release: DeploymentId) -> Result<Plan, Error> {
         let what = || format!("reading the processes of release {release}");
         let dir = self.setting.store.release(project, release);
+        // A release that somebody removed by hand says nothing of its processes, not that it has none.
+        std::fs::metadata(&dir).doing(what)?;
         let types = manifest::processes(&dir).doing(what)?;
         let manifest = manifest::manifest(&dir).doing(what)?;
         let root = self.setting.store.root();
@@ -242,8 +258,6 @@ impl Processes {
         held: Option<Held>,
         notify: Option<String>,
     ) -> Launch {
-        let mut environment = plan.environment.clone();
-        environment.extend(notify.map(|name| ("NOTIFY_SOCKET".into(), name.into())));
         Launch {
             project: project.clone(),
             kind: of.name.clone(),
@@ -251,14 +265,18 @@ impl Processes {
             release: plan.release,
             dir: plan.dir.clone(),
             root: self.setting.store.root().to_owned(),
-            environment,
+            environment: plan.environment.clone(),
+            notify,
             account: self.setting.account.clone(),
             socket: held.map(|held| held.listener),
         }
     }
 
-    /// Whether a release is needed by a process that runs from it.
+    /// Whether a release is needed by a process that runs from it, or may be.
     pub fn use_release(&self, project: &Project, release: DeploymentId) -> bool {
+        if self.resumed.get().is_none() {
+            return true;
+        }
         let component = self.components().get(project).cloned();
         component.is_some_and(|component| {
             let processes = component.processes();
@@ -271,6 +289,10 @@ impl Processes {
         let Some(component) = self.components().get(project).cloned() else {
             return Vec::new();
         };
+        let all = component.all();
+        if all.is_empty() {
+            return Vec::new();
+        }
         let memory = state::memory_of_groups();
         let of = |process: &Arc<Process>| {
             let facts = process.facts();
@@ -285,7 +307,7 @@ impl Processes {
                 ended: facts.ended,
             }
         };
-        component.all().iter().map(of).collect()
+        all.iter().map(of).collect()
     }
 
     /// Stops a component's processes for good.
@@ -293,9 +315,13 @@ impl Processes {
     /// # Errors
     /// When it cannot be written down that they are not to run any more; they are stopped all the same.
     pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
-        let component = self.components().remove(project);
+        self.resumed.wait();
+        // It stays known: who follows its output goes on with that of its next processes.
+        let component = self.components().get(project).cloned();
         if let Some(component) = component {
             stop_all(&component.all());
+            component.processes().clear();
+            component.sockets().clear();
         }
         state::write(self.setting.store.root(), project, &BTreeMap::new())
     }
@@ -307,7 +333,9 @@ impl Processes {
         let components: Vec<Arc<Component>> = self.components().values().cloned().collect();
         let all: Vec<Arc<Process>> = components.iter().flat_map(|one| one.all()).collect();
         all.iter().for_each(|process| process.tell_to_stop());
-        all.iter().all(|process| process.stop_until(deadline))
+        let ended = all.iter().all(|process| process.stop_until(deadline));
+        components.iter().for_each(|one| one.output.end());
+        ended
     }
 
     /// The newest lines of a component's output, oldest first.
@@ -337,9 +365,18 @@ impl Plan {
         let Some(address) = self.manifest.sockets.get(kind) else {
             return Ok(None);
         };
-        let known = component.sockets().get(kind).cloned();
-        if let Some(held) = known.filter(|held| held.address == *address) {
-            return Ok(Some(held));
+        // That of another type will do, too, if this release does not have it there any more.
+        let fits = |(of, held): &(&String, &Held)| {
+            held.address == *address
+                && (*of == kind || self.manifest.sockets.get(*of) != Some(address))
+        };
+        let known = component
+            .sockets()
+            .iter()
+            .find(fits)
+            .map(|(_, held)| held.clone());
+        if known.is_some() {
+            return Ok(known);
         }
         let listener =
             TcpListener::bind(address).doing(|| format!("listening on {address} for {kind}"))?;

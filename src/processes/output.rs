@@ -35,6 +35,8 @@ struct Writer {
     bytes: u64,
     /// How often a file was put aside.
     turns: u64,
+    /// Nothing more comes.
+    ended: bool,
 }
 
 fn current(dir: &Path) -> PathBuf {
@@ -76,6 +78,12 @@ impl Output {
         self.grown.notify_all();
     }
 
+    /// Tells who follows that nothing more comes.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.grown.notify_all();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Writer> {
         // At worst its count of bytes is short by a line.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,7 +108,7 @@ impl Output {
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || writer.ended {
                 return Ok(false);
             }
             let waited = self.grown.wait_timeout(writer, left);
@@ -129,6 +137,9 @@ impl Writer {
                 gone(fs::rename(aside(dir, n), aside(dir, n + 1)))?;
             }
             gone(fs::rename(current(dir), aside(dir, 1)))?;
+            // Even if there is no new one now: what is aside is full, and is not put aside again.
+            self.file = None;
+            self.bytes = 0;
             self.turns += 1;
         }
         let mut options = OpenOptions::new();
@@ -266,6 +277,11 @@ impl LogFollower {
             turns,
         };
         Ok((before, follower))
+    }
+
+    /// Whether nothing more comes, as the server is ending.
+    pub fn ended(&self) -> bool {
+        self.output.lock().ended
     }
 
     /// The next lines that are there, up to some tens of KiB; none if nothing came for so long.

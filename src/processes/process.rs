@@ -49,6 +49,8 @@ pub(super) struct Launch {
     pub(super) root: PathBuf,
     /// Everything in its environment.
     pub(super) environment: Vec<(OsString, OsString)>,
+    /// The socket where somebody waits for the first word of it.
+    pub(super) notify: Option<String>,
     pub(super) account: Option<Arc<Account>>,
     /// What it listens on, if that is held for it.
     pub(super) socket: Option<Arc<TcpListener>>,
@@ -205,9 +207,11 @@ impl Keeper {
     fn keep(self) {
         let name = format!("process {} of {}", self.launch.kind, self.launch.project);
         let mut pause = PAUSE.0;
+        // Only at first: later nobody listens there, and a process that cannot tell may take that for a failure.
+        let mut notify = self.launch.notify.as_deref();
         loop {
             let begun = Instant::now();
-            let how = self.run();
+            let how = self.run(notify.take());
             if self.stop.stopped() {
                 self.shared.change(|facts| facts.pid = None);
                 return;
@@ -233,7 +237,7 @@ impl Keeper {
     }
 
     /// Runs it once, and says how it ended.
-    fn run(&self) -> String {
+    fn run(&self, notify: Option<&str>) -> String {
         let launch = &self.launch;
         let mut command = line::command(&launch.line, launch.socket.is_some());
         let environment = launch.environment.iter();
@@ -241,7 +245,8 @@ impl Keeper {
             .current_dir(&launch.dir)
             .env_clear()
             .envs(environment.map(|(key, value)| (key, value)))
-            .env(PROCESS, &self.name);
+            .env(PROCESS, &self.name)
+            .envs(notify.map(|name| ("NOTIFY_SOCKET", name)));
         let stdin = match self.socket() {
             Ok(stdin) => stdin,
             Err(error) => return error.to_string(),

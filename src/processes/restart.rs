@@ -16,9 +16,12 @@ use crate::log;
 use crate::manifest::{Health, ProcessType};
 use crate::name::{DeploymentId, Project};
 use crate::processes::health::{Ready, Waited};
-use crate::processes::process::{Process, stop_all};
+use crate::processes::process::{Launch, Process, stop_all};
 use crate::processes::{Component, Held, Plan, Processes, state};
 use crate::stop::Stop;
+
+/// What is as good as no limit, and within what a clock can count.
+const HEALTH_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What is to run.
 pub struct Order<'a> {
@@ -64,6 +67,7 @@ impl Processes {
     /// # Errors
     /// When the release's files cannot be read.
     pub fn has_any(&self, project: &Project, release: DeploymentId) -> Result<bool, Error> {
+        self.resumed.wait();
         if self.hook(project).is_some() || !self.component(project).all().is_empty() {
             return Ok(true);
         }
@@ -75,6 +79,7 @@ impl Processes {
     /// # Errors
     /// Why they are not, with the last lines of what failed.
     pub fn restart(&self, order: &Order<'_>, emit: Emit<'_>) -> Result<(), Unhealthy> {
+        self.resumed.wait();
         let project = order.project;
         if let Some(hook) = self.hook(project) {
             let release = self.setting.store.release(project, order.release);
@@ -175,7 +180,7 @@ impl Turn<'_> {
         };
         let old_held = old(&held, self.component);
         self.stop(old(&plain, self.component))?;
-        let deadline = Instant::now() + self.plan.manifest.health_timeout;
+        let deadline = Instant::now() + self.plan.manifest.health_timeout.min(HEALTH_MAX);
         let mut waited = Vec::new();
         for one in types {
             waited.push(self.start(one)?);
@@ -297,7 +302,11 @@ impl Turn<'_> {
             if self.processes.is_stopping() {
                 break;
             }
-            match Process::start(old.launch.clone(), &self.component.output) {
+            let launch = Launch {
+                notify: None,
+                ..old.launch.clone()
+            };
+            match Process::start(launch, &self.component.output) {
                 Ok(process) => {
                     processes.insert(old.launch.kind.clone(), process);
                 }

@@ -140,7 +140,8 @@ fn receive(
     let mut attempt = desk.workers.begin(wish)?;
     let id = attempt.record().deployment_id;
     let mut bytes = Bytes::new(payload, attempt.stop().clone());
-    match intake(desk).receive(&mut attempt, &mut bytes, sha256) {
+    let arrived = |id| desk.workers.arrived(id);
+    match intake(desk).receive(&mut attempt, &mut bytes, sha256, &arrived) {
         Ok(staged) => {
             let follower = desk.workers.follow(id, 0)?;
             desk.workers.submit(Work::Build(staged, then), attempt);

@@ -87,6 +87,10 @@ impl Logs {
                     .next(HEARTBEAT_AFTER)
                     .inspect_err(|error| log::error(&error.to_string()))
                     .map_err(io::Error::other)?;
+                if lines.is_empty() && follower.ended() {
+                    // Without a last event: it goes on with the next server.
+                    return stream.end();
+                }
                 if lines.is_empty() {
                     stream.send(sse::HEARTBEAT)?;
                 } else {

@@ -186,7 +186,8 @@ impl Sync {
             .map_err(|why| Refusal::new(Code::UploadBroken, why))
             .and_then(|mut payload| {
                 let hash = one.payload_hash.as_deref();
-                deploying::intake(desk).receive(&mut attempt, &mut payload, hash)
+                let arrived = |id| desk.workers.arrived(id);
+                deploying::intake(desk).receive(&mut attempt, &mut payload, hash, &arrived)
             });
         match received {
             Ok(staged) => desk

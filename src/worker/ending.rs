@@ -40,6 +40,9 @@ impl Workers {
                 None => Err(not_found(id)),
             };
         };
+        if why == Code::UploadBroken && !one.uploads {
+            return Err(conflict("has its payload already"));
+        }
         if !one.stop(why) {
             return Err(conflict("is past the point where it could be stopped"));
         }
@@ -54,6 +57,22 @@ impl Workers {
         }
         let why = format!("stopping deployment {id}: it was told to stop and has not ended yet");
         Err(Refusal::new(Code::Internal, why).about(id))
+    }
+
+    /// A payload arrived whole: from here on its upload cannot break. False if the deployment was stopped before.
+    pub fn arrived(&self, id: DeploymentId) -> bool {
+        let mut state = self.running.lock();
+        let Some(one) = state.running.get_mut(&id) else {
+            return true;
+        };
+        one.uploads = false;
+        one.why.get().is_none()
+    }
+
+    /// Whether a deployment runs whose payload is there.
+    fn has_arrived(&self, id: DeploymentId) -> bool {
+        let state = self.running.lock();
+        state.running.get(&id).is_some_and(|one| !one.uploads)
     }
 
     /// The deployment that a request with this key is the second one of: newest first, within a day, and not one whose
@@ -71,15 +90,17 @@ impl Workers {
                 let of_key = |one: &Summary| {
                     one.key == wanted && one.project == *project && one.started_at >= since
                 };
-                let counts = |one: &Summary| one.received || !one.status.ended();
-                all.find(|(_, one)| of_key(one) && counts(one))
-                    .map(|(id, one)| (*id, one.received))
+                // What makes an existing release live, or restarts it, has no upload that could break.
+                let arrived = |id, one: &Summary| one.received || one.release_id != id;
+                all.find(|(id, one)| of_key(one) && (arrived(**id, one) || !one.status.ended()))
+                    .map(|(id, one)| (*id, arrived(*id, one)))
             });
             match found {
                 None => return Ok(None),
                 Some((id, true)) => return Ok(Some(id)),
                 Some((id, false)) => match self.stop_one(id, Code::UploadBroken) {
                     Err(refusal) if refusal.code != Code::Conflict => return Err(refusal),
+                    Err(_) if self.has_arrived(id) => return Ok(Some(id)),
                     // It has ended, or its upload has, meanwhile.
                     _ => {}
                 },

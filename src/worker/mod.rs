@@ -208,6 +208,7 @@ impl Workers {
             stopper,
             why: Arc::default(),
             connection: wish.connection,
+            uploads: wish.release.is_none(),
         };
         let mut state = self.running.lock();
         if state.stopping {

@@ -45,6 +45,8 @@ pub(super) struct One {
     pub(super) stopper: SharedStopper,
     pub(super) why: Arc<OnceLock<Code>>,
     pub(super) connection: Option<u64>,
+    /// Whether its payload is still arriving.
+    pub(super) uploads: bool,
 }
 
 impl Running {

@@ -25,3 +25,4 @@ mod small;
 mod smuggle;
 mod tidy;
 mod tls;
+mod upset;
