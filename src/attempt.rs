@@ -128,6 +128,11 @@ impl Attempt {
         self.more.insert(name.to_owned(), value);
     }
 
+    /// What was put back was not put back because of it.
+    pub fn forget_rollback(&mut self) {
+        self.more.remove("rolled_back_to");
+    }
+
     /// How its peers did.
     pub fn peers(&mut self, results: Vec<Value>) {
         self.peers = results;

@@ -230,6 +230,11 @@ impl Builder {
                 self.processes.restore(&order(previous));
             }
             attempt.add_to_error("process_output", json!(unhealthy.output));
+            if self.processes.is_stopping() {
+                // Not the fault of what was deployed.
+                attempt.forget_rollback();
+                return Err(Refusal::new(Code::Interrupted, unhealthy.message));
+            }
             Err(Refusal::new(Code::Unhealthy, unhealthy.message))
         })?;
         attempt.restarted();

@@ -78,6 +78,8 @@ impl Drop for Resumed<'_> {
 struct Component {
     processes: Mutex<BTreeMap<String, Arc<Process>>>,
     sockets: Mutex<HashMap<String, Held>>,
+    /// The releases that a restart on its way may need, whatever runs at the moment.
+    needed: Mutex<Vec<DeploymentId>>,
     output: Arc<Output>,
 }
 
@@ -94,6 +96,10 @@ impl Component {
         self.processes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn needed(&self) -> MutexGuard<'_, Vec<DeploymentId>> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn all(&self) -> Vec<Arc<Process>> {
@@ -159,6 +165,7 @@ impl Processes {
             Arc::new(Component {
                 processes: Mutex::default(),
                 sockets: Mutex::default(),
+                needed: Mutex::default(),
                 output: Arc::new(Output::new(dir)),
             })
         };
@@ -170,7 +177,8 @@ impl Processes {
         root.join("logs").join(project.as_str())
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether the server is ending, so that nothing is started any more.
+    pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
@@ -279,8 +287,8 @@ impl Processes {
         }
         let component = self.components().get(project).cloned();
         component.is_some_and(|component| {
-            let processes = component.processes();
-            processes.values().any(|one| one.launch.release == release)
+            let runs = |one: &Arc<Process>| one.launch.release == release;
+            component.needed().contains(&release) || component.processes().values().any(runs)
         })
     }
 

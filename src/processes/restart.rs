@@ -5,6 +5,7 @@
 //! listens all the time.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,9 @@ impl Processes {
         let plan = self.plan(project, order.release)?;
         let component = self.component(project);
         let before = component.all();
+        // Until it is decided which of them run, no release of theirs may go.
+        let needed = before.iter().map(|one| one.launch.release);
+        *component.needed() = needed.chain([order.release]).collect();
         let types = plan
             .types
             .iter()
@@ -114,7 +118,9 @@ impl Processes {
             replaced: Vec::new(),
             emit,
         };
-        match turn.run(order.rolling) {
+        // A bug must not leave half of the processes running.
+        let run = catch_unwind(AssertUnwindSafe(|| turn.run(order.rolling)));
+        let outcome = match run.unwrap_or_else(|_| Err(bug(project))) {
             Ok(()) => {
                 // Sockets that no type has any more are closed, when the last process that had them is gone.
                 *component.sockets() = std::mem::take(&mut turn.sockets);
@@ -132,7 +138,16 @@ impl Processes {
                 }
                 Err(unhealthy)
             }
-        }
+        };
+        component.needed().clear();
+        outcome
+    }
+}
+
+fn bug(project: &Project) -> Unhealthy {
+    Unhealthy {
+        message: format!("restarting {project}: a bug, of which the server's log has more"),
+        output: Vec::new(),
     }
 }
 

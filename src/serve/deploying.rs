@@ -14,6 +14,7 @@ use crate::operation::{Deploy, Restart, Rollback};
 use crate::record::Record;
 use crate::serve::desk::{Desk, Outcome};
 use crate::serve::form::{Bytes, Payload, Request};
+use crate::serve::joining::{Begun, begin, earlier};
 use crate::serve::operations::Wanted;
 use crate::serve::stream::{self, Events};
 use crate::worker::{Wish, not_found};
@@ -81,17 +82,6 @@ pub(super) fn deploy(
     }
 }
 
-/// What was asked for before with the same key.
-fn earlier(desk: &Desk, project: &Project, wanted: &Wanted) -> Result<Option<Follower>, Refusal> {
-    let Some(key) = &wanted.key else {
-        return Ok(None);
-    };
-    match desk.workers.earlier(project, key)? {
-        Some(id) => desk.workers.follow(id, 0).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// Nothing but a live release, by whoever asks.
 fn wish(project: &Project, wanted: &Wanted, user: Option<String>) -> Wish {
     Wish {
@@ -137,7 +127,10 @@ fn receive(
     wanted: &Wanted,
 ) -> Result<Outcome, Refusal> {
     let then = wish.then.unwrap_or(Then::Activate);
-    let mut attempt = desk.workers.begin(wish)?;
+    let mut attempt = match begin(desk, &wish, wanted)? {
+        Begun::New(attempt) => *attempt,
+        Begun::Earlier(follower) => return outcome(follower, wanted),
+    };
     let id = attempt.record().deployment_id;
     let mut bytes = Bytes::new(payload, attempt.stop().clone());
     let arrived = |id| desk.workers.arrived(id);
@@ -275,12 +268,16 @@ fn activate(
             Some(self::payload(desk, release).map_err(gone)?.0)
         }
     };
-    let mut attempt = desk.workers.begin(Wish {
+    let wish = Wish {
         release: Some(release),
         rebuilds,
         options: of.options,
         ..wish
-    })?;
+    };
+    let mut attempt = match begin(desk, &wish, wanted)? {
+        Begun::New(attempt) => *attempt,
+        Begun::Earlier(follower) => return outcome(follower, wanted),
+    };
     let id = attempt.record().deployment_id;
     let work = match payload {
         Some(mut payload) => intake(desk)
@@ -348,12 +345,16 @@ pub(super) fn restart(
         let why = format!("restarting {project}: nothing of it is live");
         return Err(Refusal::new(Code::NotFound, why));
     };
-    let attempt = desk.workers.begin(Wish {
+    let wish = Wish {
         release: Some(live),
         then: None,
         restart,
         ..wish(project, wanted, user)
-    })?;
+    };
+    let attempt = match begin(desk, &wish, wanted)? {
+        Begun::New(attempt) => *attempt,
+        Begun::Earlier(follower) => return outcome(follower, wanted),
+    };
     let follower = desk.workers.follow(attempt.record().deployment_id, 0)?;
     desk.workers.submit(Work::Restart, attempt);
     outcome(follower, wanted)

@@ -1,5 +1,6 @@
 //! Ending deployments before their time: by a cancel, by the end of the server, or because their client is here again.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Refusal};
@@ -13,8 +14,10 @@ use crate::worker::{Workers, not_found};
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// How long an idempotency key holds: a day, in milliseconds.
 const KEY_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many uploads one request ends at most.
-const EARLIER_MAX: usize = 4;
+/// How often one request looks for an earlier one: each time it ends an upload, or waits for what is known in a moment.
+const EARLIER_MAX: usize = 1000;
+/// How long that is.
+const KNOWN_SOON: Duration = Duration::from_millis(5);
 
 impl Workers {
     /// Why a deployment was told to stop, if it was.
@@ -81,33 +84,40 @@ impl Workers {
     /// # Errors
     /// When one cannot be stopped.
     pub fn earlier(&self, project: &Project, key: &str) -> Result<Option<DeploymentId>, Refusal> {
-        let wanted = key_of(key);
-        let since = now_ms().saturating_sub(KEY_LASTS_MS);
         // Each round ends one upload, and there is one a component at a time.
         for _ in 0..EARLIER_MAX {
-            let found = self.known.index.look(|all| {
-                let mut all = all.iter().rev();
-                let of_key = |one: &Summary| {
-                    one.key == wanted && one.project == *project && one.started_at >= since
-                };
-                // What makes an existing release live, or restarts it, has no upload that could break.
-                let arrived = |id, one: &Summary| one.received || one.release_id != id;
-                all.find(|(id, one)| of_key(one) && (arrived(**id, one) || !one.status.ended()))
-                    .map(|(id, one)| (*id, arrived(*id, one)))
-            });
-            match found {
+            match self.of_key(project, key) {
                 None => return Ok(None),
                 Some((id, true)) => return Ok(Some(id)),
                 Some((id, false)) => match self.stop_one(id, Code::UploadBroken) {
-                    Err(refusal) if refusal.code != Code::Conflict => return Err(refusal),
+                    Err(refusal) if !matches!(refusal.code, Code::Conflict | Code::NotFound) => {
+                        return Err(refusal);
+                    }
                     Err(_) if self.has_arrived(id) => return Ok(Some(id)),
-                    // It has ended, or its upload has, meanwhile.
-                    _ => {}
+                    // It has ended, or its upload has, which is known in a moment.
+                    Err(_) => thread::sleep(KNOWN_SOON),
+                    Ok(()) => {}
                 },
             }
         }
         let why = format!("deploying {project}: too many requests with one idempotency key");
         Err(Refusal::new(Code::Conflict, why))
+    }
+
+    /// The newest deployment of a key that counts, and whether its payload has arrived.
+    pub(super) fn of_key(&self, project: &Project, key: &str) -> Option<(DeploymentId, bool)> {
+        let wanted = key_of(key);
+        let since = now_ms().saturating_sub(KEY_LASTS_MS);
+        self.known.index.look(|all| {
+            let mut all = all.iter().rev();
+            let of_key = |one: &Summary| {
+                one.key == wanted && one.project == *project && one.started_at >= since
+            };
+            // What makes an existing release live, or restarts it, has no upload that could break.
+            let arrived = |id, one: &Summary| one.received || one.release_id != id;
+            all.find(|(id, one)| of_key(one) && (arrived(**id, one) || !one.status.ended()))
+                .map(|(id, one)| (*id, arrived(*id, one)))
+        })
     }
 
     /// Begins no further deployment and stops those that run; one that is live already goes on to its end.

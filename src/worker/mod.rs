@@ -186,6 +186,12 @@ impl Workers {
         )?;
         state.newest = Some(id);
         drop(state);
+        // Whoever had this component before is known by now, so nobody deploys twice with one key.
+        let same = wish.key.as_deref();
+        if let Some((same, _)) = same.and_then(|key| self.of_key(&wish.project, key)) {
+            let why = format!("deploying {}: deployment {same} has this key", wish.project);
+            return Err(Refusal::new(Code::Busy, why).about(same));
+        }
 
         let opening = Opening {
             deployment_id: id,

@@ -590,3 +590,31 @@ fn a_dropped_component_is_gone_and_its_records_are_not() {
     drop(reader);
     assert_eq!(live(&harbor), "3");
 }
+
+#[test]
+fn requests_at_once_with_one_key_make_one_deployment() {
+    let harbor = Harbor::start();
+    let (media, body) = form(
+        &[("project", "demo"), ("install_command", "sleep 0.2")],
+        &version(1),
+    );
+    for round in 0..3 {
+        let key = format!("Idempotency-Key: round-{round}");
+        let post = || harbor.ask("POST", "/", &[&media, &key], &body);
+        let answers: Vec<Answer> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(post)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let (done, replaced): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|answer| answer.status == 200);
+        let mut ids: Vec<String> = done.into_iter().map(deployed).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "{answers:?}");
+        for answer in replaced {
+            assert_eq!(answer.refusal().0, "upload_broken");
+        }
+    }
+}
