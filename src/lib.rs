@@ -37,6 +37,14 @@
 //! which listens on a private unix socket; and relays the one answer. Its thread looks at both sides at once, so an early
 //! answer reaches a client that is still sending. TLS ends here, too: what lies behind knows nothing of it.
 //!
+//! # What runs, and where else
+//! A release that is live does not run by itself: [`processes`] starts what its `Procfile` says, keeps it running from that
+//! release, and replaces it by the processes of another one, old ones stopped before or, where the socket is held here, after.
+//! Which release each process runs from is on disk, so that the next start runs what ran.
+//!
+//! A deployment may be one of several, on the [`peers`]: each builds the same payload, all switch when all have built, and
+//! what fails in one place is taken back in all. The origin decides that ([`deploy`]), as a client of the others.
+//!
 //! # Threads
 //! | thread | what it does | ends when |
 //! | --- | --- | --- |
