@@ -1,11 +1,17 @@
 //! Whether new processes are healthy: by being up, by their own word, by a URL or by a command.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
+use rustix::process::{Uid, geteuid};
+
+use crate::account::Account;
 use crate::child::{self, Ended, How};
 use crate::client;
 use crate::error::{Doing, Error};
@@ -22,23 +28,31 @@ const BETWEEN: Duration = Duration::from_millis(250);
 /// How often a process is looked at while it is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where a new process says that it is ready, by the convention of systemd: a datagram socket without a file, so that it is
-/// reached by any user who knows its name, which is random and known to the process alone.
+/// Messages that are read at one look: whoever floods the socket does not hold up the look at the process.
+const MESSAGES_MAX: usize = 64;
+
+/// Where a new process says that it is ready, by the convention of systemd: a datagram socket without a file, so that the
+/// process reaches it as whichever user it runs. Its name is random, but no secret: the system says who sends, and only that
+/// user and root are heard.
 pub(super) struct Ready {
     socket: UnixDatagram,
+    user: Uid,
     name: String,
     said: bool,
 }
 
 impl Ready {
-    pub(super) fn new() -> Result<Ready, Error> {
+    /// For a process of this account, or of the server's own user.
+    pub(super) fn new(account: Option<&Account>) -> Result<Ready, Error> {
         let what = || "making a socket for READY=1".to_owned();
         let name = format!("gangplank-{}", random()?);
         let address = SocketAddr::from_abstract_name(&name).doing(what)?;
         let socket = UnixDatagram::bind_addr(&address).doing(what)?;
-        socket.set_nonblocking(true).doing(what)?;
+        sockopt::set_socket_passcred(&socket, true).doing(what)?;
+        let user = account.map_or_else(geteuid, |account| Uid::from_raw(account.uid));
         Ok(Ready {
             socket,
+            user,
             name,
             said: false,
         })
@@ -50,13 +64,34 @@ impl Ready {
     }
 
     fn said(&mut self) -> bool {
-        let mut message = [0; 4096];
         // What is left unread would block who sends it.
-        while let Ok(length) = self.socket.recv(&mut message) {
-            let mut lines = message[..length].split(|byte| *byte == b'\n');
-            self.said |= lines.any(|line| line == b"READY=1");
+        for _ in 0..MESSAGES_MAX {
+            match self.receive() {
+                Some(ready) => self.said |= ready,
+                None => break,
+            }
         }
         self.said
+    }
+
+    /// Whether the next message says so, if there is one.
+    fn receive(&self) -> Option<bool> {
+        let mut message = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut message)];
+        let flags = RecvFlags::DONTWAIT;
+        let length = recvmsg(&self.socket, &mut into, &mut control, flags)
+            .ok()?
+            .bytes;
+        let heard = control.drain().any(|part| match part {
+            RecvAncillaryMessage::ScmCredentials(from) => {
+                from.uid == self.user || from.uid.is_root()
+            }
+            _ => false,
+        });
+        let mut lines = message[..length].split(|byte| *byte == b'\n');
+        Some(heard && lines.any(|line| line == b"READY=1"))
     }
 }
 
@@ -193,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_process_says_that_it_is_ready() {
-        let mut ready = Ready::new().unwrap();
+        let mut ready = Ready::new(None).unwrap();
         assert!(ready.variable().starts_with("@gangplank-"));
         let sender = UnixDatagram::unbound().unwrap();
         let send = |text: &str| {
@@ -217,5 +252,12 @@ mod tests {
             .send_to_addr(table[3].0.as_bytes(), &address)
             .unwrap();
         assert!(ready.said(), "once is for good");
+
+        // Somebody else may find the name and is not heard.
+        let app = Account::find("app", "app:x:4242:4242::/", "").unwrap();
+        let mut others = Ready::new(Some(&app)).unwrap();
+        let address = SocketAddr::from_abstract_name(&others.name).unwrap();
+        sender.send_to_addr(b"READY=1", &address).unwrap();
+        assert_eq!(others.said(), geteuid().is_root());
     }
 }

@@ -228,7 +228,7 @@ impl Turn<'_> {
             Some(Health::Http(_)) if held.is_some() => None,
             health => health.clone(),
         };
-        let ready = Ready::new()?;
+        let ready = Ready::new(self.processes.setting.account.as_deref())?;
         let notify = Some(ready.variable());
         let launch = self
             .processes
