@@ -103,8 +103,14 @@ impl Output {
                 return Ok(true);
             }
             if writer.turns != *turns {
-                *turns = writer.turns;
-                *file = BufReader::new(File::open(current(&self.dir))?);
+                // The next one after the one that was read; where that is gone, the oldest that there is.
+                let newer = u32::try_from(writer.turns - *turns - 1).unwrap_or(u32::MAX);
+                let next = match newer.min(FILES_KEPT) {
+                    0 => current(&self.dir),
+                    n => aside(&self.dir, n),
+                };
+                *turns = writer.turns - u64::from(newer.min(FILES_KEPT));
+                *file = BufReader::new(File::open(next)?);
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -332,12 +338,12 @@ mod tests {
         assert_eq!(before, []);
         assert_eq!(follower.next(Duration::from_millis(1)).unwrap(), []);
         // More than all the files hold, a follower along with it.
-        let filler = "x".repeat(8000);
+        let filler = Arc::<str>::from("x".repeat(8000));
         let count = 6200;
-        let writing = Arc::clone(&output);
+        let (writing, text) = (Arc::clone(&output), Arc::clone(&filler));
         let writer = std::thread::spawn(move || {
             for n in 0..count {
-                writing.write("web", &line(format!("{n} {filler}")));
+                writing.write("web", &line(format!("{n} {text}")));
             }
         });
         let mut seen = Vec::new();
@@ -363,6 +369,18 @@ mod tests {
         // Bounded by bytes, over the end of a file.
         let many = tail(&dir, 10_000).unwrap();
         assert!(many.len() > 400 && many.len() < 620, "{}", many.len());
+        // One that falls behind, by less than what is kept, misses nothing.
+        let (_, mut behind) = LogFollower::new(&output, 0).unwrap();
+        for n in 0..3800 {
+            output.write("web", &line(format!("{n} {filler}")));
+        }
+        let mut next = 0;
+        while next < 3800 {
+            for one in behind.next(Duration::from_secs(10)).unwrap() {
+                assert!(one.line.starts_with(&format!("{next} ")), "{next}");
+                next += 1;
+            }
+        }
         let _ = fs::remove_dir_all(&dir);
     }
 }
