@@ -508,6 +508,23 @@ pub(crate) fn have(program: &str) -> bool {
     found
 }
 
+/// Whether this machine lets us do something, by a command that tries it. Not every one does, and that is said.
+pub(crate) fn may(command: &[&str]) -> bool {
+    let tried = Command::new(command[0])
+        .args(&command[1..])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let may = tried.is_ok_and(|status| status.success());
+    if !may {
+        eprintln!(
+            "skipped: this machine does not let us run {}",
+            command.join(" ")
+        );
+    }
+    may
+}
+
 /// Whether the tests run as root. If not, that is said, and is a failure where everything has to be there.
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();

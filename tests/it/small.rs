@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harbor::{
     Answer, BINARY, BOUNDARY, Harbor, TempDir, await_some, bare, component, form, gzip, have,
-    is_root, names, tar,
+    is_root, may, names, tar,
 };
 
 /// Bytes that do not shrink, in one file of a tar.
@@ -83,6 +83,9 @@ fn deployed(answer: &Answer) -> String {
     answer.json()["deployment_id"].as_str().unwrap().to_owned()
 }
 
+/// Mounts of our own need a privilege that containers often do not give.
+const MOUNTS: &[&str] = &["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
+
 /// A server on a file system of its own, in its own mount namespace: it is gone with it. `size` is as for a tmpfs.
 fn mounted(size: &str, flags: &[&str]) -> Harbor {
     let root = Arc::new(TempDir::new());
@@ -107,7 +110,7 @@ fn remount(harbor: &Harbor, how: &str) {
 
 #[test]
 fn the_disk_s_last_bytes_are_not_taken() {
-    if !is_root() || !have("unshare") {
+    if !is_root() || !have("unshare") || !may(MOUNTS) {
         return;
     }
     let harbor = mounted("128m", &["--min-free-disk", "64M"]);
@@ -122,7 +125,7 @@ fn the_disk_s_last_bytes_are_not_taken() {
 
 #[test]
 fn a_disk_that_is_really_full_and_one_that_cannot_be_written() {
-    if !is_root() || !have("unshare") || !have("nsenter") {
+    if !is_root() || !have("unshare") || !have("nsenter") || !may(MOUNTS) {
         return;
     }
     let harbor = mounted("48m", &["--min-free-disk", "0"]);
