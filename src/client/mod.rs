@@ -213,6 +213,19 @@ impl Client {
         self.start("call", "/", stream, headers, Content::Whole(body))
     }
 
+    /// As [`Client::call`] with a stream. The key lets the server know a second try.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn call_once(&self, fields: &Fields, key: &str) -> Result<Running, Error> {
+        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
+        let headers = vec![
+            ("Content-Type", "application/json".to_owned()),
+            ("Idempotency-Key", key.to_owned()),
+        ];
+        self.start("call", "/", true, headers, Content::Whole(body))
+    }
+
     /// An operation that is answered with bytes: they come as [`Notice::Bytes`], as many at once as the memory allows, and
     /// only all of them are followed by [`Notice::Ended`].
     ///

@@ -1,7 +1,6 @@
 //! One deployment on every peer: all build, then all switch, then all restart; and what one of them cannot, none does.
 
 use std::thread;
-use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use serde_json::json;
@@ -37,15 +36,30 @@ struct Member<'a> {
     build: Option<Build>,
     /// What was live there before, once its build is live.
     before: Option<Option<DeploymentId>>,
+    /// Its processes were to be those of its build.
+    restarted: bool,
     error: Option<String>,
 }
 
 impl Member<'_> {
-    fn fail(&mut self, why: String) {
-        self.error = Some(why);
-        self.completed_at = now_ms();
+    /// It still goes along.
+    fn goes_along(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// Writes down what came of taking it back.
+    fn taken_back(&mut self, undone: Result<(), String>) {
+        self.error = Some(match (self.error.take(), undone) {
+            (None, Ok(())) => "rolled back, because another one failed".to_owned(),
+            (None, Err(why)) => format!("not rolled back: {why}"),
+            (Some(error), Ok(())) => format!("{error}; rolled back"),
+            (Some(error), Err(why)) => format!("{error}; not rolled back: {why}"),
+        });
     }
 }
+
+/// What came of asking one member: its number, the answer, and when it came.
+type Asked<T> = (usize, Result<T, String>, u64);
 
 impl<'a> Fleet<'a> {
     /// Nobody, for a deployment that is only for this server.
@@ -62,43 +76,75 @@ impl<'a> Fleet<'a> {
         attempt: &mut Attempt,
         work: impl Fn(&Peer, &Build, Tell<'_>) -> Result<T, String> + Sync,
     ) -> Vec<(usize, T)> {
+        let asked = self.ask(attempt, Member::goes_along, |member, tell| {
+            let none = || format!("there is no build of {}", member.peer.name());
+            work(member.peer, member.build.as_ref().ok_or_else(none)?, tell)
+        });
+        let mut well = Vec::new();
+        for (n, result, at) in asked {
+            self.members[n].completed_at = at;
+            match result {
+                Ok(value) => well.push((n, value)),
+                Err(why) => self.members[n].error = Some(why),
+            }
+        }
+        well
+    }
+
+    fn ask<T: Send>(
+        &self,
+        attempt: &mut Attempt,
+        whom: impl Fn(&Member<'a>) -> bool,
+        work: impl Fn(&Member<'a>, Tell<'_>) -> Result<T, String> + Sync,
+    ) -> Vec<Asked<T>> {
         let (sender, receiver) = bounded::<PeerEvent>(EVENTS);
-        let mut done = Vec::new();
         thread::scope(|scope| {
             let mut threads = Vec::new();
-            for (n, member) in self.members.iter().enumerate() {
-                let (Some(build), None) = (&member.build, &member.error) else {
-                    continue;
-                };
-                let (sender, work, peer) = (sender.clone(), &work, member.peer);
+            for (n, member) in self.members.iter().enumerate().filter(|(_, one)| whom(one)) {
+                let (sender, work) = (sender.clone(), &work);
                 let spawned = thread::Builder::new()
-                    .name(format!("peer-{}", peer.name()))
+                    .name(format!("peer-{}", member.peer.name()))
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, move || {
                         // Nobody listens any more if the disk took no event: the work goes on to its end.
-                        work(peer, build, &|event| drop(sender.send(event)))
+                        let result = work(member, &|event| drop(sender.send(event)));
+                        (result, now_ms())
                     });
                 threads.push((n, spawned));
             }
             drop(sender);
             pass_on(attempt, &receiver);
-            for (n, thread) in threads {
-                let result = match thread.map(thread::ScopedJoinHandle::join) {
-                    Ok(Ok(result)) => result,
+            let ended = threads.into_iter().map(|(n, thread)| {
+                let (result, at) = match thread.map(thread::ScopedJoinHandle::join) {
+                    Ok(Ok(ended)) => ended,
                     Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                    Err(error) => Err(format!("there is no thread for it: {error}")),
+                    Err(error) => (Err(format!("there is no thread for it: {error}")), now_ms()),
                 };
-                done.push((n, result));
-            }
+                (n, result, at)
+            });
+            ended.collect()
+        })
+    }
+
+    /// Takes back, all at once, what those members have made live.
+    fn undo(&mut self, attempt: &mut Attempt, tree: &Tree, whom: impl Fn(&Member<'a>) -> bool) {
+        let Ok((_stopper, stop)) = stop::pair() else {
+            return log::error("taking back at the peers: no descriptor is left");
+        };
+        let whom = |member: &Member<'a>| member.before.is_some() && whom(member);
+        let asked = self.ask(attempt, whom, |member, tell| {
+            let before = member.before.flatten();
+            // Processes that nobody touched still run from the release before.
+            let restart = member.restarted;
+            let peer = member.peer;
+            peer.undo(&tree.project, before, restart, &stop, tell)
         });
-        let mut well = Vec::new();
-        for (n, result) in done {
-            match result {
-                Ok(value) => well.push((n, value)),
-                Err(why) => self.members[n].fail(why),
-            }
+        for (n, undone, at) in asked {
+            let member = &mut self.members[n];
+            member.before = None;
+            member.completed_at = at;
+            member.taken_back(undone);
         }
-        well
     }
 
     /// Goes on, or not, as the failures and the request say.
@@ -171,6 +217,7 @@ impl Builder {
                     previous: None,
                 }),
                 before: None,
+                restarted: false,
                 error: None,
             };
             let mut fleet = Fleet {
@@ -194,7 +241,6 @@ impl Builder {
             let staged = fleet.each(attempt, |peer, _, tell| peer.stage(&stage, &stop, tell));
             for (n, build) in staged {
                 fleet.members[n].build = Some(build);
-                fleet.members[n].completed_at = now_ms();
             }
             if stop.stopped() {
                 fleet.report(attempt);
@@ -222,12 +268,12 @@ impl Builder {
         });
         for (n, build) in live {
             fleet.members[n].before = Some(build.previous);
-            fleet.members[n].completed_at = now_ms();
         }
         fleet.verdict(&format!("activating {}", tree.project))
     }
 
-    /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy.
+    /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy. One that is left behind has live again what ran there before: its next
+    /// start must not begin what failed.
     pub(super) fn restart_fleet(
         &self,
         attempt: &mut Attempt,
@@ -243,52 +289,31 @@ impl Builder {
             peer.restart(project, rolling, timeout, stop, tell)
         };
         if !rolling {
-            for (n, ()) in fleet.each(attempt, |peer, _, tell| restart(peer, tell, &stop)) {
-                fleet.members[n].completed_at = now_ms();
+            for member in &mut fleet.members {
+                member.restarted = true;
             }
-            return fleet.verdict(&what);
-        }
-        let names: Vec<String> = fleet
-            .members
-            .iter()
-            .map(|member| member.peer.name().to_owned())
-            .collect();
-        for (turn, name) in names.iter().enumerate() {
-            let one = |peer: &Peer, _: &Build, tell: Tell<'_>| match peer.name() == name {
-                true => restart(peer, tell, &stop),
-                false => Ok(()),
-            };
-            fleet.each(attempt, one);
-            fleet.members[turn].completed_at = now_ms();
+            fleet.each(attempt, |peer, _, tell| restart(peer, tell, &stop));
             fleet.verdict(&what)?;
+            fleet.undo(attempt, tree, |member| !member.goes_along());
+            return Ok(());
+        }
+        for turn in 0..fleet.members.len() {
+            fleet.members[turn].restarted = true;
+            let name = fleet.members[turn].peer.name().to_owned();
+            let is_it = |member: &Member<'_>| member.peer.name() == name && member.goes_along();
+            let asked = fleet.ask(attempt, is_it, |one, tell| restart(one.peer, tell, &stop));
+            for (n, result, at) in asked {
+                fleet.members[n].completed_at = at;
+                fleet.members[n].error = result.err();
+            }
+            fleet.verdict(&what)?;
+            fleet.undo(attempt, tree, |member| !member.goes_along());
         }
         Ok(())
     }
 
     /// Takes back what the peers have made live.
     pub(super) fn undo_fleet(&self, attempt: &mut Attempt, fleet: &mut Fleet<'_>, tree: &Tree) {
-        let restart = attempt.record().restart_mode.is_some();
-        let Ok((_stopper, stop)) = stop::pair() else {
-            return log::error("taking back at the peers: no descriptor is left");
-        };
-        let (sender, receiver) = bounded::<PeerEvent>(EVENTS);
-        let wait: Duration = Duration::from_millis(1);
-        for member in &mut fleet.members {
-            let Some(before) = member.before else {
-                continue;
-            };
-            let tell = |event: PeerEvent| drop(sender.send_timeout(event, wait));
-            let undone = member
-                .peer
-                .undo(&tree.project, before, restart, &stop, &tell);
-            let why = match undone {
-                Ok(()) => "rolled back, because another one failed".to_owned(),
-                Err(why) => format!("not rolled back: {why}"),
-            };
-            let error = member.error.take();
-            member.fail(error.map_or(why.clone(), |error| format!("{error}; {why}")));
-        }
-        drop(sender);
-        pass_on(attempt, &receiver);
+        fleet.undo(attempt, tree, |_| true);
     }
 }

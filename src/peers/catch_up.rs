@@ -1,6 +1,7 @@
 //! What is live at a peer, and its payloads, for a host that was off.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -9,6 +10,9 @@ use crate::name::{DeploymentId, Project};
 use crate::operation::{Fields, Options};
 use crate::peers::Peer;
 use crate::stop::Stop;
+
+/// A payload of which nothing comes for so long does not come any more.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// A component that is live at a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +108,10 @@ impl Read for Download {
             let notice = crossbeam_channel::select! {
                 recv(self.running.notices()) -> notice => notice,
                 recv(self.stop.channel()) -> _ => return Err(io::Error::other("stopped")),
+                default(SILENCE) => {
+                    let why = format!("timed out: nothing came for {} s", SILENCE.as_secs());
+                    return Err(io::Error::other(why));
+                }
             };
             match notice {
                 Ok(Notice::Bytes(bytes)) => {

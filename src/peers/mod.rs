@@ -152,7 +152,9 @@ impl Peer {
         let mut fields = fields("deploy_component", project);
         fields.insert("deployment_id".into(), build.id.to_string().into());
         let mut talk = self.talk(QUICK, stop, tell);
-        talk.run(&mut || self.client.call(&fields, true))?;
+        // A first try whose answer was lost may have made it live already, which a second one must hear.
+        let key = format!("activate-{}", build.id);
+        talk.run(&mut || self.client.call_once(&fields, &key))?;
         talk.build()
     }
 

@@ -121,7 +121,10 @@ impl Sync {
                     );
                 }
                 (_, mut value) => {
-                    value["message"] = value["error"].take();
+                    if let Some(map) = value.as_object_mut() {
+                        let why = map.remove("error").unwrap_or_default();
+                        map.insert("message".into(), why);
+                    }
                     sse::frame(&mut record, None, "error", &value.to_string());
                 }
             }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -289,6 +289,80 @@ fn what_is_not_healthy_somewhere_is_rolled_back_everywhere() {
             );
         }
     }
+}
+
+/// What runs of the component.
+fn processes(harbor: &Harbor) -> Value {
+    let components = harbor
+        .operate(&json!({"operation": "get_components"}))
+        .json();
+    components["components"][0]["processes"].clone()
+}
+
+fn pids(peers: &[Harbor]) -> Vec<u64> {
+    let pid = |peer| processes(peer)[0]["pid"].as_u64().unwrap();
+    peers.iter().map(pid).collect()
+}
+
+#[test]
+fn a_peer_that_is_left_behind_has_live_what_runs_there() {
+    let sea = sea(2, &[]);
+    for (mode, v) in [("true", "2"), ("rolling", "3")] {
+        let good = [("./Procfile", SLEEPS), ("./v", "1")];
+        deploy(&sea.origin, &[("restart", mode)], &payload(&good));
+        let root = sea.peers[0].root.0.display().to_string();
+        let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
+        let fields = [("restart", mode), ("ignore_replication_errors", "true")];
+        let events = deploy(
+            &sea.origin,
+            &fields,
+            &payload(&[("./Procfile", &bad), ("./v", v)]),
+        );
+        let last = events.last().unwrap();
+        assert_eq!(last.event, "done", "{events:#?}");
+        let told = results(&last.data["result"]);
+        assert!(
+            told[0].2.contains("exit code 8") && told[0].2.ends_with("; rolled back"),
+            "{told:?}"
+        );
+        assert_eq!(told[1].1, "success", "{told:?}");
+        assert_eq!(
+            [&sea.origin, &sea.peers[0], &sea.peers[1]].map(live),
+            [Some(v.into()), Some("1".into()), Some(v.into())],
+            "{mode}"
+        );
+        assert!(processes(&sea.peers[0])[0]["pid"].is_u64(), "{mode}");
+        // Whatever happens at a peer is passed on, what is taken back too, in its own order.
+        let ends = events.iter().filter(|one| {
+            let of_two = one.event == "peer" && one.data["peer"] == "two";
+            of_two && (one.data["event"] == "done" || one.data["event"] == "error")
+        });
+        let ends: Vec<&str> = ends.filter_map(|one| one.data["event"].as_str()).collect();
+        assert_eq!(ends, ["done", "done", "error", "done"], "{mode}");
+    }
+}
+
+#[test]
+fn what_was_not_restarted_runs_on_when_it_is_taken_back() {
+    let sea = sea(2, &[]);
+    let good = [("./Procfile", SLEEPS), ("./v", "1")];
+    deploy(&sea.origin, &[("restart", "true")], &payload(&good));
+    let running = pids(&sea.peers);
+    // The origin itself cannot run it: its peers have switched by then, and restarted nothing.
+    let root = sea.origin.root.0.display().to_string();
+    let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
+    let events = deploy(
+        &sea.origin,
+        &[("restart", "true")],
+        &payload(&[("./Procfile", &bad), ("./v", "2")]),
+    );
+    let error = fails(&sea, &events);
+    assert_eq!(error["code"], "unhealthy", "{error}");
+    assert_eq!(error["failed_peers"], json!(["two", "three"]), "{error}");
+    for server in sea.peers.iter().chain([&sea.origin]) {
+        assert_eq!(live(server).as_deref(), Some("1"));
+    }
+    assert_eq!(pids(&sea.peers), running);
 }
 
 #[test]
@@ -675,4 +749,76 @@ fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
     assert_eq!(live(&sea.origin).as_deref(), Some("1"));
     assert_eq!(live(&sea.peers[0]).as_deref(), Some("1"));
     assert_eq!(live(&sea.peers[1]).as_deref(), Some("1"));
+}
+
+/// Something between the origin and a peer that passes on all, but the first answer to an activation.
+fn without_the_first_answer(target: &str) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let lost = Arc::new(AtomicU64::new(0));
+    let (counted, target) = (Arc::clone(&lost), target.to_owned());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(mut server) = TcpStream::connect(&target) else {
+                continue;
+            };
+            let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let (mut to_client, counted) = (client, Arc::clone(&counted));
+            let mute = Arc::new(AtomicBool::new(false));
+            let is_mute = Arc::clone(&mute);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = down.read(&mut buffer) {
+                    if !is_mute.load(Ordering::Relaxed) {
+                        let _ = to_client.write_all(&buffer[..read]);
+                    }
+                }
+                // The peer has done it when it closes.
+                let how = match is_mute.load(Ordering::Relaxed) {
+                    true => std::net::Shutdown::Both,
+                    false => std::net::Shutdown::Write,
+                };
+                let _ = to_client.shutdown(how);
+            });
+            std::thread::spawn(move || {
+                let (mut buffer, mut seen, mut found) = ([0; 4096], Vec::new(), false);
+                while let Ok(read @ 1..) = up.read(&mut buffer) {
+                    seen.extend_from_slice(&buffer[..read]);
+                    let text = String::from_utf8_lossy(&seen);
+                    if !found
+                        && text.contains("deploy_component")
+                        && text.contains("\"deployment_id\"")
+                    {
+                        found = true;
+                        mute.store(
+                            counted.fetch_add(1, Ordering::Relaxed) == 0,
+                            Ordering::Relaxed,
+                        );
+                    }
+                    let _ = server.write_all(&buffer[..read]);
+                }
+            });
+        }
+    });
+    (address, lost)
+}
+
+#[test]
+fn a_switch_whose_answer_is_lost_is_not_taken_for_a_failure() {
+    let peer = Harbor::start();
+    let (address, tried) = without_the_first_answer(&peer.address);
+    let tokens = TempDir::new();
+    let flags = flags(&tokens.0, &[("two", &address, &peer.token)]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let origin = Harbor::with(&flags, &[]);
+    let events = deploy(&origin, &[], &payload(&[("./v", "1")]));
+    assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+    assert_eq!(tried.load(Ordering::Relaxed), 2);
+    assert_eq!(
+        [&origin, &peer].map(live),
+        [Some("1".into()), Some("1".into())]
+    );
+    // It was made live once.
+    let list = json!({"operation": "list_deployments", "status": "success"});
+    assert_eq!(peer.operate(&list).json()["total"], 1);
 }
