@@ -150,7 +150,7 @@ impl Builder {
             Some(_) => self.restart_all(attempt, &mut fleet, &tree),
             None => Ok(()),
         });
-        fleet.report(attempt);
+        fleet.report(attempt, ended.is_ok());
         ended
     }
 

@@ -4,11 +4,12 @@
 //! code `interrupted`, and what it had built is removed. Processes that an installation left are found by their environment
 //! and ended first, so that nothing writes into a tree that is being removed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use crate::attempt::Registry;
 use crate::child::{self, Whose};
@@ -90,9 +91,21 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
     if !record.status.ended() {
         let live = store.live(&record.project) == Some(record.release_id);
         let event = if live {
-            Event::Done(record.result(false, now_ms()))
+            let mut result = record.result(false, now_ms());
+            if let Some(peers) = peers(&entries, &record) {
+                log::warn(&format!(
+                    "deployment {id} of {} was on its way to its peers: what is live there is to be looked at",
+                    record.project
+                ));
+                result["peer_results"] = peers;
+            }
+            Event::Done(result)
         } else {
-            Event::Error(Box::new(interrupted(&record)))
+            let mut failure = interrupted(&record);
+            failure
+                .more
+                .extend(peers(&entries, &record).map(|peers| ("peer_results".to_owned(), peers)));
+            Event::Error(Box::new(failure))
         };
         if !live {
             if builds(&entries) {
@@ -127,6 +140,33 @@ fn builds(entries: &[Entry]) -> bool {
         Some(Event::Deployment(opening)) => opening.phases.contains(&Phase::Extract),
         _ => false,
     }
+}
+
+/// How the peers of a replicated deployment did, as far as they were heard: live there is what said so, and of the others
+/// it is not known.
+fn peers(entries: &[Entry], record: &Record) -> Option<Value> {
+    match entries.first().map(Entry::meaning) {
+        Some(Event::Deployment(opening)) if opening.phases.contains(&Phase::Replicate) => {}
+        _ => return None,
+    }
+    let mut heard: BTreeMap<String, bool> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.event == "peer") {
+        if let Event::Peer(one) = entry.meaning() {
+            let live = one.event == "done" && one.data["result"].get("staged").is_none();
+            *heard.entry(one.peer).or_default() |= live;
+        }
+    }
+    let results = heard.into_iter().map(|(name, live)| {
+        let error = (!live).then_some("not known: the origin ended before it was told");
+        json!({
+            "node": name,
+            "status": if live { "success" } else { "failed" },
+            "error": error,
+            "started_at": record.started_at,
+            "completed_at": now_ms(),
+        })
+    });
+    Some(results.collect())
 }
 
 fn interrupted(record: &Record) -> Failure {

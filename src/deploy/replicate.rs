@@ -163,16 +163,19 @@ impl<'a> Fleet<'a> {
     }
 
     /// Writes down how the peers did, for the result or for the error.
-    pub(super) fn report(&self, attempt: &mut Attempt) {
+    pub(super) fn report(&self, attempt: &mut Attempt, well: bool) {
         if self.members.is_empty() {
             return;
         }
         let results = self.members.iter().map(|member| {
             let completed = member.completed_at.max(member.started_at);
+            // Who only built it is no success of a deployment that failed elsewhere.
+            let kept = (!well).then_some("built, but not made live");
+            let error = member.error.as_deref().or(kept);
             json!({
                 "node": member.peer.name(),
-                "status": if member.error.is_none() { "success" } else { "failed" },
-                "error": member.error,
+                "status": if error.is_none() { "success" } else { "failed" },
+                "error": error,
                 "started_at": member.started_at,
                 "completed_at": completed,
             })
@@ -243,13 +246,13 @@ impl Builder {
                 fleet.members[n].build = Some(build);
             }
             if stop.stopped() {
-                fleet.report(attempt);
+                fleet.report(attempt, false);
                 let why = format!("replicating {}: stopped", tree.project);
                 return Err(Refusal::new(Code::Cancelled, why));
             }
             fleet
                 .verdict(&format!("replicating {}", tree.project))
-                .inspect_err(|_| fleet.report(attempt))?;
+                .inspect_err(|_| fleet.report(attempt, false))?;
             Ok((fleet, Facts::new()))
         })
     }

@@ -822,3 +822,55 @@ fn a_switch_whose_answer_is_lost_is_not_taken_for_a_failure() {
     let list = json!({"operation": "list_deployments", "status": "success"});
     assert_eq!(peer.operate(&list).json()["total"], 1);
 }
+
+#[test]
+fn an_origin_that_is_killed_after_its_switch_says_what_it_knows_of_its_peers() {
+    if !cfg!(debug_assertions) {
+        eprintln!("skipped: checkpoints are only in debug builds");
+        return;
+    }
+    let peer = Harbor::start();
+    let tokens = TempDir::new();
+    let flags = flags(&tokens.0, &[("two", &peer.address, &peer.token)]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let root = Arc::new(TempDir::new());
+    let reached = root.0.with_extension("reached");
+    let asked = format!("switched={}", reached.display());
+    let origin = Harbor::on(
+        Arc::clone(&root),
+        &flags,
+        &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
+    );
+    let (media, body) = crate::harbor::form(
+        &[("project", "demo"), ("replicated", "true")],
+        &payload(&[("./v", "1")]),
+    );
+    let authorization = format!("Authorization: Bearer {}", origin.token);
+    let mut stream = origin.connect();
+    stream
+        .write_all(&crate::harbor::request(
+            "POST",
+            "/",
+            &[&authorization, &media],
+            &body,
+        ))
+        .unwrap();
+    await_some("the switch", || reached.exists().then_some(()));
+    drop(origin);
+    fs::remove_file(&reached).unwrap();
+    let origin = Harbor::on(root, &flags, &[]);
+    let list = origin
+        .operate(&json!({"operation": "list_deployments"}))
+        .json();
+    let record = &list["deployments"][0];
+    assert_eq!(
+        (live(&origin).as_deref(), &record["status"]),
+        (Some("1"), &json!("success"))
+    );
+    let told = results(record);
+    assert!(
+        told.len() == 1 && told[0].1 == "failed" && told[0].2.contains("not known"),
+        "{told:?}"
+    );
+    assert_eq!(live(&peer), None);
+}
