@@ -13,7 +13,7 @@ use crate::log;
 use crate::name::DeploymentId;
 use crate::operation::Restart;
 use crate::peers::{Build, Peer, Stage, Tell};
-use crate::stop::{self, Stop};
+use crate::stop;
 
 /// The stack of a thread that talks to a peer.
 const STACK_BYTES: usize = 256 << 10;
@@ -288,14 +288,14 @@ impl Builder {
         let project = &tree.project;
         let timeout = self.replicate_timeout;
         let what = format!("restarting {project}");
-        let restart = |peer: &Peer, tell: Tell<'_>, stop: &Stop| {
-            peer.restart(project, rolling, timeout, stop, tell)
+        let restart = |peer: &Peer, build: &Build, tell: Tell<'_>| {
+            peer.restart(project, (build, rolling), timeout, &stop, tell)
         };
         if !rolling {
             for member in &mut fleet.members {
                 member.restarted = true;
             }
-            fleet.each(attempt, |peer, _, tell| restart(peer, tell, &stop));
+            fleet.each(attempt, |peer, build, tell| restart(peer, build, tell));
             fleet.verdict(&what)?;
             fleet.undo(attempt, tree, |member| !member.goes_along());
             return Ok(());
@@ -304,7 +304,10 @@ impl Builder {
             fleet.members[turn].restarted = true;
             let name = fleet.members[turn].peer.name().to_owned();
             let is_it = |member: &Member<'_>| member.peer.name() == name && member.goes_along();
-            let asked = fleet.ask(attempt, is_it, |one, tell| restart(one.peer, tell, &stop));
+            let asked = fleet.ask(attempt, is_it, |one, tell| match &one.build {
+                Some(build) => restart(one.peer, build, tell),
+                None => Ok(()),
+            });
             for (n, result, at) in asked {
                 fleet.members[n].completed_at = at;
                 fleet.members[n].error = result.err();

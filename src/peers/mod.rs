@@ -165,15 +165,17 @@ impl Peer {
     pub fn restart(
         &self,
         project: &Project,
-        rolling: bool,
+        (build, rolling): (&Build, bool),
         timeout: Duration,
         stop: &Stop,
         tell: Tell<'_>,
     ) -> Result<(), String> {
         let mut fields = fields("restart_component", project);
         fields.insert("rolling".into(), rolling.into());
+        let key = format!("restart-{}", build.id);
         let mut talk = self.talk(timeout, stop, tell);
-        talk.run(&mut || self.client.call(&fields, true)).map(drop)
+        talk.run(&mut || self.client.call_once(&fields, &key))
+            .map(drop)
     }
 
     /// Makes live again what was before, or nothing if nothing was.

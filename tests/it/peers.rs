@@ -732,10 +732,20 @@ fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
                 .deploy_live(&fields, &payload(&[("./v", "2")]))
                 .events()
         });
-        await_some("the second peer's build", || {
-            let staged = json!({"operation": "list_deployments", "status": "staged"});
-            (dying.operate(&staged).json()["total"] == 2).then_some(())
-        });
+        await_some(
+            "the second peer's build, as the origin has heard of it",
+            || {
+                let newest = names(&origin.path("deployments")).pop()?;
+                let journal = origin.path(&format!("deployments/{newest}/events.ndjson"));
+                let text = fs::read_to_string(journal).ok()?;
+                let of_three = text
+                    .lines()
+                    .filter(|line| line.contains("\"peer\":\"three\""));
+                let mut done = of_three.filter(|line| line.contains("\"event\":\"done\""));
+                // Not that of the deployment before.
+                (text.contains("while [") && done.next().is_some()).then_some(())
+            },
+        );
         dying.server.kill().unwrap();
         dying.server.wait().unwrap();
         fs::write(&gate, "").unwrap();
