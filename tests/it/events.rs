@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harbor::{Answer, Harbor, TempDir, await_some, component, form, records, request};
+use crate::harbor::{
+    Answer, Harbor, TempDir, await_some, component, form, noise, records, request,
+};
 
 fn watch(harbor: &Harbor, path: &str, headers: &[&str]) -> Answer {
     harbor.ask("GET", path, headers, b"")
@@ -179,6 +181,64 @@ fn who_resumes_past_what_runs_still_sees_the_end() {
         }
         assert_eq!(deploy.join().unwrap().status, 200);
     });
+}
+
+#[test]
+fn who_watches_an_upload_sees_how_far_it_is() {
+    let harbor = Harbor::start();
+    let payload = noise();
+    let (media, body) = form(&[("project", "demo")], &payload);
+    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let headers = [&*authorization, &media, "Accept: text/event-stream"];
+    let asked = request("POST", "/", &headers, &body);
+    let mut upload = harbor.connect();
+    let (begun, rest) = asked.split_at(asked.len() - payload.len());
+    upload.write_all(begun).unwrap();
+    let newest = await_some("the deployment", || {
+        let list = harbor.operate(&json!({"operation": "list_deployments"}));
+        (list.json()["total"] == 1).then(|| newest(&harbor))
+    });
+    let mut watcher = harbor.connect();
+    let path = format!("/deployments/{newest}/events");
+    watcher
+        .write_all(&request("GET", &path, &[&authorization], b""))
+        .unwrap();
+    let mut lines = BufReader::new(watcher).lines().map(Result::unwrap);
+    let (seen, is_seen) = std::sync::mpsc::channel();
+    let (first, own) = std::thread::scope(|scope| {
+        let told = scope.spawn(move || {
+            lines.find(|line| line == "event: upload").unwrap();
+            let first = lines.next().unwrap();
+            seen.send(()).unwrap();
+            (first, lines.collect::<Vec<_>>().join("\n"))
+        });
+        // It goes on slowly, and at full speed once somebody was told how far it is.
+        let pace = Duration::from_millis(20);
+        let mut pieces = rest.chunks(1000);
+        while is_seen.recv_timeout(pace).is_err() {
+            let piece = pieces.next().expect("nobody was told of the upload");
+            upload.write_all(piece).unwrap();
+        }
+        for piece in pieces {
+            upload.write_all(piece).unwrap();
+        }
+        let own = Answer::read(upload);
+        let (first, rest) = told.join().unwrap();
+        assert!(rest.contains("event: done"), "{rest}");
+        (first, own)
+    });
+    let first: serde_json::Value =
+        serde_json::from_str(first.strip_prefix("data: ").unwrap()).unwrap();
+    let bytes = first["bytes"].as_u64().unwrap();
+    assert!(
+        (1..payload.len() as u64 + 1).contains(&bytes),
+        "{bytes} of {}",
+        payload.len()
+    );
+    // The connection that uploads knows it, and nothing of it is kept.
+    for text in [own.text(), watch(&harbor, &path, &[]).text()] {
+        assert!(text.contains("event: done") && !text.contains("event: upload"));
+    }
 }
 
 fn newest(harbor: &Harbor) -> String {
