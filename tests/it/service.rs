@@ -55,6 +55,12 @@ fn the_files_for_supervisors_are_right_and_in_the_readme() {
         readme.contains(&read("tests/service/gangplank.service")),
         "the unit is in the README"
     );
+    let inittab = read("tests/service/inittab");
+    let line = inittab.lines().find(|line| line.starts_with("::"));
+    assert!(
+        line.is_some_and(|line| readme.contains(line)),
+        "the line for init is in the README"
+    );
     let analyze = || Command::new("systemd-analyze");
     if analyze().arg("--version").output().is_err() {
         eprintln!("skipped: systemd-analyze is not here");
