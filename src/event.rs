@@ -152,6 +152,16 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// The word for it, as it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
 /// The first event of a deployment: what is known of it from the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opening {

@@ -32,7 +32,7 @@ struct Member<'a> {
     peer: &'a Peer,
     started_at: u64,
     completed_at: u64,
-    /// Its build, as long as it goes along.
+    /// Its build, once there is one.
     build: Option<Build>,
     /// What was live there before, once its build is live.
     before: Option<Option<DeploymentId>>,
@@ -42,6 +42,12 @@ struct Member<'a> {
 }
 
 impl Member<'_> {
+    /// What it has built.
+    fn build(&self) -> Result<&Build, String> {
+        let none = || format!("there is no build of {}", self.peer.name());
+        self.build.as_ref().ok_or_else(none)
+    }
+
     /// It still goes along.
     fn goes_along(&self) -> bool {
         self.error.is_none()
@@ -70,16 +76,15 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Asks all members that still go along at once, and passes on what happens meanwhile.
+    /// Asks those members that still go along at once, passes on what happens meanwhile, and writes down who failed.
     fn each<T: Send>(
         &mut self,
         attempt: &mut Attempt,
-        work: impl Fn(&Peer, &Build, Tell<'_>) -> Result<T, String> + Sync,
+        whom: impl Fn(&Member<'a>) -> bool,
+        work: impl Fn(&Member<'a>, Tell<'_>) -> Result<T, String> + Sync,
     ) -> Vec<(usize, T)> {
-        let asked = self.ask(attempt, Member::goes_along, |member, tell| {
-            let none = || format!("there is no build of {}", member.peer.name());
-            work(member.peer, member.build.as_ref().ok_or_else(none)?, tell)
-        });
+        let whom = |member: &Member<'a>| member.goes_along() && whom(member);
+        let asked = self.ask(attempt, whom, work);
         let mut well = Vec::new();
         for (n, result, at) in asked {
             self.members[n].completed_at = at;
@@ -214,11 +219,7 @@ impl Builder {
                 peer,
                 started_at: at,
                 completed_at: at,
-                // Not yet anything of its own: the place where it will be.
-                build: Some(Build {
-                    id: tree.id,
-                    previous: None,
-                }),
+                build: None,
                 before: None,
                 restarted: false,
                 error: None,
@@ -241,7 +242,11 @@ impl Builder {
                 options: &options,
                 timeout: self.replicate_timeout,
             };
-            let staged = fleet.each(attempt, |peer, _, tell| peer.stage(&stage, &stop, tell));
+            let staged = fleet.each(
+                attempt,
+                |_| true,
+                |member, tell| member.peer.stage(&stage, &stop, tell),
+            );
             for (n, build) in staged {
                 fleet.members[n].build = Some(build);
             }
@@ -266,17 +271,22 @@ impl Builder {
     ) -> Result<(), Refusal> {
         // It is too late to stop: what has begun is carried through.
         let (_stopper, stop) = stop::pair()?;
-        let live = fleet.each(attempt, |peer, build, tell| {
-            peer.activate(&tree.project, build, &stop, tell)
-        });
+        let live = fleet.each(
+            attempt,
+            |_| true,
+            |member, tell| {
+                let build = member.build()?;
+                member.peer.activate(&tree.project, build, &stop, tell)
+            },
+        );
         for (n, build) in live {
             fleet.members[n].before = Some(build.previous);
         }
         fleet.verdict(&format!("activating {}", tree.project))
     }
 
-    /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy. One that is left behind has live again what ran there before: its next
-    /// start must not begin what failed.
+    /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy.
+    /// One that is left behind has live again what ran there before: its next start must not begin what failed.
     pub(super) fn restart_fleet(
         &self,
         attempt: &mut Attempt,
@@ -288,30 +298,17 @@ impl Builder {
         let project = &tree.project;
         let timeout = self.replicate_timeout;
         let what = format!("restarting {project}");
-        let restart = |peer: &Peer, build: &Build, tell: Tell<'_>| {
-            peer.restart(project, (build, rolling), timeout, &stop, tell)
-        };
-        if !rolling {
-            for member in &mut fleet.members {
+        let names: Vec<&str> = self.peers.iter().map(Peer::name).collect();
+        let at_once = if rolling { 1 } else { names.len().max(1) };
+        for turn in names.chunks(at_once) {
+            let is_it = |member: &Member<'_>| turn.contains(&member.peer.name());
+            for member in fleet.members.iter_mut().filter(|member| is_it(member)) {
                 member.restarted = true;
             }
-            fleet.each(attempt, |peer, build, tell| restart(peer, build, tell));
-            fleet.verdict(&what)?;
-            fleet.undo(attempt, tree, |member| !member.goes_along());
-            return Ok(());
-        }
-        for turn in 0..fleet.members.len() {
-            fleet.members[turn].restarted = true;
-            let name = fleet.members[turn].peer.name().to_owned();
-            let is_it = |member: &Member<'_>| member.peer.name() == name && member.goes_along();
-            let asked = fleet.ask(attempt, is_it, |one, tell| match &one.build {
-                Some(build) => restart(one.peer, build, tell),
-                None => Ok(()),
+            fleet.each(attempt, is_it, |member, tell| {
+                let build = (member.build()?, rolling);
+                member.peer.restart(project, build, timeout, &stop, tell)
             });
-            for (n, result, at) in asked {
-                fleet.members[n].completed_at = at;
-                fleet.members[n].error = result.err();
-            }
             fleet.verdict(&what)?;
             fleet.undo(attempt, tree, |member| !member.goes_along());
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::child::{self, Ended, How};
 use crate::error::{Error, Refusal};
-use crate::event::{ProcessEvent, Stream};
+use crate::event::ProcessEvent;
 use crate::log;
 use crate::name::Project;
 use crate::processes::process::exit;
@@ -67,13 +67,9 @@ impl Processes {
             if tail.len() == TAIL_LINES {
                 tail.remove(0);
             }
-            let stream = match line.stream {
-                Stream::Stdout => "stdout",
-                Stream::Stderr => "stderr",
-            };
             tail.push(OutputLine {
                 kind: KIND.to_owned(),
-                stream,
+                stream: line.stream.word(),
                 line: line.text.clone(),
             });
             emit(ProcessEvent {

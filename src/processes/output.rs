@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::Line;
 use crate::error::{Doing, Error};
-use crate::event::{Stream, now_ms};
+use crate::event::now_ms;
 use crate::log;
 
 /// The size at which a file is put aside.
@@ -59,7 +59,7 @@ impl Output {
 
     /// Writes a line. A disk that does not take it is said in the log, and does not end the process.
     pub(super) fn write(&self, kind: &str, line: &Line) {
-        let stream = stream_word(line.stream);
+        let stream = line.stream.word();
         let text = format!(
             "{} {kind} {stream} {}\n",
             log::timestamp(now_ms()),
@@ -161,14 +161,6 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-/// The word of a stream in the files.
-pub(super) fn stream_word(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
     }
 }
 
@@ -322,7 +314,7 @@ mod tests {
 
     fn line(text: String) -> Line {
         Line {
-            stream: Stream::Stdout,
+            stream: crate::event::Stream::Stdout,
             text,
             continued: false,
         }

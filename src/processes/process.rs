@@ -19,7 +19,7 @@ use crate::error::{Doing, Error};
 use crate::log;
 use crate::name::{DeploymentId, Project};
 use crate::processes::line;
-use crate::processes::output::{Output, stream_word};
+use crate::processes::output::Output;
 use crate::stop::{self, SharedStopper, Stop};
 
 /// Between SIGTERM and SIGKILL.
@@ -293,7 +293,7 @@ impl Keeper {
         if facts.tail.len() == TAIL_LINES {
             facts.tail.pop_front();
         }
-        facts.tail.push_back((stream_word(line.stream), line.text));
+        facts.tail.push_back((line.stream.word(), line.text));
     }
 }
 

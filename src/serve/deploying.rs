@@ -82,19 +82,12 @@ pub(super) fn deploy(
     }
 }
 
-/// Nothing but a live release, by whoever asks.
+/// What is wished for by whoever asks.
 fn wish(project: &Project, wanted: &Wanted, user: Option<String>) -> Wish {
     Wish {
-        project: project.clone(),
-        release: None,
-        rebuilds: false,
-        then: Some(Then::Activate),
-        rollback_of: None,
-        options: crate::operation::Options::default(),
-        restart: Restart::No,
-        user,
         key: wanted.key.clone(),
         connection: wanted.connection,
+        ..Wish::live(project.clone(), user)
     }
 }
 
@@ -131,20 +124,11 @@ fn receive(
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };
-    let id = attempt.record().deployment_id;
     let mut bytes = Bytes::new(payload, attempt.stop().clone());
     let arrived = |id| desk.workers.arrived(id);
-    match intake(desk).receive(&mut attempt, &mut bytes, sha256, &arrived) {
-        Ok(staged) => {
-            let follower = desk.workers.follow(id, 0)?;
-            desk.workers.submit(Work::Build(staged, then), attempt);
-            outcome(follower, wanted)
-        }
-        Err(refusal) => {
-            desk.workers.end(attempt, Err(refusal));
-            outcome(desk.workers.follow(id, 0)?, wanted)
-        }
-    }
+    let staged = intake(desk).receive(&mut attempt, &mut bytes, sha256, &arrived);
+    let work = staged.map(|staged| Work::Build(staged, then));
+    outcome(desk.workers.carry_on(attempt, work)?, wanted)
 }
 
 /// Performs `rollback_component`.
@@ -278,7 +262,6 @@ fn activate(
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };
-    let id = attempt.record().deployment_id;
     let work = match payload {
         Some(mut payload) => intake(desk)
             .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
@@ -290,12 +273,7 @@ fn activate(
             format!("{what}: release {release} was removed just now; try again"),
         )),
     };
-    let follower = desk.workers.follow(id, 0)?;
-    match work {
-        Ok(work) => desk.workers.submit(work, attempt),
-        Err(refusal) => desk.workers.end(attempt, Err(refusal)),
-    }
-    outcome(follower, wanted)
+    outcome(desk.workers.carry_on(attempt, work)?, wanted)
 }
 
 /// A stored payload and its length.
@@ -355,9 +333,7 @@ pub(super) fn restart(
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };
-    let follower = desk.workers.follow(attempt.record().deployment_id, 0)?;
-    desk.workers.submit(Work::Restart, attempt);
-    outcome(follower, wanted)
+    outcome(desk.workers.carry_on(attempt, Ok(Work::Restart))?, wanted)
 }
 
 /// Performs `drop_component`.

@@ -171,19 +171,11 @@ impl Sync {
             Restart::No
         };
         let mut attempt = desk.workers.begin(Wish {
-            project: one.project.clone(),
-            release: None,
-            rebuilds: false,
-            then: Some(Then::Activate),
-            rollback_of: None,
             options: one.options,
             restart,
-            user: self.user.clone(),
-            key: None,
-            connection: None,
+            ..Wish::live(one.project.clone(), self.user.clone())
         })?;
         let id = attempt.record().deployment_id;
-        let follower = desk.workers.follow(id, 0)?;
         let payload = peer.payload(one.release, attempt.stop());
         let received = payload
             .map_err(|why| Refusal::new(Code::UploadBroken, why))
@@ -192,13 +184,8 @@ impl Sync {
                 let arrived = |id| desk.workers.arrived(id);
                 deploying::intake(desk).receive(&mut attempt, &mut payload, hash, &arrived)
             });
-        match received {
-            Ok(staged) => desk
-                .workers
-                .submit(Work::Build(staged, Then::Activate), attempt),
-            Err(refusal) => desk.workers.end(attempt, Err(refusal)),
-        }
-        stream::plain(follower)?;
+        let work = received.map(|staged| Work::Build(staged, Then::Activate));
+        stream::plain(desk.workers.carry_on(attempt, work)?)?;
         let record = desk.known.store.read_record(id)?;
         let failed = record.filter(|record| record.status != Status::Success);
         Ok(Caught {

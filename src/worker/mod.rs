@@ -81,6 +81,22 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// A release that is built from a payload and becomes live, and nothing else.
+    pub fn live(project: Project, user: Option<String>) -> Wish {
+        Wish {
+            project,
+            release: None,
+            rebuilds: false,
+            then: Some(Then::Activate),
+            rollback_of: None,
+            options: Options::default(),
+            restart: Restart::No,
+            user,
+            key: None,
+            connection: None,
+        }
+    }
+
     fn phases(&self) -> Vec<Phase> {
         let mut phases = Vec::new();
         if self.release.is_none() || self.rebuilds {
@@ -225,8 +241,25 @@ impl Workers {
         Ok(attempt)
     }
 
+    /// Carries a deployment on to its work, or ends it with why there is none; whoever asked follows it from its beginning.
+    ///
+    /// # Errors
+    /// When its events cannot be followed.
+    pub fn carry_on(
+        self: &Arc<Self>,
+        attempt: Attempt,
+        work: Result<Work, Refusal>,
+    ) -> Result<Follower, Refusal> {
+        let follower = self.follow(attempt.record().deployment_id, 0)?;
+        match work {
+            Ok(work) => self.submit(work, attempt),
+            Err(refusal) => self.end(attempt, Err(refusal)),
+        }
+        Ok(follower)
+    }
+
     /// Does the work of a deployment, on a thread of its own. If there is no thread, the deployment ends.
-    pub fn submit(self: &Arc<Self>, work: Work, attempt: Attempt) {
+    fn submit(self: &Arc<Self>, work: Work, attempt: Attempt) {
         let workers = Arc::clone(self);
         let id = attempt.record().deployment_id;
         // Handed over by a channel, so that a thread that cannot be made leaves us the deployment to end.
@@ -258,7 +291,7 @@ impl Workers {
     }
 
     /// Ends a deployment, and then removes what is too much of the past. Nobody waits for that: the end is told by then.
-    pub fn end(&self, attempt: Attempt, outcome: Result<(), Refusal>) {
+    fn end(&self, attempt: Attempt, outcome: Result<(), Refusal>) {
         let (project, id) = (
             attempt.record().project.clone(),
             attempt.record().deployment_id,
