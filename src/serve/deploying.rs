@@ -14,10 +14,9 @@ use crate::operation::{Deploy, Restart, Rollback};
 use crate::record::Record;
 use crate::serve::desk::{Desk, Outcome};
 use crate::serve::form::{Bytes, Payload, Request};
-use crate::serve::joining::{Begun, begin, earlier};
 use crate::serve::operations::Wanted;
 use crate::serve::stream::{self, Events};
-use crate::worker::{Wish, not_found};
+use crate::worker::{Begun, Wish, not_found};
 
 /// Performs `deploy_component`.
 pub(super) fn deploy(
@@ -28,7 +27,7 @@ pub(super) fn deploy(
     user: Option<String>,
 ) -> Result<Outcome, Refusal> {
     let project = &deploy.project;
-    if let Some(earlier) = earlier(desk, project, &wanted)? {
+    if let Some(earlier) = desk.workers.earlier(project, wanted.key.as_deref())? {
         return outcome(earlier, &wanted);
     }
     if deploy.replicated && !desk.workers.has_peers() {
@@ -120,7 +119,7 @@ fn receive(
     wanted: &Wanted,
 ) -> Result<Outcome, Refusal> {
     let then = wish.then.unwrap_or(Then::Activate);
-    let mut attempt = match begin(desk, &wish, wanted)? {
+    let mut attempt = match desk.workers.begin_once(wish)? {
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };
@@ -140,7 +139,7 @@ pub(super) fn rollback(
 ) -> Result<Outcome, Refusal> {
     let project = &rollback.project;
     let what = format!("rolling back {project}");
-    if let Some(earlier) = earlier(desk, project, &wanted)? {
+    if let Some(earlier) = desk.workers.earlier(project, wanted.key.as_deref())? {
         return outcome(earlier, &wanted);
     }
     let Some(live) = desk.known.store.live(project) else {
@@ -258,7 +257,7 @@ fn activate(
         options: of.options,
         ..wish
     };
-    let mut attempt = match begin(desk, &wish, wanted)? {
+    let mut attempt = match desk.workers.begin_once(wish)? {
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };
@@ -316,7 +315,7 @@ pub(super) fn restart(
     wanted: &Wanted,
     user: Option<String>,
 ) -> Result<Outcome, Refusal> {
-    if let Some(earlier) = earlier(desk, project, wanted)? {
+    if let Some(earlier) = desk.workers.earlier(project, wanted.key.as_deref())? {
         return outcome(earlier, wanted);
     }
     let Some(live) = desk.known.store.live(project) else {
@@ -329,7 +328,7 @@ pub(super) fn restart(
         restart,
         ..wish(project, wanted, user)
     };
-    let attempt = match begin(desk, &wish, wanted)? {
+    let attempt = match desk.workers.begin_once(wish)? {
         Begun::New(attempt) => *attempt,
         Begun::Earlier(follower) => return outcome(follower, wanted),
     };

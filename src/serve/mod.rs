@@ -8,7 +8,6 @@
 //! | `operations` | one function for each operation |
 //! | `listing` | one of them, `list_deployments` |
 //! | `logs` | another one, `get_logs` |
-//! | `joining` | a request that comes twice |
 //! | `deploying` | the operations that change what is live |
 //! | `syncing` | a third one, `sync` |
 //! | `stream` | events to a watcher, and the plain answer at a deployment's end |
@@ -21,7 +20,6 @@ mod deploying;
 mod desk;
 mod form;
 mod inner;
-mod joining;
 mod listing;
 mod logs;
 mod notify;

@@ -1,23 +1,14 @@
 //! Ending deployments before their time: by a cancel, by the end of the server, or because their client is here again.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Refusal};
-use crate::event::now_ms;
-use crate::name::{DeploymentId, Project};
-use crate::record::{Summary, key_of};
+use crate::name::DeploymentId;
 use crate::worker::running::State;
 use crate::worker::{Workers, not_found};
 
 /// How long a deployment that is told to stop may take: a second for its children to tidy up, and the removal of its tree.
 const STOP_MAX: Duration = Duration::from_secs(60);
-/// How long an idempotency key holds: a day, in milliseconds.
-const KEY_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
-/// How often one request looks for an earlier one: each time it ends an upload, or waits for what is known in a moment.
-const EARLIER_MAX: usize = 1000;
-/// How long that is.
-const KNOWN_SOON: Duration = Duration::from_millis(5);
 
 impl Workers {
     /// Why a deployment was told to stop, if it was.
@@ -69,55 +60,10 @@ impl Workers {
             return true;
         };
         one.uploads = false;
-        one.why.get().is_none()
-    }
-
-    /// Whether a deployment runs whose payload is there.
-    fn has_arrived(&self, id: DeploymentId) -> bool {
-        let state = self.running.lock();
-        state.running.get(&id).is_some_and(|one| !one.uploads)
-    }
-
-    /// The deployment that a request with this key is the second one of: newest first, within a day, and not one whose
-    /// upload did not arrive. One that is still uploading is stopped, as its client is here instead.
-    ///
-    /// # Errors
-    /// When one cannot be stopped.
-    pub fn earlier(&self, project: &Project, key: &str) -> Result<Option<DeploymentId>, Refusal> {
-        // Each round ends one upload, and there is one a component at a time.
-        for _ in 0..EARLIER_MAX {
-            match self.of_key(project, key) {
-                None => return Ok(None),
-                Some((id, true)) => return Ok(Some(id)),
-                Some((id, false)) => match self.stop_one(id, Code::UploadBroken) {
-                    Err(refusal) if !matches!(refusal.code, Code::Conflict | Code::NotFound) => {
-                        return Err(refusal);
-                    }
-                    Err(_) if self.has_arrived(id) => return Ok(Some(id)),
-                    // It has ended, or its upload has, which is known in a moment.
-                    Err(_) => thread::sleep(KNOWN_SOON),
-                    Ok(()) => {}
-                },
-            }
-        }
-        let why = format!("deploying {project}: too many requests with one idempotency key");
-        Err(Refusal::new(Code::Conflict, why))
-    }
-
-    /// The newest deployment of a key that counts, and whether its payload has arrived.
-    pub(super) fn of_key(&self, project: &Project, key: &str) -> Option<(DeploymentId, bool)> {
-        let wanted = key_of(key);
-        let since = now_ms().saturating_sub(KEY_LASTS_MS);
-        self.known.index.look(|all| {
-            let mut all = all.iter().rev();
-            let of_key = |one: &Summary| {
-                one.key == wanted && one.project == *project && one.started_at >= since
-            };
-            // What makes an existing release live, or restarts it, has no upload that could break.
-            let arrived = |id, one: &Summary| one.received || one.release_id != id;
-            all.find(|(id, one)| of_key(one) && (arrived(**id, one) || !one.status.ended()))
-                .map(|(id, one)| (*id, arrived(*id, one)))
-        })
+        let goes_on = one.why.get().is_none();
+        drop(state);
+        self.running.changed.notify_all();
+        goes_on
     }
 
     /// Begins no further deployment and stops those that run; one that is live already goes on to its end.

@@ -8,8 +8,10 @@
 //! | --- | --- |
 //! | `running` | what runs, and what is busy with it |
 //! | `ending` | stopping deployments, one or all |
+//! | `joining` | a request that comes twice |
 
 mod ending;
+mod joining;
 mod running;
 
 use std::sync::{Arc, Mutex};
@@ -29,8 +31,9 @@ use crate::peers::Peer;
 use crate::retain::{Keep, retain};
 use crate::stop::{self, SharedStopper};
 use crate::worker::ending::stopped_as;
+pub use crate::worker::joining::Begun;
+use crate::worker::running::{Busy, One, Running, State};
 pub use crate::worker::running::{Cut, Hold};
-use crate::worker::running::{One, Running, State};
 
 /// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels.
 const STACK_BYTES: usize = 512 << 10;
@@ -178,7 +181,12 @@ impl Workers {
     /// # Errors
     /// `busy` with the id of the running deployment, or `stopping`.
     pub fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
-        running::claim(&self.running, &mut self.running.lock(), project, None, None)
+        let busy = Busy {
+            deployment: None,
+            release: None,
+            key: None,
+        };
+        running::claim(&self.running, &mut self.running.lock(), project, busy)
     }
 
     /// Begins a deployment: from here on it has an id and a journal, and its component is busy.
@@ -186,29 +194,28 @@ impl Workers {
     /// # Errors
     /// `busy` with the id of the running one, `stopping`, or the disk's refusal.
     pub fn begin(&self, wish: Wish) -> Result<Attempt, Refusal> {
-        let (stopper, stop) = stop::pair()?;
-        let stopper = SharedStopper::new(stopper);
+        let claimed = self.claim(&mut self.running.lock(), &wish)?;
+        self.open(wish, claimed)
+    }
+
+    /// Makes a component busy with a deployment that is to be, and gives that its id.
+    fn claim(&self, state: &mut State, wish: &Wish) -> Result<(DeploymentId, Hold), Refusal> {
         let mut random = [0; 10];
         getrandom::fill(&mut random).doing(|| "making an id".into())?;
-
-        let mut state = self.running.lock();
         let id = DeploymentId::after(state.newest, now_ms(), random);
-        let hold = running::claim(
-            &self.running,
-            &mut state,
-            &wish.project,
-            Some(id),
-            wish.release,
-        )?;
+        let busy = Busy {
+            deployment: Some(id),
+            release: wish.release,
+            key: wish.key.clone(),
+        };
+        let hold = running::claim(&self.running, state, &wish.project, busy)?;
         state.newest = Some(id);
-        drop(state);
-        // Whoever had this component before is known by now, so nobody deploys twice with one key.
-        let same = wish.key.as_deref();
-        if let Some((same, _)) = same.and_then(|key| self.of_key(&wish.project, key)) {
-            let why = format!("deploying {}: deployment {same} has this key", wish.project);
-            return Err(Refusal::new(Code::Busy, why).about(same));
-        }
+        Ok((id, hold))
+    }
 
+    fn open(&self, wish: Wish, (id, hold): (DeploymentId, Hold)) -> Result<Attempt, Refusal> {
+        let (stopper, stop) = stop::pair()?;
+        let stopper = SharedStopper::new(stopper);
         let opening = Opening {
             deployment_id: id,
             phases: wish.phases(),
@@ -238,6 +245,7 @@ impl Workers {
         }
         state.running.insert(id, one);
         drop(state);
+        self.running.changed.notify_all();
         Ok(attempt)
     }
 

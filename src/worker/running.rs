@@ -14,7 +14,8 @@ use crate::worker::stopping;
 #[derive(Default)]
 pub(super) struct Running {
     pub(super) state: Mutex<State>,
-    pub(super) idle: Condvar,
+    /// Something of it has changed that somebody may wait for.
+    pub(super) changed: Condvar,
     /// Ends the upload of a connection of the gate.
     pub(super) cut: OnceLock<Cut>,
 }
@@ -31,12 +32,21 @@ pub(super) struct State {
 }
 
 /// Why a component is busy.
-#[derive(Clone, Copy)]
 pub(super) struct Busy {
     /// The deployment that runs; none while it is dropped.
     pub(super) deployment: Option<DeploymentId>,
     /// The release that is not to be removed meanwhile.
     pub(super) release: Option<DeploymentId>,
+    /// The SHA-256 of its idempotency key, in hex.
+    pub(super) key: Option<String>,
+}
+
+impl State {
+    /// The deployment of a component that is busy with this idempotency key.
+    pub(super) fn of_key(&self, project: &Project, key: &str) -> Option<DeploymentId> {
+        let busy = self.busy.get(project)?;
+        busy.deployment.filter(|_| busy.key.as_deref() == Some(key))
+    }
 }
 
 /// One deployment that runs.
@@ -64,7 +74,7 @@ impl Running {
                 return false;
             }
             state = self
-                .idle
+                .changed
                 .wait_timeout(state, left)
                 .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
         }
@@ -86,7 +96,7 @@ impl Drop for Hold {
         if let Some(id) = self.id {
             state.running.remove(&id);
         }
-        self.running.idle.notify_all();
+        self.running.changed.notify_all();
     }
 }
 
@@ -105,8 +115,7 @@ pub(super) fn claim(
     running: &Arc<Running>,
     state: &mut State,
     project: &Project,
-    deployment: Option<DeploymentId>,
-    release: Option<DeploymentId>,
+    busy: Busy,
 ) -> Result<Hold, Refusal> {
     if state.stopping {
         return Err(stopping());
@@ -122,14 +131,11 @@ pub(super) fn claim(
         }
         None => {}
     }
-    let busy = Busy {
-        deployment,
-        release,
-    };
+    let id = busy.deployment;
     state.busy.insert(project.clone(), busy);
     Ok(Hold {
         running: Arc::clone(running),
         project: project.clone(),
-        id: deployment,
+        id,
     })
 }
