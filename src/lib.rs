@@ -5,45 +5,44 @@
 //! # Two rivers
 //! Bytes go down, facts come up, and they meet in one room.
 //!
-//! - **Bytes down**: a directory is packed ([`archive`]) into a form ([`multipart`]), sent ([`client`]), let in ([`gate`]),
-//!   received ([`http`]), and stored, hashed and unpacked in one pass ([`archive`] again) into a release ([`store`]), which one
+//! - **Bytes down**: a directory is packed ([`archive`](formats::archive)) into a form ([`multipart`](formats::multipart)), sent ([`client`]), let in ([`gate`](server::gate)),
+//!   received ([`http`](server::http)), and stored, hashed and unpacked in one pass ([`archive`](formats::archive) again) into a release ([`store`]), which one
 //!   rename makes the live one.
-//! - **Facts up**: a deployment ([`attempt`]) writes each [`event`] into its [`journal`]; followers of the journal send it
-//!   as Server-Sent Events ([`sse`]); the client reads them and the [`screen`] shows them.
+//! - **Facts up**: a deployment ([`attempt`](engine::attempt)) writes each [`event`](api::event) into its [`journal`](store::journal); followers of the journal send it
+//!   as Server-Sent Events ([`sse`](formats::sse)); the client reads them and the [`screen`](cli::screen) shows them.
 //!
-//! They meet in [`deploy`]. On disk there are two truths and no third: the link `components/X` says what is live, the
-//! journals say what happened. A `record.json` is a fold over its journal ([`record`]) and can be made again from it.
+//! They meet in [`deploy`](engine::stages). On disk there are two truths and no third: the link `components/X` says what is live, the
+//! journals say what happened. A `record.json` is a fold over its journal ([`record`](api::record)) and can be made again from it.
 //!
-//! # Rooms
-//! From the bottom up. A room knows only rooms of lower shelves, rooms of the ground do not know each other, and the
-//! server's edge and the user's edge do not know each other; the table in `tests/it/tidy.rs` holds this.
+//! # Folders
+//! From the bottom up. Each folder uses only those before it, and `server` and `cli` meet in this file alone; a test in
+//! `tests/it/tidy.rs` holds this. Each large foreign crate is used in one folder.
 //!
-//! | shelf | rooms |
-//! | --- | --- |
-//! | words, without I/O | [`account`] [`error`] [`event`] [`handover`] [`name`] [`operation`] [`place`] [`record`] [`stop`] |
-//! | ground: disk, processes, formats | [`archive`] [`child`] [`index`] [`journal`] [`log`] [`manifest`] [`multipart`] [`sse`] [`store`] [`tokens`] |
-//! | the client's wire | [`client`] |
-//! | engine | [`peers`] other servers; [`processes`] what runs of what is live; [`install`] which package manager and its run; [`attempt`] one deployment that is sure to end; [`deploy`] its stages; [`recover`] what a start does; [`retain`] what is kept; [`worker`] the threads |
-//! | command line | [`cli`] |
-//! | edges | [`gate`] [`http`] [`serve`] for the server; [`screen`] [`user`] for whoever deploys |
-//!
-//! Each of the large foreign crates has one room: tiny_http in [`http`], httparse and rustls in [`gate`], ureq in [`client`], tar and
-//! flate2 in [`archive`], pico-args in [`cli`], indicatif in [`screen`].
+//! | folder | what lives there | foreign crates |
+//! | --- | --- | --- |
+//! | [`api`] | the wire, shared by both ends: names and ids, events, operations, refusals, the record | serde, uuid |
+//! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, paths | rustix, signal-hook |
+//! | [`formats`] | archives, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2 |
+//! | [`store`] | the root: its lock, releases, what is live, payloads, records, journals, the index, tokens | |
+//! | [`client`] | targets, the wire, requests and answers | ureq |
+//! | [`engine`] | deploying: the deployer and its threads, stages, install, manifest, processes, peers, recovery, retention | |
+//! | [`server`] | the gate, HTTP, the router, who may do what, a function for each operation | tiny_http, httparse, rustls |
+//! | [`cli`] | arguments, commands, the screen | pico-args, indicatif |
 //!
 //! # The gate
 //! tiny_http trusts its clients: a declared length that is too large aborts the process, an unread chunked body is read as
-//! further requests, and a moment without descriptors ends it for good. So [`gate`] owns the sockets. It reads each head
+//! further requests, and a moment without descriptors ends it for good. So [`gate`](server::gate) owns the sockets. It reads each head
 //! itself, strictly, within a size and a time; frames each body anew; lets one request a connection through to tiny_http,
 //! which listens on a private unix socket; and relays the one answer. Its thread looks at both sides at once, so an early
 //! answer reaches a client that is still sending. TLS ends here, too: what lies behind knows nothing of it.
 //!
 //! # What runs, and where else
-//! A release that is live does not run by itself: [`processes`] starts what its `Procfile` says, keeps it running from that
+//! A release that is live does not run by itself: [`processes`](engine::processes) starts what its `Procfile` says, keeps it running from that
 //! release, and replaces it by the processes of another one, old ones stopped before or, where the socket is held here, after.
 //! Which release each process runs from is on disk, so that the next start runs what ran.
 //!
-//! A deployment may be one of several, on the [`peers`]: each builds the same payload, all switch when all have built, and
-//! what fails in one place is taken back in all. The origin decides that ([`deploy`]), as a client of the others.
+//! A deployment may be one of several, on the [`peers`](engine::peers): each builds the same payload, all switch when all have built, and
+//! what fails in one place is taken back in all. The origin decides that ([`deploy`](engine::stages)), as a client of the others.
 //!
 //! # Threads
 //! | thread | what it does | ends when |
@@ -53,22 +52,22 @@
 //! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
 //! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
-//! | `look-back` | starts the processes that ran, and reads the records of the past into the [`index`], once | all are in |
+//! | `look-back` | starts the processes that ran, and reads the records of the past into the [`index`](store::index), once | all are in |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
-//! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`]) | the child has started |
+//! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)) | the child has started |
 //! | `deploy-ID`, one a deployment | waits for a place, installs, loads, activates | the terminal event is in the journal |
 //!
 //! The client has one thread a request, one that packs, and one for signals; its main thread shows.
 //!
 //! Every channel has a capacity and its reason. Locks are leaves: nothing is called under one that takes another. What is to
-//! stop is told so by a disconnect ([`stop`]).
+//! stop is told so by a disconnect ([`stop`](system::stop)).
 //!
 //! # What always holds
-//! - **A stream ends with exactly one `done` or `error`**, panics included: [`attempt::Attempt`] writes it when it is
+//! - **A stream ends with exactly one `done` or `error`**, panics included: [`engine::attempt::Attempt`] writes it when it is
 //!   dropped. This is why the release profile keeps unwinding.
 //! - **A watcher costs a deployment nothing.** The journal is written first and offered with `try_send`; who falls behind
 //!   reads the file. Any number of watchers sees the same bytes, up to the journal's bound.
@@ -79,7 +78,7 @@
 //!   the component is free, then the watchers are told.
 //!
 //! # Across a crash
-//! The order of writes makes the switch atomic across `kill -9` and power loss ([`deploy`] and [`store`]):
+//! The order of writes makes the switch atomic across `kill -9` and power loss ([`deploy`](engine::stages) and [`store`]):
 //!
 //! 1. The payload and the release are written, and the journal says `activate` `start`.
 //! 2. `syncfs` puts all of that on disk, and the journal's file is synced.
@@ -87,59 +86,33 @@
 //! 4. The journal says `done`, and is synced; the record is replaced by a rename, and synced.
 //!
 //! A deployment that runs is marked by a file in `ROOT/run`, made before and removed after everything else of it. A start
-//! ([`recover`]) ends every marked one whose journal has no end: `done` exactly if the link leads to that release, else `error`
+//! ([`recover`](engine::recover)) ends every marked one whose journal has no end: `done` exactly if the link leads to that release, else `error`
 //! with code `interrupted`, and what had been built is removed. Between 1 and 3 the link is the old one, whole; after 3 it is
 //! the new one, whole. A torn last line of a journal is cut off, and a record that is missing or half is made again.
 //! `tests/it/crash.rs` kills the server at each of these steps, and `tests/it/power.rs` watches their order.
 //!
 //! # Where to begin reading
-//! [`event`] and [`journal`] first, then [`attempt`] and [`deploy`], then [`serve`]; for the client [`user`] and [`client`].
+//! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`user`](cli::commands) and [`client`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod account;
-pub mod archive;
-pub mod attempt;
-pub mod child;
+pub mod api;
 pub mod cli;
 pub mod client;
-pub mod deploy;
-pub mod error;
-pub mod event;
-pub mod gate;
-pub mod handover;
-pub mod http;
-pub mod index;
-pub mod install;
-pub mod journal;
-pub mod log;
-pub mod manifest;
-pub mod multipart;
-pub mod name;
-pub mod operation;
-pub mod peers;
-pub mod place;
-pub mod processes;
-pub mod record;
-pub mod recover;
-pub mod retain;
-pub mod screen;
-pub mod serve;
-pub mod sse;
-pub mod stop;
+pub mod engine;
+pub mod formats;
+pub mod server;
 pub mod store;
-pub mod tokens;
-pub mod user;
-pub mod worker;
+pub mod system;
 
 /// Runs the program.
 pub fn run() -> std::process::ExitCode {
-    match user::start(std::env::args_os().skip(1).collect()) {
-        user::Next::End(exit) => exit.into(),
-        user::Next::Serve(options) => match serve::serve(&options) {
-            Ok(()) => error::Exit::Success.into(),
+    match cli::commands::start(std::env::args_os().skip(1).collect()) {
+        cli::commands::Next::End(exit) => exit.into(),
+        cli::commands::Next::Serve(options) => match server::serve(&options) {
+            Ok(()) => api::error::Exit::Success.into(),
             Err(error) => {
-                log::error(&error.to_string());
-                error::Exit::Refused.into()
+                system::log::error(&error.to_string());
+                api::error::Exit::Refused.into()
             }
         },
     }

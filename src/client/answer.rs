@@ -5,11 +5,11 @@
 
 use serde_json::Value;
 
-use crate::error::{Code, Exit};
+use crate::api::error::{Code, Exit};
 
 /// A whole answer that is no event stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct PlainAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The content type in lower case, without its parameters; empty if there is none.
@@ -22,7 +22,7 @@ pub struct Answer {
 
 /// Why there is no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct NoResult {
     /// The reason, for people.
     pub message: String,
     /// The reason, for machines.
@@ -33,10 +33,10 @@ pub struct Failed {
     pub deployment_id: Option<String>,
 }
 
-impl Failed {
+impl NoResult {
     /// A failure that only this side knows of.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Failed {
-        Failed {
+    pub fn new(exit: Exit, message: impl Into<String>) -> NoResult {
+        NoResult {
             message: message.into(),
             code: None,
             exit,
@@ -48,12 +48,12 @@ impl Failed {
 /// How much of a foreign answer is shown, in characters: a title and the first sentence.
 const SHOWN_MAX: usize = 200;
 
-impl Answer {
+impl PlainAnswer {
     /// The result, if the answer is a success.
     ///
     /// # Errors
     /// A refusal by the server, or an answer of something else.
-    pub fn judge(&self) -> Result<Value, Failed> {
+    pub fn judge(&self) -> Result<Value, NoResult> {
         let success = (200..300).contains(&self.status);
         if success && self.body.is_empty() {
             return Ok(Value::Null);
@@ -63,7 +63,7 @@ impl Answer {
         }
         if success && self.content_type == "application/octet-stream" {
             let message = format!("the answer is {} bytes, not text", self.body.len());
-            return Err(Failed::new(Exit::Usage, message));
+            return Err(NoResult::new(Exit::Usage, message));
         }
         match serde_json::from_slice::<Value>(&self.body) {
             Ok(value) if success => Ok(value),
@@ -72,9 +72,9 @@ impl Answer {
         }
     }
 
-    fn refused(&self, map: &serde_json::Map<String, Value>) -> Failed {
+    fn refused(&self, map: &serde_json::Map<String, Value>) -> NoResult {
         let code = map.get("code").and_then(Value::as_str);
-        Failed {
+        NoResult {
             message: text_of(map.get("error")),
             code: code.map(str::to_owned),
             exit: exit_of(map.get("code"), Some(self.status)),
@@ -82,7 +82,7 @@ impl Answer {
         }
     }
 
-    fn foreign(&self) -> Failed {
+    fn foreign(&self) -> NoResult {
         let reason = ureq::http::StatusCode::from_u16(self.status)
             .ok()
             .and_then(|status| status.canonical_reason())
@@ -96,7 +96,7 @@ impl Answer {
         if !body.is_empty() {
             message += &format!(": {body}");
         }
-        Failed::new(Exit::Unreachable, message)
+        NoResult::new(Exit::Unreachable, message)
     }
 }
 
@@ -110,16 +110,16 @@ pub fn done(data: &str) -> Value {
 }
 
 /// The failure of an `error` event, in a stream whose head had this status.
-pub fn failed(data: &str, status: u16) -> Failed {
+pub fn failed(data: &str, status: u16) -> NoResult {
     let Ok(Value::Object(map)) = serde_json::from_str(data) else {
-        return Failed::new(exit_of(None, Some(status)), data);
+        return NoResult::new(exit_of(None, Some(status)), data);
     };
     let code = match map.get("code") {
         Some(Value::String(code)) => Some(code.clone()),
         Some(Value::Number(code)) => Some(code.to_string()),
         _ => None,
     };
-    Failed {
+    NoResult {
         message: text_of(map.get("message").or(map.get("error"))),
         code,
         exit: exit_of(map.get("code"), Some(status)),
@@ -128,12 +128,12 @@ pub fn failed(data: &str, status: u16) -> Failed {
 }
 
 /// The failure of a stream that ended without a terminal event.
-pub fn cut(status: u16, deployment_id: Option<String>) -> Failed {
+pub fn cut(status: u16, deployment_id: Option<String>) -> NoResult {
     let mut failed = if (200..300).contains(&status) {
-        Failed::new(Exit::Unknown, "the stream ended without a result")
+        NoResult::new(Exit::Unknown, "the stream ended without a result")
     } else {
         let message = format!("the server answered {status} and gave no reason");
-        Failed::new(by_status(status), message)
+        NoResult::new(by_status(status), message)
     };
     failed.deployment_id = deployment_id;
     failed
@@ -196,8 +196,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answer(status: u16, content_type: &str, body: &str) -> Answer {
-        Answer {
+    fn answer(status: u16, content_type: &str, body: &str) -> PlainAnswer {
+        PlainAnswer {
             status,
             content_type: content_type.into(),
             location: None,

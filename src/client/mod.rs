@@ -35,18 +35,18 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
 
-use crate::client::request::{Content, Job};
-use crate::client::state::State;
+use crate::api::error::{Doing, Error};
+use crate::api::name::{DeploymentId, Project, Secret};
+use crate::api::operation::Fields;
+use crate::client::request::{Content, PreparedRequest};
+use crate::client::state::Transfer;
 use crate::client::wire::{LookConnector, SocketConnector};
-use crate::error::{Doing, Error};
-use crate::multipart::Form;
-use crate::name::{DeploymentId, Project, Secret};
-use crate::operation::Fields;
-use crate::sse::Record;
+use crate::formats::multipart::Form;
+use crate::formats::sse::SseRecord;
 
-pub use crate::client::answer::{Answer, Failed};
+pub use crate::client::answer::{NoResult, PlainAnswer};
 pub use crate::client::probe::probe;
-pub use crate::client::target::{Credentials, Target};
+pub use crate::client::target::{Target, TargetCredentials};
 
 /// For the connection, TLS included, and for the name's resolution.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ const NOTICES_MAX: usize = 256;
 
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum RequestStage {
     /// There was no connection.
     Connecting,
     /// The payload could not be read; the server was told nothing that looks whole.
@@ -83,20 +83,20 @@ pub enum Notice {
     /// The answer begins, with this status.
     Head(u16),
     /// A record of the answer's event stream.
-    Record(Record),
+    Record(SseRecord),
     /// A piece of the bytes that a download brings.
     Bytes(Vec<u8>),
     /// The whole answer; it was neither an event stream nor a download.
-    Answer(Answer),
+    Answer(PlainAnswer),
     /// The event stream or the download came to its end.
     Ended,
     /// It went wrong.
-    Broken(Stage, Error),
+    Broken(RequestStage, Error),
 }
 
 /// Whose events are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum DeploymentRef {
     /// One deployment's.
     Deployment(DeploymentId),
     /// Those of a component's newest deployment.
@@ -138,9 +138,9 @@ impl Client {
     ///
     /// # Errors
     /// When they fit into no header; they are not shown.
-    pub fn with_credentials(mut self, credentials: &Credentials) -> Result<Client, Error> {
+    pub fn with_credentials(mut self, credentials: &TargetCredentials) -> Result<Client, Error> {
         let authorization = match credentials {
-            Credentials::Bearer(token) => {
+            TargetCredentials::Bearer(token) => {
                 let token = token.reveal();
                 if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return Err(Error::new(
@@ -150,7 +150,7 @@ impl Client {
                 }
                 format!("Bearer {token}")
             }
-            Credentials::Basic { username, password } => {
+            TargetCredentials::Basic { username, password } => {
                 if username.contains(':') {
                     return Err(Error::new(
                         "reading the user name",
@@ -204,7 +204,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn call(&self, fields: &Fields, stream: bool) -> Result<Running, Error> {
+    pub fn call(&self, fields: &Fields, stream: bool) -> Result<InFlight, Error> {
         let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
         let mut headers = vec![("Content-Type", "application/json".to_owned())];
         if !stream {
@@ -217,7 +217,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn call_once(&self, fields: &Fields, key: &str) -> Result<Running, Error> {
+    pub fn call_once(&self, fields: &Fields, key: &str) -> Result<InFlight, Error> {
         let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
         let headers = vec![
             ("Content-Type", "application/json".to_owned()),
@@ -231,7 +231,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn download(&self, fields: &Fields) -> Result<Running, Error> {
+    pub fn download(&self, fields: &Fields) -> Result<InFlight, Error> {
         let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
         let headers = vec![
             ("Content-Type", "application/json".to_owned()),
@@ -249,7 +249,7 @@ impl Client {
         fields: &Fields,
         payload: R,
         key: &str,
-    ) -> Result<Running, Error> {
+    ) -> Result<InFlight, Error> {
         let mut form = Form::new()?;
         for (name, value) in fields {
             match value {
@@ -270,10 +270,12 @@ impl Client {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn events(&self, which: &Which, from: u64) -> Result<Running, Error> {
+    pub fn events(&self, which: &DeploymentRef, from: u64) -> Result<InFlight, Error> {
         let path = match which {
-            Which::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
-            Which::Latest(project) => format!("/deployments/latest/events?project={project}"),
+            DeploymentRef::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
+            DeploymentRef::Latest(project) => {
+                format!("/deployments/latest/events?project={project}")
+            }
         };
         self.start("events", &path, true, Vec::new(), Content::None)
     }
@@ -283,7 +285,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn end(&self, id: &DeploymentId, last: u64) -> Result<Running, Error> {
+    pub fn end(&self, id: &DeploymentId, last: u64) -> Result<InFlight, Error> {
         let mut fields = Fields::new();
         fields.insert("operation".into(), "get_deployment".into());
         fields.insert("deployment_id".into(), id.to_string().into());
@@ -302,15 +304,15 @@ impl Client {
         stream: bool,
         mut headers: Vec<(&'static str, String)>,
         content: Content,
-    ) -> Result<Running, Error> {
+    ) -> Result<InFlight, Error> {
         if stream {
             headers.push(("Accept", "text/event-stream".into()));
         }
-        let state = Arc::new(State::default());
+        let state = Arc::new(Transfer::default());
         let agent = self.agent(&state, stream);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
         let sent = Arc::new(AtomicU64::new(0));
-        let job = Job {
+        let job = PreparedRequest {
             agent: agent.clone(),
             state,
             target: self.target.clone(),
@@ -326,7 +328,7 @@ impl Client {
             .name(thread.into())
             .spawn(move || job.run())
             .doing(|| format!("starting the thread {thread}"))?;
-        Ok(Running {
+        Ok(InFlight {
             notices,
             sent,
             agent,
@@ -334,7 +336,7 @@ impl Client {
     }
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
-    fn agent(&self, state: &Arc<State>, stream: bool) -> Agent {
+    fn agent(&self, state: &Arc<Transfer>, stream: bool) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
@@ -382,13 +384,13 @@ impl Resolver for NoResolver {
 
 /// A request on its way. Dropping it ends the request, wherever it stands.
 #[derive(Debug)]
-pub struct Running {
+pub struct InFlight {
     notices: Receiver<Notice>,
     sent: Arc<AtomicU64>,
     agent: Agent,
 }
 
-impl Running {
+impl InFlight {
     /// What happens, for `select!`. After the last notice it is disconnected.
     pub fn notices(&self) -> &Receiver<Notice> {
         &self.notices
@@ -400,7 +402,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlight {
     fn drop(&mut self) {
         // The thread is not waited for: it may be inside a name's resolution, which nothing interrupts. It notices by
         // its connection, or by the notices that nobody takes any more.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
-use crate::error::{Doing, Error};
+use crate::api::error::{Doing, Error};
 
 /// The status that a URL answers a GET with, within a time. Redirects are not followed, and any certificate will do: what is
 /// asked is a process of this host about itself.

@@ -9,13 +9,13 @@ use crossbeam_channel::Sender;
 use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, SendBody, Timeout};
 
-use crate::client::answer::Answer;
-use crate::client::state::State;
+use crate::api::error::Error;
+use crate::api::name::Secret;
+use crate::client::answer::PlainAnswer;
+use crate::client::state::Transfer;
 use crate::client::target::Target;
-use crate::client::{CONNECT_MAX, Notice, SILENCE_MAX, Stage, WRITE_MAX};
-use crate::error::Error;
-use crate::name::Secret;
-use crate::sse::Parser;
+use crate::client::{CONNECT_MAX, Notice, RequestStage, SILENCE_MAX, WRITE_MAX};
+use crate::formats::sse::Parser;
 
 /// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
 const ANSWER_MAX: u64 = 64 << 20;
@@ -31,9 +31,9 @@ pub(crate) enum Content {
 }
 
 /// A request, ready to be sent.
-pub(crate) struct Job {
+pub(crate) struct PreparedRequest {
     pub(crate) agent: Agent,
-    pub(crate) state: Arc<State>,
+    pub(crate) state: Arc<Transfer>,
     pub(crate) target: Target,
     pub(crate) url: String,
     /// Bytes are passed on as they come.
@@ -45,7 +45,7 @@ pub(crate) struct Job {
     pub(crate) notices: Sender<Notice>,
 }
 
-impl Job {
+impl PreparedRequest {
     /// Sends it and tells everything. A receiver that is gone ends it at the next notice.
     pub(crate) fn run(mut self) {
         let last = match self.send() {
@@ -55,7 +55,7 @@ impl Job {
         let _ = self.notices.send(last);
     }
 
-    fn send(&mut self) -> Result<Response<Body>, (Stage, ureq::Error)> {
+    fn send(&mut self) -> Result<Response<Body>, (RequestStage, ureq::Error)> {
         let mut headers = std::mem::take(&mut self.headers);
         if let Some(authorization) = &self.authorization {
             headers.push(("Authorization", authorization.reveal().to_owned()));
@@ -66,7 +66,7 @@ impl Job {
                 for (name, value) in &headers {
                     request = request.header(*name, value);
                 }
-                (request.call(), Stage::Waiting)
+                (request.call(), RequestStage::Waiting)
             }
             content => {
                 let mut request = self.agent.post(&self.url);
@@ -75,9 +75,9 @@ impl Job {
                 }
                 match content {
                     Content::Streamed(payload) => {
-                        let mut payload = Payload {
+                        let mut payload = PayloadReader {
                             inner: payload,
-                            stage: Stage::Sending,
+                            stage: RequestStage::Sending,
                             state: &self.state,
                             sent: &self.sent,
                             notices: &self.notices,
@@ -85,13 +85,13 @@ impl Job {
                         let result = request.send(SendBody::from_reader(&mut payload));
                         (result, payload.stage)
                     }
-                    Content::Whole(body) => (request.send(&body), Stage::Waiting),
-                    Content::None => (request.send_empty(), Stage::Waiting),
+                    Content::Whole(body) => (request.send(&body), RequestStage::Waiting),
+                    Content::None => (request.send_empty(), RequestStage::Waiting),
                 }
             }
         };
         result.map_err(|error| match self.state.connected() {
-            false => (Stage::Connecting, error),
+            false => (RequestStage::Connecting, error),
             true => (then, error),
         })
     }
@@ -121,7 +121,7 @@ impl Job {
                 ))),
                 // A refusal counts even if the connection breaks behind it: its status is known.
                 Err(error) if status < 400 => Err(error),
-                _ => Ok(Notice::Answer(Answer {
+                _ => Ok(Notice::Answer(PlainAnswer {
                     status,
                     content_type,
                     location,
@@ -130,7 +130,10 @@ impl Job {
             }
         };
         result.unwrap_or_else(|error| {
-            Notice::Broken(Stage::Reading, self.explain(Stage::Reading, error.into()))
+            Notice::Broken(
+                RequestStage::Reading,
+                self.explain(RequestStage::Reading, error.into()),
+            )
         })
     }
 
@@ -172,21 +175,21 @@ impl Job {
         }
     }
 
-    fn explain(&self, stage: Stage, error: ureq::Error) -> Error {
+    fn explain(&self, stage: RequestStage, error: ureq::Error) -> Error {
         let target = &self.target;
         let doing = match stage {
-            Stage::Connecting => format!("connecting to {target}"),
-            Stage::Payload => "reading the payload".into(),
-            Stage::Sending => format!("sending to {target}"),
-            Stage::Waiting => format!("waiting for an answer of {target}"),
-            Stage::Reading => format!("reading the answer of {target}"),
+            RequestStage::Connecting => format!("connecting to {target}"),
+            RequestStage::Payload => "reading the payload".into(),
+            RequestStage::Sending => format!("sending to {target}"),
+            RequestStage::Waiting => format!("waiting for an answer of {target}"),
+            RequestStage::Reading => format!("reading the answer of {target}"),
         };
         let error = match error {
             // What the body's reader and TLS wrap into an I/O error comes out again.
             ureq::Error::Io(error) => ureq::Error::from(error),
             error => error,
         };
-        let absent = stage == Stage::Connecting && self.target.socket().is_some();
+        let absent = stage == RequestStage::Connecting && self.target.socket().is_some();
         let reason: Box<dyn StdError + Send + Sync> = match error {
             ureq::Error::Io(error)
                 if absent
@@ -226,24 +229,24 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// The payload as ureq reads it: ends early once there is an answer, and knows whether it ended by itself.
-struct Payload<'a> {
+struct PayloadReader<'a> {
     inner: Box<dyn Read + Send>,
     /// The stage at which the request is if it fails now.
-    stage: Stage,
-    state: &'a State,
+    stage: RequestStage,
+    state: &'a Transfer,
     sent: &'a AtomicU64,
     notices: &'a Sender<Notice>,
 }
 
-impl Read for Payload<'_> {
+impl Read for PayloadReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.state.answered() || self.stage == Stage::Waiting {
+        if self.state.answered() || self.stage == RequestStage::Waiting {
             return Ok(0);
         }
         loop {
             match self.inner.read(buffer) {
                 Ok(0) => {
-                    self.stage = Stage::Waiting;
+                    self.stage = RequestStage::Waiting;
                     // Nobody listening means that the agent is being shut down.
                     let _ = self.notices.send(Notice::Sent);
                     return Ok(0);
@@ -254,7 +257,7 @@ impl Read for Payload<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.stage = Stage::Payload;
+                    self.stage = RequestStage::Payload;
                     return Err(error);
                 }
             }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the transport and the request's body tell each other about one request.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct Transfer {
     /// The connection stands, TLS included.
     connected: AtomicBool,
     /// There is an answer, or at least no hope for the rest of the request.
@@ -17,7 +17,7 @@ pub(crate) struct State {
     pub(crate) hasty: AtomicBool,
 }
 
-impl State {
+impl Transfer {
     pub(crate) fn set_connected(&self) {
         self.connected.store(true, Ordering::Release);
     }

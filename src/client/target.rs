@@ -1,4 +1,4 @@
-//! Where a request goes and who asks: [`Target`] and [`Credentials`], parsed once.
+//! Where a request goes and who asks: [`Target`] and [`TargetCredentials`], parsed once.
 //!
 //! A target may carry `user:password@`. They become credentials, and neither `Display`, `Debug` nor an error shows them.
 
@@ -6,15 +6,15 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
-use crate::name::Secret;
+use crate::api::error::Error;
+use crate::api::name::Secret;
 
 /// The port when none is named; Harper's operations port, so that its users' targets mean the same here.
 const PORT: u16 = 9925;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credentials {
+pub enum TargetCredentials {
     /// An access token.
     Bearer(Secret),
     /// A name and a password; at a gangplank server the token's name and the token.
@@ -29,12 +29,12 @@ pub enum Credentials {
 /// A server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    place: Place,
-    credentials: Option<Credentials>,
+    place: Address,
+    credentials: Option<TargetCredentials>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Address {
     Http {
         tls: bool,
         /// `host:port`, IPv6 addresses in brackets.
@@ -49,7 +49,7 @@ impl Target {
     /// A unix socket.
     pub fn unix(path: impl Into<PathBuf>) -> Target {
         Target {
-            place: Place::Unix(path.into()),
+            place: Address::Unix(path.into()),
             credentials: None,
         }
     }
@@ -88,7 +88,7 @@ impl Target {
             None => (None, authority),
         };
         Ok(Target {
-            place: Place::Http {
+            place: Address::Http {
                 tls,
                 authority: host_and_port(host).map_err(|why| bad(text, why))?,
                 prefix: prefix.trim_end_matches('/').to_owned(),
@@ -101,23 +101,23 @@ impl Target {
     }
 
     /// The credentials that the target's text carried.
-    pub fn credentials(&self) -> Option<&Credentials> {
+    pub fn credentials(&self) -> Option<&TargetCredentials> {
         self.credentials.as_ref()
     }
 
     /// The path, if it is a unix socket.
     pub fn socket(&self) -> Option<&Path> {
         match &self.place {
-            Place::Unix(path) => Some(path),
-            Place::Http { .. } => None,
+            Address::Unix(path) => Some(path),
+            Address::Http { .. } => None,
         }
     }
 
     /// The URL of a path, which begins with a slash. That of a unix socket names a host that is never looked up.
     pub(crate) fn url(&self, path: &str) -> String {
         match &self.place {
-            Place::Unix(_) => format!("http://localhost{path}"),
-            Place::Http {
+            Address::Unix(_) => format!("http://localhost{path}"),
+            Address::Http {
                 tls,
                 authority,
                 prefix,
@@ -129,8 +129,8 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Unix(path) => write!(f, "unix:{}", path.display()),
-            Place::Http {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Http {
                 tls,
                 authority,
                 prefix,
@@ -188,11 +188,11 @@ fn host_and_port(text: &str) -> Result<String, &'static str> {
     Ok(format!("{host}:{port}"))
 }
 
-fn basic(userinfo: &str) -> Result<Credentials, &'static str> {
+fn basic(userinfo: &str) -> Result<TargetCredentials, &'static str> {
     let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let decode =
         |text| percent_decoded(text).ok_or("its user or password is no percent-encoded text");
-    Ok(Credentials::Basic {
+    Ok(TargetCredentials::Basic {
         username: decode(username)?,
         password: Secret::new(decode(password)?),
     })
@@ -284,7 +284,7 @@ mod tests {
         let target = Target::parse("http://ad%3Amin:p%40ss:w@h").unwrap();
         assert_eq!(
             target.credentials(),
-            Some(&Credentials::Basic {
+            Some(&TargetCredentials::Basic {
                 username: "ad:min".into(),
                 password: Secret::new("p@ss:w"),
             })

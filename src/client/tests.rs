@@ -5,8 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::error::Exit;
-use crate::operation::Fields;
+use crate::api::error::Exit;
+use crate::api::operation::Fields;
 
 /// One connection, served by a function on a thread.
 fn serve<T: Send + 'static>(
@@ -35,7 +35,7 @@ fn fields() -> Fields {
     fields
 }
 
-fn notices(running: &Running) -> Vec<Notice> {
+fn notices(running: &InFlight) -> Vec<Notice> {
     let mut all = Vec::new();
     loop {
         match running.notices().recv_timeout(Duration::from_secs(20)) {
@@ -46,18 +46,18 @@ fn notices(running: &Running) -> Vec<Notice> {
     }
 }
 
-fn last(running: &Running) -> Notice {
+fn last(running: &InFlight) -> Notice {
     notices(running).pop().unwrap()
 }
 
-fn call(client: &Client, stream: bool) -> Running {
+fn call(client: &Client, stream: bool) -> InFlight {
     client.call(&fields(), stream).unwrap()
 }
 
 /// A payload that never ends in any test's time, and counts what was taken.
-struct Endless(Arc<AtomicU64>);
+struct EndlessPayload(Arc<AtomicU64>);
 
-impl Read for Endless {
+impl Read for EndlessPayload {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.0
             .fetch_add(buffer.len() as u64, std::sync::atomic::Ordering::Relaxed);
@@ -70,7 +70,7 @@ fn refused_early(
 ) -> (u64, Notice, TcpStream) {
     let (client, thread) = serve(answer);
     let taken = Arc::new(AtomicU64::new(0));
-    let payload = Endless(Arc::clone(&taken));
+    let payload = EndlessPayload(Arc::clone(&taken));
     let running = client.upload(&fields(), payload, "key").unwrap();
     let last = last(&running);
     let taken = taken.load(std::sync::atomic::Ordering::Relaxed);
@@ -201,7 +201,7 @@ fn an_upload_into_a_closed_connection_is_broken_while_sending() {
     let Notice::Broken(stage, error) = last else {
         panic!("{last:?}")
     };
-    assert_eq!(stage, Stage::Sending, "{error}");
+    assert_eq!(stage, RequestStage::Sending, "{error}");
 }
 
 #[test]
@@ -256,8 +256,8 @@ fn a_whole_upload_is_sent_as_a_form_with_its_key() {
 
 #[test]
 fn a_payload_that_fails_is_not_sent_as_if_it_were_whole() {
-    struct Failing;
-    impl Read for Failing {
+    struct FailingPayload;
+    impl Read for FailingPayload {
         fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
             Err(std::io::Error::other("changed while it was packed"))
         }
@@ -267,11 +267,11 @@ fn a_payload_that_fails_is_not_sent_as_if_it_were_whole() {
         let _ = stream.read_to_end(&mut all);
         all
     });
-    let running = client.upload(&fields(), Failing, "key").unwrap();
+    let running = client.upload(&fields(), FailingPayload, "key").unwrap();
     let Notice::Broken(stage, error) = last(&running) else {
         panic!("no failure")
     };
-    assert_eq!(stage, Stage::Payload);
+    assert_eq!(stage, RequestStage::Payload);
     assert!(error.to_string().contains("changed while"), "{error}");
     drop(running);
     assert!(!thread.join().unwrap().ends_with(b"0\r\n\r\n"));
@@ -336,7 +336,7 @@ fn cut_streams_are_told_from_ended_ones() {
         let (seen, _) = answered(vec![bytes.clone().into_bytes()], true);
         match seen.last() {
             Some(Notice::Ended) => assert!(clean, "{bytes}"),
-            Some(Notice::Broken(Stage::Reading, _)) => assert!(!clean, "{bytes}"),
+            Some(Notice::Broken(RequestStage::Reading, _)) => assert!(!clean, "{bytes}"),
             _ => panic!("{seen:?}"),
         }
     }
@@ -377,20 +377,20 @@ fn plain_answers_come_whole() {
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"a\":1}";
     let (seen, _) = answered(vec![cut.into()], false);
     assert!(
-        matches!(seen.last(), Some(Notice::Broken(Stage::Reading, _))),
+        matches!(seen.last(), Some(Notice::Broken(RequestStage::Reading, _))),
         "{seen:?}"
     );
     let (seen, _) = answered(Vec::new(), false);
     assert!(
-        matches!(seen.last(), Some(Notice::Broken(Stage::Waiting, _))),
+        matches!(seen.last(), Some(Notice::Broken(RequestStage::Waiting, _))),
         "{seen:?}"
     );
 }
 
 #[test]
 fn credentials_are_sent_and_never_shown() {
-    let bearer = Credentials::Bearer(Secret::new("hunter2"));
-    let basic = Credentials::Basic {
+    let bearer = TargetCredentials::Bearer(Secret::new("hunter2"));
+    let basic = TargetCredentials::Basic {
         username: "admin".into(),
         password: Secret::new("hunter2"),
     };
@@ -419,7 +419,7 @@ fn credentials_are_sent_and_never_shown() {
     let target = Target::parse("http://h").unwrap();
     for bad in ["", "a b", "a\nb", "\u{e4}"] {
         let client = Client::new(target.clone()).unwrap();
-        let token = Credentials::Bearer(Secret::new(bad));
+        let token = TargetCredentials::Bearer(Secret::new(bad));
         assert!(client.with_credentials(&token).is_err(), "{bad:?}");
     }
 }
@@ -438,7 +438,7 @@ fn a_unix_socket_and_the_events_of_a_deployment() {
         head
     });
     let client = Client::new(Target::unix(&path)).unwrap();
-    let which = Which::Latest("demo".parse().unwrap());
+    let which = DeploymentRef::Latest("demo".parse().unwrap());
     let seen = notices(&client.events(&which, 0).unwrap());
     assert!(
         matches!(&seen[..], [Notice::Head(200), Notice::Ended]),
@@ -453,7 +453,7 @@ fn a_unix_socket_and_the_events_of_a_deployment() {
     let Notice::Broken(stage, error) = last(&client.events(&which, 0).unwrap()) else {
         panic!("no failure")
     };
-    assert_eq!(stage, Stage::Connecting);
+    assert_eq!(stage, RequestStage::Connecting);
     assert!(error.to_string().contains("gangplank serve"), "{error}");
 }
 
@@ -465,7 +465,7 @@ fn nobody_listening_is_a_failure_to_connect() {
     let client = Client::new(Target::parse(&url).unwrap()).unwrap();
     let last = last(&call(&client, false));
     assert!(
-        matches!(last, Notice::Broken(Stage::Connecting, _)),
+        matches!(last, Notice::Broken(RequestStage::Connecting, _)),
         "{last:?}"
     );
 }
@@ -568,7 +568,7 @@ fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
         let client = client.with_roots(&dir.join("cert.pem")).unwrap();
         let taken = Arc::new(AtomicU64::new(0));
         let running = client
-            .upload(&fields(), Endless(Arc::clone(&taken)), "key")
+            .upload(&fields(), EndlessPayload(Arc::clone(&taken)), "key")
             .unwrap();
         let all = notices(&running);
         assert!(

@@ -3,15 +3,15 @@
 //! A server may answer before it has read the whole request: 401, 409, 413. ureq would go on writing, and the answer would
 //! be lost behind a broken pipe, or never be looked for while the server does not read. Here every write first looks for
 //! input, and a write that has to wait for room waits for input too. Once there is an answer, whatever is still written is
-//! swallowed and [`State::answered`] ends the request's body, so that ureq turns to reading at once.
+//! swallowed and [`Transfer::answered`] ends the request's body, so that ureq turns to reading at once.
 //!
 //! An answer that begins with a status of 2xx is no refusal: a Harper server sends the head of its event stream while the
-//! payload still arrives. It ends nothing and is read after the request, [`State::accepted`]. But a `deployment` event in
+//! payload still arrives. It ends nothing and is read after the request, [`Transfer::accepted`]. But a `deployment` event in
 //! it comes from a server that knows the upload by its key and reads no further, so that one ends the upload too.
 //!
 //! Under TLS, input is not yet an answer: session tickets arrive unasked. So [`Look`], above TLS, decrypts what has arrived
 //! without waiting for more, and only decrypted bytes count. A write below TLS that has to wait while input waits too keeps
-//! the rest in [`Socket::unsent`], which gives [`Look`] its turn.
+//! the rest in [`ClientStream::unsent`], which gives [`Look`] its turn.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -30,7 +30,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
 
-use crate::client::state::{LOOKED_AT, State};
+use crate::client::state::{LOOKED_AT, Transfer};
 
 /// While a good answer has begun and there is no room for writing, it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -40,20 +40,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct SocketConnector {
     /// The unix socket, or none for the addresses that ureq found.
     pub(crate) path: Option<PathBuf>,
-    pub(crate) state: Arc<State>,
+    pub(crate) state: Arc<Transfer>,
 }
 
 impl Connector<()> for SocketConnector {
-    type Out = Socket;
+    type Out = ClientStream;
 
-    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _: Option<()>,
+    ) -> Result<Option<ClientStream>, Error> {
         let stream = Arc::new(match &self.path {
-            Some(path) => Stream::Unix(UnixStream::connect(path)?),
-            None => Stream::Tcp(connect_tcp(details)?),
+            Some(path) => StreamKind::Unix(UnixStream::connect(path)?),
+            None => StreamKind::Tcp(connect_tcp(details)?),
         });
-        let handle: Weak<Stream> = Arc::downgrade(&stream);
+        let handle: Weak<StreamKind> = Arc::downgrade(&stream);
         (details.register_shutdown)(handle)?;
-        Ok(Some(Socket {
+        Ok(Some(ClientStream {
             stream,
             buffers: LazyBuffers::new(
                 details.config.input_buffer_size(),
@@ -93,7 +97,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Puts [`Look`] above whatever the connection became.
 #[derive(Debug)]
-pub(crate) struct LookConnector(pub(crate) Arc<State>);
+pub(crate) struct LookConnector(pub(crate) Arc<Transfer>);
 
 impl<In: Transport> Connector<In> for LookConnector {
     type Out = Look<In>;
@@ -113,36 +117,36 @@ impl<In: Transport> Connector<In> for LookConnector {
 }
 
 #[derive(Debug)]
-enum Stream {
+enum StreamKind {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl AsFd for Stream {
+impl AsFd for StreamKind {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
+            StreamKind::Tcp(stream) => stream.as_fd(),
+            StreamKind::Unix(stream) => stream.as_fd(),
         }
     }
 }
 
-impl ShutdownHandle for Stream {
+impl ShutdownHandle for StreamKind {
     fn shutdown(&self) {
         // It fails only if the connection is down already, which is what is wanted.
         let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            StreamKind::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            StreamKind::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
 }
 
 /// A connected socket.
 #[derive(Debug)]
-pub(crate) struct Socket {
-    stream: Arc<Stream>,
+pub(crate) struct ClientStream {
+    stream: Arc<StreamKind>,
     buffers: LazyBuffers,
-    state: Arc<State>,
+    state: Arc<Transfer>,
     tls: bool,
     /// Encrypted bytes that found no room while there was something to read. Bounded by what one write above TLS makes,
     /// since each further one begins with reading.
@@ -151,7 +155,7 @@ pub(crate) struct Socket {
 
 /// Waits until one of `wanted` is true of the socket: (readable, writable), where readable includes its end.
 fn ready(
-    stream: &Stream,
+    stream: &StreamKind,
     wanted: PollFlags,
     limit: Option<Duration>,
 ) -> Result<(bool, bool), io::Error> {
@@ -186,7 +190,7 @@ fn limit(timeout: NextTimeout) -> Result<Option<Duration>, Error> {
 }
 
 /// Judges what has come of an answer, and leaves it there.
-fn look_at(stream: &Stream, state: &State) {
+fn look_at(stream: &StreamKind, state: &Transfer) {
     let mut bytes = [0; LOOKED_AT];
     match recv(stream, &mut bytes, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
         Ok((_, n)) => state.judge(&bytes[..n]),
@@ -198,8 +202,8 @@ fn look_at(stream: &Stream, state: &State) {
 
 /// Writes until all is written, or there is something to read that has to be looked at first; says how much it wrote.
 fn push(
-    stream: &Stream,
-    state: &State,
+    stream: &StreamKind,
+    state: &Transfer,
     tls: bool,
     bytes: &[u8],
     timeout: NextTimeout,
@@ -263,7 +267,7 @@ fn push(
     Ok(at)
 }
 
-impl Socket {
+impl ClientStream {
     /// Writes what could not be written before.
     fn push_unsent(&mut self, timeout: NextTimeout) -> Result<(), Error> {
         let sent = push(&self.stream, &self.state, self.tls, &self.unsent, timeout)?;
@@ -291,7 +295,7 @@ impl Socket {
     }
 }
 
-impl Transport for Socket {
+impl Transport for ClientStream {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -350,7 +354,7 @@ impl Transport for Socket {
 #[derive(Debug)]
 pub(crate) struct Look<T> {
     inner: T,
-    state: Arc<State>,
+    state: Arc<Transfer>,
     /// Bytes of the answer are in the buffer that nobody has been told of.
     pending: bool,
 }

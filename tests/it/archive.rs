@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use crate::archive::raw::{
     Raw, bare, dir, entry, file, hard, link, long, moded, pax, rooted, seal, sized, sparse,
 };
-use crate::harbor::{Answer, BOUNDARY, Harbor, TempDir, form, gzip, names, tar};
+use crate::test_server::{Answer, BOUNDARY, TempDir, TestServer, form, gzip, names, tar};
 
 /// A gibibyte, which no name has.
 const HUGE: u64 = 1 << 30;
@@ -26,7 +26,7 @@ const MEMORY: u64 = 24 * 1024;
 
 /// A server whose root lies in a directory with things that are not to be touched.
 struct World {
-    harbor: Option<Harbor>,
+    host: Option<TestServer>,
     root: Arc<TempDir>,
     outside: TempDir,
 }
@@ -37,7 +37,7 @@ impl World {
         let root = Arc::new(TempDir(outside.0.join("root")));
         fs::create_dir(&root.0).unwrap();
         let mut world = World {
-            harbor: None,
+            host: None,
             root,
             outside,
         };
@@ -56,12 +56,12 @@ impl World {
             "1000",
         ];
         all.extend(flags);
-        self.harbor = None;
-        self.harbor = Some(Harbor::on(Arc::clone(&self.root), &all, &[]));
+        self.host = None;
+        self.host = Some(TestServer::on(Arc::clone(&self.root), &all, &[]));
     }
 
-    fn harbor(&self) -> &Harbor {
-        self.harbor.as_ref().unwrap()
+    fn host(&self) -> &TestServer {
+        self.host.as_ref().unwrap()
     }
 
     fn outside(&self, name: &str) -> String {
@@ -106,7 +106,7 @@ impl World {
     /// Deploys something good, which must go live.
     fn go_on(&self, what: &str) {
         let good = gzip(&tar(&[("./what", what)]));
-        let answer = self.harbor().deploy(&[("project", "demo")], &good);
+        let answer = self.host().deploy(&[("project", "demo")], &good);
         assert_eq!(answer.status, 200, "after {what}: {}", answer.text());
         let live = fs::read_to_string(self.root.0.join("components/demo/what"));
         assert_eq!(live.unwrap(), what);
@@ -137,7 +137,7 @@ impl World {
         );
         assert!(message.len() < 1024, "{what}: {message}");
         let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
-        let record = self.harbor().record(&id);
+        let record = self.host().record(&id);
         assert_eq!(record["status"], "failed", "{what}: {record}");
         assert_eq!(record["error"]["code"], code, "{what}: {record}");
         assert_eq!(
@@ -158,7 +158,7 @@ impl World {
 
     /// What the server's memory was at most, in KiB.
     fn peak(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.harbor().server.id());
+        let path = format!("/proc/{}/status", self.host().server.id());
         let status = fs::read_to_string(path).unwrap();
         let line = status
             .lines()
@@ -177,7 +177,7 @@ fn all_refused(world: &World, table: Table) {
     for (what, payload, part) in table {
         let before = world.listing();
         for project in ["demo", "fresh"] {
-            let answer = world.harbor().deploy(&[("project", project)], &payload);
+            let answer = world.host().deploy(&[("project", project)], &payload);
             world.refused(what, &answer, (422, "bad_archive", part), &before);
         }
         world.go_on(what);
@@ -854,14 +854,14 @@ fn bomb(byte: u8, mebibytes: usize) -> Vec<u8> {
 }
 
 /// Sends a form that declares a gigabyte, of which some megabytes are sent, and reads the answer before the rest.
-fn begin(harbor: &Harbor, start: &[u8]) -> Answer {
+fn begin(host: &TestServer, start: &[u8]) -> Answer {
     let (media, body) = form(&[("project", "demo")], b"");
     let tail = format!("\r\n--{BOUNDARY}--\r\n").len();
     let head = format!(
         "POST / HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {}\r\n{media}\r\nContent-Length: {HUGE}\r\n\r\n",
-        harbor.token
+        host.token
     );
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&body[..body.len() - tail]).unwrap();
     stream.write_all(start).unwrap();
@@ -894,16 +894,16 @@ fn bombs_of_names_are_refused_at_once() {
         let start = [file("a", "x"), header].concat();
         // What is not there cannot have been waited for.
         let before = world.listing();
-        let answer = begin(world.harbor(), &start);
+        let answer = begin(world.host(), &start);
         world.refused(&what, &answer, expected, &before);
         let zipped = [gzip(&start), bomb(b'x', 1024)].concat();
-        let answer = world.harbor().deploy(&[("project", "demo")], &zipped);
+        let answer = world.host().deploy(&[("project", "demo")], &zipped);
         world.refused(&what, &answer, expected, &before);
         world.go_on(&what);
     }
     // A gzip header that says that a name follows, which never ends.
     let before = world.listing();
-    let answer = begin(world.harbor(), &[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 255]);
+    let answer = begin(world.host(), &[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 255]);
     let expected = (422, "bad_archive", "no readable tar or tar.gz archive");
     world.refused("a bomb of gzip", &answer, expected, &before);
     world.go_on("a bomb of gzip");
@@ -923,19 +923,19 @@ fn what_unpacks_to_much_takes_disk_as_allowed_and_no_memory() {
         gzip(&[0; 1024]),
     ]
     .concat();
-    let answer = world.harbor().deploy(&[("project", "demo")], &zeros);
+    let answer = world.host().deploy(&[("project", "demo")], &zeros);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let found = fs::metadata(world.root.0.join("components/demo/zeros")).unwrap();
     assert_eq!(found.len(), size);
     // Zeros behind the end are padding, however many.
     let padded = [gzip(&tar(&[("./what", "padded")])), bomb(0, 48)].concat();
-    let answer = world.harbor().deploy(&[("project", "demo")], &padded);
+    let answer = world.host().deploy(&[("project", "demo")], &padded);
     assert_eq!(answer.status, 200, "{}", answer.text());
     // Entries.
     let many: Vec<Vec<u8>> = (0..5000).map(|n| file(&format!("./{n}"), "")).collect();
     let before = world.listing();
     let answer = world
-        .harbor()
+        .host()
         .deploy(&[("project", "demo")], &gzip(&bare(&many)));
     let expected = (422, "bad_archive", "more than 1000 entries");
     world.refused("entries", &answer, expected, &before);
@@ -954,7 +954,7 @@ fn what_unpacks_to_much_takes_disk_as_allowed_and_no_memory() {
     ]
     .concat();
     let before = world.listing();
-    let answer = world.harbor().deploy(&[("project", "demo")], &bomb);
+    let answer = world.host().deploy(&[("project", "demo")], &bomb);
     let expected = (507, "no_space", "the disk would have less than");
     world.refused("a bomb", &answer, expected, &before);
     let peak = world.peak();
@@ -975,7 +975,7 @@ fn odd_archives_are_taken_and_modes_tamed() {
     let root = &world.root.0;
     let live = root.join("components/demo");
     let deploy = |what: &str, payload: &[u8]| {
-        let answer = world.harbor().deploy(&[("project", "demo")], payload);
+        let answer = world.host().deploy(&[("project", "demo")], payload);
         assert_eq!(answer.status, 200, "{what}: {}", answer.text());
     };
     let modes = [

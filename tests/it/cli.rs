@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harbor::{Harbor, TempDir, await_some, gangplank, names};
+use crate::test_server::{TempDir, TestServer, await_some, gangplank, names};
 
 fn app() -> TempDir {
     TempDir::new().with(&[
@@ -29,10 +29,10 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn a_deploy_shows_its_steps_and_prints_its_result_alone() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
-    let output = harbor.cli(&[
+    let output = host.cli(&[
         "deploy",
         dir.to_str().unwrap(),
         "--install-command",
@@ -66,11 +66,11 @@ fn a_deploy_shows_its_steps_and_prints_its_result_alone() {
         "{shown:?}"
     );
     assert_eq!(
-        names(&harbor.path("components/app/")),
+        names(&host.path("components/app/")),
         [".hidden", "index.txt"]
     );
 
-    let all = harbor.cli(&[
+    let all = host.cli(&[
         "deploy",
         dir.to_str().unwrap(),
         "--include-node-modules",
@@ -80,14 +80,14 @@ fn a_deploy_shows_its_steps_and_prints_its_result_alone() {
     ]);
     assert_eq!((all.status.code(), stderr(&all).as_str()), (Some(0), ""));
     assert_eq!(
-        names(&harbor.path("components/app/")),
+        names(&host.path("components/app/")),
         [".git", ".hidden", "index.txt", "node_modules"]
     );
 }
 
 #[test]
 fn every_end_has_its_code_and_failures_print_no_result() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let empty = TempDir::new();
     let (dir, empty) = (app.0.join("app"), empty.0.to_str().unwrap().to_owned());
@@ -130,7 +130,7 @@ fn every_end_has_its_code_and_failures_print_no_result() {
         (&["list", "--token", "wrong"], 4, "Login failed"),
     ];
     for (arguments, code, part) in table {
-        let output = harbor.cli(arguments);
+        let output = host.cli(arguments);
         let shown = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {shown}");
         assert!(shown.contains(part), "{arguments:?}: {shown}");
@@ -196,11 +196,11 @@ fn a_stream_that_is_cut_is_no_success_and_a_proxy_is_told_from_a_server() {
 
 #[test]
 fn every_line_of_ndjson_parses_and_the_other_forms_are_what_they_say() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
     let dir = dir.to_str().unwrap();
-    let output = harbor.cli(&[
+    let output = host.cli(&[
         "deploy",
         dir,
         "--progress",
@@ -219,12 +219,12 @@ fn every_line_of_ndjson_parses_and_the_other_forms_are_what_they_say() {
             "{event} in {shown}"
         );
     }
-    let yaml = text(&harbor.cli(&["deploy", dir, "--output", "yaml"]).stdout);
+    let yaml = text(&host.cli(&["deploy", dir, "--output", "yaml"]).stdout);
     assert!(
         yaml.starts_with("message: \"Successfully deployed: app\"\ndeployment_id: "),
         "{yaml}"
     );
-    let plain = harbor.cli(&[
+    let plain = host.cli(&[
         "deploy",
         dir,
         "--output",
@@ -238,7 +238,7 @@ fn every_line_of_ndjson_parses_and_the_other_forms_are_what_they_say() {
         "{}",
         stderr(&plain)
     );
-    let github = harbor.cli(&[
+    let github = host.cli(&[
         "deploy",
         dir,
         "--progress",
@@ -254,7 +254,7 @@ fn every_line_of_ndjson_parses_and_the_other_forms_are_what_they_say() {
         "{shown}"
     );
     let table = text(
-        &harbor
+        &host
             .cli(&["list", "--output", "text", "--limit", "2"])
             .stdout,
     );
@@ -295,10 +295,10 @@ fn help_and_version() {
 
 #[test]
 fn the_habits_of_harper_work() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
-    let target = format!("http://{}", harbor.address);
-    let token = &harbor.token;
+    let target = format!("http://{}", host.address);
+    let token = &host.token;
     let dir = app.0.join("app");
     let words = [
         format!("target={target}"),
@@ -315,7 +315,7 @@ fn the_habits_of_harper_work() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(text(&output.stdout).starts_with("{\n"));
-    assert!(harbor.path("components/harper/index.txt").exists());
+    assert!(host.path("components/harper/index.txt").exists());
     let mut command = gangplank();
     command
         .current_dir(&dir)
@@ -330,34 +330,34 @@ fn the_habits_of_harper_work() {
 
 #[test]
 fn the_socket_of_the_root_is_the_default() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let mut command = gangplank();
     command
         .arg("deploy")
         .arg(app.0.join("app"))
-        .env("GANGPLANK_ROOT", &harbor.root.0);
+        .env("GANGPLANK_ROOT", &host.root.0);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
-        harbor.record(result["deployment_id"].as_str().unwrap())["user"],
+        host.record(result["deployment_id"].as_str().unwrap())["user"],
         Value::Null
     );
 }
 
 #[test]
 fn an_interrupted_client_says_how_to_go_on_watching() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
-    let gate = harbor.path("gate");
+    let gate = host.path("gate");
     let hold = format!(
         "echo begun; while [ ! -e {} ]; do sleep 0.01; done; echo over",
         gate.display()
     );
     let dir = app.0.join("app");
     let arguments = ["deploy", dir.to_str().unwrap(), "--install-command", &hold];
-    let mut deploy = harbor
+    let mut deploy = host
         .cli_command(&arguments)
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
@@ -367,11 +367,11 @@ fn an_interrupted_client_says_how_to_go_on_watching() {
         .lines()
         .map(Result::unwrap);
     lines.find(|line| line == "  | begun").unwrap();
-    let busy = harbor.cli(&["deploy", dir.to_str().unwrap()]);
+    let busy = host.cli(&["deploy", dir.to_str().unwrap()]);
     assert_eq!(busy.status.code(), Some(6), "{}", stderr(&busy));
 
     // Somebody else follows meanwhile, from the start.
-    let mut watch = harbor
+    let mut watch = host
         .cli_command(&["watch", "app"])
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
@@ -395,20 +395,20 @@ fn an_interrupted_client_says_how_to_go_on_watching() {
     drop(watched);
     assert_eq!(watch.wait().unwrap().code(), Some(0));
     let id = await_some("the end", || {
-        let list = harbor
+        let list = host
             .operate(&json!({"operation": "list_deployments"}))
             .json();
         let newest = list["deployments"][0].clone();
         (newest["status"] == "success")
             .then(|| newest["deployment_id"].as_str().unwrap().to_owned())
     });
-    let replay = harbor.cli(&["watch", &id]);
+    let replay = host.cli(&["watch", &id]);
     assert_eq!(replay.status.code(), Some(0));
     assert!(stderr(&replay).contains("  | begun"));
-    let shown: Value = serde_json::from_slice(&harbor.cli(&["show", &id]).stdout).unwrap();
+    let shown: Value = serde_json::from_slice(&host.cli(&["show", &id]).stdout).unwrap();
     assert_eq!(shown["status"], "success");
     let operation: Value = serde_json::from_slice(
-        &harbor
+        &host
             .cli(&["op", "get_deployment", &format!("deployment_id={id}")])
             .stdout,
     )
@@ -418,19 +418,19 @@ fn an_interrupted_client_says_how_to_go_on_watching() {
 
 #[test]
 fn links_that_lead_out_are_left_out_with_a_warning() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
     std::os::unix::fs::symlink("index.txt", dir.join("inside")).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", dir.join("outside")).unwrap();
-    let output = harbor.cli(&["deploy", dir.to_str().unwrap()]);
+    let output = host.cli(&["deploy", dir.to_str().unwrap()]);
     assert!(
         stderr(&output).contains("warning: ") && stderr(&output).contains("outside"),
         "{}",
         stderr(&output)
     );
     assert_eq!(
-        names(&harbor.path("components/app/")),
+        names(&host.path("components/app/")),
         [".hidden", "index.txt", "inside"]
     );
 }

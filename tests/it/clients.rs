@@ -6,18 +6,20 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harbor::{Answer, BOUNDARY, Harbor, certificate, component, form, have, records};
+use crate::test_server::{
+    Answer, BOUNDARY, TestServer, certificate, component, form, have, records,
+};
 
 #[test]
 fn curl_deploys_and_watches() {
     if !have("curl") {
         return;
     }
-    let harbor = Harbor::start();
-    let payload = harbor.path("p.tgz");
+    let host = TestServer::start();
+    let payload = host.path("p.tgz");
     fs::write(&payload, component()).unwrap();
-    let url = format!("http://{}/", harbor.address);
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let url = format!("http://{}/", host.address);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let file = format!("payload=@{}", payload.display());
     let form = [
         "-F",
@@ -63,8 +65,8 @@ fn node_deploys_with_fetch_and_formdata() {
     if !have("node") {
         return;
     }
-    let harbor = Harbor::start();
-    let payload = harbor.path("p.tgz");
+    let host = TestServer::start();
+    let payload = host.path("p.tgz");
     fs::write(&payload, component()).unwrap();
     let script = r#"
         const [url, token, file] = process.argv.slice(1);
@@ -79,8 +81,8 @@ fn node_deploys_with_fetch_and_formdata() {
     node.args([
         "-e",
         script,
-        &format!("http://{}/", harbor.address),
-        &harbor.token,
+        &format!("http://{}/", host.address),
+        &host.token,
     ])
     .arg(&payload);
     let output = node.output().unwrap();
@@ -91,13 +93,13 @@ fn node_deploys_with_fetch_and_formdata() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(harbor.path("components/noded/index.txt").exists());
+    assert!(host.path("components/noded/index.txt").exists());
 }
 
 #[test]
 fn the_bytes_of_harpers_cli_deploy() {
-    let harbor = Harbor::start();
-    let probe = harbor
+    let host = TestServer::start();
+    let probe = host
         .operate(&json!({"operation": "registration_info"}))
         .json();
     let version = probe["version"].as_str().unwrap();
@@ -116,7 +118,7 @@ fn the_bytes_of_harpers_cli_deploy() {
     let mut request = format!(
         "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
          Authorization: Bearer {}\r\nAccept: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-        harbor.token
+        host.token
     )
     .into_bytes();
     for chunk in body.chunks(97) {
@@ -125,7 +127,7 @@ fn the_bytes_of_harpers_cli_deploy() {
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"0\r\n\r\n");
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream.write_all(&request).unwrap();
     let events = Answer::read(stream).events();
     assert_eq!(
@@ -139,10 +141,10 @@ fn npm_installs_when_nobody_says_otherwise() {
     if !have("npm") {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let package = r#"{"name":"demo","version":"1.0.0","scripts":{"preinstall":"touch ran"}}"#;
-    let payload = crate::harbor::tar(&[("./package.json", package)]);
-    let events = harbor.deploy_live(&[("project", "npm")], &payload).events();
+    let payload = crate::test_server::tar(&[("./package.json", package)]);
+    let events = host.deploy_live(&[("project", "npm")], &payload).events();
     assert_eq!(events.last().unwrap().event, "done", "{events:?}");
     assert!(
         events
@@ -150,7 +152,7 @@ fn npm_installs_when_nobody_says_otherwise() {
             .any(|record| record.event == "install" && record.data["manager"] == "npm")
     );
     assert!(
-        !harbor.path("components/npm/ran").exists(),
+        !host.path("components/npm/ran").exists(),
         "scripts run only where they are allowed"
     );
 }
@@ -160,7 +162,7 @@ fn our_client_speaks_https_and_trusts_only_whom_it_is_told() {
     if !have("openssl") || !have("python3") {
         return;
     }
-    let dir = crate::harbor::TempDir::new();
+    let dir = crate::test_server::TempDir::new();
     let (key, certificate) = certificate(&dir.0, "server");
     // A server that reads a chunked upload to its end and answers with a stream of two records.
     let script = r#"
@@ -203,7 +205,7 @@ server.serve_forever()
     fs::create_dir(&app).unwrap();
     fs::write(app.join("a"), vec![7; 300_000]).unwrap();
     let deploy = |more: &[&str]| {
-        let mut command = crate::harbor::gangplank();
+        let mut command = crate::test_server::gangplank();
         command
             .arg("deploy")
             .arg(&app)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::harbor::{Harbor, TempDir, await_some, form, gzip, names, request, tar};
+use crate::test_server::{TempDir, TestServer, await_some, form, gzip, names, request, tar};
 
 /// How many files a release has: whole or not is seen by all of them.
 const FILES: usize = 40;
@@ -105,8 +105,8 @@ fn cases() -> Vec<(Kind, &'static str, bool)> {
 }
 
 /// Sends what is to be interrupted; nobody waits for its answer.
-fn send(harbor: &Harbor, kind: Kind) -> std::net::TcpStream {
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+fn send(host: &TestServer, kind: Kind) -> std::net::TcpStream {
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let (media, body) = match kind {
         Kind::First | Kind::Next => form(
             &[("project", "demo"), ("install_command", "true")],
@@ -119,15 +119,15 @@ fn send(harbor: &Harbor, kind: Kind) -> std::net::TcpStream {
                 .into_bytes(),
         ),
     };
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream
         .write_all(&request("POST", "/", &[&authorization, &media], &body))
         .unwrap();
     stream
 }
 
-fn deployed(harbor: &Harbor, n: u32) -> String {
-    let answer = harbor.deploy(
+fn deployed(host: &TestServer, n: u32) -> String {
+    let answer = host.deploy(
         &[("project", "demo"), ("install_command", "true")],
         &version(n),
     );
@@ -173,32 +173,32 @@ fn damage(root: &Path, id: &str, damage: Damage) {
 fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
     let what = format!("{kind:?} at {checkpoint}, {broken:?}");
     let root = Arc::new(TempDir::new());
-    let harbor = Harbor::on(Arc::clone(&root), &[], &[]);
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
     let mut ids = Vec::new();
     if kind != Kind::First {
-        ids.push(deployed(&harbor, 1));
+        ids.push(deployed(&host, 1));
     }
     if matches!(kind, Kind::Rollback | Kind::Rebuild) {
-        ids.push(deployed(&harbor, 3));
+        ids.push(deployed(&host, 3));
     }
     if kind == Kind::Rebuild {
-        fs::remove_dir_all(harbor.path(&format!("releases/demo/{}", ids[0]))).unwrap();
+        fs::remove_dir_all(host.path(&format!("releases/demo/{}", ids[0]))).unwrap();
     }
-    drop(harbor);
+    drop(host);
 
     let reached = root.0.with_extension("reached");
     let _ = fs::remove_file(&reached);
     let asked = format!("{checkpoint}={}", reached.display());
-    let harbor = Harbor::on(
+    let host = TestServer::on(
         Arc::clone(&root),
         &[],
         &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
     );
-    let stream = send(&harbor, kind);
+    let stream = send(&host, kind);
     await_some(&what, || reached.exists().then_some(()));
-    let id = names(&harbor.path("deployments")).pop().unwrap();
+    let id = names(&host.path("deployments")).pop().unwrap();
     // Killed without a chance to tidy up.
-    drop(harbor);
+    drop(host);
     drop(stream);
     fs::remove_file(&reached).unwrap();
     let (old, new) = match kind {
@@ -216,10 +216,10 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
     }
 
     // Killed again right after it has listened: nothing more changes.
-    drop(Harbor::on(Arc::clone(&root), &[], &[]));
+    drop(TestServer::on(Arc::clone(&root), &[], &[]));
     assert_eq!(live(), expected, "{what}");
-    let harbor = Harbor::on(Arc::clone(&root), &[], &[]);
-    let record = harbor.record(&id);
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
+    let record = host.record(&id);
     let status: (&Value, &Value) = (&record["status"], &record["error"]["code"]);
     let right = if comes {
         (&json!("success"), &Value::Null)
@@ -227,7 +227,7 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
         (&json!("failed"), &json!("interrupted"))
     };
     assert_eq!(status, right, "{what}: {record}");
-    let events = harbor
+    let events = host
         .ask("GET", &format!("/deployments/{id}/events"), &[], b"")
         .events();
     let ends = events
@@ -271,7 +271,7 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
         uploads && !["received", "stored"].contains(&checkpoint),
         "{what}"
     );
-    deployed(&harbor, 7);
+    deployed(&host, 7);
     assert_eq!(live(), Some(7), "{what}");
 }
 

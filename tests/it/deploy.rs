@@ -7,43 +7,43 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::harbor::{
-    Answer, Harbor, await_some, component, form, gzip, names, noise, request, tar,
+use crate::test_server::{
+    Answer, TestServer, await_some, component, form, gzip, names, noise, request, tar,
 };
 
-fn live(harbor: &Harbor, project: &str, file: &str) -> String {
-    fs::read_to_string(harbor.path("components").join(project).join(file)).unwrap()
+fn live(host: &TestServer, project: &str, file: &str) -> String {
+    fs::read_to_string(host.path("components").join(project).join(file)).unwrap()
 }
 
 #[test]
 fn every_way_of_sending_and_packing_a_payload_works() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let files = [("./index.txt", "hello"), ("./sub/a.txt", "a")];
     let plain = tar(&files);
     let mut members = gzip(&plain[..700]);
     members.extend(gzip(&plain[700..]));
     let flattened = tar(&[("package/index.txt", "hello"), ("package/sub/a.txt", "a")]);
     for payload in [plain.clone(), gzip(&plain), members, gzip(&flattened)] {
-        let answer = harbor.deploy(&[("project", "demo")], &payload);
+        let answer = host.deploy(&[("project", "demo")], &payload);
         let json = answer.json();
         assert_eq!(answer.status, 200, "{json}");
         assert_eq!(json["message"], "Successfully deployed: demo");
         assert_eq!(json["project"], "demo");
         let id = json["deployment_id"].as_str().unwrap();
-        let link = fs::read_link(harbor.path("components/demo")).unwrap();
+        let link = fs::read_link(host.path("components/demo")).unwrap();
         assert_eq!(link.to_str().unwrap(), format!("../releases/demo/{id}"));
         assert_eq!(
             (
-                live(&harbor, "demo", "index.txt"),
-                live(&harbor, "demo", "sub/a.txt")
+                live(&host, "demo", "index.txt"),
+                live(&host, "demo", "sub/a.txt")
             ),
             ("hello".into(), "a".into())
         );
         assert_eq!(
-            fs::read(harbor.path("deployments").join(id).join("payload")).unwrap(),
+            fs::read(host.path("deployments").join(id).join("payload")).unwrap(),
             payload
         );
-        let record = harbor.record(id);
+        let record = host.record(id);
         assert_eq!(
             (&record["status"], &record["payload_size"]),
             (&json!("success"), &json!(payload.len()))
@@ -54,11 +54,9 @@ fn every_way_of_sending_and_packing_a_payload_works() {
         );
     }
     let body = json!({"operation": "deploy_component", "project": "coded", "payload": STANDARD.encode(gzip(&plain))});
-    assert_eq!(harbor.operate(&body).status, 200);
-    assert_eq!(live(&harbor, "coded", "index.txt"), "hello");
-    let components = harbor
-        .operate(&json!({"operation": "get_components"}))
-        .json();
+    assert_eq!(host.operate(&body).status, 200);
+    assert_eq!(live(&host, "coded", "index.txt"), "hello");
+    let components = host.operate(&json!({"operation": "get_components"})).json();
     assert_eq!(components["components"].as_array().unwrap().len(), 2);
     assert_eq!(
         components["components"][1]["releases"]
@@ -71,30 +69,30 @@ fn every_way_of_sending_and_packing_a_payload_works() {
 
 #[test]
 fn a_request_may_come_a_byte_at_a_time() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let (media, body) = form(&[("project", "slow")], &component());
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
-    let mut stream = harbor.connect();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut stream = host.connect();
     stream.set_nodelay(true).unwrap();
     for byte in request("POST", "/", &[&authorization, &media], &body) {
         stream.write_all(&[byte]).unwrap();
     }
     assert_eq!(Answer::read(stream).status, 200);
-    assert_eq!(live(&harbor, "slow", "index.txt"), "hello");
+    assert_eq!(live(&host, "slow", "index.txt"), "hello");
 }
 
 #[test]
 fn a_payload_full_of_near_boundaries_arrives_as_it_is() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let near = "\r\n------HarperMultipart7f3a0011223344556677889\r\n--\r\n".repeat(20_000);
-    let answer = harbor.deploy(&[("project", "near")], &tar(&[("./near", &near)]));
+    let answer = host.deploy(&[("project", "near")], &tar(&[("./near", &near)]));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(live(&harbor, "near", "near"), near);
+    assert_eq!(live(&host, "near", "near"), near);
 }
 
 #[test]
 fn every_line_of_an_installation_is_an_event() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let long = 1 << 20;
     let table = [
         (r"printf 'a\r\nb\n\nlast'", vec!["a", "b", "", "last"]),
@@ -102,7 +100,7 @@ fn every_line_of_an_installation_is_an_event() {
         (r"printf 'x\377y\n'", vec!["x\u{fffd}y"]),
     ];
     for (command, lines) in table {
-        let answer = harbor.deploy_live(
+        let answer = host.deploy_live(
             &[("project", "lines"), ("install_command", command)],
             &component(),
         );
@@ -115,7 +113,7 @@ fn every_line_of_an_installation_is_an_event() {
         assert_eq!(seen, lines, "{command}");
     }
     let command = format!("head -c {long} /dev/zero | tr '\\0' x; echo; echo end >&2");
-    let answer = harbor.deploy_live(
+    let answer = host.deploy_live(
         &[("project", "lines"), ("install_command", &command)],
         &component(),
     );
@@ -144,11 +142,11 @@ fn every_line_of_an_installation_is_an_event() {
 
 #[test]
 fn a_failing_deployment_never_touches_what_is_live() {
-    let harbor = Harbor::start();
-    let first = harbor.deploy(&[("project", "demo")], &component()).json();
+    let host = TestServer::start();
+    let first = host.deploy(&[("project", "demo")], &component()).json();
     let next = |extra: &[(&str, &str)], files: &[(&str, &str)]| {
         let fields: Vec<_> = [("project", "demo")].iter().chain(extra).copied().collect();
-        harbor.deploy(&fields, &tar(files))
+        host.deploy(&fields, &tar(files))
     };
     let table: [(&[(&str, &str)], &[(&str, &str)], &str, u16, &str); 6] = [
         (
@@ -201,15 +199,15 @@ fn a_failing_deployment_never_touches_what_is_live() {
         assert!(message.contains(part), "{message}");
         let json = answer.json();
         let id = json["deployment_id"].as_str().unwrap();
-        let record = harbor.record(id);
+        let record = host.record(id);
         assert_eq!(
             (&record["status"], &record["error"]["code"]),
             (&json!("failed"), &json!(code))
         );
         assert_eq!(record["error"]["phase"], json["phase"]);
-        assert_eq!(live(&harbor, "demo", "index.txt"), "hello");
+        assert_eq!(live(&host, "demo", "index.txt"), "hello");
         assert_eq!(
-            names(&harbor.path("releases/demo")),
+            names(&host.path("releases/demo")),
             [first["deployment_id"].as_str().unwrap()]
         );
     }
@@ -229,18 +227,18 @@ fn a_failing_deployment_never_touches_what_is_live() {
 
 #[test]
 fn a_component_is_deployed_once_at_a_time_and_others_wait_their_turn() {
-    let harbor = Harbor::with(&["--max-deploys", "1"], &[]);
-    let gate = harbor.path("gate");
+    let host = TestServer::with(&["--max-deploys", "1"], &[]);
+    let gate = host.path("gate");
     let hold = format!("while [ ! -e {} ]; do sleep 0.01; done", gate.display());
     std::thread::scope(|scope| {
         let first = scope.spawn(|| {
-            harbor.deploy(
+            host.deploy(
                 &[("project", "one"), ("install_command", &hold)],
                 &component(),
             )
         });
         let running = await_some("the first to install", || {
-            let list = harbor
+            let list = host
                 .operate(&json!({"operation": "list_deployments", "status": "installing"}))
                 .json();
             list["deployments"][0]["deployment_id"]
@@ -249,17 +247,17 @@ fn a_component_is_deployed_once_at_a_time_and_others_wait_their_turn() {
         });
         // Refused by its fields, while its payload is still to come.
         let (media, body) = form(&[("project", "one")], &noise());
-        let authorization = format!("Authorization: Bearer {}", harbor.token);
+        let authorization = format!("Authorization: Bearer {}", host.token);
         let whole = request("POST", "/", &[&authorization, &media], &body);
-        let mut stream = harbor.connect();
+        let mut stream = host.connect();
         stream.write_all(&whole[..whole.len() / 2]).unwrap();
         let busy = Answer::read(stream);
         assert_eq!((busy.status, busy.refusal().0.as_str()), (409, "busy"));
         assert_eq!(busy.json()["deployment_id"], running.as_str());
 
-        let second = scope.spawn(|| harbor.deploy_live(&[("project", "two")], &component()));
+        let second = scope.spawn(|| host.deploy_live(&[("project", "two")], &component()));
         await_some("the second to wait", || {
-            let list = harbor
+            let list = host
                 .operate(&json!({"operation": "list_deployments", "project": "two"}))
                 .json();
             (list["deployments"][0]["phase"] == "queue").then_some(())
@@ -274,8 +272,5 @@ fn a_component_is_deployed_once_at_a_time_and_others_wait_their_turn() {
         assert_eq!(queue.len(), 2, "{queue:?}");
         assert_eq!(events.last().unwrap().event, "done");
     });
-    assert_eq!(
-        harbor.deploy(&[("project", "one")], &component()).status,
-        200
-    );
+    assert_eq!(host.deploy(&[("project", "one")], &component()).status, 200);
 }

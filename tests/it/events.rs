@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harbor::{
-    Answer, Harbor, TempDir, await_some, component, form, noise, records, request,
+use crate::test_server::{
+    Answer, TempDir, TestServer, await_some, component, form, noise, records, request,
 };
 
-fn watch(harbor: &Harbor, path: &str, headers: &[&str]) -> Answer {
-    harbor.ask("GET", path, headers, b"")
+fn watch(host: &TestServer, path: &str, headers: &[&str]) -> Answer {
+    host.ask("GET", path, headers, b"")
 }
 
 #[test]
 fn a_stream_has_its_form_and_ends_once() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table = [("true", "done", 11), ("echo no; exit 1", "error", 7)];
     for (command, last, count) in table {
-        let answer = harbor.deploy_live(
+        let answer = host.deploy_live(
             &[("project", "demo"), ("install_command", command)],
             &component(),
         );
@@ -75,18 +75,18 @@ fn a_stream_has_its_form_and_ends_once() {
 
 #[test]
 fn everybody_sees_the_same_now_and_later() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let command = "for i in 1 2 3 4 5 6 7 8 9; do echo $i; done";
-    let live = harbor.deploy_live(
+    let live = host.deploy_live(
         &[("project", "demo"), ("install_command", command)],
         &component(),
     );
     let events = live.events();
     let id = events[0].data["deployment_id"].as_str().unwrap().to_owned();
     let path = format!("/deployments/{id}/events");
-    assert_eq!(watch(&harbor, &path, &[]).text(), live.text());
+    assert_eq!(watch(&host, &path, &[]).text(), live.text());
     assert_eq!(
-        watch(&harbor, "/deployments/latest/events?project=demo", &[]).text(),
+        watch(&host, "/deployments/latest/events?project=demo", &[]).text(),
         live.text()
     );
     let again = json!({"operation": "get_deployment", "deployment_id": id}).to_string();
@@ -99,7 +99,7 @@ fn everybody_sees_the_same_now_and_later() {
                 "Accept: text/event-stream",
             ])
             .collect();
-        harbor.ask("POST", "/", &headers, again.as_bytes())
+        host.ask("POST", "/", &headers, again.as_bytes())
     };
     assert_eq!(post(&[]).text(), live.text());
 
@@ -107,14 +107,14 @@ fn everybody_sees_the_same_now_and_later() {
     for after in 0..last {
         let rest = &events[usize::try_from(after).unwrap()..];
         assert_eq!(
-            watch(&harbor, &format!("{path}?from={after}"), &[]).events(),
+            watch(&host, &format!("{path}?from={after}"), &[]).events(),
             rest
         );
         let header = format!("Last-Event-ID: {after}");
-        assert_eq!(watch(&harbor, &path, &[&header]).events(), rest);
+        assert_eq!(watch(&host, &path, &[&header]).events(), rest);
         assert_eq!(
             watch(
-                &harbor,
+                &host,
                 &format!("{path}?from={after}"),
                 &["Last-Event-ID: 1"]
             )
@@ -124,7 +124,7 @@ fn everybody_sees_the_same_now_and_later() {
     }
     for after in [last, last + 5, u64::MAX] {
         assert_eq!(
-            watch(&harbor, &format!("{path}?from={after}"), &[]).status,
+            watch(&host, &format!("{path}?from={after}"), &[]).status,
             204
         );
         assert_eq!(
@@ -134,7 +134,7 @@ fn everybody_sees_the_same_now_and_later() {
     }
     for bad in ["x", "-1", "1.5"] {
         assert_eq!(
-            watch(&harbor, &format!("{path}?from={bad}"), &[]).status,
+            watch(&host, &format!("{path}?from={bad}"), &[]).status,
             400,
             "{bad}"
         );
@@ -143,33 +143,33 @@ fn everybody_sees_the_same_now_and_later() {
         "/deployments/0/events",
         "/deployments/latest/events?project=none",
     ] {
-        assert_eq!(watch(&harbor, unknown, &[]).status, 404, "{unknown}");
+        assert_eq!(watch(&host, unknown, &[]).status, 404, "{unknown}");
     }
     assert_eq!(
-        harbor.record(&id)["event_log"].as_array().unwrap().len() as u64,
+        host.record(&id)["event_log"].as_array().unwrap().len() as u64,
         last
     );
 }
 
 #[test]
 fn who_resumes_past_what_runs_still_sees_the_end() {
-    let harbor = Harbor::start();
-    let gate = harbor.path("gate");
+    let host = TestServer::start();
+    let gate = host.path("gate");
     let hold = format!("while [ ! -e {} ]; do sleep 0.01; done", gate.display());
     let fields = [("project", "demo"), ("install_command", hold.as_str())];
     std::thread::scope(|scope| {
-        let deploy = scope.spawn(|| harbor.deploy(&fields, &component()));
+        let deploy = scope.spawn(|| host.deploy(&fields, &component()));
         await_some("the installation", || {
             let list = json!({"operation": "list_deployments", "status": "installing"});
-            (harbor.operate(&list).json()["total"] == 1).then_some(())
+            (host.operate(&list).json()["total"] == 1).then_some(())
         });
-        let token = &harbor.token;
+        let token = &host.token;
         let watchers = [7, 1_000_000, u64::MAX].map(|after| {
-            let mut stream = harbor.connect();
+            let mut stream = host.connect();
             let head = format!(
                 "GET /deployments/latest/events?from={after} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
             );
-            let head = head.replace("latest", &newest(&harbor));
+            let head = head.replace("latest", &newest(&host));
             stream.write_all(head.as_bytes()).unwrap();
             stream
         });
@@ -185,20 +185,20 @@ fn who_resumes_past_what_runs_still_sees_the_end() {
 
 #[test]
 fn who_watches_an_upload_sees_how_far_it_is() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let payload = noise();
     let (media, body) = form(&[("project", "demo")], &payload);
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let headers = [&*authorization, &media, "Accept: text/event-stream"];
     let asked = request("POST", "/", &headers, &body);
-    let mut upload = harbor.connect();
+    let mut upload = host.connect();
     let (begun, rest) = asked.split_at(asked.len() - payload.len());
     upload.write_all(begun).unwrap();
     let newest = await_some("the deployment", || {
-        let list = harbor.operate(&json!({"operation": "list_deployments"}));
-        (list.json()["total"] == 1).then(|| newest(&harbor))
+        let list = host.operate(&json!({"operation": "list_deployments"}));
+        (list.json()["total"] == 1).then(|| newest(&host))
     });
-    let mut watcher = harbor.connect();
+    let mut watcher = host.connect();
     let path = format!("/deployments/{newest}/events");
     watcher
         .write_all(&request("GET", &path, &[&authorization], b""))
@@ -236,13 +236,13 @@ fn who_watches_an_upload_sees_how_far_it_is() {
         payload.len()
     );
     // The connection that uploads knows it, and nothing of it is kept.
-    for text in [own.text(), watch(&harbor, &path, &[]).text()] {
+    for text in [own.text(), watch(&host, &path, &[]).text()] {
         assert!(text.contains("event: done") && !text.contains("event: upload"));
     }
 }
 
-fn newest(harbor: &Harbor) -> String {
-    let list = harbor
+fn newest(host: &TestServer) -> String {
+    let list = host
         .operate(&json!({"operation": "list_deployments"}))
         .json();
     list["deployments"][0]["deployment_id"]
@@ -253,13 +253,13 @@ fn newest(harbor: &Harbor) -> String {
 
 #[test]
 fn a_client_of_http_1_0_gets_the_stream_unchunked() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
-    let mut stream = harbor.connect();
-    let token = &harbor.token;
+    let mut stream = host.connect();
+    let token = &host.token;
     let head =
         format!("GET /deployments/latest/events HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
@@ -273,15 +273,15 @@ fn a_client_of_http_1_0_gets_the_stream_unchunked() {
 
 #[test]
 fn a_comment_breaks_a_long_silence() {
-    let harbor = Harbor::start();
-    let gate = harbor.path("gate");
+    let host = TestServer::start();
+    let gate = host.path("gate");
     let hold = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
     let (media, body) = form(
         &[("project", "quiet"), ("install_command", &hold)],
         &component(),
     );
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
-    let mut stream = harbor.connect();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut stream = host.connect();
     let asked = request(
         "POST",
         "/",
@@ -306,27 +306,27 @@ fn a_comment_breaks_a_long_silence() {
 
 #[test]
 fn a_watcher_that_never_reads_holds_nobody_up() {
-    let harbor = Harbor::start();
-    let gate = harbor.path("gate");
+    let host = TestServer::start();
+    let gate = host.path("gate");
     let command = format!(
         "while [ ! -e {} ]; do sleep 0.01; done; seq 200000",
         gate.display()
     );
     std::thread::scope(|scope| {
         let deploy = scope.spawn(|| {
-            harbor.deploy(
+            host.deploy(
                 &[("project", "loud"), ("install_command", &command)],
                 &component(),
             )
         });
         await_some("the installation", || {
-            let list = harbor
+            let list = host
                 .operate(&json!({"operation": "list_deployments", "status": "installing"}))
                 .json();
             (list["total"] == 1).then_some(())
         });
-        let mut stuck = harbor.connect();
-        let token = &harbor.token;
+        let mut stuck = host.connect();
+        let token = &host.token;
         let head = format!(
             "GET /deployments/latest/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
@@ -342,19 +342,19 @@ fn a_watcher_that_never_reads_holds_nobody_up() {
 fn a_panic_ends_the_stream_and_the_record_and_frees_the_component() {
     let root = Arc::new(TempDir::new());
     for phase in ["extract", "install", "load", "activate"] {
-        let harbor = Harbor::on(Arc::clone(&root), &[], &[("GANGPLANK_TEST_PANIC", phase)]);
+        let host = TestServer::on(Arc::clone(&root), &[], &[("GANGPLANK_TEST_PANIC", phase)]);
         let fields = [("project", "demo"), ("install_command", "true")];
         if phase == "extract" {
             // Its panic is on the request's own thread, which has no answer then; the record is what tells.
             let (media, body) = form(&fields, &component());
-            let authorization = format!("Authorization: Bearer {}", harbor.token);
-            let mut stream = harbor.connect();
+            let authorization = format!("Authorization: Bearer {}", host.token);
+            let mut stream = host.connect();
             stream
                 .write_all(&request("POST", "/", &[&authorization, &media], &body))
                 .unwrap();
             assert_eq!(Answer::read(stream).status, 500);
         } else {
-            let events = harbor.deploy_live(&fields, &component()).events();
+            let events = host.deploy_live(&fields, &component()).events();
             let last = events.last().unwrap();
             assert_eq!(
                 (last.event.as_str(), &last.data["code"]),
@@ -363,24 +363,24 @@ fn a_panic_ends_the_stream_and_the_record_and_frees_the_component() {
             );
             assert_eq!(last.data["phase"], phase);
         }
-        let list = harbor
+        let list = host
             .operate(&json!({"operation": "list_deployments"}))
             .json();
         assert_eq!(
             list["deployments"][0]["error"]["code"], "internal",
             "{phase}: {list}"
         );
-        assert!(!harbor.path("components/demo").exists());
+        assert!(!host.path("components/demo").exists());
         assert!(
-            crate::harbor::names(&harbor.path("releases/demo")).is_empty(),
+            crate::test_server::names(&host.path("releases/demo")).is_empty(),
             "{phase}"
         );
-        let again = harbor.deploy(&fields, &component()).status;
+        let again = host.deploy(&fields, &component()).status;
         assert_eq!(again, 500, "the component is free again, to fail again");
     }
-    let harbor = Harbor::on(root, &[], &[]);
+    let host = TestServer::on(root, &[], &[]);
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harbor::{
-    Answer, Harbor, await_some, component, form, gzip, names, noise, request, tar,
+use crate::test_server::{
+    Answer, TestServer, await_some, component, form, gzip, names, noise, request, tar,
 };
 
 /// A version of the component `demo`: its release says which.
@@ -22,22 +22,22 @@ fn deployed(answer: &Answer) -> String {
 }
 
 /// Deploys versions 1 to `n`, and gives their ids.
-fn versions(harbor: &Harbor, n: u32) -> Vec<String> {
+fn versions(host: &TestServer, n: u32) -> Vec<String> {
     (1..=n)
-        .map(|n| deployed(&harbor.deploy(&[("project", "demo")], &version(n))))
+        .map(|n| deployed(&host.deploy(&[("project", "demo")], &version(n))))
         .collect()
 }
 
-fn live(harbor: &Harbor) -> String {
-    fs::read_to_string(harbor.path("components/demo/version")).unwrap()
+fn live(host: &TestServer) -> String {
+    fs::read_to_string(host.path("components/demo/version")).unwrap()
 }
 
-fn ask(harbor: &Harbor, operation: &str, fields: &Value) -> Answer {
+fn ask(host: &TestServer, operation: &str, fields: &Value) -> Answer {
     let mut all = json!({ "operation": operation });
     for (name, value) in fields.as_object().unwrap() {
         all[name] = value.clone();
     }
-    harbor.operate(&all)
+    host.operate(&all)
 }
 
 fn is(answer: &Answer, status: u16, code: &str, part: &str) {
@@ -48,20 +48,20 @@ fn is(answer: &Answer, status: u16, code: &str, part: &str) {
 
 #[test]
 fn a_rollback_goes_one_further_back_each_time() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     is(
-        &ask(&harbor, "rollback_component", &json!({"project": "demo"})),
+        &ask(&host, "rollback_component", &json!({"project": "demo"})),
         404,
         "not_found",
         "nothing of it is live",
     );
-    let ids = versions(&harbor, 3);
+    let ids = versions(&host, 3);
     for n in [2, 1] {
-        let before = live(&harbor);
-        let answer = ask(&harbor, "rollback_component", &json!({"project": "demo"}));
+        let before = live(&host);
+        let answer = ask(&host, "rollback_component", &json!({"project": "demo"}));
         let id = deployed(&answer);
-        assert_eq!(live(&harbor), n.to_string());
-        let record = harbor.record(&id);
+        assert_eq!(live(&host), n.to_string());
+        let record = host.record(&id);
         assert_eq!(record["release_id"], ids[n - 1]);
         assert_eq!(
             record["rollback_of"],
@@ -82,25 +82,25 @@ fn a_rollback_goes_one_further_back_each_time() {
         assert_eq!(answer.json()["rollback_of"], record["rollback_of"]);
     }
     is(
-        &ask(&harbor, "rollback_component", &json!({"project": "demo"})),
+        &ask(&host, "rollback_component", &json!({"project": "demo"})),
         404,
         "not_found",
         "no earlier release",
     );
-    let components = ask(&harbor, "get_components", &json!({})).json();
+    let components = ask(&host, "get_components", &json!({})).json();
     assert_eq!(components["components"][0]["release_id"], ids[0]);
 
     // To a named one, forward too; and by the id of a rollback.
     let answer = ask(
-        &harbor,
+        &host,
         "rollback_component",
         &json!({"project": "demo", "deployment_id": ids[2]}),
     );
     let to_three = deployed(&answer);
-    assert_eq!(live(&harbor), "3");
+    assert_eq!(live(&host), "3");
     is(
         &ask(
-            &harbor,
+            &host,
             "rollback_component",
             &json!({"project": "demo", "deployment_id": to_three}),
         ),
@@ -109,36 +109,36 @@ fn a_rollback_goes_one_further_back_each_time() {
         "live already",
     );
     // A new version is live after all that, and the one before it is what was live.
-    deployed(&harbor.deploy(&[("project", "demo")], &version(4)));
+    deployed(&host.deploy(&[("project", "demo")], &version(4)));
     deployed(&ask(
-        &harbor,
+        &host,
         "rollback_component",
         &json!({"project": "demo"}),
     ));
-    assert_eq!(live(&harbor), "3");
+    assert_eq!(live(&host), "3");
 }
 
 #[test]
 fn a_release_that_was_pruned_is_built_again_from_its_payload() {
-    let harbor = Harbor::with(&["--keep-releases", "2", "--keep-payloads", "4"], &[]);
+    let host = TestServer::with(&["--keep-releases", "2", "--keep-payloads", "4"], &[]);
     let build = [
         ("project", "demo"),
         ("install_command", "echo built >> log"),
     ];
     let ids: Vec<String> = (1..=4)
-        .map(|n| deployed(&harbor.deploy(&build, &version(n))))
+        .map(|n| deployed(&host.deploy(&build, &version(n))))
         .collect();
     await_some("the pruning", || {
-        (names(&harbor.path("releases/demo")) == ids[2..]).then_some(())
+        (names(&host.path("releases/demo")) == ids[2..]).then_some(())
     });
     let fields = json!({"project": "demo", "deployment_id": ids[0]});
-    let id = deployed(&ask(&harbor, "rollback_component", &fields));
-    assert_eq!(live(&harbor), "1");
+    let id = deployed(&ask(&host, "rollback_component", &fields));
+    assert_eq!(live(&host), "1");
     assert_eq!(
-        fs::read_to_string(harbor.path("components/demo/log")).unwrap(),
+        fs::read_to_string(host.path("components/demo/log")).unwrap(),
         "built\n"
     );
-    let record = harbor.record(&id);
+    let record = host.record(&id);
     assert_eq!(record["release_id"], ids[0]);
     let started: Vec<&Value> = record["event_log"]
         .as_array()
@@ -151,10 +151,10 @@ fn a_release_that_was_pruned_is_built_again_from_its_payload() {
 
     // Neither tree nor payload: a clear refusal, and nothing changes.
     await_some("the pruning", || {
-        (!harbor.path(&format!("releases/demo/{}", ids[1])).exists()).then_some(())
+        (!host.path(&format!("releases/demo/{}", ids[1])).exists()).then_some(())
     });
     let freed = ask(
-        &harbor,
+        &host,
         "delete_deployment_payload",
         &json!({"deployment_id": ids[1]}),
     )
@@ -162,38 +162,38 @@ fn a_release_that_was_pruned_is_built_again_from_its_payload() {
     assert!(freed["freed_bytes"].as_u64().unwrap() > 0, "{freed}");
     let fields = json!({"project": "demo", "deployment_id": ids[1]});
     is(
-        &ask(&harbor, "rollback_component", &fields),
+        &ask(&host, "rollback_component", &fields),
         404,
         "not_found",
         "not stored any more",
     );
     // A payload that is not what it was is not taken.
     fs::write(
-        harbor.path(&format!("deployments/{}/payload", ids[2])),
+        host.path(&format!("deployments/{}/payload", ids[2])),
         version(9),
     )
     .unwrap();
     await_some("the pruning", || {
-        (!harbor.path(&format!("releases/demo/{}", ids[2])).exists()).then_some(())
+        (!host.path(&format!("releases/demo/{}", ids[2])).exists()).then_some(())
     });
     let fields = json!({"project": "demo", "deployment_id": ids[2]});
     is(
-        &ask(&harbor, "rollback_component", &fields),
+        &ask(&host, "rollback_component", &fields),
         400,
         "bad_request",
         "SHA-256",
     );
-    assert_eq!(live(&harbor), "1");
-    assert!(!harbor.path(&format!("releases/demo/{}", ids[2])).exists());
+    assert_eq!(live(&host), "1");
+    assert!(!host.path(&format!("releases/demo/{}", ids[2])).exists());
 }
 
 #[test]
 fn payloads_are_given_back_as_they_came() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let payload = noise();
-    let id = deployed(&harbor.deploy(&[("project", "demo")], &payload));
+    let id = deployed(&host.deploy(&[("project", "demo")], &payload));
     let answer = ask(
-        &harbor,
+        &host,
         "get_deployment_payload",
         &json!({"deployment_id": id}),
     );
@@ -210,7 +210,7 @@ fn payloads_are_given_back_as_they_came() {
     assert!(answer.body == payload);
     let freed = |id: &str| {
         ask(
-            &harbor,
+            &host,
             "delete_deployment_payload",
             &json!({"deployment_id": id}),
         )
@@ -219,10 +219,10 @@ fn payloads_are_given_back_as_they_came() {
     };
     assert_eq!(freed(&id), payload.len());
     assert_eq!(freed(&id), 0);
-    assert_eq!(harbor.record(&id)["payload_present"], false);
+    assert_eq!(host.record(&id)["payload_present"], false);
     is(
         &ask(
-            &harbor,
+            &host,
             "get_deployment_payload",
             &json!({"deployment_id": id}),
         ),
@@ -237,7 +237,7 @@ fn payloads_are_given_back_as_they_came() {
         "cancel_deployment",
     ] {
         is(
-            &ask(&harbor, operation, &json!({"deployment_id": unknown})),
+            &ask(&host, operation, &json!({"deployment_id": unknown})),
             404,
             "not_found",
             unknown,
@@ -247,42 +247,42 @@ fn payloads_are_given_back_as_they_came() {
 
 #[test]
 fn a_staged_build_is_live_when_somebody_says_so() {
-    let harbor = Harbor::start();
-    let answer = harbor.deploy(&[("project", "demo"), ("activate", "false")], &version(1));
+    let host = TestServer::start();
+    let answer = host.deploy(&[("project", "demo"), ("activate", "false")], &version(1));
     let staged = deployed(&answer);
     assert_eq!(answer.json()["staged"], true);
-    assert!(!harbor.path("components/demo").exists());
-    assert_eq!(harbor.record(&staged)["status"], "staged");
+    assert!(!host.path("components/demo").exists());
+    assert_eq!(host.record(&staged)["status"], "staged");
     let fields = |project: &str| json!({"project": project, "deployment_id": staged});
     is(
-        &ask(&harbor, "deploy_component", &fields("other")),
+        &ask(&host, "deploy_component", &fields("other")),
         409,
         "conflict",
         "a deployment of demo",
     );
-    let id = deployed(&ask(&harbor, "deploy_component", &fields("demo")));
-    assert_eq!(live(&harbor), "1");
-    assert_eq!(harbor.record(&id)["release_id"], staged);
+    let id = deployed(&ask(&host, "deploy_component", &fields("demo")));
+    assert_eq!(live(&host), "1");
+    assert_eq!(host.record(&id)["release_id"], staged);
     assert_eq!(
-        harbor.record(&staged)["status"],
+        host.record(&staged)["status"],
         "staged",
         "it stays what it was"
     );
     is(
-        &ask(&harbor, "deploy_component", &fields("demo")),
+        &ask(&host, "deploy_component", &fields("demo")),
         409,
         "conflict",
         "live already",
     );
     // One that failed has nothing to be activated.
-    let answer = harbor.deploy(
+    let answer = host.deploy(
         &[("project", "demo"), ("install_command", "false")],
         &version(2),
     );
     let failed = answer.json()["deployment_id"].clone();
     is(
         &ask(
-            &harbor,
+            &host,
             "deploy_component",
             &json!({"project": "demo", "deployment_id": failed}),
         ),
@@ -294,7 +294,7 @@ fn a_staged_build_is_live_when_somebody_says_so() {
 
 /// Begins a deployment and gives the lines of its stream, up to one that has `part`.
 fn begin(
-    harbor: &Harbor,
+    host: &TestServer,
     project: &str,
     command: &str,
     part: &str,
@@ -303,8 +303,8 @@ fn begin(
         &[("project", project), ("install_command", command)],
         &component(),
     );
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
-    let mut stream = harbor.connect();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut stream = host.connect();
     let asked = request(
         "POST",
         "/",
@@ -333,16 +333,16 @@ fn last(reader: BufReader<TcpStream>) -> String {
 
 #[test]
 fn a_cancel_ends_the_whole_family_and_frees_the_component() {
-    let harbor = Harbor::with(&["--max-deploys", "1"], &[]);
-    let first = deployed(&harbor.deploy(&[("project", "demo")], &version(1)));
+    let host = TestServer::with(&["--max-deploys", "1"], &[]);
+    let first = deployed(&host.deploy(&[("project", "demo")], &version(1)));
     // In the installation, with a child of its own that ignores what is polite.
-    let pids = harbor.path("pids");
+    let pids = host.path("pids");
     let command = format!(
         "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.1; done' & echo $$ >> {0}; while :; do sleep 0.1; done",
         pids.display()
     );
     let (id, reader) = begin(
-        &harbor,
+        &host,
         "demo",
         &command,
         "\"phase\":\"install\",\"status\":\"start\"",
@@ -353,14 +353,14 @@ fn a_cancel_ends_the_whole_family_and_frees_the_component() {
     });
     // One that waits for a place meanwhile.
     let (queued, waiting) = begin(
-        &harbor,
+        &host,
         "other",
         "true",
         "\"phase\":\"queue\",\"status\":\"start\"",
     );
-    assert_eq!(harbor.record(&queued)["status"], "queued");
+    assert_eq!(host.record(&queued)["status"], "queued");
     let answer = ask(
-        &harbor,
+        &host,
         "cancel_deployment",
         &json!({"deployment_id": queued}),
     );
@@ -372,7 +372,7 @@ fn a_cancel_ends_the_whole_family_and_frees_the_component() {
     );
     assert!(last(waiting).contains("\"code\":\"cancelled\""));
 
-    let answer = ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    let answer = ask(&host, "cancel_deployment", &json!({"deployment_id": id}));
     assert_eq!(
         (answer.status, &answer.json()["status"]),
         (200, &json!("cancelled")),
@@ -393,31 +393,31 @@ fn a_cancel_ends_the_whole_family_and_frees_the_component() {
         end.contains("event: error") && end.contains("\"code\":\"cancelled\""),
         "{end}"
     );
-    assert_eq!(harbor.record(&id)["status"], "cancelled");
-    assert_eq!(names(&harbor.path("releases/demo")), [first]);
+    assert_eq!(host.record(&id)["status"], "cancelled");
+    assert_eq!(names(&host.path("releases/demo")), [first]);
     is(
-        &ask(&harbor, "cancel_deployment", &json!({"deployment_id": id})),
+        &ask(&host, "cancel_deployment", &json!({"deployment_id": id})),
         409,
         "conflict",
         "has ended already",
     );
-    deployed(&harbor.deploy(&[("project", "demo")], &version(2)));
+    deployed(&host.deploy(&[("project", "demo")], &version(2)));
 }
 
 /// The beginning of an upload that does not go on.
-fn half_an_upload(harbor: &Harbor, key: &str) -> TcpStream {
+fn half_an_upload(host: &TestServer, key: &str) -> TcpStream {
     let (media, body) = form(&[("project", "demo")], &noise());
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let key = format!("Idempotency-Key: {key}");
     let whole = request("POST", "/", &[&authorization, &media, &key], &body);
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream.write_all(&whole[..whole.len() / 2]).unwrap();
     stream
 }
 
-fn extracting(harbor: &Harbor) -> String {
+fn extracting(host: &TestServer) -> String {
     await_some("the upload", || {
-        let list = ask(harbor, "list_deployments", &json!({"status": "extracting"})).json();
+        let list = ask(host, "list_deployments", &json!({"status": "extracting"})).json();
         list["deployments"][0]["deployment_id"]
             .as_str()
             .map(str::to_owned)
@@ -426,12 +426,12 @@ fn extracting(harbor: &Harbor) -> String {
 
 #[test]
 fn a_cancel_ends_an_upload_whose_client_is_silent() {
-    let harbor = Harbor::start();
-    let stream = half_an_upload(&harbor, "k");
-    let id = extracting(&harbor);
+    let host = TestServer::start();
+    let stream = half_an_upload(&host, "k");
+    let id = extracting(&host);
     is(
         &ask(
-            &harbor,
+            &host,
             "get_deployment_payload",
             &json!({"deployment_id": id}),
         ),
@@ -441,7 +441,7 @@ fn a_cancel_ends_an_upload_whose_client_is_silent() {
     );
     is(
         &ask(
-            &harbor,
+            &host,
             "delete_deployment_payload",
             &json!({"deployment_id": id}),
         ),
@@ -450,23 +450,23 @@ fn a_cancel_ends_an_upload_whose_client_is_silent() {
         "still running",
     );
     let begun = Instant::now();
-    let answer = ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    let answer = ask(&host, "cancel_deployment", &json!({"deployment_id": id}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(
         begun.elapsed() < Duration::from_secs(20),
         "it did not wait for the client"
     );
     is(&Answer::read(stream), 409, "cancelled", "");
-    assert!(names(&harbor.path("releases")).is_empty());
-    assert!(!harbor.path(&format!("deployments/{id}/payload")).exists());
+    assert!(names(&host.path("releases")).is_empty());
+    assert!(!host.path(&format!("deployments/{id}/payload")).exists());
 }
 
 #[test]
 fn a_request_that_comes_twice_deploys_once() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let post = |project: &str, key: &str, payload: &[u8], accept: &str| {
         let (media, body) = form(&[("project", project)], payload);
-        harbor.ask(
+        host.ask(
             "POST",
             "/",
             &[&media, &format!("Idempotency-Key: {key}"), accept],
@@ -481,12 +481,9 @@ fn a_request_that_comes_twice_deploys_once() {
     let live_again = post("demo", "one", &version(2), "Accept: text/event-stream").events();
     assert_eq!(live_again[0].data["deployment_id"], id);
     assert_eq!(live_again.last().unwrap().event, "done");
-    assert_eq!(live(&harbor), "1");
+    assert_eq!(live(&host), "1");
     assert_eq!(
-        harbor.record(&id)["idempotency_key"]
-            .as_str()
-            .unwrap()
-            .len(),
+        host.record(&id)["idempotency_key"].as_str().unwrap().len(),
         64
     );
     // The key belongs to its component, and another key is another request.
@@ -509,40 +506,35 @@ fn a_request_that_comes_twice_deploys_once() {
     // A failure is an answer too.
     let fail = [("project", "demo"), ("install_command", "exit 3")];
     let (media, body) = form(&fail, &version(1));
-    let failing = || harbor.ask("POST", "/", &[&media, "Idempotency-Key: fails"], &body);
+    let failing = || host.ask("POST", "/", &[&media, "Idempotency-Key: fails"], &body);
     let (one, two) = (failing(), failing());
     assert_eq!((one.status, two.status, one.text()), (422, 422, two.text()));
 
     // An upload that has not ended is replaced, and one that broke does not count.
-    let stream = half_an_upload(&harbor, "three");
-    let replaced = extracting(&harbor);
+    let stream = half_an_upload(&host, "three");
+    let replaced = extracting(&host);
     let id = deployed(&post("demo", "three", &version(5), "Accept: */*"));
     assert_ne!(id, replaced);
     is(&Answer::read(stream), 400, "upload_broken", "");
-    assert_eq!(harbor.record(&replaced)["error"]["code"], "upload_broken");
-    assert_eq!(live(&harbor), "5");
+    assert_eq!(host.record(&replaced)["error"]["code"], "upload_broken");
+    assert_eq!(live(&host), "5");
     assert_eq!(
         deployed(&post("demo", "three", &version(6), "Accept: */*")),
         id
     );
 
     // While it runs, too: the second one follows the first.
-    let gate = harbor.path("gate");
+    let gate = host.path("gate");
     let hold = format!("while [ ! -e {} ]; do sleep 0.01; done", gate.display());
     let (media, body) = form(
         &[("project", "demo"), ("install_command", &hold)],
         &version(7),
     );
-    let running = || harbor.ask("POST", "/", &[&media, "Idempotency-Key: four"], &body);
+    let running = || host.ask("POST", "/", &[&media, "Idempotency-Key: four"], &body);
     std::thread::scope(|scope| {
         let one = scope.spawn(running);
         await_some("the installation", || {
-            let list = ask(
-                &harbor,
-                "list_deployments",
-                &json!({"status": "installing"}),
-            )
-            .json();
+            let list = ask(&host, "list_deployments", &json!({"status": "installing"})).json();
             (list["total"] == 1).then_some(())
         });
         let two = scope.spawn(running);
@@ -556,51 +548,49 @@ fn a_request_that_comes_twice_deploys_once() {
 
 #[test]
 fn a_dropped_component_is_gone_and_its_records_are_not() {
-    let harbor = Harbor::start();
-    versions(&harbor, 2);
-    let answer = ask(&harbor, "drop_component", &json!({"project": "demo"}));
+    let host = TestServer::start();
+    versions(&host, 2);
+    let answer = ask(&host, "drop_component", &json!({"project": "demo"}));
     assert_eq!(answer.json()["message"], "Successfully dropped: demo");
-    assert!(
-        names(&harbor.path("releases")).is_empty() && names(&harbor.path("components")).is_empty()
-    );
+    assert!(names(&host.path("releases")).is_empty() && names(&host.path("components")).is_empty());
     assert_eq!(
-        ask(&harbor, "list_deployments", &json!({})).json()["total"],
+        ask(&host, "list_deployments", &json!({})).json()["total"],
         2
     );
     is(
-        &ask(&harbor, "drop_component", &json!({"project": "demo"})),
+        &ask(&host, "drop_component", &json!({"project": "demo"})),
         404,
         "not_found",
         "no such component",
     );
-    deployed(&harbor.deploy(&[("project", "demo")], &version(3)));
+    deployed(&host.deploy(&[("project", "demo")], &version(3)));
     let (id, reader) = begin(
-        &harbor,
+        &host,
         "demo",
         "while :; do sleep 0.1; done",
         "\"phase\":\"install\",\"status\":\"start\"",
     );
     is(
-        &ask(&harbor, "drop_component", &json!({"project": "demo"})),
+        &ask(&host, "drop_component", &json!({"project": "demo"})),
         409,
         "busy",
         &id,
     );
-    ask(&harbor, "cancel_deployment", &json!({"deployment_id": id}));
+    ask(&host, "cancel_deployment", &json!({"deployment_id": id}));
     drop(reader);
-    assert_eq!(live(&harbor), "3");
+    assert_eq!(live(&host), "3");
 }
 
 #[test]
 fn requests_at_once_with_one_key_make_one_deployment() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let (media, body) = form(
         &[("project", "demo"), ("install_command", "sleep 0.2")],
         &version(1),
     );
     for round in 0..3 {
         let key = format!("Idempotency-Key: round-{round}");
-        let post = || harbor.ask("POST", "/", &[&media, &key], &body);
+        let post = || host.ask("POST", "/", &[&media, &key], &body);
         let answers: Vec<Answer> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(post)).collect();
             threads

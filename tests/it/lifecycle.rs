@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harbor::{Harbor, await_some, component, form, names, request};
+use crate::test_server::{TestServer, await_some, component, form, names, request};
 
 /// Whether a process runs that has this in its command line.
 fn runs(marker: &str) -> bool {
@@ -19,20 +19,20 @@ fn runs(marker: &str) -> bool {
 }
 
 /// Sends a deployment whose installation lasts until it is killed, and waits until it runs.
-fn hang(harbor: &Harbor, marker: &str) -> (std::net::TcpStream, String) {
+fn hang(host: &TestServer, marker: &str) -> (std::net::TcpStream, String) {
     use std::io::Write;
     let command = format!("trap '' TERM; sleep 987 & : {marker}; wait; sleep 987");
     let (media, body) = form(
         &[("project", "demo"), ("install_command", &command)],
         &component(),
     );
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
-    let mut stream = harbor.connect();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut stream = host.connect();
     stream
         .write_all(&request("POST", "/", &[&authorization, &media], &body))
         .unwrap();
     let id = await_some("the installation", || {
-        let list = harbor
+        let list = host
             .operate(&json!({"operation": "list_deployments", "status": "installing"}))
             .json();
         list["deployments"][0]["deployment_id"]
@@ -54,56 +54,56 @@ fn interrupted(record: &Value) {
 #[test]
 fn an_idle_server_ends_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut harbor = Harbor::start();
+        let mut host = TestServer::start();
         let begun = Instant::now();
-        harbor.signal(signal);
-        assert_eq!(harbor.server.wait().unwrap().code(), Some(0));
+        host.signal(signal);
+        assert_eq!(host.server.wait().unwrap().code(), Some(0));
         assert!(begun.elapsed() < Duration::from_secs(5));
-        assert!(!harbor.path("run/gangplank.sock").exists());
+        assert!(!host.path("run/gangplank.sock").exists());
     }
 }
 
 #[test]
 fn a_stop_interrupts_what_runs_and_leaves_no_process() {
-    let mut harbor = Harbor::with(&["--grace", "8"], &[]);
+    let mut host = TestServer::with(&["--grace", "8"], &[]);
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
     let marker = format!("stopped-{}", std::process::id());
-    let (stream, id) = hang(&harbor, &marker);
+    let (stream, id) = hang(&host, &marker);
     let begun = Instant::now();
-    harbor.signal(Signal::TERM);
-    let answer = crate::harbor::Answer::read(stream);
+    host.signal(Signal::TERM);
+    let answer = crate::test_server::Answer::read(stream);
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),
         (503, "interrupted")
     );
-    assert_eq!(harbor.server.wait().unwrap().code(), Some(0));
+    assert_eq!(host.server.wait().unwrap().code(), Some(0));
     assert!(
         begun.elapsed() < Duration::from_secs(8),
         "{:?}",
         begun.elapsed()
     );
     assert!(!runs(&marker));
-    let harbor = Harbor::on(Arc::clone(&harbor.root), &[], &[]);
-    interrupted(&harbor.record(&id));
-    assert_eq!(names(&harbor.path("releases/demo")).len(), 1);
+    let host = TestServer::on(Arc::clone(&host.root), &[], &[]);
+    interrupted(&host.record(&id));
+    assert_eq!(names(&host.path("releases/demo")).len(), 1);
 }
 
 #[test]
 fn a_killed_server_is_cleaned_up_after() {
-    let mut harbor = Harbor::start();
-    let first = harbor.deploy(&[("project", "demo")], &component()).json();
+    let mut host = TestServer::start();
+    let first = host.deploy(&[("project", "demo")], &component()).json();
     let marker = format!("killed-{}", std::process::id());
-    let (_stream, id) = hang(&harbor, &marker);
-    harbor.server.kill().unwrap();
-    harbor.server.wait().unwrap();
+    let (_stream, id) = hang(&host, &marker);
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
     assert!(runs(&marker), "the installation outlives its server");
-    let harbor = Harbor::on(Arc::clone(&harbor.root), &[], &[]);
+    let host = TestServer::on(Arc::clone(&host.root), &[], &[]);
     assert!(!runs(&marker), "the start ends what was left running");
-    interrupted(&harbor.record(&id));
-    let events = harbor
+    interrupted(&host.record(&id));
+    let events = host
         .ask("GET", &format!("/deployments/{id}/events"), &[], b"")
         .events();
     assert_eq!(events.last().unwrap().data["code"], "interrupted");
@@ -114,10 +114,10 @@ fn a_killed_server_is_cleaned_up_after() {
             .all(|(record, id)| record.id == Some(id))
     );
     let kept = first["deployment_id"].as_str().unwrap();
-    assert_eq!(names(&harbor.path("releases/demo")), [kept]);
-    assert_eq!(harbor.record(kept)["status"], "success");
+    assert_eq!(names(&host.path("releases/demo")), [kept]);
+    assert_eq!(host.record(kept)["status"], "success");
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harbor::{Harbor, Record, TempDir, await_some, gzip, names, noise, tar};
+use crate::test_server::{Record, TempDir, TestServer, await_some, gzip, names, noise, tar};
 
 /// An origin whose peers are called `two`, `three`, and so on.
-struct Sea {
-    origin: Harbor,
-    peers: Vec<Harbor>,
+struct Cluster {
+    origin: TestServer,
+    peers: Vec<TestServer>,
     _tokens: TempDir,
 }
 
@@ -38,8 +38,8 @@ const NAMES: [&str; 8] = [
     "two", "three", "four", "five", "six", "seven", "eight", "nine",
 ];
 
-fn sea(count: usize, more: &[&str]) -> Sea {
-    let peers: Vec<Harbor> = (0..count).map(|_| Harbor::start()).collect();
+fn cluster(count: usize, more: &[&str]) -> Cluster {
+    let peers: Vec<TestServer> = (0..count).map(|_| TestServer::start()).collect();
     let tokens = TempDir::new();
     let known: Vec<(&str, &str, &str)> = peers
         .iter()
@@ -52,8 +52,8 @@ fn sea(count: usize, more: &[&str]) -> Sea {
         .map(String::as_str)
         .chain(more.iter().copied())
         .collect();
-    Sea {
-        origin: Harbor::with(&all, &[]),
+    Cluster {
+        origin: TestServer::with(&all, &[]),
         peers,
         _tokens: tokens,
     }
@@ -63,14 +63,14 @@ fn payload(files: &[(&str, &str)]) -> Vec<u8> {
     gzip(&tar(files))
 }
 
-fn deploy(harbor: &Harbor, more: &[(&str, &str)], payload: &[u8]) -> Vec<Record> {
+fn deploy(host: &TestServer, more: &[(&str, &str)], payload: &[u8]) -> Vec<Record> {
     let mut fields = vec![("project", "demo"), ("replicated", "true")];
     fields.extend(more);
-    harbor.deploy_live(&fields, payload).events()
+    host.deploy_live(&fields, payload).events()
 }
 
-fn live(harbor: &Harbor) -> Option<String> {
-    fs::read_to_string(harbor.path("components/demo/v")).ok()
+fn live(host: &TestServer) -> Option<String> {
+    fs::read_to_string(host.path("components/demo/v")).ok()
 }
 
 /// What of the peers' results is to be seen: name, status, and a part of the error.
@@ -85,10 +85,10 @@ fn results(value: &Value) -> Vec<(String, String, String)> {
 }
 
 /// The end of a deployment that must not go well, which its record tells too.
-fn fails(sea: &Sea, events: &[Record]) -> Value {
+fn fails(cluster: &Cluster, events: &[Record]) -> Value {
     let last = events.last().unwrap();
     assert_eq!(last.event, "error", "{events:#?}");
-    let record = sea
+    let record = cluster
         .origin
         .record(last.data["deployment_id"].as_str().unwrap());
     assert_eq!(results(&record), results(&last.data));
@@ -97,9 +97,9 @@ fn fails(sea: &Sea, events: &[Record]) -> Value {
 
 #[test]
 fn one_deploy_reaches_every_peer() {
-    let sea = sea(2, &[]);
+    let cluster = cluster(2, &[]);
     let events = deploy(
-        &sea.origin,
+        &cluster.origin,
         &[("install_command", "echo building")],
         &payload(&[("./v", "1")]),
     );
@@ -113,9 +113,9 @@ fn one_deploy_reaches_every_peer() {
     for (name, status, error) in results(&last.data["result"]) {
         assert!(NAMES[..2].contains(&&*name) && status == "success" && error.is_empty());
     }
-    let record = sea.origin.record(id);
+    let record = cluster.origin.record(id);
     assert_eq!(results(&record).len(), 2, "{record}");
-    for (peer, name) in sea.peers.iter().zip(NAMES) {
+    for (peer, name) in cluster.peers.iter().zip(NAMES) {
         assert_eq!(live(peer).as_deref(), Some("1"));
         let lines = events
             .iter()
@@ -143,11 +143,11 @@ fn one_deploy_reaches_every_peer() {
             record["payload_hash"]
         );
     }
-    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.origin).as_deref(), Some("1"));
 
     // What a client prints.
     let dir = TempDir::new().with(&[("v", "2")]);
-    let output = sea.origin.cli(&[
+    let output = cluster.origin.cli(&[
         "deploy",
         "--project",
         "demo",
@@ -167,22 +167,22 @@ fn one_deploy_reaches_every_peer() {
             .unwrap()
             .contains("peer_results")
     );
-    for server in sea.peers.iter().chain([&sea.origin]) {
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
         assert_eq!(live(server).as_deref(), Some("2"));
     }
 }
 
 #[test]
 fn what_one_cannot_build_is_live_nowhere() {
-    let mut sea = sea(2, &[]);
-    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
+    let mut cluster = cluster(2, &[]);
+    deploy(&cluster.origin, &[], &payload(&[("./v", "1")]));
     // The second peer cannot: its root says so.
-    let root = sea.peers[1].root.0.display().to_string();
+    let root = cluster.peers[1].root.0.display().to_string();
     let command = format!("case $PWD in {root}*) exit 9;; esac");
     let error = fails(
-        &sea,
+        &cluster,
         &deploy(
-            &sea.origin,
+            &cluster.origin,
             &[("install_command", &command)],
             &payload(&[("./v", "2")]),
         ),
@@ -196,7 +196,7 @@ fn what_one_cannot_build_is_live_nowhere() {
         error["message"].as_str().unwrap().contains("exit code 9"),
         "{error}"
     );
-    for server in sea.peers.iter().chain([&sea.origin]) {
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
         assert_eq!(live(server).as_deref(), Some("1"));
     }
     // Left behind, if that is what is wanted.
@@ -204,7 +204,7 @@ fn what_one_cannot_build_is_live_nowhere() {
         ("install_command", command.as_str()),
         ("ignore_replication_errors", "true"),
     ];
-    let events = deploy(&sea.origin, &ignoring, &payload(&[("./v", "3")]));
+    let events = deploy(&cluster.origin, &ignoring, &payload(&[("./v", "3")]));
     let result = &events.last().unwrap().data["result"];
     let of_three = results(result)
         .into_iter()
@@ -215,7 +215,7 @@ fn what_one_cannot_build_is_live_nowhere() {
         "{result}"
     );
     assert_eq!(
-        [&sea.origin, &sea.peers[0], &sea.peers[1]].map(live),
+        [&cluster.origin, &cluster.peers[0], &cluster.peers[1]].map(live),
         [Some("3".into()), Some("3".into()), Some("1".into())]
     );
 
@@ -224,47 +224,52 @@ fn what_one_cannot_build_is_live_nowhere() {
         .unwrap()
         .local_addr()
         .unwrap();
-    sea.peers[0].server.kill().unwrap();
-    sea.peers[0].server.wait().unwrap();
-    let error = fails(&sea, &deploy(&sea.origin, &[], &payload(&[("./v", "4")])));
-    assert_eq!(error["failed_peers"], json!(["two"]), "{port}");
-    sea.peers[1].server.kill().unwrap();
-    sea.peers[1].server.wait().unwrap();
+    cluster.peers[0].server.kill().unwrap();
+    cluster.peers[0].server.wait().unwrap();
     let error = fails(
-        &sea,
+        &cluster,
+        &deploy(&cluster.origin, &[], &payload(&[("./v", "4")])),
+    );
+    assert_eq!(error["failed_peers"], json!(["two"]), "{port}");
+    cluster.peers[1].server.kill().unwrap();
+    cluster.peers[1].server.wait().unwrap();
+    let error = fails(
+        &cluster,
         &deploy(
-            &sea.origin,
+            &cluster.origin,
             &[("ignore_replication_errors", "true")],
             &payload(&[("./v", "4")]),
         ),
     );
     assert_eq!(error["failed_peers"], json!(["two", "three"]));
-    assert_eq!(live(&sea.origin).as_deref(), Some("3"));
+    assert_eq!(live(&cluster.origin).as_deref(), Some("3"));
 }
 
 const SLEEPS: &str = "web: sleep 1000\n";
 
 #[test]
 fn what_is_not_healthy_somewhere_is_rolled_back_everywhere() {
-    let sea = sea(2, &[]);
+    let cluster = cluster(2, &[]);
     let good = [("./Procfile", SLEEPS), ("./v", "1")];
     for mode in ["true", "rolling"] {
-        let events = deploy(&sea.origin, &[("restart", mode)], &payload(&good));
+        let events = deploy(&cluster.origin, &[("restart", mode)], &payload(&good));
         assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
-        let root = sea.peers[1].root.0.display().to_string();
+        let root = cluster.peers[1].root.0.display().to_string();
         let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
         let events = deploy(
-            &sea.origin,
+            &cluster.origin,
             &[("restart", mode)],
             &payload(&[("./Procfile", &bad), ("./v", "2")]),
         );
-        let error = fails(&sea, &events);
+        let error = fails(&cluster, &events);
         assert_eq!(
             (&error["code"], &error["failed_peers"]),
             (&json!("replicate_failed"), &json!(["two", "three"])),
             "{error}"
         );
-        let record = sea.origin.record(error["deployment_id"].as_str().unwrap());
+        let record = cluster
+            .origin
+            .record(error["deployment_id"].as_str().unwrap());
         assert_eq!(record["status"], "rolled_back", "{record}");
         let told = results(&record);
         assert!(
@@ -277,7 +282,7 @@ fn what_is_not_healthy_somewhere_is_rolled_back_everywhere() {
             told[1].2.contains("exit code 8") && told[1].2.contains("rolled back"),
             "{told:?}"
         );
-        for server in sea.peers.iter().chain([&sea.origin]) {
+        for server in cluster.peers.iter().chain([&cluster.origin]) {
             assert_eq!(live(server).as_deref(), Some("1"), "{mode}");
             let components = server
                 .operate(&json!({"operation": "get_components"}))
@@ -292,29 +297,27 @@ fn what_is_not_healthy_somewhere_is_rolled_back_everywhere() {
 }
 
 /// What runs of the component.
-fn processes(harbor: &Harbor) -> Value {
-    let components = harbor
-        .operate(&json!({"operation": "get_components"}))
-        .json();
+fn processes(host: &TestServer) -> Value {
+    let components = host.operate(&json!({"operation": "get_components"})).json();
     components["components"][0]["processes"].clone()
 }
 
-fn pids(peers: &[Harbor]) -> Vec<u64> {
+fn pids(peers: &[TestServer]) -> Vec<u64> {
     let pid = |peer| processes(peer)[0]["pid"].as_u64().unwrap();
     peers.iter().map(pid).collect()
 }
 
 #[test]
 fn a_peer_that_is_left_behind_has_live_what_runs_there() {
-    let sea = sea(2, &[]);
+    let cluster = cluster(2, &[]);
     for (mode, v) in [("true", "2"), ("rolling", "3")] {
         let good = [("./Procfile", SLEEPS), ("./v", "1")];
-        deploy(&sea.origin, &[("restart", mode)], &payload(&good));
-        let root = sea.peers[0].root.0.display().to_string();
+        deploy(&cluster.origin, &[("restart", mode)], &payload(&good));
+        let root = cluster.peers[0].root.0.display().to_string();
         let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
         let fields = [("restart", mode), ("ignore_replication_errors", "true")];
         let events = deploy(
-            &sea.origin,
+            &cluster.origin,
             &fields,
             &payload(&[("./Procfile", &bad), ("./v", v)]),
         );
@@ -327,11 +330,11 @@ fn a_peer_that_is_left_behind_has_live_what_runs_there() {
         );
         assert_eq!(told[1].1, "success", "{told:?}");
         assert_eq!(
-            [&sea.origin, &sea.peers[0], &sea.peers[1]].map(live),
+            [&cluster.origin, &cluster.peers[0], &cluster.peers[1]].map(live),
             [Some(v.into()), Some("1".into()), Some(v.into())],
             "{mode}"
         );
-        assert!(processes(&sea.peers[0])[0]["pid"].is_u64(), "{mode}");
+        assert!(processes(&cluster.peers[0])[0]["pid"].is_u64(), "{mode}");
         // Whatever happens at a peer is passed on, what is taken back too, in its own order.
         let ends = events.iter().filter(|one| {
             let of_two = one.event == "peer" && one.data["peer"] == "two";
@@ -344,36 +347,36 @@ fn a_peer_that_is_left_behind_has_live_what_runs_there() {
 
 #[test]
 fn what_was_not_restarted_runs_on_when_it_is_taken_back() {
-    let sea = sea(2, &[]);
+    let cluster = cluster(2, &[]);
     let good = [("./Procfile", SLEEPS), ("./v", "1")];
-    deploy(&sea.origin, &[("restart", "true")], &payload(&good));
-    let running = pids(&sea.peers);
+    deploy(&cluster.origin, &[("restart", "true")], &payload(&good));
+    let running = pids(&cluster.peers);
     // The origin itself cannot run it: its peers have switched by then, and restarted nothing.
-    let root = sea.origin.root.0.display().to_string();
+    let root = cluster.origin.root.0.display().to_string();
     let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
     let events = deploy(
-        &sea.origin,
+        &cluster.origin,
         &[("restart", "true")],
         &payload(&[("./Procfile", &bad), ("./v", "2")]),
     );
-    let error = fails(&sea, &events);
+    let error = fails(&cluster, &events);
     assert_eq!(error["code"], "unhealthy", "{error}");
     assert_eq!(error["failed_peers"], json!(["two", "three"]), "{error}");
-    for server in sea.peers.iter().chain([&sea.origin]) {
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
         assert_eq!(live(server).as_deref(), Some("1"));
     }
-    assert_eq!(pids(&sea.peers), running);
+    assert_eq!(pids(&cluster.peers), running);
 }
 
 #[test]
 fn a_first_deployment_that_fails_somewhere_leaves_nothing_live() {
-    let sea = sea(1, &[]);
-    let root = sea.peers[0].root.0.display().to_string();
+    let cluster = cluster(1, &[]);
+    let root = cluster.peers[0].root.0.display().to_string();
     let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
     let error = fails(
-        &sea,
+        &cluster,
         &deploy(
-            &sea.origin,
+            &cluster.origin,
             &[("restart", "true")],
             &payload(&[("./Procfile", &bad), ("./v", "1")]),
         ),
@@ -382,7 +385,7 @@ fn a_first_deployment_that_fails_somewhere_leaves_nothing_live() {
         error["message"].as_str().unwrap().contains("exit code 8"),
         "{error}"
     );
-    for server in [&sea.origin, &sea.peers[0]] {
+    for server in [&cluster.origin, &cluster.peers[0]] {
         assert_eq!(live(server), None);
         let components = server
             .operate(&json!({"operation": "get_components"}))
@@ -398,7 +401,7 @@ fn two_that_are_each_others_peers_do_not_wait_for_each_other() {
     // Once on any port, to have tokens; then on known ones, as each other's peers.
     let known = roots
         .each_ref()
-        .map(|root| Harbor::on(Arc::clone(root), &[], &[]).token.clone());
+        .map(|root| TestServer::on(Arc::clone(root), &[], &[]).token.clone());
     let ports = [0, 1].map(|_| {
         TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -413,7 +416,7 @@ fn two_that_are_each_others_peers_do_not_wait_for_each_other() {
         let mut flags = flags(&dir, &[("other", &ports[other], &known[other])]);
         flags.extend(["--max-deploys", "1", "--listen", &ports[n]].map(str::to_owned));
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        Harbor::on(Arc::clone(&roots[n]), &flags, &[])
+        TestServer::on(Arc::clone(&roots[n]), &flags, &[])
     });
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -492,8 +495,8 @@ fn between(target: &str, change: Change) -> Between {
     }
 }
 
-fn through(change: Change, token: Option<&str>) -> (Harbor, Harbor, Between, TempDir) {
-    let peer = Harbor::start();
+fn through(change: Change, token: Option<&str>) -> (TestServer, TestServer, Between, TempDir) {
+    let peer = TestServer::start();
     let between = between(&peer.address, change);
     let tokens = TempDir::new();
     let flags = flags(
@@ -501,7 +504,7 @@ fn through(change: Change, token: Option<&str>) -> (Harbor, Harbor, Between, Tem
         &[("two", &between.address, token.unwrap_or(&peer.token))],
     );
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    (Harbor::with(&flags, &[]), peer, between, tokens)
+    (TestServer::with(&flags, &[]), peer, between, tokens)
 }
 
 #[test]
@@ -553,7 +556,7 @@ fn wires_that_break_are_mended_and_those_that_lie_are_found_out() {
     );
 
     // A slow one, beyond the time.
-    let peer = Harbor::start();
+    let peer = TestServer::start();
     let slow = self::between(&peer.address, |_, _, _| Some(Duration::from_millis(100)));
     let tokens = TempDir::new();
     let flags = flags(&tokens.0, &[("two", &slow.address, &peer.token)]);
@@ -562,7 +565,7 @@ fn wires_that_break_are_mended_and_those_that_lie_are_found_out() {
         .map(String::as_str)
         .chain(["--replicate-timeout", "1"])
         .collect();
-    let origin = Harbor::with(&flags, &[]);
+    let origin = TestServer::with(&flags, &[]);
     let events = origin
         .deploy_live(&[("project", "demo"), ("replicated", "true")], &noise())
         .events();
@@ -578,11 +581,11 @@ fn wires_that_break_are_mended_and_those_that_lie_are_found_out() {
 
 #[test]
 fn a_peer_that_dies_in_between_fails_the_deployment_and_nothing_is_live() {
-    let mut sea = sea(2, &[]);
-    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
-    let gate = sea.origin.path("gate");
+    let mut cluster = cluster(2, &[]);
+    deploy(&cluster.origin, &[], &payload(&[("./v", "1")]));
+    let gate = cluster.origin.path("gate");
     // The second peer dies while the others wait for it.
-    let root = sea.peers[1].root.0.display().to_string();
+    let root = cluster.peers[1].root.0.display().to_string();
     let command = format!(
         "case $PWD in {root}*) touch {0}-there; while [ ! -e {0} ]; do sleep 0.01; done;; esac",
         gate.display()
@@ -593,8 +596,8 @@ fn a_peer_that_dies_in_between_fails_the_deployment_and_nothing_is_live() {
         ("replicated", "true"),
         ("install_command", command.as_str()),
     ];
-    let origin = &sea.origin;
-    let dying = &mut sea.peers[1];
+    let origin = &cluster.origin;
+    let dying = &mut cluster.peers[1];
     let events = std::thread::scope(|scope| {
         let deploy = scope.spawn(|| {
             origin
@@ -606,24 +609,24 @@ fn a_peer_that_dies_in_between_fails_the_deployment_and_nothing_is_live() {
         dying.server.wait().unwrap();
         // It comes back and ends what was interrupted, which the origin then learns.
         let flags = ["--listen", dying.address.as_str()];
-        let again = Harbor::on(Arc::clone(&dying.root), &flags, &[]);
+        let again = TestServer::on(Arc::clone(&dying.root), &flags, &[]);
         let events = deploy.join().unwrap();
         drop(again);
         events
     });
-    let error = fails(&sea, &events);
+    let error = fails(&cluster, &events);
     assert_eq!(error["failed_peers"], json!(["three"]));
     assert!(
         error["message"].as_str().unwrap().contains("interrupted"),
         "{error}"
     );
-    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
-    assert_eq!(live(&sea.peers[0]).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.origin).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.peers[0]).as_deref(), Some("1"));
 }
 
 #[test]
 fn a_host_that_was_off_catches_up() {
-    let source = Harbor::start();
+    let source = TestServer::start();
     let deployed = |project: &str, v: &str| {
         let fields = [
             ("project", project),
@@ -637,8 +640,8 @@ fn a_host_that_was_off_catches_up() {
     let known = flags(&tokens.0, &[("source", &source.address, &source.token)]);
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let root = Arc::new(TempDir::new());
-    let harbor = Harbor::on(Arc::clone(&root), &known, &[]);
-    let sync = |fields: Value| harbor.operate(&fields);
+    let host = TestServer::on(Arc::clone(&root), &known, &[]);
+    let sync = |fields: Value| host.operate(&fields);
     let answer = sync(json!({"operation": "sync", "from": "source", "project": "demo"}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let deployments = answer.json()["deployments"].clone();
@@ -646,9 +649,9 @@ fn a_host_that_was_off_catches_up() {
         (&deployments[0]["project"], &deployments[0]["status"]),
         (&json!("demo"), &json!("success"))
     );
-    assert_eq!(names(&harbor.path("components")), ["demo"]);
+    assert_eq!(names(&host.path("components")), ["demo"]);
     // All, and then nothing more.
-    let output = harbor.cli(&[
+    let output = host.cli(&[
         "sync",
         "--from",
         "source",
@@ -662,7 +665,7 @@ fn a_host_that_was_off_catches_up() {
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(said["deployments"].as_array().unwrap().len(), 1, "{said}");
     assert_eq!(
-        fs::read_to_string(harbor.path("components/other/how")).unwrap(),
+        fs::read_to_string(host.path("components/other/how")).unwrap(),
         "installed\n"
     );
     let answer = sync(json!({"operation": "sync", "from": "source"}));
@@ -673,16 +676,16 @@ fn a_host_that_was_off_catches_up() {
     );
 
     // At the start; and what cannot be had is said.
-    drop(harbor);
+    drop(host);
     deployed("demo", "3");
     let at_start: Vec<&str> = known
         .iter()
         .copied()
         .chain(["--sync-from", "source"])
         .collect();
-    let harbor = Harbor::on(root, &at_start, &[]);
+    let host = TestServer::on(root, &at_start, &[]);
     await_some("the new version", || {
-        (live(&harbor).as_deref() == Some("3")).then_some(())
+        (live(&host).as_deref() == Some("3")).then_some(())
     });
     deployed("demo", "4");
     let list = source
@@ -693,7 +696,7 @@ fn a_host_that_was_off_catches_up() {
         &source.path(&format!("deployments/{id}/payload")),
     ))
     .unwrap();
-    let answer = harbor.operate(&json!({"operation": "sync", "from": "source"}));
+    let answer = host.operate(&json!({"operation": "sync", "from": "source"}));
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),
         (502, "replicate_failed"),
@@ -705,15 +708,15 @@ fn a_host_that_was_off_catches_up() {
         "{}",
         answer.text()
     );
-    assert_eq!(live(&harbor).as_deref(), Some("3"));
+    assert_eq!(live(&host).as_deref(), Some("3"));
 }
 
 #[test]
 fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
-    let mut sea = sea(2, &[]);
-    deploy(&sea.origin, &[], &payload(&[("./v", "1")]));
-    let gate = sea.origin.path("gate");
-    let root = sea.peers[0].root.0.display().to_string();
+    let mut cluster = cluster(2, &[]);
+    deploy(&cluster.origin, &[], &payload(&[("./v", "1")]));
+    let gate = cluster.origin.path("gate");
+    let root = cluster.peers[0].root.0.display().to_string();
     // The first peer holds the barrier until the second one has built, and is no more.
     let command = format!(
         "case $PWD in {root}*) while [ ! -e {} ]; do sleep 0.01; done;; esac",
@@ -724,8 +727,8 @@ fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
         ("replicated", "true"),
         ("install_command", command.as_str()),
     ];
-    let origin = &sea.origin;
-    let dying = &mut sea.peers[1];
+    let origin = &cluster.origin;
+    let dying = &mut cluster.peers[1];
     let events = std::thread::scope(|scope| {
         let deploy = scope.spawn(|| {
             origin
@@ -751,14 +754,14 @@ fn a_peer_that_dies_between_its_build_and_the_switch_takes_all_back() {
         fs::write(&gate, "").unwrap();
         deploy.join().unwrap()
     });
-    let error = fails(&sea, &events);
+    let error = fails(&cluster, &events);
     assert_eq!(error["phase"], "activate", "{error}");
     let told = results(&error);
     assert!(told[0].2.contains("rolled back"), "{told:?}");
     assert!(told[1].2.contains("connecting"), "{told:?}");
-    assert_eq!(live(&sea.origin).as_deref(), Some("1"));
-    assert_eq!(live(&sea.peers[0]).as_deref(), Some("1"));
-    assert_eq!(live(&sea.peers[1]).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.origin).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.peers[0]).as_deref(), Some("1"));
+    assert_eq!(live(&cluster.peers[1]).as_deref(), Some("1"));
 }
 
 /// Something between the origin and a peer that passes on all, but the first answer to an activation.
@@ -815,12 +818,12 @@ fn without_the_first_answer(target: &str) -> (String, Arc<AtomicU64>) {
 
 #[test]
 fn a_switch_whose_answer_is_lost_is_not_taken_for_a_failure() {
-    let peer = Harbor::start();
+    let peer = TestServer::start();
     let (address, tried) = without_the_first_answer(&peer.address);
     let tokens = TempDir::new();
     let flags = flags(&tokens.0, &[("two", &address, &peer.token)]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let origin = Harbor::with(&flags, &[]);
+    let origin = TestServer::with(&flags, &[]);
     let events = deploy(&origin, &[], &payload(&[("./v", "1")]));
     assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
     assert_eq!(tried.load(Ordering::Relaxed), 2);
@@ -839,26 +842,26 @@ fn an_origin_that_is_killed_after_its_switch_says_what_it_knows_of_its_peers() {
         eprintln!("skipped: checkpoints are only in debug builds");
         return;
     }
-    let peer = Harbor::start();
+    let peer = TestServer::start();
     let tokens = TempDir::new();
     let flags = flags(&tokens.0, &[("two", &peer.address, &peer.token)]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let root = Arc::new(TempDir::new());
     let reached = root.0.with_extension("reached");
     let asked = format!("switched={}", reached.display());
-    let origin = Harbor::on(
+    let origin = TestServer::on(
         Arc::clone(&root),
         &flags,
         &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
     );
-    let (media, body) = crate::harbor::form(
+    let (media, body) = crate::test_server::form(
         &[("project", "demo"), ("replicated", "true")],
         &payload(&[("./v", "1")]),
     );
     let authorization = format!("Authorization: Bearer {}", origin.token);
     let mut stream = origin.connect();
     stream
-        .write_all(&crate::harbor::request(
+        .write_all(&crate::test_server::request(
             "POST",
             "/",
             &[&authorization, &media],
@@ -868,7 +871,7 @@ fn an_origin_that_is_killed_after_its_switch_says_what_it_knows_of_its_peers() {
     await_some("the switch", || reached.exists().then_some(()));
     drop(origin);
     fs::remove_file(&reached).unwrap();
-    let origin = Harbor::on(root, &flags, &[]);
+    let origin = TestServer::on(root, &flags, &[]);
     let list = origin
         .operate(&json!({"operation": "list_deployments"}))
         .json();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use crate::harbor::{BINARY, Harbor, TempDir, bare, component, have, may};
+use crate::test_server::{BINARY, TempDir, TestServer, bare, component, have, may};
 
 /// The calls of a trace, each as one line with the paths of its descriptors, in the order in which they ended.
 fn calls(trace: &str) -> Vec<String> {
@@ -37,21 +37,21 @@ fn everything_is_on_disk_before_it_is_said() {
         .arg(&trace);
     let watched = "trace=write,fsync,fdatasync,syncfs,sync_file_range,rename,renameat,renameat2,symlink,symlinkat,unlink,unlinkat,sendto";
     command.args(["-e", watched, BINARY]);
-    let harbor = Harbor::launch(command, root.clone(), &[]);
-    let answer = harbor.deploy(
+    let host = TestServer::launch(command, root.clone(), &[]);
+    let answer = host.deploy(
         &[("project", "demo"), ("install_command", "true")],
         &component(),
     );
     assert_eq!(answer.status, 200, "{}", answer.text());
     let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
     // The server goes first: without its tracer it would go on.
-    let strace = harbor.server.id();
+    let strace = host.server.id();
     let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
     for child in children.split_whitespace() {
         let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
-    drop(harbor);
+    drop(host);
     let text = fs::read_to_string(&trace).unwrap();
     fs::remove_file(&trace).unwrap();
     let calls = calls(&text);

@@ -12,21 +12,21 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harbor::{Answer, Harbor, Record, await_some, gzip, have, names, request, tar};
+use crate::test_server::{Answer, Record, TestServer, await_some, gzip, have, names, request, tar};
 
 /// A component with these files.
 fn payload(files: &[(&str, &str)]) -> Vec<u8> {
     gzip(&tar(files))
 }
 
-fn restart(harbor: &Harbor, files: &[(&str, &str)]) -> Vec<Record> {
+fn restart(host: &TestServer, files: &[(&str, &str)]) -> Vec<Record> {
     let fields = [("project", "demo"), ("restart", "true")];
-    harbor.deploy_live(&fields, &payload(files)).events()
+    host.deploy_live(&fields, &payload(files)).events()
 }
 
 /// Deploys and restarts, which must go well, and gives the deployment.
-fn up(harbor: &Harbor, files: &[(&str, &str)]) -> String {
-    let events = restart(harbor, files);
+fn up(host: &TestServer, files: &[(&str, &str)]) -> String {
+    let events = restart(host, files);
     let last = events.last().unwrap();
     assert_eq!(last.event, "done", "{events:#?}");
     assert_eq!(
@@ -40,20 +40,20 @@ fn up(harbor: &Harbor, files: &[(&str, &str)]) -> String {
 }
 
 /// Deploys and restarts, which must not go well, and gives the error.
-fn down(harbor: &Harbor, files: &[(&str, &str)]) -> Value {
-    let events = restart(harbor, files);
+fn down(host: &TestServer, files: &[(&str, &str)]) -> Value {
+    let events = restart(host, files);
     let last = events.last().unwrap();
     assert_eq!(last.event, "error", "{events:#?}");
     last.data.clone()
 }
 
-fn ask(harbor: &Harbor, operation: &str) -> Answer {
-    harbor.operate(&json!({"operation": operation, "project": "demo"}))
+fn ask(host: &TestServer, operation: &str) -> Answer {
+    host.operate(&json!({"operation": operation, "project": "demo"}))
 }
 
 /// What is known of the component's processes.
-fn processes(harbor: &Harbor) -> Vec<Value> {
-    let components = ask(harbor, "get_components").json();
+fn processes(host: &TestServer) -> Vec<Value> {
+    let components = ask(host, "get_components").json();
     let component = components["components"]
         .as_array()
         .unwrap()
@@ -64,8 +64,8 @@ fn processes(harbor: &Harbor) -> Vec<Value> {
     })
 }
 
-fn pid(harbor: &Harbor) -> String {
-    processes(harbor)[0]["pid"]
+fn pid(host: &TestServer) -> String {
+    processes(host)[0]["pid"]
         .as_u64()
         .expect("it runs")
         .to_string()
@@ -82,10 +82,10 @@ const SLEEPS: &str = "web: sleep 1000\n";
 
 #[test]
 fn a_restart_replaces_the_processes() {
-    let harbor = Harbor::start();
-    fs::write(harbor.path("env/demo"), "GREETING='hello there'\n").unwrap();
+    let host = TestServer::start();
+    fs::write(host.path("env/demo"), "GREETING='hello there'\n").unwrap();
     let procfile = "web: echo \"$GREETING $GANGPLANK_PROJECT $GANGPLANK_DEPLOYMENT_ID $GANGPLANK_TOKEN\"; sleep 1000\nworker: exec sleep 1001\n";
-    let events = restart(&harbor, &[("./Procfile", procfile)]);
+    let events = restart(&host, &[("./Procfile", procfile)]);
     let first = events[0].data["deployment_id"].as_str().unwrap().to_owned();
     assert_eq!(
         events[0].data["phases"],
@@ -101,7 +101,7 @@ fn a_restart_replaces_the_processes() {
         ["started", "waiting for up for 2 s or READY=1", "healthy"]
     );
     assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
-    let running = processes(&harbor);
+    let running = processes(&host);
     let types: Vec<&Value> = running.iter().map(|one| &one["type"]).collect();
     assert_eq!(types, ["web", "worker"]);
     for one in &running {
@@ -115,45 +115,45 @@ fn a_restart_replaces_the_processes() {
         );
         assert!(lives(&one["pid"].to_string()));
     }
-    let log = harbor.operate(&json!({"operation": "get_logs", "project": "demo"}));
+    let log = host.operate(&json!({"operation": "get_logs", "project": "demo"}));
     let line = format!(" web stdout hello there demo {first} \n");
     assert!(log.text().ends_with(&line), "{}", log.text());
 
-    let second = up(&harbor, &[("./Procfile", SLEEPS)]);
+    let second = up(&host, &[("./Procfile", SLEEPS)]);
     for one in &running {
         assert!(!lives(&one["pid"].to_string()), "{one} is left");
     }
-    let running = processes(&harbor);
+    let running = processes(&host);
     assert_eq!(
         (running.len(), &running[0]["release_id"]),
         (1, &json!(second))
     );
 
     // By itself: a deployment with one phase.
-    let before = pid(&harbor);
-    let answer = ask(&harbor, "restart_component");
+    let before = pid(&host);
+    let answer = ask(&host, "restart_component");
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let record = harbor.record(answer.json()["deployment_id"].as_str().unwrap());
+    let record = host.record(answer.json()["deployment_id"].as_str().unwrap());
     assert_eq!(
         (&record["release_id"], &record["phase"]),
         (&json!(second), &json!("restart"))
     );
-    assert!(!lives(&before) && lives(&pid(&harbor)));
+    assert!(!lives(&before) && lives(&pid(&host)));
 
     // Back to the first release, with its processes.
-    let back = harbor
+    let back = host
         .operate(&json!({"operation": "rollback_component", "project": "demo", "restart": true}));
     assert_eq!(back.status, 200, "{}", back.text());
-    assert_eq!(processes(&harbor).len(), 2);
-    let last = pid(&harbor);
-    assert_eq!(ask(&harbor, "drop_component").status, 200);
-    assert!(!lives(&last) && processes(&harbor).is_empty());
+    assert_eq!(processes(&host).len(), 2);
+    let last = pid(&host);
+    assert_eq!(ask(&host, "drop_component").status, 200);
+    assert!(!lives(&last) && processes(&host).is_empty());
 }
 
 #[test]
 fn nothing_to_restart_is_a_warning() {
-    let harbor = Harbor::start();
-    let events = restart(&harbor, &[("./a", "a")]);
+    let host = TestServer::start();
+    let events = restart(&host, &[("./a", "a")]);
     let warned = events.iter().any(|event| event.event == "warning");
     let skipped = events
         .iter()
@@ -171,9 +171,9 @@ fn nothing_to_restart_is_a_warning() {
 
 #[test]
 fn what_is_not_healthy_is_rolled_back() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     // Nothing was there before: nothing is live then.
-    let error = down(&harbor, &[("./Procfile", "web: echo no >&2; exit 3\n")]);
+    let error = down(&host, &[("./Procfile", "web: echo no >&2; exit 3\n")]);
     assert_eq!(
         (&error["code"], &error["phase"]),
         (&json!("unhealthy"), &json!("restart"))
@@ -183,11 +183,11 @@ fn what_is_not_healthy_is_rolled_back() {
         json!([{"type": "web", "stream": "stderr", "line": "no"}])
     );
     let id = error["deployment_id"].as_str().unwrap();
-    assert_eq!(harbor.record(id)["status"], "failed");
-    assert!(!harbor.path("components/demo").exists() && processes(&harbor).is_empty());
+    assert_eq!(host.record(id)["status"], "failed");
+    assert!(!host.path("components/demo").exists() && processes(&host).is_empty());
 
     let first = up(
-        &harbor,
+        &host,
         &[
             ("./Procfile", "web: sleep 1000\nold: sleep 1001\n"),
             ("./v", "1"),
@@ -230,16 +230,16 @@ fn what_is_not_healthy_is_rolled_back() {
         ),
     ];
     for (files, why) in table {
-        let error = down(&harbor, files);
+        let error = down(&host, files);
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(why), "{message}");
-        let record = harbor.record(error["deployment_id"].as_str().unwrap());
+        let record = host.record(error["deployment_id"].as_str().unwrap());
         assert_eq!(record["status"], "rolled_back", "{record}");
         assert_eq!(
-            fs::read_to_string(harbor.path("components/demo/v")).unwrap(),
+            fs::read_to_string(host.path("components/demo/v")).unwrap(),
             "1"
         );
-        let running = processes(&harbor);
+        let running = processes(&host);
         assert_eq!(running.len(), 2, "{running:?}");
         for one in running {
             assert_eq!(one["release_id"], first);
@@ -247,10 +247,10 @@ fn what_is_not_healthy_is_rolled_back() {
         }
     }
     // What failed its health is no release to go back to.
-    up(&harbor, &[("./Procfile", SLEEPS), ("./v", "2")]);
-    assert_eq!(ask(&harbor, "rollback_component").status, 200);
+    up(&host, &[("./Procfile", SLEEPS), ("./v", "2")]);
+    assert_eq!(ask(&host, "rollback_component").status, 200);
     assert_eq!(
-        fs::read_to_string(harbor.path("components/demo/v")).unwrap(),
+        fs::read_to_string(host.path("components/demo/v")).unwrap(),
         "1"
     );
 }
@@ -260,7 +260,7 @@ fn health_by_url_by_command_and_by_word() {
     if !have("python3") {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -270,13 +270,13 @@ fn health_by_url_by_command_and_by_word() {
     let server = format!("web: sleep 0.5; exec python3 -m http.server --bind 127.0.0.1 {port}\n");
     let health = format!(r#"{{"health": {{"http": "http://127.0.0.1:{port}/"}}}}"#);
     up(
-        &harbor,
+        &host,
         &[("./Procfile", &server), ("./gangplank.json", &health)],
     );
     TcpStream::connect(("127.0.0.1", port)).unwrap();
     let touch = "web: sleep 0.3; touch ready; sleep 1000\n";
     up(
-        &harbor,
+        &host,
         &[
             ("./Procfile", touch),
             (
@@ -301,13 +301,13 @@ fn health_by_url_by_command_and_by_word() {
         ("./notify.py", notify),
     ];
     let begun = Instant::now();
-    up(&harbor, &files);
+    up(&host, &files);
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "its word counts before the two seconds"
     );
     up(
-        &harbor,
+        &host,
         &[
             files[0],
             files[1],
@@ -315,7 +315,7 @@ fn health_by_url_by_command_and_by_word() {
         ],
     );
     let error = down(
-        &harbor,
+        &host,
         &[
             ("./Procfile", SLEEPS),
             (
@@ -335,22 +335,22 @@ fn health_by_url_by_command_and_by_word() {
 
 #[test]
 fn a_process_comes_back_from_its_own_release() {
-    let harbor = Harbor::start();
-    let first = up(&harbor, &[("./Procfile", "web: echo v1; sleep 1000\n")]);
+    let host = TestServer::start();
+    let first = up(&host, &[("./Procfile", "web: echo v1; sleep 1000\n")]);
     // Live without a restart: what runs stays what it is.
-    let answer = harbor.deploy(
+    let answer = host.deploy(
         &[("project", "demo")],
         &payload(&[("./Procfile", "web: echo v2; sleep 1000\n")]),
     );
     assert_eq!(answer.status, 200);
-    let before = pid(&harbor);
+    let before = pid(&host);
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(before.parse().unwrap()).unwrap(),
         Signal::KILL,
     )
     .unwrap();
     let after = await_some("the process again", || {
-        let one = processes(&harbor).remove(0);
+        let one = processes(&host).remove(0);
         let pid = one["pid"].as_u64()?.to_string();
         (pid != before).then_some((pid, one))
     });
@@ -360,7 +360,7 @@ fn a_process_comes_back_from_its_own_release() {
         (&json!(1), &json!("signal 9"))
     );
     let text = await_some("its output", || {
-        let text = ask(&harbor, "get_logs").text();
+        let text = ask(&host, "get_logs").text();
         (text.matches("v1").count() == 2).then_some(text)
     });
     assert!(!text.contains("v2"), "{text}");
@@ -368,29 +368,29 @@ fn a_process_comes_back_from_its_own_release() {
 
 #[test]
 fn processes_outlive_no_server_and_come_back_with_it() {
-    let mut harbor = Harbor::start();
+    let mut host = TestServer::start();
     // It ignores what is polite, and forks something away from its group.
     let seconds = 1_000_000 + std::process::id();
     let stubborn =
         format!("web: trap '' TERM; setsid sleep {seconds} & while :; do sleep 0.1; done\n");
-    let release = up(&harbor, &[("./Procfile", &stubborn)]);
-    let before = pid(&harbor);
-    harbor.server.kill().unwrap();
-    harbor.server.wait().unwrap();
+    let release = up(&host, &[("./Procfile", &stubborn)]);
+    let before = pid(&host);
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
     assert!(lives(&before), "nobody is there to stop it");
-    let mut harbor = Harbor::on(Arc::clone(&harbor.root), &["--grace", "6"], &[]);
+    let mut host = TestServer::on(Arc::clone(&host.root), &["--grace", "6"], &[]);
     assert!(
         !lives(&before),
         "the start ends what was left, before it listens"
     );
     let after = await_some("the process again", || {
-        let running = processes(&harbor);
+        let running = processes(&host);
         running.first().filter(|one| one["pid"].is_u64()).cloned()
     });
     assert_eq!(after["release_id"], release);
     let begun = Instant::now();
-    harbor.signal(Signal::TERM);
-    assert_eq!(harbor.server.wait().unwrap().code(), Some(0));
+    host.signal(Signal::TERM);
+    assert_eq!(host.server.wait().unwrap().code(), Some(0));
     assert!(
         begun.elapsed() < Duration::from_secs(8),
         "{:?}",
@@ -407,9 +407,9 @@ fn processes_outlive_no_server_and_come_back_with_it() {
         !sleeps(&format!("sleep\0{seconds}")),
         "what forked away is left"
     );
-    let harbor = Harbor::on(Arc::clone(&harbor.root), &[], &[]);
+    let host = TestServer::on(Arc::clone(&host.root), &[], &[]);
     await_some("the process again", || {
-        processes(&harbor)
+        processes(&host)
             .first()
             .filter(|one| one["pid"].is_u64())
             .map(drop)
@@ -468,7 +468,7 @@ fn redeploys_under_load(program: &str, file: &str, code: &str) {
     if !have(program) {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -487,7 +487,7 @@ fn redeploys_under_load(program: &str, file: &str, code: &str) {
             (&path, code),
             ("./version", &version),
         ];
-        up(&harbor, &files)
+        up(&host, &files)
     };
     deploy(0);
     let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -516,9 +516,9 @@ fn redeploys_under_load(program: &str, file: &str, code: &str) {
         ("./Procfile", "web: exit 1\n"),
         ("./gangplank.json", manifest.as_str()),
     ];
-    down(&harbor, &bad);
+    down(&host, &bad);
     assert_eq!(get(port).unwrap(), "10");
-    assert_eq!(ask(&harbor, "drop_component").status, 200);
+    assert_eq!(ask(&host, "drop_component").status, 200);
     assert!(get(port).is_err(), "the socket is closed");
 }
 
@@ -534,17 +534,16 @@ fn nobody_is_refused_while_a_node_server_is_redeployed() {
 
 #[test]
 fn output_is_followed_as_it_comes() {
-    let harbor = Harbor::start();
-    let gate = harbor.path("gate");
+    let host = TestServer::start();
+    let gate = host.path("gate");
     let procfile = format!(
         "web: seq 150; while [ ! -e {} ]; do sleep 0.01; done; echo more >&2; sleep 1000\n",
         gate.display()
     );
-    up(&harbor, &[("./Procfile", &procfile)]);
+    up(&host, &[("./Procfile", &procfile)]);
     let lines = |n: u64| {
         let asked = json!({"operation": "get_logs", "project": "demo", "lines": n});
-        harbor
-            .operate(&asked)
+        host.operate(&asked)
             .text()
             .lines()
             .map(|line| line.rsplit(' ').next().unwrap().to_owned())
@@ -554,13 +553,13 @@ fn output_is_followed_as_it_comes() {
     assert_eq!(lines(100).len(), 100);
     let body =
         json!({"operation": "get_logs", "project": "demo", "lines": 2, "follow": true}).to_string();
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let headers = [
         authorization.as_str(),
         "Content-Type: application/json",
         "Accept: text/event-stream",
     ];
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream
         .write_all(&request("POST", "/", &headers, body.as_bytes()))
         .unwrap();
@@ -579,34 +578,34 @@ fn output_is_followed_as_it_comes() {
         (&more["line"], &more["stream"], &more["type"]),
         (&json!("more"), &json!("stderr"), &json!("web"))
     );
-    let unknown = harbor.operate(&json!({"operation": "get_logs", "project": "none"}));
+    let unknown = host.operate(&json!({"operation": "get_logs", "project": "none"}));
     assert_eq!(unknown.status, 404);
-    let cli = harbor.cli(&["logs", "demo", "--lines", "1"]);
+    let cli = host.cli(&["logs", "demo", "--lines", "1"]);
     assert!(String::from_utf8(cli.stdout).unwrap().ends_with("more\n"));
 }
 
 #[test]
 fn a_flood_of_output_is_bounded() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     up(
-        &harbor,
+        &host,
         &[(
             "./Procfile",
             "web: yes \"$(head -c 1000 /dev/zero | tr '\\0' x)\" | head -c 100000000; echo end; sleep 1000\n",
         )],
     );
     let size = || -> u64 {
-        let files = names(&harbor.path("logs/demo"));
+        let files = names(&host.path("logs/demo"));
         files
             .iter()
             .map(|name| {
                 // It may be put aside at this moment.
-                fs::metadata(harbor.path("logs/demo").join(name)).map_or(0, |meta| meta.len())
+                fs::metadata(host.path("logs/demo").join(name)).map_or(0, |meta| meta.len())
             })
             .sum()
     };
     await_some("the whole flood", || {
-        let text = harbor
+        let text = host
             .operate(&json!({"operation": "get_logs", "project": "demo", "lines": 1}))
             .text();
         (size() > 30 << 20 && text.len() < 700).then_some(())
@@ -616,17 +615,17 @@ fn a_flood_of_output_is_bounded() {
 
 #[test]
 fn an_operators_hook_decides() {
-    let harbor = Harbor::start();
-    let hook = harbor.path("hooks/demo/restart");
+    let host = TestServer::start();
+    let hook = host.path("hooks/demo/restart");
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    let said = harbor.path("said");
+    let said = host.path("said");
     let script = format!(
         "#!/bin/sh\necho \"restarting $1\"\nenv | grep -q GANGPLANK_CHILD && echo marked\ncat \"$1/v\" >> {}\n! grep -q bad \"$1/v\"\n",
         said.display()
     );
     fs::write(&hook, script).unwrap();
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-    let events = restart(&harbor, &[("./Procfile", SLEEPS), ("./v", "one ")]);
+    let events = restart(&host, &[("./Procfile", SLEEPS), ("./v", "one ")]);
     assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
     let lines: Vec<&str> = events
         .iter()
@@ -637,18 +636,18 @@ fn an_operators_hook_decides() {
         lines.len() == 1 && lines[0].starts_with("restarting /"),
         "{lines:?}"
     );
-    assert!(processes(&harbor).is_empty(), "it is the hook's affair");
-    let error = down(&harbor, &[("./v", "bad ")]);
+    assert!(processes(&host).is_empty(), "it is the hook's affair");
+    let error = down(&host, &[("./v", "bad ")]);
     assert!(
         error["message"].as_str().unwrap().contains("exit code 1"),
         "{error}"
     );
     assert_eq!(
-        harbor.record(error["deployment_id"].as_str().unwrap())["status"],
+        host.record(error["deployment_id"].as_str().unwrap())["status"],
         "rolled_back"
     );
     assert_eq!(
-        fs::read_to_string(harbor.path("components/demo/v")).unwrap(),
+        fs::read_to_string(host.path("components/demo/v")).unwrap(),
         "one "
     );
     assert_eq!(
@@ -660,10 +659,10 @@ fn an_operators_hook_decides() {
 
 #[test]
 fn rolling_goes_one_type_after_the_other() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let files = [("./Procfile", "a: sleep 1000\nb: sleep 1001\n")];
-    up(&harbor, &files);
-    let events = harbor
+    up(&host, &files);
+    let events = host
         .deploy_live(
             &[("project", "demo"), ("restart", "rolling")],
             &payload(&files),
@@ -700,9 +699,9 @@ fn rolling_goes_one_type_after_the_other() {
 
 #[test]
 fn bad_files_are_refused_before_anything_changes() {
-    let harbor = Harbor::start();
-    let first = up(&harbor, &[("./Procfile", SLEEPS)]);
-    let before = pid(&harbor);
+    let host = TestServer::start();
+    let first = up(&host, &[("./Procfile", SLEEPS)]);
+    let before = pid(&host);
     let table: [(&[(&str, &str)], &str); 3] = [
         (
             &[("./Procfile", "web: sleep 1\nworker:\n")],
@@ -721,39 +720,39 @@ fn bad_files_are_refused_before_anything_changes() {
         ),
     ];
     for (files, why) in table {
-        let error = down(&harbor, files);
+        let error = down(&host, files);
         assert_eq!(error["code"], "load_failed");
         assert!(error["message"].as_str().unwrap().contains(why), "{error}");
     }
-    fs::write(harbor.path("env/demo"), "A=1\nno assignment\n").unwrap();
-    let error = down(&harbor, &[("./Procfile", SLEEPS)]);
+    fs::write(host.path("env/demo"), "A=1\nno assignment\n").unwrap();
+    let error = down(&host, &[("./Procfile", SLEEPS)]);
     assert!(
         error["message"].as_str().unwrap().contains("demo: line 2"),
         "{error}"
     );
-    assert_eq!(pid(&harbor), before);
-    assert_eq!(processes(&harbor)[0]["release_id"], first);
+    assert_eq!(pid(&host), before);
+    assert_eq!(processes(&host)[0]["release_id"], first);
 }
 
 #[test]
 fn what_exits_later_is_started_again_and_what_ignores_a_word_is_killed() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     // Healthy by the time it exits: that is for its keeper.
-    up(&harbor, &[("./Procfile", "web: sleep 2.5; exit 1\n")]);
+    up(&host, &[("./Procfile", "web: sleep 2.5; exit 1\n")]);
     await_some("the process again", || {
-        let one = processes(&harbor).remove(0);
+        let one = processes(&host).remove(0);
         (one["restarts"].as_u64()? > 0 && one["ended"] == "exit code 1").then_some(())
     });
     up(
-        &harbor,
+        &host,
         &[(
             "./Procfile",
             "web: trap '' TERM; while :; do sleep 0.1; done\n",
         )],
     );
-    let stubborn = pid(&harbor);
+    let stubborn = pid(&host);
     let begun = Instant::now();
-    up(&harbor, &[("./Procfile", SLEEPS)]);
+    up(&host, &[("./Procfile", SLEEPS)]);
     let took = begun.elapsed();
     assert!(
         took > Duration::from_secs(9) && took < Duration::from_secs(30),
@@ -764,19 +763,19 @@ fn what_exits_later_is_started_again_and_what_ignores_a_word_is_killed() {
 
 #[test]
 fn processes_run_as_the_user_that_was_asked_for() {
-    if !crate::harbor::is_root() {
+    if !crate::test_server::is_root() {
         return;
     }
-    let harbor = Harbor::with(&["--run-as", "nobody"], &[]);
-    fs::write(harbor.path("env/demo"), "SECRET=x\n").unwrap();
+    let host = TestServer::with(&["--run-as", "nobody"], &[]);
+    fs::write(host.path("env/demo"), "SECRET=x\n").unwrap();
     up(
-        &harbor,
+        &host,
         &[(
             "./Procfile",
             "web: echo \"$HOME $SECRET\"; touch mine; exec sleep 1000\n",
         )],
     );
-    let status = fs::read_to_string(format!("/proc/{}/status", pid(&harbor))).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", pid(&host))).unwrap();
     let ids: Vec<&str> = status
         .lines()
         .filter(|line| line.starts_with("Uid:") || line.starts_with("Gid:"))
@@ -788,6 +787,6 @@ fn processes_run_as_the_user_that_was_asked_for() {
             "Gid:\t65534\t65534\t65534\t65534"
         ]
     );
-    assert!(ask(&harbor, "get_logs").text().contains("/nonexistent x\n"));
-    assert!(harbor.path("components/demo/mine").exists());
+    assert!(ask(&host, "get_logs").text().contains("/nonexistent x\n"));
+    assert!(host.path("components/demo/mine").exists());
 }

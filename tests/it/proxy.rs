@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::harbor::{Harbor, TempDir, await_some, certificate, component, have};
+use crate::test_server::{TempDir, TestServer, await_some, certificate, component, have};
 
 /// A running nginx.
 struct Nginx(Child);
@@ -82,8 +82,8 @@ fn events_come_through_nginx_line_by_line() {
     if !have("nginx") || !have("openssl") || !have("curl") {
         return;
     }
-    let harbor = Harbor::start();
-    let upstream = format!("http://{}", harbor.address);
+    let host = TestServer::start();
+    let upstream = format!("http://{}", host.address);
     // As the README has it, by HTTP/1.1; and as nginx is by itself, by HTTP/1.0 and with buffers.
     let plain = format!("location / {{ proxy_pass {upstream}; }}");
     let shown = block().replace("http://127.0.0.1:9925", &upstream);
@@ -100,7 +100,7 @@ fn events_come_through_nginx_line_by_line() {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "-N", "--noproxy", "*", "--cacert"]);
         curl.arg(dir.0.join("proxy-cert.pem"));
-        curl.args(["-H", &format!("Authorization: Bearer {}", harbor.token)]);
+        curl.args(["-H", &format!("Authorization: Bearer {}", host.token)]);
         curl.args([
             "-H",
             "Accept: text/event-stream",

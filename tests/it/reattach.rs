@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harbor::{Harbor, TempDir, await_some, gangplank};
+use crate::test_server::{TempDir, TestServer, await_some, gangplank};
 
 /// What is done with a connection.
 #[derive(Debug, Clone, Copy)]
@@ -112,10 +112,10 @@ fn app() -> TempDir {
 }
 
 /// The client, by way of a proxy.
-fn client(harbor: &Harbor, target: &str, arguments: &[&str]) -> Child {
+fn client(host: &TestServer, target: &str, arguments: &[&str]) -> Child {
     let mut command = gangplank();
     command.args(arguments).args(["--target", target]);
-    command.env("GANGPLANK_TOKEN", &harbor.token);
+    command.env("GANGPLANK_TOKEN", &host.token);
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -142,7 +142,7 @@ fn numbered(count: u32) -> Vec<String> {
 
 #[test]
 fn each_line_is_shown_once_whatever_breaks() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
     let command = "n=0; while [ $n -lt 300 ]; do n=$((n+1)); echo line-$n; done";
@@ -156,14 +156,14 @@ fn each_line_is_shown_once_whatever_breaks() {
         Act::CutDown(0),
         Act::CutDown(5000),
     ];
-    let proxy = Proxy::before(&harbor.address, &acts);
+    let proxy = Proxy::before(&host.address, &acts);
     let arguments = [
         "deploy",
         dir.to_str().unwrap(),
         "--install-command",
         command,
     ];
-    let (code, stdout, shown) = ended(client(&harbor, &proxy.target, &arguments));
+    let (code, stdout, shown) = ended(client(&host, &proxy.target, &arguments));
     assert_eq!(code, Some(0), "{shown}");
     assert_eq!(installed(&shown), numbered(300), "{shown}");
     assert!(proxy.done());
@@ -180,9 +180,9 @@ fn each_line_is_shown_once_whatever_breaks() {
     assert!(shown.contains("connection lost ("), "{shown}");
 
     // A watcher is served in the same way, and a program reads the remarks as events.
-    let proxy = Proxy::before(&harbor.address, &acts);
+    let proxy = Proxy::before(&host.address, &acts);
     let arguments = ["watch", id, "--progress", "ndjson", "--retry-for", "30"];
-    let (code, _, shown) = ended(client(&harbor, &proxy.target, &arguments));
+    let (code, _, shown) = ended(client(&host, &proxy.target, &arguments));
     assert_eq!(code, Some(0), "{shown}");
     let events: Vec<Value> = shown
         .lines()
@@ -200,7 +200,7 @@ fn each_line_is_shown_once_whatever_breaks() {
 
 #[test]
 fn an_upload_that_breaks_is_begun_again() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let noise: String = (0..400_000_u32)
         .map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 28) as u8))
@@ -213,9 +213,9 @@ fn an_upload_that_breaks_is_begun_again() {
         Act::CutUp(200),
         Act::CutUp(150_000),
     ];
-    let proxy = Proxy::before(&harbor.address, &acts);
+    let proxy = Proxy::before(&host.address, &acts);
     let arguments = ["deploy", dir.to_str().unwrap(), "--level", "0"];
-    let (code, _, shown) = ended(client(&harbor, &proxy.target, &arguments));
+    let (code, _, shown) = ended(client(&host, &proxy.target, &arguments));
     assert_eq!(code, Some(0), "{shown}");
     assert!(proxy.done());
     // Of the last one all may be in the sockets when it is cut.
@@ -223,22 +223,22 @@ fn an_upload_that_breaks_is_begun_again() {
     let said: usize = again.iter().map(|words| shown.matches(words).count()).sum();
     assert_eq!(said, acts.len(), "{shown}");
     assert!(shown.contains("upload broken (502 Bad Gateway"), "{shown}");
-    assert!(harbor.path("components/app/noise").exists());
+    assert!(host.path("components/app/noise").exists());
 }
 
 #[test]
 fn the_time_ends_when_nothing_comes_back() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
     let mut acts = vec![Act::CutDown(800)];
     acts.extend([Act::Html; 100]);
-    let proxy = Proxy::before(&harbor.address, &acts);
+    let proxy = Proxy::before(&host.address, &acts);
     let deploy = ["deploy", dir.to_str().unwrap(), "--retry-for", "1"];
-    let (code, stdout, shown) = ended(client(&harbor, &proxy.target, &deploy));
+    let (code, stdout, shown) = ended(client(&host, &proxy.target, &deploy));
     assert_eq!((code, &*stdout), (Some(5), ""), "{shown}");
     let list = json!({"operation": "list_deployments"});
-    let list = harbor.operate(&list).json();
+    let list = host.operate(&list).json();
     let id = list["deployments"][0]["deployment_id"].as_str().unwrap();
     let hint = format!("gangplank watch {id} --target {}", proxy.target);
     assert!(shown.contains(&hint), "{shown}");
@@ -251,7 +251,7 @@ fn the_time_ends_when_nothing_comes_back() {
         .unwrap();
     let nobody = format!("http://{nobody}");
     let deploy = ["deploy", dir.to_str().unwrap()];
-    assert_eq!(ended(client(&harbor, &nobody, &deploy)).0, Some(3));
+    assert_eq!(ended(client(&host, &nobody, &deploy)).0, Some(3));
 }
 
 /// The lines of a client's stderr, as they come.
@@ -271,8 +271,8 @@ fn a_server_that_is_killed_and_comes_back_tells_the_end() {
     let listen = format!("127.0.0.1:{port}");
     let root = Arc::new(TempDir::new());
     let flags = ["--listen", listen.as_str()];
-    let mut harbor = Harbor::on(Arc::clone(&root), &flags, &[]);
-    assert_eq!(harbor.address, listen);
+    let mut host = TestServer::on(Arc::clone(&root), &flags, &[]);
+    assert_eq!(host.address, listen);
     let app = app();
     let dir = app.0.join("app");
     let command = "echo line-1; echo line-2; echo line-3; exec sleep 600";
@@ -283,20 +283,20 @@ fn a_server_that_is_killed_and_comes_back_tells_the_end() {
         command,
     ];
     let target = format!("http://{listen}");
-    let mut deploy = client(&harbor, &target, &arguments);
+    let mut deploy = client(&host, &target, &arguments);
     let mut shown = lines(&mut deploy);
     let mut seen = Vec::new();
     while seen.last().is_none_or(|line| line != "  | line-3") {
         seen.push(shown.next().unwrap());
     }
-    harbor.server.kill().unwrap();
-    harbor.server.wait().unwrap();
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
     seen.extend(
         shown
             .by_ref()
             .take_while(|line| !line.contains("reconnecting")),
     );
-    let _harbor = Harbor::on(root, &flags, &[]);
+    let _harbor = TestServer::on(root, &flags, &[]);
     seen.extend(shown);
     assert_eq!(deploy.wait().unwrap().code(), Some(1), "{seen:?}");
     let seen = seen.join("\n");
@@ -306,13 +306,13 @@ fn a_server_that_is_killed_and_comes_back_tells_the_end() {
 
 #[test]
 fn ctrl_c_lets_a_deployment_go_on_and_stops_an_upload() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
     let patient = Act::Hold(Duration::from_secs(60));
-    let proxy = Proxy::before(&harbor.address, &[Act::CutDown(800), patient]);
+    let proxy = Proxy::before(&host.address, &[Act::CutDown(800), patient]);
     let arguments = ["deploy", dir.to_str().unwrap()];
-    let mut deploy = client(&harbor, &proxy.target, &arguments);
+    let mut deploy = client(&host, &proxy.target, &arguments);
     let mut shown = lines(&mut deploy);
     shown.find(|line| line.contains("reconnecting")).unwrap();
     kill_process(Pid::from_child(&deploy), Signal::INT).unwrap();
@@ -320,7 +320,7 @@ fn ctrl_c_lets_a_deployment_go_on_and_stops_an_upload() {
     assert_eq!(deploy.wait().unwrap().code(), Some(130));
     let list = json!({"operation": "list_deployments"});
     let newest = await_some("the end", || {
-        let newest = harbor.operate(&list).json()["deployments"][0].clone();
+        let newest = host.operate(&list).json()["deployments"][0].clone();
         (newest["status"] == "success").then_some(newest)
     });
     let id = newest["deployment_id"].as_str().unwrap();
@@ -329,12 +329,12 @@ fn ctrl_c_lets_a_deployment_go_on_and_stops_an_upload() {
         assert!(rest.iter().any(|line| line.contains(&hint)), "{rest:?}");
     }
 
-    let proxy = Proxy::before(&harbor.address, &[patient]);
+    let proxy = Proxy::before(&host.address, &[patient]);
     // More than the sockets hold, and sparse.
     let file = std::fs::File::create(dir.join("large")).unwrap();
     file.set_len(256 << 20).unwrap();
     let arguments = ["deploy", dir.to_str().unwrap(), "--level", "0"];
-    let deploy = client(&harbor, &proxy.target, &arguments);
+    let deploy = client(&host, &proxy.target, &arguments);
     await_some("the connection", || proxy.done().then_some(()));
     kill_process(Pid::from_child(&deploy), Signal::INT).unwrap();
     let (code, _, shown) = ended(deploy);
@@ -343,26 +343,26 @@ fn ctrl_c_lets_a_deployment_go_on_and_stops_an_upload() {
         shown.contains("nothing was deployed") && !shown.contains("watch"),
         "{shown}"
     );
-    assert_eq!(harbor.operate(&list).json()["total"], 1);
+    assert_eq!(host.operate(&list).json()["total"], 1);
 }
 
 #[test]
 fn who_waits_follows_the_other_deployment_and_then_deploys() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let app = app();
     let dir = app.0.join("app");
-    let target = format!("http://{}", harbor.address);
-    let gate = harbor.path("gate");
+    let target = format!("http://{}", host.address);
+    let gate = host.path("gate");
     let hold = format!(
         "echo begun; while [ ! -e {} ]; do sleep 0.01; done; exit 3",
         gate.display()
     );
     let dir = dir.to_str().unwrap();
     let arguments = ["deploy", dir, "--install-command", &hold];
-    let mut first = client(&harbor, &target, &arguments);
+    let mut first = client(&host, &target, &arguments);
     let mut shown = lines(&mut first);
     shown.find(|line| line == "  | begun").unwrap();
-    let mut second = client(&harbor, &target, &["deploy", dir, "--wait"]);
+    let mut second = client(&host, &target, &["deploy", dir, "--wait"]);
     let mut waiting = lines(&mut second);
     let line = waiting
         .find(|line| line.starts_with("waiting for deployment "))
@@ -374,7 +374,7 @@ fn who_waits_follows_the_other_deployment_and_then_deploys() {
     let rest: Vec<String> = waiting.collect();
     assert_eq!(first.wait().unwrap().code(), Some(1));
     assert_eq!(second.wait().unwrap().code(), Some(0), "{line} {rest:?}");
-    assert!(harbor.path("components/app/index.txt").exists());
+    assert!(host.path("components/app/index.txt").exists());
 }
 
 /// A server that answers one request with these bytes, and gives the request.

@@ -5,9 +5,9 @@ use std::net::Shutdown;
 
 use serde_json::json;
 
-use crate::harbor::{
-    Answer, BOUNDARY, Harbor, TempDir, await_some, component, form, gzip, names, noise, request,
-    tar,
+use crate::test_server::{
+    Answer, BOUNDARY, TempDir, TestServer, await_some, component, form, gzip, names, noise,
+    request, tar,
 };
 
 /// A body made of parts, each a head and a content.
@@ -22,7 +22,7 @@ fn parts(parts: &[(&str, &str)]) -> Vec<u8> {
 
 #[test]
 fn forms_that_are_refused() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let operation = (
         "Content-Disposition: form-data; name=\"operation\"",
         "deploy_component",
@@ -132,7 +132,7 @@ fn forms_that_are_refused() {
             what,
         );
         let media = format!("Content-Type: multipart/form-data; boundary={BOUNDARY}");
-        let answer = harbor.ask("POST", "/", &[&media], &body);
+        let answer = host.ask("POST", "/", &[&media], &body);
         let (word, message) = answer.refusal();
         assert_eq!(
             (answer.status, word.as_str()),
@@ -141,9 +141,9 @@ fn forms_that_are_refused() {
         );
         assert!(message.contains(part), "{what}: {message}");
     }
-    assert_eq!(names(&harbor.path("components")), Vec::<String>::new());
+    assert_eq!(names(&host.path("components")), Vec::<String>::new());
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
 }
@@ -162,7 +162,7 @@ fn replace(body: &[u8], from: &[u8], to: &[u8], what: &str) -> Vec<u8> {
 
 #[test]
 fn fields_that_are_refused_make_no_record() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let unknown = "01890000-0000-7000-8000-000000000000";
     let table: [(&[(&str, &str)], &str); 10] = [
         (&[], "'project' is required"),
@@ -189,7 +189,7 @@ fn fields_that_are_refused_make_no_record() {
         ),
     ];
     for (fields, part) in table {
-        let answer = harbor.deploy_live(fields, &component());
+        let answer = host.deploy_live(fields, &component());
         let (code, message) = answer.refusal();
         assert_eq!(
             (answer.status, code.as_str()),
@@ -199,8 +199,7 @@ fn fields_that_are_refused_make_no_record() {
         assert!(message.contains(part), "{fields:?}: {message}");
     }
     assert_eq!(
-        harbor
-            .operate(&json!({"operation": "list_deployments"}))
+        host.operate(&json!({"operation": "list_deployments"}))
             .json()["total"],
         0
     );
@@ -208,9 +207,9 @@ fn fields_that_are_refused_make_no_record() {
 
 #[test]
 fn a_payload_must_be_the_one_that_was_meant() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let wrong = "0".repeat(64);
-    let answer = harbor.deploy(
+    let answer = host.deploy(
         &[("project", "demo"), ("payload_sha256", &wrong)],
         &component(),
     );
@@ -220,7 +219,7 @@ fn a_payload_must_be_the_one_that_was_meant() {
         message.contains("SHA-256") && message.contains(&wrong),
         "{message}"
     );
-    assert_eq!(names(&harbor.path("components")), Vec::<String>::new());
+    assert_eq!(names(&host.path("components")), Vec::<String>::new());
     let right = answer.json()["error"]
         .as_str()
         .unwrap()
@@ -229,20 +228,19 @@ fn a_payload_must_be_the_one_that_was_meant() {
         .unwrap()
         .to_owned();
     assert_eq!(
-        harbor
-            .deploy(
-                &[("project", "demo"), ("payload_sha256", &right)],
-                &component()
-            )
-            .status,
+        host.deploy(
+            &[("project", "demo"), ("payload_sha256", &right)],
+            &component()
+        )
+        .status,
         200
     );
 }
 
 #[test]
 fn limits_hold() {
-    let harbor = Harbor::with(&["--max-payload", "1K", "--max-entries", "10"], &[]);
-    let answer = harbor.deploy(&[("project", "demo")], &noise());
+    let host = TestServer::with(&["--max-payload", "1K", "--max-entries", "10"], &[]);
+    let answer = host.deploy(&[("project", "demo")], &noise());
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),
         (413, "too_large"),
@@ -254,12 +252,12 @@ fn limits_hold() {
         .iter()
         .map(|(name, content)| (name.as_str(), *content))
         .collect();
-    let answer = harbor.deploy(&[("project", "demo")], &gzip(&tar(&files)));
+    let answer = host.deploy(&[("project", "demo")], &gzip(&tar(&files)));
     assert_eq!(answer.status, 422, "{}", answer.text());
     assert!(answer.refusal().1.contains("10 entries"));
-    assert_eq!(names(&harbor.path("releases/demo")), Vec::<String>::new());
+    assert_eq!(names(&host.path("releases/demo")), Vec::<String>::new());
 
-    let full = Harbor::with(&["--min-free-disk", "1000000G"], &[]);
+    let full = TestServer::with(&["--min-free-disk", "1000000G"], &[]);
     let answer = full.deploy(&[("project", "demo")], &component());
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),
@@ -271,14 +269,14 @@ fn limits_hold() {
 
 #[test]
 fn what_cannot_fit_is_refused_before_its_bytes() {
-    let limited = Harbor::with(&["--max-payload", "1M"], &[]);
-    let full = Harbor::with(&["--min-free-disk", "1K"], &[]);
+    let limited = TestServer::with(&["--max-payload", "1M"], &[]);
+    let full = TestServer::with(&["--min-free-disk", "1K"], &[]);
     let (media, whole) = form(&[("project", "demo")], b"");
     // All of the form that stands before the payload's bytes, and nothing of them.
     let end = format!("\r\n--{BOUNDARY}--\r\n");
     let fields = &whole[..whole.len() - end.len()];
     let around = whole.len();
-    let table: [(&Harbor, u64, bool, u16, &str); 4] = [
+    let table: [(&TestServer, u64, bool, u16, &str); 4] = [
         // By the head alone: more than all the fields that there may be.
         (&limited, 1 << 40, false, 413, "too_large"),
         // By the length that is left when the fields are read.
@@ -292,12 +290,12 @@ fn what_cannot_fit_is_refused_before_its_bytes() {
         (&full, 1 << 60, true, 507, "no_space"),
         (&limited, 1 << 20, false, 401, "unauthorized"),
     ];
-    for (harbor, declared, with_fields, status, code) in table {
-        let token = if status == 401 { "0" } else { &harbor.token };
+    for (host, declared, with_fields, status, code) in table {
+        let token = if status == 401 { "0" } else { &host.token };
         let head = format!(
             "POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{media}\r\nContent-Length: {declared}\r\n\r\n"
         );
-        let mut stream = harbor.connect();
+        let mut stream = host.connect();
         stream.write_all(head.as_bytes()).unwrap();
         if with_fields {
             stream.write_all(fields).unwrap();
@@ -309,7 +307,7 @@ fn what_cannot_fit_is_refused_before_its_bytes() {
             "{declared}: {}",
             answer.text()
         );
-        assert_eq!(names(&harbor.path("deployments")), Vec::<String>::new());
+        assert_eq!(names(&host.path("deployments")), Vec::<String>::new());
     }
     // What just fits by its declared length is judged by its bytes.
     let payload = vec![b'x'; 1 << 20];
@@ -335,11 +333,11 @@ fn what_cannot_fit_is_refused_before_its_bytes() {
 
 #[test]
 fn a_client_that_goes_away_during_the_upload_leaves_nothing() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let (media, body) = form(&[("project", "demo")], &noise());
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let whole = request("POST", "/", &[&authorization, &media], &body);
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     stream.write_all(&whole[..whole.len() / 2]).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let answer = Answer::read(stream);
@@ -349,13 +347,13 @@ fn a_client_that_goes_away_during_the_upload_leaves_nothing() {
     );
     let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
     let record = await_some("the record to end", || {
-        let record = harbor.record(&id);
+        let record = host.record(&id);
         (record["status"] == "failed").then_some(record)
     });
     assert_eq!(record["error"]["code"], "upload_broken");
-    assert_eq!(names(&harbor.path("releases/demo")), Vec::<String>::new());
+    assert_eq!(names(&host.path("releases/demo")), Vec::<String>::new());
     assert_eq!(
-        harbor.deploy(&[("project", "demo")], &component()).status,
+        host.deploy(&[("project", "demo")], &component()).status,
         200
     );
 }

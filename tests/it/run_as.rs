@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harbor::{Harbor, TempDir, gangplank, gzip, is_root, tar};
+use crate::test_server::{TempDir, TestServer, gangplank, gzip, is_root, tar};
 
 /// Every Linux has this one; it is in no other group.
 const NOBODY: u32 = 65534;
@@ -28,11 +28,11 @@ fn what_a_component_says_runs_as_the_user_and_sees_nothing_of_the_servers() {
     if !is_root() {
         return;
     }
-    let harbor = Harbor::with(
+    let host = TestServer::with(
         &["--run-as", "nobody"],
         &[("HOME", "/root"), ("XDG_CACHE_HOME", "/root/c")],
     );
-    let root = harbor.root.0.display();
+    let root = host.root.0.display();
     let probe = format!(
         "echo \"$(id -u):$(id -g):$(id -G):$HOME:$USER:$XDG_CACHE_HOME\"; cd .; \
          for secret in admin.token tokens.json tokens.lock lock run deployments env; do \
@@ -46,7 +46,7 @@ fn what_a_component_says_runs_as_the_user_and_sees_nothing_of_the_servers() {
         ("./gangplank.json", check),
     ]));
     let fields = [("project", "demo"), ("install_command", probe.as_str())];
-    let events = harbor.deploy_live(&fields, &payload).events();
+    let events = host.deploy_live(&fields, &payload).events();
     let last = events.last().unwrap();
     assert_eq!(last.event, "done", "{events:?}");
     let lines: Vec<&str> = events
@@ -56,12 +56,12 @@ fn what_a_component_says_runs_as_the_user_and_sees_nothing_of_the_servers() {
         .collect();
     assert_eq!(lines, ["65534:65534:65534:/nonexistent:nobody:"]);
     let mut found = Vec::new();
-    owners(&harbor.path("components/demo/"), &mut found);
+    owners(&host.path("components/demo/"), &mut found);
     assert!(found.iter().all(|id| *id == NOBODY), "{found:?}");
 
     // A link that an installation leaves does not make the server read for it.
     let steal = format!("ln -s {root}/admin.token Procfile");
-    let answer = harbor.deploy(
+    let answer = host.deploy(
         &[("project", "thief"), ("install_command", &steal)],
         &payload,
     );
@@ -71,9 +71,7 @@ fn what_a_component_says_runs_as_the_user_and_sees_nothing_of_the_servers() {
         why.contains("Procfile: it leads out of the release"),
         "{why}"
     );
-    let list = harbor
-        .operate(&json!({"operation": "get_components"}))
-        .json();
+    let list = host.operate(&json!({"operation": "get_components"})).json();
     assert_eq!(list["components"].as_array().unwrap().len(), 1);
 }
 
@@ -104,8 +102,8 @@ fn a_user_that_cannot_be_is_said_at_the_start() {
     let open = dir.0.join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    let reachable = fs::metadata(crate::harbor::BINARY).is_ok_and(|_| {
-        Path::new(crate::harbor::BINARY)
+    let reachable = fs::metadata(crate::test_server::BINARY).is_ok_and(|_| {
+        Path::new(crate::test_server::BINARY)
             .ancestors()
             .skip(1)
             .all(|dir| fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 != 0))

@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::harbor::{Answer, Harbor, TempDir, await_some, component, form, gangplank, request};
+use crate::test_server::{
+    Answer, TempDir, TestServer, await_some, component, form, gangplank, request,
+};
 
-fn mode(harbor: &Harbor, path: &str) -> u32 {
-    fs::symlink_metadata(harbor.path(path))
+fn mode(host: &TestServer, path: &str) -> u32 {
+    fs::symlink_metadata(host.path(path))
         .unwrap()
         .permissions()
         .mode()
@@ -20,7 +22,7 @@ fn mode(harbor: &Harbor, path: &str) -> u32 {
 
 #[test]
 fn a_start_makes_what_only_its_owner_may_read() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table = [
         ("admin.token", 0o600),
         ("tokens.json", 0o600),
@@ -29,23 +31,23 @@ fn a_start_makes_what_only_its_owner_may_read() {
         ("deployments", 0o700),
     ];
     for (path, expected) in table {
-        assert_eq!(mode(&harbor, path), expected, "{path}");
+        assert_eq!(mode(&host, path), expected, "{path}");
     }
-    assert_eq!(harbor.token.len(), 64);
+    assert_eq!(host.token.len(), 64);
     // The log comes by a pipe of its own.
     let log = await_some("the log's first line", || {
-        let log = harbor.log.lock().unwrap().clone();
+        let log = host.log.lock().unwrap().clone();
         log.contains("admin.token").then_some(log)
     });
-    assert!(!log.contains(&harbor.token), "{log}");
+    assert!(!log.contains(&host.token), "{log}");
 }
 
 #[test]
 fn a_start_that_cannot_work_says_why() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let file = TempDir::new().with(&[("root", "a file")]);
     let other = TempDir::new();
-    let root = harbor.root.0.to_str().unwrap();
+    let root = host.root.0.to_str().unwrap();
     let (file_root, free) = (file.0.join("root"), other.0.join("root"));
     let long = other.0.join("x".repeat(120));
     let table: [(&[&str], &str); 5] = [
@@ -54,12 +56,7 @@ fn a_start_that_cannot_work_says_why() {
             "another server",
         ),
         (
-            &[
-                "--root",
-                free.to_str().unwrap(),
-                "--listen",
-                &harbor.address,
-            ],
+            &["--root", free.to_str().unwrap(), "--listen", &host.address],
             "in use",
         ),
         (
@@ -119,14 +116,14 @@ fn a_reader_of_the_first_line_may_go_away() {
 
 #[test]
 fn only_valid_credentials_come_in_by_tcp() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let basic = |name: &str, token: &str| {
         format!(
             "Authorization: Basic {}",
             STANDARD.encode(format!("{name}:{token}"))
         )
     };
-    let right = &harbor.token;
+    let right = &host.token;
     let table = [
         (None, 401, "Must login"),
         (Some(format!("Authorization: Bearer {right}")), 200, ""),
@@ -151,7 +148,7 @@ fn only_valid_credentials_come_in_by_tcp() {
             "Accept: text/event-stream",
         ];
         headers.extend(header.as_deref());
-        let answer = harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes());
+        let answer = host.ask_as_anyone("POST", "/", &headers, body.as_bytes());
         assert_eq!(answer.status, status, "{header:?}");
         if status == 401 {
             assert_eq!(
@@ -164,33 +161,33 @@ fn only_valid_credentials_come_in_by_tcp() {
             assert!(version.starts_with("5.1.14+gangplank."), "{version}");
         }
     }
-    let log = harbor.log.lock().unwrap().clone();
+    let log = host.log.lock().unwrap().clone();
     assert!(!log.contains(right), "a token is in the log: {log}");
 }
 
 #[test]
 fn guessing_is_slowed_down_and_whoever_knows_still_passes() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let body = json!({"operation": "registration_info"}).to_string();
     let ask = |token: &str| {
         let authorization = format!("Authorization: Bearer {token}");
         let headers = ["Content-Type: application/json", &authorization];
-        harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes())
+        host.ask_as_anyone("POST", "/", &headers, body.as_bytes())
     };
     for _ in 0..10 {
         assert_eq!(ask("wrong").status, 401);
         // Nothing shown is nothing guessed.
         let headers = ["Content-Type: application/json"];
-        let nobody = harbor.ask_as_anyone("POST", "/", &headers, body.as_bytes());
+        let nobody = host.ask_as_anyone("POST", "/", &headers, body.as_bytes());
         assert_eq!(nobody.refusal().1, "Must login");
     }
     let answer = ask("wrong");
     assert_eq!(answer.status, 429);
     assert_eq!(answer.refusal().0, "too_many_attempts");
     assert_eq!(answer.header("Retry-After"), Some("60"));
-    assert_eq!(ask(&harbor.token).status, 200);
+    assert_eq!(ask(&host.token).status, 200);
     assert_eq!(ask("wrong").status, 429, "the right one forgives nothing");
-    let mut cli = harbor.cli_command(&["list"]);
+    let mut cli = host.cli_command(&["list"]);
     let output = cli.env("GANGPLANK_TOKEN", "wrong").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(4), "{stderr}");
@@ -199,8 +196,8 @@ fn guessing_is_slowed_down_and_whoever_knows_still_passes() {
 
 #[test]
 fn the_unix_socket_needs_no_credentials() {
-    let harbor = Harbor::start();
-    let mut stream = UnixStream::connect(harbor.path("run/gangplank.sock")).unwrap();
+    let host = TestServer::start();
+    let mut stream = UnixStream::connect(host.path("run/gangplank.sock")).unwrap();
     let body = json!({"operation": "get_components"}).to_string();
     let request = request(
         "POST",
@@ -217,7 +214,7 @@ fn the_unix_socket_needs_no_credentials() {
 
 #[test]
 fn what_is_no_operation_is_refused_as_json() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let json = "Content-Type: application/json";
     let table: [(&str, &str, &[&str], &str, u16, &str, &str); 12] = [
         ("GET", "/nowhere", &[], "", 404, "not_found", "/nowhere"),
@@ -303,7 +300,7 @@ fn what_is_no_operation_is_refused_as_json() {
             .copied()
             .chain(["Accept: text/event-stream"])
             .collect();
-        let answer = harbor.ask(method, path, &headers, body.as_bytes());
+        let answer = host.ask(method, path, &headers, body.as_bytes());
         let (word, message) = answer.refusal();
         assert_eq!(
             (answer.status, word.as_str()),
@@ -317,13 +314,13 @@ fn what_is_no_operation_is_refused_as_json() {
 
 #[test]
 fn health_is_for_everyone_and_the_system_for_those_who_may() {
-    let harbor = Harbor::start();
-    let answer: Answer = harbor.ask_as_anyone("GET", "/health", &[], b"");
+    let host = TestServer::start();
+    let answer: Answer = host.ask_as_anyone("GET", "/health", &[], b"");
     assert_eq!(
         (answer.status, answer.text().as_str()),
         (200, "gangplank is running.")
     );
-    let system = harbor
+    let system = host
         .operate(&json!({"operation": "system_information"}))
         .json();
     assert_eq!(system["version"], env!("CARGO_PKG_VERSION"));
@@ -332,19 +329,19 @@ fn health_is_for_everyone_and_the_system_for_those_who_may() {
 
 #[test]
 fn a_json_body_has_a_limit_that_names_the_way_out() {
-    let harbor = Harbor::with(&["--max-json-body", "1K"], &[]);
+    let host = TestServer::with(&["--max-json-body", "1K"], &[]);
     let body =
         json!({"operation": "deploy_component", "project": "a", "payload": "A".repeat(2000)});
-    let (code, message) = harbor.operate(&body).refusal();
+    let (code, message) = host.operate(&body).refusal();
     assert_eq!(code, "too_large");
     assert!(message.contains("multipart"), "{message}");
 }
 
 #[test]
 fn tokens_have_roles_and_components_and_can_be_revoked() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     assert_eq!(
-        harbor.deploy(&[("project", "theirs")], &component()).status,
+        host.deploy(&[("project", "theirs")], &component()).status,
         200
     );
     let token = |arguments: &[&str]| {
@@ -352,7 +349,7 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
             .arg("token")
             .args(arguments)
             .arg("--root")
-            .arg(&harbor.root.0)
+            .arg(&host.root.0)
             .output()
             .unwrap();
         (
@@ -370,12 +367,12 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
     let deploy = |token: &str, project: &str| {
         let (media, body) = form(&[("project", project)], &component());
         let authorization = format!("Authorization: Bearer {token}");
-        harbor.ask_as_anyone("POST", "/", &[&authorization, &media], &body)
+        host.ask_as_anyone("POST", "/", &[&authorization, &media], &body)
     };
     let ask = |token: &str, operation: &serde_json::Value| {
         let authorization = format!("Authorization: Bearer {token}");
         let headers = [authorization.as_str(), "Content-Type: application/json"];
-        harbor.ask_as_anyone("POST", "/", &headers, operation.to_string().as_bytes())
+        host.ask_as_anyone("POST", "/", &headers, operation.to_string().as_bytes())
     };
     assert_eq!(deploy(&ci, "mine").status, 200);
     for (token, project, part) in [(&ci, "theirs", "limited"), (&reader, "mine", "'deploy'")] {
@@ -422,8 +419,7 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
     ] {
         let authorization = format!("Authorization: Bearer {ci}");
         assert_eq!(
-            harbor
-                .ask_as_anyone("GET", &theirs, &[&authorization], b"")
+            host.ask_as_anyone("GET", &theirs, &[&authorization], b"")
                 .status,
             403,
             "{theirs}"
@@ -443,6 +439,6 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
         401,
         "at once, in the running server"
     );
-    let log = harbor.log.lock().unwrap().clone();
+    let log = host.log.lock().unwrap().clone();
     assert!(!log.contains(&ci) && !log.contains(&reader), "{log}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harbor::{BINARY, Harbor, PATIENCE, TempDir};
+use crate::test_server::{BINARY, PATIENCE, TempDir, TestServer};
 
 #[test]
 fn a_supervisor_is_told() {
@@ -16,7 +16,7 @@ fn a_supervisor_is_told() {
     let socket = UnixDatagram::bind(dir.0.join("notify")).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let name = dir.0.join("notify");
-    let mut harbor = Harbor::with(&[], &[("NOTIFY_SOCKET", name.to_str().unwrap())]);
+    let mut host = TestServer::with(&[], &[("NOTIFY_SOCKET", name.to_str().unwrap())]);
     let mut said = [0; 100];
     let length = socket.recv(&mut said).unwrap();
     assert_eq!(&said[..length], b"READY=1");
@@ -25,16 +25,16 @@ fn a_supervisor_is_told() {
         ("project", "demo"),
         ("install_command", "echo \"($NOTIFY_SOCKET)\""),
     ];
-    let answer = harbor.deploy_live(&fields, &crate::harbor::component());
+    let answer = host.deploy_live(&fields, &crate::test_server::component());
     assert!(
         answer.text().contains("\"line\":\"()\""),
         "{}",
         answer.text()
     );
-    harbor.signal(Signal::TERM);
+    host.signal(Signal::TERM);
     let length = socket.recv(&mut said).unwrap();
     assert_eq!(&said[..length], b"STOPPING=1");
-    assert_eq!(harbor.server.wait().unwrap().code(), Some(0));
+    assert_eq!(host.server.wait().unwrap().code(), Some(0));
     socket
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::harbor::{
-    Answer, BINARY, BOUNDARY, Harbor, TempDir, await_some, bare, component, form, gzip, have,
+use crate::test_server::{
+    Answer, BINARY, BOUNDARY, TempDir, TestServer, await_some, bare, component, form, gzip, have,
     is_root, may, names, tar,
 };
 
@@ -36,13 +36,13 @@ fn large(mib: usize) -> Vec<u8> {
 }
 
 /// Deploys in chunks, so that no length is declared, and reads the answer, whenever it comes.
-fn deploy_undeclared(harbor: &Harbor, project: &str, payload: &[u8]) -> Answer {
+fn deploy_undeclared(host: &TestServer, project: &str, payload: &[u8]) -> Answer {
     let (media, body) = form(&[("project", project)], payload);
-    let token = &harbor.token;
+    let token = &host.token;
     let head = format!(
         "POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{media}\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
-    let mut stream = harbor.connect();
+    let mut stream = host.connect();
     let mut send = || -> std::io::Result<()> {
         stream.write_all(head.as_bytes())?;
         for chunk in body.chunks(64 << 10) {
@@ -58,8 +58,8 @@ fn deploy_undeclared(harbor: &Harbor, project: &str, payload: &[u8]) -> Answer {
 }
 
 /// The newest deployment failed like this, its release and its payload are gone, and the first one is live.
-fn nothing_stays(harbor: &Harbor, first: &str, code: &str) {
-    let list = harbor
+fn nothing_stays(host: &TestServer, first: &str, code: &str) {
+    let list = host
         .operate(&json!({"operation": "list_deployments"}))
         .json();
     let newest = &list["deployments"][0];
@@ -70,10 +70,10 @@ fn nothing_stays(harbor: &Harbor, first: &str, code: &str) {
     );
     assert_eq!(newest["payload_present"], json!(false));
     let id = newest["deployment_id"].as_str().unwrap();
-    assert!(!names(&harbor.path(&format!("deployments/{id}"))).contains(&"payload".to_owned()));
-    assert_eq!(names(&harbor.path("releases/demo")), [first]);
+    assert!(!names(&host.path(&format!("deployments/{id}"))).contains(&"payload".to_owned()));
+    assert_eq!(names(&host.path("releases/demo")), [first]);
     assert_eq!(
-        fs::read_to_string(harbor.path("components/demo/index.txt")).unwrap(),
+        fs::read_to_string(host.path("components/demo/index.txt")).unwrap(),
         "hello"
     );
 }
@@ -87,7 +87,7 @@ fn deployed(answer: &Answer) -> String {
 const MOUNTS: &[&str] = &["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
 
 /// A server on a file system of its own, in its own mount namespace: it is gone with it. `size` is as for a tmpfs.
-fn mounted(size: &str, flags: &[&str]) -> Harbor {
+fn mounted(size: &str, flags: &[&str]) -> TestServer {
     let root = Arc::new(TempDir::new());
     let mut command = bare("unshare");
     let script = format!(
@@ -95,14 +95,14 @@ fn mounted(size: &str, flags: &[&str]) -> Harbor {
         root.0.display()
     );
     command.args(["-m", "sh", "-c", &script, BINARY]);
-    Harbor::launch(command, root, flags)
+    TestServer::launch(command, root, flags)
 }
 
-fn remount(harbor: &Harbor, how: &str) {
-    let pid = harbor.server.id().to_string();
+fn remount(host: &TestServer, how: &str) {
+    let pid = host.server.id().to_string();
     let done = Command::new("nsenter")
         .args(["-m", "-t", &pid, "mount", "-o", &format!("remount,{how}")])
-        .arg(&harbor.root.0)
+        .arg(&host.root.0)
         .status()
         .unwrap();
     assert!(done.success());
@@ -113,14 +113,14 @@ fn the_disk_s_last_bytes_are_not_taken() {
     if !is_root() || !have("unshare") || !may(MOUNTS) {
         return;
     }
-    let harbor = mounted("128m", &["--min-free-disk", "64M"]);
-    let first = deployed(&harbor.deploy(&[("project", "demo")], &component()));
-    let answer = deploy_undeclared(&harbor, "demo", &large(48));
+    let host = mounted("128m", &["--min-free-disk", "64M"]);
+    let first = deployed(&host.deploy(&[("project", "demo")], &component()));
+    let answer = deploy_undeclared(&host, "demo", &large(48));
     let (code, why) = answer.refusal();
     assert_eq!((answer.status, code.as_str()), (507, "no_space"), "{why}");
     assert!(why.contains("less than 67108864 bytes left"), "{why}");
-    nothing_stays(&harbor, &first, "no_space");
-    deployed(&harbor.deploy(&[("project", "demo")], &component()));
+    nothing_stays(&host, &first, "no_space");
+    deployed(&host.deploy(&[("project", "demo")], &component()));
 }
 
 #[test]
@@ -128,37 +128,37 @@ fn a_disk_that_is_really_full_and_one_that_cannot_be_written() {
     if !is_root() || !have("unshare") || !have("nsenter") || !may(MOUNTS) {
         return;
     }
-    let harbor = mounted("48m", &["--min-free-disk", "0"]);
-    let first = deployed(&harbor.deploy(&[("project", "demo")], &component()));
+    let host = mounted("48m", &["--min-free-disk", "0"]);
+    let first = deployed(&host.deploy(&[("project", "demo")], &component()));
     // Payload and tree are more than there is, each of them is not.
-    let answer = deploy_undeclared(&harbor, "demo", &large(32));
+    let answer = deploy_undeclared(&host, "demo", &large(32));
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),
         (507, "no_space"),
         "{}",
         answer.text()
     );
-    nothing_stays(&harbor, &first, "no_space");
+    nothing_stays(&host, &first, "no_space");
     // An installation that fills it.
     let fill = [
         ("project", "demo"),
         ("install_command", "head -c 60000000 /dev/zero > fill"),
     ];
-    let answer = harbor.deploy(&fill, &component());
+    let answer = host.deploy(&fill, &component());
     assert_eq!(answer.status, 422, "{}", answer.text());
-    let left = names(&harbor.path("releases/demo"));
+    let left = names(&host.path("releases/demo"));
     assert_eq!(left, std::slice::from_ref(&first));
-    let second = deployed(&harbor.deploy(&[("project", "demo")], &component()));
+    let second = deployed(&host.deploy(&[("project", "demo")], &component()));
 
-    remount(&harbor, "ro");
-    let answer = harbor.deploy(&[("project", "demo")], &component());
+    remount(&host, "ro");
+    let answer = host.deploy(&[("project", "demo")], &component());
     let (code, why) = answer.refusal();
     assert_eq!((answer.status, code.as_str()), (500, "internal"), "{why}");
     assert!(why.contains("Read-only file system"), "{why}");
-    assert_eq!(harbor.ask("GET", "/health", &[], b"").status, 200);
-    remount(&harbor, "rw");
-    let third = deployed(&harbor.deploy(&[("project", "demo")], &component()));
-    let list = harbor
+    assert_eq!(host.ask("GET", "/health", &[], b"").status, 200);
+    remount(&host, "rw");
+    let third = deployed(&host.deploy(&[("project", "demo")], &component()));
+    let list = host
         .operate(&json!({"operation": "list_deployments"}))
         .json();
     let statuses: Vec<&Value> = list["deployments"]
@@ -172,41 +172,41 @@ fn a_disk_that_is_really_full_and_one_that_cannot_be_written() {
         ["success", "success", "failed", "failed", "success"],
         "{list}"
     );
-    assert_eq!(names(&harbor.path("releases/demo")), [first, second, third]);
+    assert_eq!(names(&host.path("releases/demo")), [first, second, third]);
 }
 
 #[test]
 fn a_root_that_goes_and_comes_back() {
-    let harbor = Harbor::start();
-    let first = deployed(&harbor.deploy(&[("project", "demo")], &component()));
-    let (root, aside) = (harbor.root.0.clone(), harbor.root.0.with_extension("aside"));
+    let host = TestServer::start();
+    let first = deployed(&host.deploy(&[("project", "demo")], &component()));
+    let (root, aside) = (host.root.0.clone(), host.root.0.with_extension("aside"));
     fs::rename(&root, &aside).unwrap();
-    let answer = harbor.deploy(&[("project", "demo")], &component());
+    let answer = host.deploy(&[("project", "demo")], &component());
     assert_eq!(answer.status, 503, "{}", answer.text());
     await_some("the line of log", || {
-        let log = harbor.log.lock().unwrap();
+        let log = host.log.lock().unwrap();
         log.contains("asking the server behind the gate")
             .then_some(())
     });
     fs::rename(&aside, &root).unwrap();
-    let second = deployed(&harbor.deploy(&[("project", "demo")], &component()));
-    assert_eq!(names(&harbor.path("releases/demo")), [first, second]);
+    let second = deployed(&host.deploy(&[("project", "demo")], &component()));
+    assert_eq!(names(&host.path("releases/demo")), [first, second]);
 }
 
 #[test]
 fn what_is_not_installed_is_named() {
     let dir = TempDir::new().with(&[("bin/.keep", "")]);
     let bin = dir.0.join("bin");
-    let harbor = Harbor::with(&[], &[("PATH", bin.to_str().unwrap())]);
+    let host = TestServer::with(&[], &[("PATH", bin.to_str().unwrap())]);
     let package = gzip(&tar(&[(
         "./package.json",
         r#"{"name":"x","dependencies":{"y":"1"}}"#,
     )]));
-    let answer = harbor.deploy(&[("project", "a")], &package);
+    let answer = host.deploy(&[("project", "a")], &package);
     let (code, why) = answer.refusal();
     assert_eq!((answer.status, code.as_str()), (422, "install_failed"));
     assert!(why.contains("npm is not installed on the server"), "{why}");
-    let answer = harbor.deploy(&[("project", "a"), ("install_command", "true")], &package);
+    let answer = host.deploy(&[("project", "a"), ("install_command", "true")], &package);
     let (code, why) = answer.refusal();
     assert_eq!((answer.status, code.as_str()), (422, "install_failed"));
     assert!(why.contains("sh is not installed on the server"), "{why}");
@@ -217,10 +217,10 @@ fn what_is_not_installed_is_named() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    let answer = harbor.deploy(&[("project", "a")], &package);
+    let answer = host.deploy(&[("project", "a")], &package);
     assert_eq!(answer.refusal().0, "install_failed", "{}", answer.text());
     // What needs neither goes on.
-    deployed(&harbor.deploy(&[("project", "a")], &component()));
+    deployed(&host.deploy(&[("project", "a")], &component()));
 }
 
 /// A control group of the old kind or of the new one, where this machine lets one be made.
@@ -253,14 +253,14 @@ impl Group {
     }
 
     /// A server in it.
-    fn start(&self, flags: &[&str]) -> Harbor {
+    fn start(&self, flags: &[&str]) -> TestServer {
         let mut command = bare("sh");
         let script = format!(
             "echo $$ > '{}' && exec \"$0\" \"$@\"",
             self.0.join("cgroup.procs").display()
         );
         command.args(["-c", &script, BINARY]);
-        Harbor::launch(command, Arc::new(TempDir::new()), flags)
+        TestServer::launch(command, Arc::new(TempDir::new()), flags)
     }
 }
 
@@ -281,10 +281,10 @@ fn sixty_four_mib_of_memory_are_enough() {
     let Some(group) = Group::make("memory", ["memory.limit_in_bytes", "memory.max"], "64M") else {
         return;
     };
-    let harbor = group.start(&[]);
+    let host = group.start(&[]);
     // More than the memory, in which the pages of its files count, too.
     let payload = gzip(&large(72));
-    let answer = harbor.deploy_live(&[("project", "large")], &payload);
+    let answer = host.deploy_live(&[("project", "large")], &payload);
     assert_eq!(answer.events().last().unwrap().event, "done");
     let many: Vec<(String, &str)> = (0..5_000)
         .map(|n| (format!("./d{}/f{n}", n % 100), "x"))
@@ -293,7 +293,7 @@ fn sixty_four_mib_of_memory_are_enough() {
         .iter()
         .map(|(name, text)| (name.as_str(), *text))
         .collect();
-    deployed(&harbor.deploy(&[("project", "many")], &gzip(&tar(&many))));
+    deployed(&host.deploy(&[("project", "many")], &gzip(&tar(&many))));
 }
 
 #[test]
@@ -301,14 +301,14 @@ fn a_thread_that_cannot_be_made_is_a_refusal() {
     let Some(group) = Group::make("pids", ["pids.max", "pids.max"], "max") else {
         return;
     };
-    let harbor = group.start(&[]);
-    assert_eq!(harbor.ask("GET", "/health", &[], b"").status, 200);
-    let threads = names(format!("/proc/{}/task", harbor.server.id()).as_ref()).len();
+    let host = group.start(&[]);
+    assert_eq!(host.ask("GET", "/health", &[], b"").status, 200);
+    let threads = names(format!("/proc/{}/task", host.server.id()).as_ref()).len();
     // None at all at first, then one by one a few more than there were.
     for limit in std::iter::once(1).chain(threads..threads + 5) {
         fs::write(group.0.join("pids.max"), limit.to_string()).unwrap();
         for _ in 0..3 {
-            let answer = harbor.ask("GET", "/health", &[], b"");
+            let answer = host.ask("GET", "/health", &[], b"");
             if answer.status == 503 {
                 assert_eq!(answer.refusal().0, "full");
                 assert!(answer.header("Retry-After").is_some());
@@ -319,14 +319,14 @@ fn a_thread_that_cannot_be_made_is_a_refusal() {
     }
     fs::write(group.0.join("pids.max"), "max").unwrap();
     await_some("the server to have threads again", || {
-        (harbor.ask("GET", "/health", &[], b"").status == 200).then_some(())
+        (host.ask("GET", "/health", &[], b"").status == 200).then_some(())
     });
-    deployed(&harbor.deploy(&[("project", "demo")], &component()));
+    deployed(&host.deploy(&[("project", "demo")], &component()));
 }
 
 #[test]
 fn the_boundary_of_a_form_that_never_comes_costs_no_memory() {
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let (media, whole) = form(&[("project", "demo")], b"");
     let end = format!("\r\n--{BOUNDARY}--\r\n");
     let mut body = whole[..whole.len() - end.len()].to_vec();
@@ -335,13 +335,13 @@ fn the_boundary_of_a_form_that_never_comes_costs_no_memory() {
     while body.len() < 24 << 20 {
         body.extend_from_slice(almost.as_bytes());
     }
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
-    let request = crate::harbor::request("POST", "/", &[&authorization, &media], &body);
-    let mut stream = harbor.connect();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let request = crate::test_server::request("POST", "/", &[&authorization, &media], &body);
+    let mut stream = host.connect();
     let _ = stream.write_all(&request);
     let answer = Answer::read(stream);
     assert_eq!(answer.status, 422, "{}", answer.text());
-    let status = fs::read_to_string(format!("/proc/{}/status", harbor.server.id())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", host.server.id())).unwrap();
     let peak = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))

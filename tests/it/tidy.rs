@@ -4,74 +4,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The shelves from the bottom up. A room knows rooms of lower shelves only; words may know one another.
-const SHELVES: &[&[&str]] = &[
-    &[
-        "account",
-        "error",
-        "event",
-        "handover",
-        "name",
-        "operation",
-        "place",
-        "record",
-        "stop",
-    ],
-    &[
-        "archive",
-        "child",
-        "index",
-        "journal",
-        "log",
-        "manifest",
-        "multipart",
-        "sse",
-        "store",
-        "tokens",
-    ],
-    &["client", "install", "attempt"],
-    &["peers", "processes"],
-    &["deploy", "recover", "retain"],
-    &["worker"],
-    &["cli"],
-    &["gate", "http", "serve", "screen", "user"],
-    &["lib", "main"],
+/// The folders, from the bottom up: each uses only those before it. `server` and `cli` meet in `lib.rs` alone.
+const FOLDERS: [&str; 8] = [
+    "api", "system", "formats", "store", "client", "engine", "server", "cli",
 ];
 
-/// Rooms of one shelf that know each other all the same, and why that is right: `serve` speaks HTTP, `user` shows.
-const NEIGHBOURS: &[(&str, &str)] = &[
-    ("serve", "gate"),
-    ("serve", "http"),
-    ("user", "screen"),
-    ("cli", "screen"),
-];
-
-/// Rooms of lower shelves that a room must not know: the server's and the user's edges are two programs in one.
-const STRANGERS: &[(&str, &[&str])] = &[
-    ("serve", &["client", "screen", "user"]),
-    (
-        "user",
-        &[
-            "http", "serve", "store", "worker", "deploy", "attempt", "recover", "retain", "journal",
-        ],
-    ),
-    (
-        "client",
-        &["store", "journal", "tokens", "child", "archive"],
-    ),
-];
-
-/// The one room of each big foreign crate.
-const FOREIGN: &[(&str, &[&str])] = &[
-    ("tiny_http", &["http"]),
-    ("ureq", &["client"]),
-    ("tar", &["archive"]),
-    ("flate2", &["archive"]),
-    ("pico_args", &["cli"]),
-    ("indicatif", &["screen"]),
-    ("httparse", &["gate"]),
-    ("rustls", &["gate"]),
-    ("memchr", &["multipart", "child", "sse", "gate"]),
+/// The one folder of each large foreign crate.
+const FOREIGN: &[(&str, &str)] = &[
+    ("tiny_http", "server"),
+    ("httparse", "server"),
+    ("rustls", "server"),
+    ("ureq", "client"),
+    ("tar", "formats"),
+    ("flate2", "formats"),
+    ("pico_args", "cli"),
+    ("indicatif", "cli"),
+    ("signal_hook", "system"),
+    ("uuid", "api"),
 ];
 
 fn top() -> PathBuf {
@@ -92,23 +41,21 @@ fn rust_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn room_of(file: &Path) -> String {
+/// The folder that a file is in; none for `lib.rs` and `main.rs`.
+fn folder_of(file: &Path) -> Option<String> {
     let inside = file.strip_prefix(top().join("src")).unwrap();
-    let first = inside
-        .components()
-        .next()
-        .unwrap()
-        .as_os_str()
-        .to_str()
-        .unwrap();
-    first.trim_end_matches(".rs").to_owned()
+    let mut parts = inside.iter().map(|part| part.to_str().unwrap().to_owned());
+    match (parts.next(), parts.next()) {
+        (Some(folder), Some(_)) => Some(folder),
+        _ => None,
+    }
 }
 
 /// The code of a file without its tests and comments.
 fn code(file: &Path) -> String {
     if file
         .file_name()
-        .is_some_and(|name| name == "tests.rs" || name == "craft.rs")
+        .is_some_and(|name| name == "tests.rs" || name == "testing.rs")
     {
         return String::new();
     }
@@ -124,60 +71,49 @@ fn code(file: &Path) -> String {
         .collect()
 }
 
-fn shelf(room: &str) -> usize {
-    SHELVES
+fn place(folder: &str) -> usize {
+    FOLDERS
         .iter()
-        .position(|rooms| rooms.contains(&room))
-        .unwrap_or_else(|| panic!("the room {room} stands on no shelf: put it into the table"))
+        .position(|one| *one == folder)
+        .unwrap_or_else(|| panic!("the folder {folder} is not one of {FOLDERS:?}"))
 }
 
 #[test]
-fn rooms_know_only_what_stands_below_them() {
+fn folders_use_only_those_before_them() {
+    let mut wrong = Vec::new();
     for file in rust_files(&top().join("src")) {
-        let room = room_of(&file);
-        let from = shelf(&room);
-        for (at, _) in code(&file).match_indices("crate::") {
-            let code = code(&file);
+        let Some(folder) = folder_of(&file) else {
+            continue;
+        };
+        let code = code(&file);
+        for (at, _) in code.match_indices("crate::") {
             let other: String = code[at + "crate::".len()..]
                 .chars()
                 .take_while(|c| c.is_ascii_lowercase() || *c == '_')
                 .collect();
-            if other.is_empty()
-                || other == room
-                || !SHELVES.iter().any(|rooms| rooms.contains(&other.as_str()))
-            {
-                continue;
+            let strange = folder == "cli" && other == "server";
+            if FOLDERS.contains(&other.as_str()) && (place(&other) > place(&folder) || strange) {
+                wrong.push(format!("{} uses {other}", file.display()));
             }
-            let to = shelf(&other);
-            let words = from == 0 && to == 0;
-            let neighbours = NEIGHBOURS.contains(&(room.as_str(), other.as_str()));
-            assert!(
-                to < from || words || neighbours,
-                "{} knows {other}, which does not stand below it",
-                file.display()
-            );
-            let strange = STRANGERS
-                .iter()
-                .any(|(known, strangers)| *known == room && strangers.contains(&other.as_str()));
-            assert!(!strange, "{} must not know {other}", file.display());
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn big_foreign_crates_have_one_room_each() {
+fn large_foreign_crates_have_one_folder_each() {
+    let mut wrong = Vec::new();
     for file in rust_files(&top().join("src")) {
-        let (room, code) = (room_of(&file), code(&file));
-        for (name, rooms) in FOREIGN {
+        let code = code(&file);
+        for (name, folder) in FOREIGN {
             let used =
                 code.contains(&format!("use {name}::")) || code.contains(&format!(" {name}::"));
-            assert!(
-                !used || rooms.contains(&room.as_str()),
-                "{} uses {name}",
-                file.display()
-            );
+            if used && folder_of(&file).as_deref() != Some(folder) {
+                wrong.push(format!("{} uses {name}", file.display()));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -8,14 +8,14 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harbor::{
-    Answer, Harbor, TempDir, await_some, certificate, component, form, gangplank, have, names,
+use crate::test_server::{
+    Answer, TempDir, TestServer, await_some, certificate, component, form, gangplank, have, names,
     noise, records, request,
 };
 
 /// A server with a certificate of its own.
 struct Secure {
-    harbor: Harbor,
+    host: TestServer,
     key: PathBuf,
     certificate: PathBuf,
     dir: TempDir,
@@ -28,9 +28,9 @@ impl Secure {
         let mut all = vec!["--tls-cert", certificate.to_str().unwrap()];
         all.extend(["--tls-key", key.to_str().unwrap()]);
         all.extend(flags);
-        let harbor = Harbor::with(&all, &[]);
+        let host = TestServer::with(&all, &[]);
         Secure {
-            harbor,
+            host,
             key,
             certificate,
             dir,
@@ -38,7 +38,7 @@ impl Secure {
     }
 
     fn url(&self) -> String {
-        let port = self.harbor.address.rsplit_once(':').unwrap().1;
+        let port = self.host.address.rsplit_once(':').unwrap().1;
         format!("https://localhost:{port}")
     }
 
@@ -55,20 +55,20 @@ fn deployments_and_their_events_go_through_tls() {
         return;
     }
     let secure = Secure::start(&[]);
-    let (harbor, url) = (&secure.harbor, secure.url());
+    let (host, url) = (&secure.host, secure.url());
     let ours = gangplank()
         .args(["deploy", "--project", "demo", "--progress", "plain"])
         .args(["--install-command", "seq 20000", "--target", &url])
         .arg("--ca-cert")
         .arg(&secure.certificate)
         .arg(secure.dir.0.to_str().unwrap())
-        .env("GANGPLANK_TOKEN", &harbor.token)
+        .env("GANGPLANK_TOKEN", &host.token)
         .output()
         .unwrap();
     let stderr = String::from_utf8(ours.stderr).unwrap();
     assert_eq!(ours.status.code(), Some(0), "{stderr}");
     assert!(stderr.contains("  | 20000\n"), "{stderr}");
-    assert!(harbor.path("components/demo/server-cert.pem").exists());
+    assert!(host.path("components/demo/server-cert.pem").exists());
 
     // An upload in many records, with events as its answer.
     let (media, body) = form(
@@ -77,7 +77,7 @@ fn deployments_and_their_events_go_through_tls() {
     );
     let file = secure.dir.0.join("body");
     fs::write(&file, &body).unwrap();
-    let authorization = format!("Authorization: Bearer {}", harbor.token);
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let data = format!("@{}", file.display());
     let curl = secure.curl(
         &secure.certificate,
@@ -97,7 +97,7 @@ fn deployments_and_their_events_go_through_tls() {
     let said = String::from_utf8(curl.stdout).unwrap();
     assert_eq!(records(&said).last().unwrap().event, "done", "{said}");
     assert_eq!(
-        fs::metadata(harbor.path("components/large/noise"))
+        fs::metadata(host.path("components/large/noise"))
             .unwrap()
             .len(),
         200_000
@@ -109,7 +109,7 @@ fn deployments_and_their_events_go_through_tls() {
     );
     assert_eq!(curl.stdout, b"gangplank is running.");
     await_some("the line of log", || {
-        let log = harbor.log.lock().unwrap();
+        let log = host.log.lock().unwrap();
         log.contains("127.0.0.1 GET /health 200").then_some(())
     });
 }
@@ -120,7 +120,7 @@ fn who_speaks_plainly_to_tls_is_told_and_nonsense_is_ended() {
         return;
     }
     let secure = Secure::start(&[]);
-    let mut stream = secure.harbor.connect();
+    let mut stream = secure.host.connect();
     stream
         .write_all(&request("GET", "/health", &[], b""))
         .unwrap();
@@ -130,7 +130,7 @@ fn who_speaks_plainly_to_tls_is_told_and_nonsense_is_ended() {
     assert!(why.contains("https"), "{why}");
 
     // Behind the byte that begins a session is anything but one.
-    let mut stream = secure.harbor.connect();
+    let mut stream = secure.host.connect();
     stream.write_all(b"\x16\x03\x01\x00\x05nonsense").unwrap();
     let mut alert = Vec::new();
     let _ = stream.read_to_end(&mut alert);
@@ -142,7 +142,7 @@ fn who_speaks_plainly_to_tls_is_told_and_nonsense_is_ended() {
         .args(["list", "--output", "json", "--target"])
         .arg(format!(
             "unix:{}",
-            secure.harbor.path("run/gangplank.sock").display()
+            secure.host.path("run/gangplank.sock").display()
         ))
         .output()
         .unwrap();
@@ -157,7 +157,7 @@ fn a_place_that_is_not_there_is_refused_through_tls() {
     }
     let secure = Secure::start(&["--max-connections", "4"]);
     let health = format!("{}/health", secure.url());
-    let authorization = format!("Authorization: Bearer {}", secure.harbor.token);
+    let authorization = format!("Authorization: Bearer {}", secure.host.token);
     // Who has asked gives way to nobody.
     let (file, gate) = (secure.dir.0.join("payload"), secure.dir.0.join("gate"));
     fs::write(&file, component()).unwrap();
@@ -179,7 +179,7 @@ fn a_place_that_is_not_there_is_refused_through_tls() {
         })
         .collect();
     await_some("four deployments", || {
-        (names(&secure.harbor.path("deployments")).len() == 4).then_some(())
+        (names(&secure.host.path("deployments")).len() == 4).then_some(())
     });
     let refused = await_some("a refusal", || {
         let curl = secure.curl(&secure.certificate, &["-i", &health]);
@@ -258,14 +258,14 @@ fn a_renewed_certificate_is_taken_without_a_restart() {
     assert!(running(&before) && !running(&new));
     fs::copy(&new_key, &secure.key).unwrap();
     fs::copy(&new, &secure.certificate).unwrap();
-    secure.harbor.signal(Signal::HUP);
+    secure.host.signal(Signal::HUP);
     await_some("the new certificate", || running(&new).then_some(()));
     assert!(!running(&before));
 
     fs::write(&secure.key, "half").unwrap();
-    secure.harbor.signal(Signal::HUP);
+    secure.host.signal(Signal::HUP);
     await_some("the line of log", || {
-        let log = secure.harbor.log.lock().unwrap();
+        let log = secure.host.log.lock().unwrap();
         log.contains("the one from before goes on").then_some(())
     });
     assert!(running(&new));

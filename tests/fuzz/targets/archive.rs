@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use gangplank::archive::{Limits, Unpacked, unpack};
-use gangplank::error::{Code, Refusal};
+use gangplank::api::error::{Code, Refusal};
+use gangplank::formats::archive::{Limits, Unpacked, unpack};
 use gangplank_fuzz::craft::Archive;
 use libfuzzer_sys::fuzz_target;
 

@@ -5,7 +5,7 @@
 use std::io::Read;
 
 use chunked_transfer::Decoder;
-use gangplank::gate::fuzz::{self, Body};
+use gangplank::server::gate::fuzz::{self, Body};
 use gangplank_fuzz::{Input, find};
 use libfuzzer_sys::fuzz_target;
 

@@ -2,8 +2,8 @@
 //! alike, with all that the client said and nothing that only the gate may say.
 #![no_main]
 
-use gangplank::gate::fuzz::{self, Head};
-use gangplank::handover;
+use gangplank::server::gate::fuzz::{self, Head};
+use gangplank::server::gate::headers;
 use gangplank_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -28,9 +28,9 @@ type Fields = Vec<(String, String)>;
 
 fuzz_target!(|bytes: &[u8]| {
     let input = Input::new(bytes);
-    let at_once = fuzz::head(&[&input.text], Some(PEER), handover::REMOTE);
+    let at_once = fuzz::head(&[&input.text], Some(PEER), headers::REMOTE);
     let pieces = input.pieces(&input.text);
-    assert_eq!(at_once, fuzz::head(&pieces, Some(PEER), handover::REMOTE));
+    assert_eq!(at_once, fuzz::head(&pieces, Some(PEER), headers::REMOTE));
     match at_once {
         Ok(Some(head)) => went_through(&input.text, &head),
         Ok(None) => assert!(input.text.len() < 16 << 10, "no end and no limit"),
@@ -92,17 +92,17 @@ fn went_through(text: &[u8], head: &Head) {
     assert_eq!(values(&fields, "Expect"), expect);
 
     // Who asks is the gate's word alone.
-    assert_eq!(values(&fields, handover::PEER), [PEER]);
-    assert_eq!(values(&fields, handover::LISTENER), [handover::REMOTE]);
-    assert_eq!(values(&fields, handover::CONNECTION), ["7"]);
+    assert_eq!(values(&fields, headers::PEER), [PEER]);
+    assert_eq!(values(&fields, headers::LISTENER), [headers::REMOTE]);
+    assert_eq!(values(&fields, headers::CONNECTION), ["7"]);
     let declared = values(&asked, "Content-Length");
-    let lengths = values(&fields, handover::LENGTH);
+    let lengths = values(&fields, headers::LENGTH);
     assert_eq!(lengths.len(), declared.len());
     if let ([told], [declared]) = (&lengths[..], &declared[..]) {
         assert_eq!(told.parse::<u64>().ok(), head.length);
         assert_eq!(declared.parse::<u64>().ok(), head.length);
     }
-    let private = fields.iter().filter(|(name, _)| handover::is_private(name));
+    let private = fields.iter().filter(|(name, _)| headers::is_private(name));
     assert_eq!(private.count(), 3 + lengths.len());
 
     // What the client said goes on as it is, but for what was for its own connection only.
@@ -110,7 +110,7 @@ fn went_through(text: &[u8], head: &Head) {
     let named: Vec<_> = named.split(',').map(str::trim).collect();
     let goes_on = |name: &str| {
         let name = name.to_ascii_lowercase();
-        !handover::is_private(&name) && !HOPS.contains(&&*name)
+        !headers::is_private(&name) && !HOPS.contains(&&*name)
     };
     let anew = ["connection", "expect", "transfer-encoding"];
     let hops = fields.iter().map(|(name, _)| name.to_ascii_lowercase());

@@ -4,8 +4,8 @@
 
 use std::io::{self, Read};
 
-use gangplank::error::{Code, Refusal};
-use gangplank::multipart::{Form, Part, Reader, boundary};
+use gangplank::api::error::{Code, Refusal};
+use gangplank::formats::multipart::{Form, Part, Reader, boundary};
 use gangplank_fuzz::{Input, find};
 use libfuzzer_sys::fuzz_target;
 

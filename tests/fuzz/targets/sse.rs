@@ -2,7 +2,7 @@
 //! without any care for memory, finds the same. What is written is read back as it was.
 #![no_main]
 
-use gangplank::sse::{Parser, Record, frame};
+use gangplank::formats::sse::{Parser, Record, frame};
 use gangplank_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -74,7 +74,7 @@ fn by_the_book(stream: &[u8]) -> Vec<Record> {
 /// Writes the text as events, parted by 0x1e and each by 0x1f into a name and its data, and reads them back.
 fn written(input: &Input) {
     let text = String::from_utf8_lossy(&input.text);
-    let (mut stream, mut expected) = (gangplank::sse::OPEN.to_vec(), Vec::new());
+    let (mut stream, mut expected) = (gangplank::formats::sse::OPEN.to_vec(), Vec::new());
     let mut last = None;
     for (number, event) in (0..EVENTS).zip(text.split('\x1e')) {
         let (event, data) = event.split_once('\x1f').unwrap_or(("", event));
@@ -82,7 +82,7 @@ fn written(input: &Input) {
         let id = (data.len() % 3 != 0).then_some(number);
         last = id.map(|id| id.to_string()).or(last);
         frame(&mut stream, id, event, data);
-        stream.extend_from_slice(gangplank::sse::HEARTBEAT);
+        stream.extend_from_slice(gangplank::formats::sse::HEARTBEAT);
         let event = event.replace(['\r', '\n'], " ");
         expected.push(Record {
             id: last.clone(),

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harbor::{Harbor, TempDir, gzip, have};
+use crate::test_server::{TempDir, TestServer, gzip, have};
 
 /// Which names a format can hold.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -173,10 +173,10 @@ fn run(dir: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
 }
 
 /// Deploys what a program has packed, and compares what is live with what it was made of.
-fn taken(harbor: &Harbor, what: &str, payload: &[u8], src: &Path, kept: Kept) {
+fn taken(host: &TestServer, what: &str, payload: &[u8], src: &Path, kept: Kept) {
     // A package.json would have its dependencies installed, which is another matter.
     let fields = [("project", "demo"), ("install_command", "true")];
-    let answer = harbor.deploy(&fields, payload);
+    let answer = host.deploy(&fields, payload);
     assert_eq!(answer.status, 200, "{what}: {}", answer.text());
     let wanted = listing(src, kept);
     let everything = Kept {
@@ -184,7 +184,7 @@ fn taken(harbor: &Harbor, what: &str, payload: &[u8], src: &Path, kept: Kept) {
         ..ALL
     };
     let found = listing(
-        &fs::canonicalize(harbor.path("components/demo")).unwrap(),
+        &fs::canonicalize(host.path("components/demo")).unwrap(),
         everything,
     );
     let missing: Vec<_> = wanted.iter().filter(|line| !found.contains(line)).collect();
@@ -196,14 +196,14 @@ fn taken(harbor: &Harbor, what: &str, payload: &[u8], src: &Path, kept: Kept) {
 }
 
 /// Packs a tree with a hole in a file, which is refused with the file's name.
-fn hole(harbor: &Harbor, program: &str, arguments: &[&str]) {
+fn hole(host: &TestServer, program: &str, arguments: &[&str]) {
     let temp = source(Names::V7);
     let src = temp.0.join("src");
     let mut file = File::create(src.join("sub/hole")).unwrap();
     file.set_len(4 << 20).unwrap();
     file.write_all(b"x").unwrap();
     let payload = run(&src, program, arguments);
-    let answer = harbor.deploy(&[("project", "demo")], &payload);
+    let answer = host.deploy(&[("project", "demo")], &payload);
     let (code, message) = answer.refusal();
     assert_eq!(code, "bad_archive", "{program} {arguments:?}: {message}");
     let expected = "'./sub/hole': it is a sparse file";
@@ -220,7 +220,7 @@ fn gnu_tar() {
     }
     let version = run(Path::new("/"), "tar", &["--version"]);
     assert!(String::from_utf8_lossy(&version).contains("GNU tar"));
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table: [(Names, &[&str]); 9] = [
         (Names::Bytes, &["--format=gnu", "-cf", "-", "."]),
         (Names::Bytes, &["--format=gnu", "-czf", "-", "."]),
@@ -254,7 +254,7 @@ fn gnu_tar() {
         let temp = source(names);
         let src = temp.0.join("src");
         let payload = run(&src, "tar", arguments);
-        taken(&harbor, &format!("tar {arguments:?}"), &payload, &src, ALL);
+        taken(&host, &format!("tar {arguments:?}"), &payload, &src, ALL);
     }
     // Nor for any one directory: not flattened.
     let temp = source(Names::Bytes);
@@ -262,10 +262,10 @@ fn gnu_tar() {
     let payload = run(&src, "sh", &["-c", "tar -cf - -- * .h*"]);
     fs::set_permissions(
         &src,
-        fs::metadata(harbor.path("releases")).unwrap().permissions(),
+        fs::metadata(host.path("releases")).unwrap().permissions(),
     )
     .unwrap();
-    taken(&harbor, "tar *", &payload, &src, ALL);
+    taken(&host, "tar *", &payload, &src, ALL);
     // Appended to: the later version counts.
     let archive = temp.0.join("appended.tar");
     fs::write(&archive, &payload).unwrap();
@@ -275,13 +275,13 @@ fn gnu_tar() {
         "tar",
         &["-rf", archive.to_str().unwrap(), "index.txt"],
     );
-    taken(&harbor, "tar -r", &fs::read(&archive).unwrap(), &src, ALL);
+    taken(&host, "tar -r", &fs::read(&archive).unwrap(), &src, ALL);
     // The file's name in gzip's header.
     run(&src, "sh", &["-c", "tar -cf ../src.tar ."]);
     let payload = run(&temp.0, "gzip", &["-9c", "src.tar"]);
-    taken(&harbor, "gzip", &payload, &src, ALL);
-    hole(&harbor, "tar", &["-S", "--format=gnu", "-cf", "-", "."]);
-    hole(&harbor, "tar", &["-S", "--format=posix", "-cf", "-", "."]);
+    taken(&host, "gzip", &payload, &src, ALL);
+    hole(&host, "tar", &["-S", "--format=gnu", "-cf", "-", "."]);
+    hole(&host, "tar", &["-S", "--format=posix", "-cf", "-", "."]);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn bsdtar() {
     if !have("bsdtar") {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table: [(Names, &[&str]); 8] = [
         (Names::Text, &["-cf", "-", "."]),
         (Names::Text, &["-czf", "-", "."]),
@@ -307,16 +307,10 @@ fn bsdtar() {
         let temp = source(names);
         let src = temp.0.join("src");
         let payload = run(&src, "bsdtar", arguments);
-        taken(
-            &harbor,
-            &format!("bsdtar {arguments:?}"),
-            &payload,
-            &src,
-            ALL,
-        );
+        taken(&host, &format!("bsdtar {arguments:?}"), &payload, &src, ALL);
     }
     // It looks for holes without being asked.
-    hole(&harbor, "bsdtar", &["-cf", "-", "."]);
+    hole(&host, "bsdtar", &["-cf", "-", "."]);
 }
 
 #[test]
@@ -330,7 +324,7 @@ mode, layout, name = sys.argv[1:]
 with tarfile.open(fileobj=sys.stdout.buffer, mode=mode, format=getattr(tarfile, layout)) as tar:
     tar.add('.', arcname=name)
 ";
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table = [
         (Names::Bytes, "w|", "GNU_FORMAT", "."),
         (Names::Bytes, "w|gz", "PAX_FORMAT", "."),
@@ -343,7 +337,7 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode=mode, format=getattr(tarfile, 
         let src = temp.0.join("src");
         let payload = run(&src, "python3", &["-c", script, mode, layout, name]);
         taken(
-            &harbor,
+            &host,
             &format!("tarfile {mode} {layout} {name}"),
             &payload,
             &src,
@@ -357,7 +351,7 @@ fn git_archive() {
     if !have("git") {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let temp = source(Names::Bytes);
     let src = temp.0.join("src");
     let commit = "git -c init.defaultBranch=main init -q && git add -A && \
@@ -379,7 +373,7 @@ fn git_archive() {
     for (arguments, payload) in payloads {
         // The global header that git writes before everything else: PAX's `g`.
         assert!(arguments.len() > 2 || payload[156] == b'g');
-        taken(&harbor, &format!("git {arguments:?}"), &payload, &src, kept);
+        taken(&host, &format!("git {arguments:?}"), &payload, &src, kept);
     }
 }
 
@@ -388,7 +382,7 @@ fn npm_pack() {
     if !have("npm") {
         return;
     }
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let temp = source(Names::Text);
     let src = temp.0.join("src");
     let package = r#"{"name":"demo","version":"1.0.0","bin":{"demo":"run.sh"}}"#;
@@ -403,7 +397,7 @@ fn npm_pack() {
         empty: false,
         modes: false,
     };
-    taken(&harbor, "npm pack", &payload, &src, kept);
+    taken(&host, "npm pack", &payload, &src, kept);
 }
 
 #[test]
@@ -420,7 +414,7 @@ tar.c({ cwd: process.cwd(), file: '../node.tar', sync: true, ...JSON.parse(optio
 ";
     let root = run(Path::new("/"), "npm", &["root", "-g"]);
     let root = String::from_utf8(root).unwrap();
-    let harbor = Harbor::start();
+    let host = TestServer::start();
     let table = [
         "{}",
         r#"{"gzip":true,"portable":true}"#,
@@ -442,7 +436,7 @@ tar.c({ cwd: process.cwd(), file: '../node.tar', sync: true, ...JSON.parse(optio
         let modes = !options.contains("portable");
         let kept = Kept { modes, ..ALL };
         taken(
-            &harbor,
+            &host,
             &format!("node's tar {options}"),
             &payload,
             &src,
@@ -451,7 +445,7 @@ tar.c({ cwd: process.cwd(), file: '../node.tar', sync: true, ...JSON.parse(optio
         // Another program may compress it too.
         if !options.contains("gzip") {
             taken(
-                &harbor,
+                &host,
                 &format!("node's tar {options}, gzip"),
                 &gzip(&payload),
                 &src,

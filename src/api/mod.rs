@@ -1,0 +1,7 @@
+//! The wire, shared by both ends: names and ids, events, operations, refusals, and the record of a deployment.
+
+pub mod error;
+pub mod event;
+pub mod name;
+pub mod operation;
+pub mod record;

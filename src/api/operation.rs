@@ -1,0 +1,423 @@
+//! The operations API: what a request may ask for, read once into an [`Operation`].
+//!
+//! Fields arrive as JSON, or as the texts of a form. [`typed`] gives a form's text the type that its name asks for, so
+//! that both roads end in the same [`Fields`]. Reading collects every fault into one refusal.
+
+mod reader;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::api::error::{Code, Refusal};
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::reader::FieldReader;
+
+/// The fields of a request, by name.
+pub type Fields = Map<String, Value>;
+
+/// Fields that are `true` or `false`.
+const BOOLEANS: &[&str] = &[
+    "activate",
+    "replicated",
+    "ignore_replication_errors",
+    "install_allow_scripts",
+    "rolling",
+    "include_events",
+    "follow",
+];
+
+/// Fields that are numbers.
+const NUMBERS: &[&str] = &[
+    "install_timeout",
+    "limit",
+    "offset",
+    "since",
+    "until",
+    "lines",
+];
+
+/// A form field's text as the JSON value that its name asks for. A text that does not fit stays text, and the
+/// operation's own reading refuses it by name.
+pub fn typed(name: &str, text: &str) -> Value {
+    let boolean = match text {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    };
+    if BOOLEANS.contains(&name) || name == "restart" {
+        boolean.map_or_else(|| Value::from(text), Value::from)
+    } else if NUMBERS.contains(&name) {
+        text.parse::<u64>()
+            .map_or_else(|_| Value::from(text), Value::from)
+    } else {
+        Value::from(text)
+    }
+}
+
+/// Whether and how the processes start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Not at all.
+    No,
+    /// All at once.
+    Immediate,
+    /// One after the other.
+    Rolling,
+}
+
+impl Restart {
+    /// The record's `restart_mode`.
+    pub const fn mode(self) -> Option<&'static str> {
+        match self {
+            Restart::No => None,
+            Restart::Immediate => Some("immediate"),
+            Restart::Rolling => Some("rolling"),
+        }
+    }
+}
+
+/// What a build needs to be done again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Run instead of the package manager.
+    pub install_command: Option<String>,
+    /// The installation's time limit in milliseconds; none means the server's default.
+    pub install_timeout: Option<u64>,
+    /// Whether packages may run their own scripts.
+    pub install_allow_scripts: bool,
+}
+
+impl Options {
+    /// The installation's time limit.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.install_timeout.map(Duration::from_millis)
+    }
+}
+
+/// `deploy_component`, but for the payload's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deploy {
+    /// The component.
+    pub project: Project,
+    /// An existing release to activate, instead of a payload.
+    pub release: Option<DeploymentId>,
+    /// Whether to restart.
+    pub restart: Restart,
+    /// Whether the release becomes live, or is only kept.
+    pub activate: bool,
+    /// How it is built.
+    pub options: Options,
+    /// The SHA-256 that the payload must have, in lower-case hex.
+    pub payload_sha256: Option<String>,
+    /// Whether the peers get it too.
+    pub replicated: bool,
+    /// Whether failed peers are left behind.
+    pub ignore_replication_errors: bool,
+}
+
+/// `list_deployments`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List {
+    /// Only this component's.
+    pub project: Option<String>,
+    /// Only those in this status.
+    pub status: Option<String>,
+    /// Only those started at or after this time, in ms.
+    pub since: Option<u64>,
+    /// Only those started at or before this time, in ms.
+    pub until: Option<u64>,
+    /// At most so many.
+    pub limit: Option<u64>,
+    /// Without the first so many.
+    pub offset: u64,
+    /// With their event logs.
+    pub include_events: bool,
+}
+
+/// `rollback_component`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollback {
+    /// The component.
+    pub project: Project,
+    /// The deployment whose release becomes live again; none for the one before.
+    pub to: Option<DeploymentId>,
+    /// Whether to restart.
+    pub restart: Restart,
+}
+
+/// `get_logs`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    /// The component.
+    pub project: Project,
+    /// How many of the newest lines.
+    pub lines: Option<u64>,
+    /// Whether to go on with those that come.
+    pub follow: bool,
+}
+
+/// A request, read and found right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Deploy a payload.
+    Deploy(Box<Deploy>),
+    /// One record, or its events.
+    GetDeployment(DeploymentId),
+    /// Many records.
+    ListDeployments(List),
+    /// A deployment's payload.
+    GetPayload(DeploymentId),
+    /// Remove a deployment's payload.
+    DeletePayload(DeploymentId),
+    /// Make an earlier release live again.
+    Rollback(Rollback),
+    /// Stop a deployment.
+    Cancel(DeploymentId),
+    /// Restart a component's processes.
+    Restart(Project, Restart),
+    /// What a component's processes print.
+    GetLogs(Logs),
+    /// Deploy here what is live at a peer, of one component or of all.
+    Sync(String, Option<Project>),
+    /// Remove a component.
+    Drop(Project),
+    /// What is live.
+    GetComponents,
+    /// Which version answers.
+    RegistrationInfo,
+    /// How the server is.
+    SystemInformation,
+}
+
+impl Operation {
+    /// The names of all operations, as on the wire.
+    pub const NAMES: &'static [&'static str] = &[
+        "deploy_component",
+        "get_deployment",
+        "list_deployments",
+        "get_deployment_payload",
+        "delete_deployment_payload",
+        "rollback_component",
+        "cancel_deployment",
+        "restart_component",
+        "get_logs",
+        "sync",
+        "drop_component",
+        "get_components",
+        "registration_info",
+        "system_information",
+    ];
+
+    /// Reads a request's fields. The payload is not among them.
+    ///
+    /// # Errors
+    /// `bad_request`, naming every fault at once.
+    pub fn parse(fields: &Fields) -> Result<Operation, Refusal> {
+        let Some(name) = fields.get("operation") else {
+            return Err(bad("Request body must include an 'operation' property."));
+        };
+        let mut reader = FieldReader {
+            fields,
+            faults: Vec::new(),
+        };
+        let operation = match name.as_str().unwrap_or_default() {
+            "deploy_component" => reader
+                .deploy()
+                .map(|deploy| Operation::Deploy(Box::new(deploy))),
+            "get_deployment" => reader.deployment().map(Operation::GetDeployment),
+            "get_deployment_payload" => reader.deployment().map(Operation::GetPayload),
+            "delete_deployment_payload" => reader.deployment().map(Operation::DeletePayload),
+            "cancel_deployment" => reader.deployment().map(Operation::Cancel),
+            "rollback_component" => reader.rollback().map(Operation::Rollback),
+            "drop_component" => reader.project().map(Operation::Drop),
+            "restart_component" => reader.restart_component(),
+            "sync" => reader.sync(),
+            "get_logs" => reader.logs().map(Operation::GetLogs),
+            "list_deployments" => Some(Operation::ListDeployments(reader.list())),
+            "get_components" => Some(Operation::GetComponents),
+            "registration_info" => Some(Operation::RegistrationInfo),
+            "system_information" => Some(Operation::SystemInformation),
+            _ => {
+                let shown = name
+                    .as_str()
+                    .map_or_else(|| name.to_string(), str::to_owned);
+                return Err(bad(format!(
+                    "Operation '{}' not found",
+                    shown.chars().take(80).collect::<String>()
+                )));
+            }
+        };
+        match operation {
+            Some(operation) if reader.faults.is_empty() => Ok(operation),
+            _ => Err(bad(reader.faults.join(". "))),
+        }
+    }
+}
+
+/// A time as people write it: whole seconds, or with a unit, `"30"`, `"30s"`, `"5m"`, `"2h"`. Nothing else, and not zero,
+/// which would be over before it begins.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.as_bytes().last()? {
+        b's' => (&text[..text.len() - 1], 1),
+        b'm' => (&text[..text.len() - 1], 60),
+        b'h' => (&text[..text.len() - 1], 3600),
+        _ => (text, 1),
+    };
+    // `parse` would take a sign.
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::BadRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        value.as_object().expect("an object").clone()
+    }
+
+    fn refused(value: Value) -> String {
+        let refusal = Operation::parse(&fields(value)).unwrap_err();
+        assert_eq!(refusal.code, Code::BadRequest);
+        refusal.message
+    }
+
+    #[test]
+    fn texts_get_the_type_that_their_name_asks_for() {
+        let table = [
+            ("restart", "true", json!(true)),
+            ("restart", "rolling", json!("rolling")),
+            ("activate", "false", json!(false)),
+            ("activate", "no", json!("no")),
+            ("install_timeout", "60000", json!(60000)),
+            ("install_timeout", "-1", json!("-1")),
+            ("install_command", "true", json!("true")),
+            ("project", "123", json!("123")),
+            ("project", "null", json!("null")),
+        ];
+        for (name, text, expected) in table {
+            assert_eq!(typed(name, text), expected, "{name}={text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("30", Some(30)),
+            ("30s", Some(30)),
+            ("5m", Some(300)),
+            ("2h", Some(7200)),
+            ("", None),
+            ("s", None),
+            ("0", None),
+            ("0s", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("1 s", None),
+            ("5d", None),
+            ("5ä", None),
+            ("18446744073709551615h", None),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_deploy_is_read() {
+        let operation = Operation::parse(&fields(json!({
+            "operation": "deploy_component", "project": "demo", "restart": "true", "install_timeout": "30",
+            "install_allow_scripts": "true", "package": null, "unknown": [],
+        })));
+        let Ok(Operation::Deploy(deploy)) = operation else {
+            panic!("{operation:?}")
+        };
+        assert_eq!(
+            (deploy.project.as_str(), deploy.restart),
+            ("demo", Restart::Immediate)
+        );
+        assert_eq!(
+            (
+                deploy.options.install_timeout,
+                deploy.options.install_allow_scripts
+            ),
+            (Some(30), true)
+        );
+        assert!(deploy.activate && !deploy.replicated);
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let message = refused(json!({
+            "operation": "deploy_component", "project": "my.app", "restart": "sideways", "install_timeout": "abc",
+            "install_allow_scripts": 1, "package": "npm:x", "payload_sha256": "12", "activate": "maybe",
+            "install_command": " ", "deployment_id": "x",
+        }));
+        for part in [
+            "\"my.app\"",
+            "project=",
+            "'restart' must be",
+            "'install_timeout'",
+            "'install_allow_scripts'",
+            "'package'",
+            "'payload_sha256'",
+            "'activate'",
+            "'install_command'",
+            "'deployment_id'",
+        ] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let table = [
+            (json!({}), "'operation'"),
+            (json!({"operation": "nope"}), "Operation 'nope' not found"),
+            (json!({"operation": 7}), "Operation '7' not found"),
+            (
+                json!({"operation": "deploy_component"}),
+                "'project' is required",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": true}),
+                "'project' must be a string",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": "a", "install_timeout": 0}),
+                "above 0",
+            ),
+            (
+                json!({"operation": "deploy_component", "project": "a", "activate": false, "restart": true}),
+                "'restart'",
+            ),
+            (
+                json!({"operation": "get_deployment"}),
+                "'deployment_id' is required",
+            ),
+            (
+                json!({"operation": "get_deployment", "deployment_id": "../x"}),
+                "deployment id",
+            ),
+            (
+                json!({"operation": "list_deployments", "limit": -1}),
+                "'limit'",
+            ),
+        ];
+        for (value, part) in table {
+            let message = refused(value.clone());
+            assert!(message.contains(part), "{value}: {message}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Reading the fields of an operation, one by one, with all their faults.
+
+use serde_json::Value;
+
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::{Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback};
+
+/// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
+pub(super) struct FieldReader<'a> {
+    pub(super) fields: &'a Fields,
+    pub(super) faults: Vec<String>,
+}
+
+impl FieldReader<'_> {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    fn fault<T>(&mut self, fault: String) -> Option<T> {
+        self.faults.push(fault);
+        None
+    }
+
+    fn text(&mut self, name: &str) -> Option<String> {
+        match self.get(name) {
+            None => None,
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(_) => self.fault(format!("'{name}' must be a string")),
+        }
+    }
+
+    fn boolean(&mut self, name: &str) -> Option<bool> {
+        match self.get(name) {
+            None => None,
+            Some(Value::Bool(value)) => Some(*value),
+            Some(Value::String(text)) if text == "true" => Some(true),
+            Some(Value::String(text)) if text == "false" => Some(false),
+            Some(_) => self.fault(format!("'{name}' must be true or false")),
+        }
+    }
+
+    fn number(&mut self, name: &str) -> Option<u64> {
+        let number = match self.get(name) {
+            None => return None,
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        match number {
+            Some(number) => Some(number),
+            None => self.fault(format!("'{name}' must be a whole number from 0 up")),
+        }
+    }
+
+    pub(super) fn project(&mut self) -> Option<Project> {
+        match self.get("project") {
+            None => self.fault("'project' is required".into()),
+            Some(Value::String(text)) => match text.parse() {
+                Ok(project) => Some(project),
+                Err(error) => self.fault(error.to_string()),
+            },
+            // Harper's CLI sends what looks like a number as one.
+            Some(Value::Number(number)) => match number.to_string().parse() {
+                Ok(project) => Some(project),
+                Err(error) => self.fault(error.to_string()),
+            },
+            Some(_) => self.fault("'project' must be a string".into()),
+        }
+    }
+
+    fn id(&mut self, name: &str, required: bool) -> Option<DeploymentId> {
+        match self.get(name).map(|value| value.as_str().map(str::parse)) {
+            None if required => self.fault(format!("'{name}' is required")),
+            None => None,
+            Some(Some(Ok(id))) => Some(id),
+            Some(_) => self.fault(format!("'{name}' must be a deployment id")),
+        }
+    }
+
+    pub(super) fn deployment(&mut self) -> Option<DeploymentId> {
+        self.id("deployment_id", true)
+    }
+
+    pub(super) fn restart_component(&mut self) -> Option<Operation> {
+        let (project, rolling) = (self.project(), self.boolean("rolling"));
+        let restart = match rolling {
+            Some(true) => Restart::Rolling,
+            _ => Restart::Immediate,
+        };
+        Some(Operation::Restart(project?, restart))
+    }
+
+    pub(super) fn sync(&mut self) -> Option<Operation> {
+        let from = match self.text("from") {
+            None => self.fault("'from' is required".into()),
+            from => from,
+        };
+        let project = match self.get("project") {
+            None => None,
+            Some(_) => Some(self.project()?),
+        };
+        Some(Operation::Sync(from?, project))
+    }
+
+    pub(super) fn logs(&mut self) -> Option<Logs> {
+        let (project, lines) = (self.project(), self.number("lines"));
+        let follow = self.boolean("follow").unwrap_or(false);
+        Some(Logs {
+            project: project?,
+            lines,
+            follow,
+        })
+    }
+
+    pub(super) fn rollback(&mut self) -> Option<Rollback> {
+        let (project, to) = (self.project(), self.id("deployment_id", false));
+        let restart = self.restart();
+        Some(Rollback {
+            project: project?,
+            to,
+            restart,
+        })
+    }
+
+    fn restart(&mut self) -> Restart {
+        match self.get("restart") {
+            None => Restart::No,
+            Some(Value::Bool(true)) => Restart::Immediate,
+            Some(Value::Bool(false)) => Restart::No,
+            Some(Value::String(text)) if text == "true" => Restart::Immediate,
+            Some(Value::String(text)) if text == "false" => Restart::No,
+            Some(Value::String(text)) if text == "rolling" => Restart::Rolling,
+            Some(_) => {
+                self.faults
+                    .push("'restart' must be one of [boolean, rolling]".into());
+                Restart::No
+            }
+        }
+    }
+
+    fn options(&mut self) -> Options {
+        let install_command = self.text("install_command");
+        if install_command
+            .as_deref()
+            .is_some_and(|command| command.trim().is_empty())
+        {
+            self.faults
+                .push("'install_command' is not allowed to be empty".into());
+        }
+        let install_timeout = self.number("install_timeout");
+        if install_timeout == Some(0) {
+            self.faults
+                .push("'install_timeout' must be above 0 milliseconds".into());
+        }
+        Options {
+            install_command,
+            install_timeout,
+            install_allow_scripts: self.boolean("install_allow_scripts").unwrap_or(false),
+        }
+    }
+
+    fn sha256(&mut self) -> Option<String> {
+        let text = self.text("payload_sha256")?.to_ascii_lowercase();
+        if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Some(text)
+        } else {
+            self.fault("'payload_sha256' must be 64 hexadecimal digits".into())
+        }
+    }
+
+    pub(super) fn deploy(&mut self) -> Option<Deploy> {
+        let project = self.project();
+        if self.get("package").is_some() {
+            self.faults
+                .push("'package' is not supported yet: send the component as a payload".into());
+        }
+        let release = self.id("deployment_id", false);
+        let restart = self.restart();
+        let activate = self.boolean("activate").unwrap_or(true);
+        if !activate && restart != Restart::No {
+            self.faults.push(
+                "'restart' cannot go with 'activate': false, since nothing becomes live".into(),
+            );
+        }
+        if !activate && release.is_some() {
+            self.faults.push(
+                "'deployment_id' cannot go with 'activate': false, since it is built already"
+                    .into(),
+            );
+        }
+        let options = self.options();
+        let payload_sha256 = self.sha256();
+        let replicated = self.boolean("replicated").unwrap_or(false);
+        if replicated && !activate {
+            self.faults
+                .push("'replicated' cannot go with 'activate': false".into());
+        }
+        if replicated && release.is_some() {
+            self.faults.push(
+                "'replicated' cannot go with 'deployment_id': it is a payload that is replicated"
+                    .into(),
+            );
+        }
+        let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
+        Some(Deploy {
+            project: project?,
+            release,
+            restart,
+            activate,
+            options,
+            payload_sha256,
+            replicated,
+            ignore_replication_errors,
+        })
+    }
+
+    pub(super) fn list(&mut self) -> List {
+        List {
+            project: self.text("project"),
+            status: self.text("status"),
+            since: self.number("since"),
+            until: self.number("until"),
+            limit: self.number("limit"),
+            offset: self.number("offset").unwrap_or(0),
+            include_events: self.boolean("include_events").unwrap_or(false),
+        }
+    }
+}

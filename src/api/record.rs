@@ -1,0 +1,540 @@
+//! The record of a deployment: a fold over its journal, so it can always be made again from it.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use serde::de::{Deserializer, IgnoredAny};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::api::error::Code;
+use crate::api::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::Options;
+
+/// What is known of a deployment. Times are in milliseconds since the epoch, sizes in bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// The deployment whose release it makes live: itself, but for a rollback or an activation.
+    pub release_id: DeploymentId,
+    /// The component.
+    pub project: Project,
+    /// Always none: packages are not supported yet.
+    pub package_identifier: Option<String>,
+    /// The payload's SHA-256, in hex.
+    pub payload_hash: Option<String>,
+    /// The payload's size.
+    pub payload_size: Option<u64>,
+    /// Whether the payload is still stored.
+    pub payload_present: bool,
+    /// The size of the release's files as they were unpacked.
+    pub unpacked_size: Option<u64>,
+    /// How many entries were unpacked.
+    pub files: Option<u64>,
+    /// Where it stands, or how it ended.
+    pub status: Status,
+    /// The phase it is in, or was in last.
+    pub phase: Option<String>,
+    /// The host name of the server.
+    pub origin_node: String,
+    /// `immediate`, `rolling`, or none.
+    pub restart_mode: Option<String>,
+    /// What the build needs to be done again.
+    pub options: Options,
+    /// When it began.
+    pub started_at: u64,
+    /// When it ended.
+    pub completed_at: Option<u64>,
+    /// How long it took.
+    pub elapsed_ms: Option<u64>,
+    /// The name of the token that asked for it.
+    pub user: Option<String>,
+    /// The deployment that it undoes.
+    pub rollback_of: Option<DeploymentId>,
+    /// The deployment whose release was live before.
+    pub previous: Option<DeploymentId>,
+    /// The SHA-256 of the key by which a second request is known, in hex.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// Why it failed.
+    pub error: Option<RecordError>,
+    /// How the peers did.
+    pub peer_results: Vec<Value>,
+    /// What happened, bounded.
+    #[serde(default)]
+    pub event_log: EventLog,
+}
+
+/// Why a deployment failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordError {
+    /// What was being done and why it failed.
+    pub message: String,
+    /// The code's word.
+    pub code: String,
+    /// In which phase.
+    pub phase: Option<String>,
+}
+
+impl Record {
+    /// The record of a deployment of which nothing but its opening is known.
+    pub fn open(opening: &Opening) -> Record {
+        Record {
+            deployment_id: opening.deployment_id,
+            release_id: opening.release_id,
+            project: opening.project.clone(),
+            package_identifier: None,
+            payload_hash: None,
+            payload_size: None,
+            payload_present: false,
+            unpacked_size: None,
+            files: None,
+            status: Status::Pending,
+            phase: None,
+            origin_node: opening.origin_node.clone(),
+            restart_mode: opening.restart_mode.clone(),
+            options: opening.options.clone(),
+            started_at: opening.at,
+            completed_at: None,
+            elapsed_ms: None,
+            user: opening.user.clone(),
+            rollback_of: opening.rollback_of,
+            previous: opening.previous,
+            idempotency_key: opening.idempotency_key.clone(),
+            error: None,
+            peer_results: Vec::new(),
+            event_log: EventLog::default(),
+        }
+    }
+
+    /// The record that a whole journal makes; none if it does not begin with a `deployment` event.
+    pub fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Option<Record> {
+        let mut entries = entries.into_iter();
+        let first = entries.next()?;
+        let Event::Deployment(opening) = first.meaning() else {
+            return None;
+        };
+        let mut record = Record::open(&opening);
+        record.event_log.push(first);
+        for entry in entries {
+            record.apply(entry);
+        }
+        Some(record)
+    }
+
+    /// What the answer to a deployment that ends well is; a `staged` one is not live.
+    pub fn result(&self, staged: bool, now_ms: u64) -> Value {
+        let done = if staged { "staged" } else { "deployed" };
+        let mut result = json!({
+            "message": format!("Successfully {done}: {}", self.project),
+            "deployment_id": self.deployment_id,
+            "project": self.project,
+            "previous": self.previous,
+            "elapsed_ms": now_ms.saturating_sub(self.started_at),
+        });
+        if staged {
+            result["staged"] = true.into();
+        }
+        if self.release_id != self.deployment_id {
+            result["release_id"] = self.release_id.to_string().into();
+        }
+        if let Some(undone) = self.rollback_of {
+            result["rollback_of"] = undone.to_string().into();
+        }
+        result
+    }
+
+    /// Takes the next entry of the journal into account. Only `phase` and the terminal events are read again from
+    /// their text; a line of an install costs a copy for the log and no more.
+    pub fn apply(&mut self, entry: &Entry) {
+        self.event_log.push(entry);
+        if !matches!(&*entry.event, "phase" | "done" | "error") {
+            return;
+        }
+        match entry.meaning() {
+            Event::Phase(phase) => self.apply_phase(&phase),
+            Event::Done(result) => {
+                self.keep_peers(result.get("peer_results"));
+                let staged = result
+                    .get("staged")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false);
+                self.end(
+                    if staged {
+                        Status::Staged
+                    } else {
+                        Status::Success
+                    },
+                    entry.t,
+                );
+            }
+            Event::Error(failure) => {
+                self.keep_peers(failure.more.get("peer_results"));
+                let cancelled = Code::parse(&failure.code) == Some(Code::Cancelled);
+                self.error = Some(RecordError {
+                    message: failure.message,
+                    code: failure.code,
+                    phase: failure.phase,
+                });
+                let status = if cancelled {
+                    Status::Cancelled
+                } else if failure.more.contains_key("rolled_back_to") {
+                    Status::RolledBack
+                } else {
+                    Status::Failed
+                };
+                self.end(status, entry.t);
+            }
+            _ => {}
+        }
+    }
+
+    fn keep_peers(&mut self, results: Option<&Value>) {
+        if let Some(results) = results.and_then(Value::as_array) {
+            self.peer_results.clone_from(results);
+        }
+    }
+
+    fn apply_phase(&mut self, event: &PhaseEvent) {
+        self.phase = Some(event.phase.to_string());
+        let Some(phase) = Phase::parse(&event.phase) else {
+            return;
+        };
+        if event.status == PhaseStatus::Start {
+            self.status = phase.status();
+        }
+        if phase == Phase::Extract && event.status == PhaseStatus::Done {
+            let number = |name| event.facts.get(name).and_then(Value::as_u64);
+            self.payload_hash = event
+                .facts
+                .get("payload_hash")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            self.payload_size = number("payload_size");
+            self.unpacked_size = number("unpacked_size");
+            self.files = number("files");
+            self.payload_present = true;
+        }
+    }
+
+    fn end(&mut self, status: Status, at: u64) {
+        self.status = status;
+        self.completed_at = Some(at);
+        // A clock that was set back during the deployment must not make a huge number of it.
+        self.elapsed_ms = Some(at.saturating_sub(self.started_at));
+    }
+}
+
+/// What a listing needs to know of a record that it does not show: small, so that tens of thousands stay in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Summary {
+    /// The component.
+    pub project: Project,
+    /// Where it stands, or how it ended.
+    pub status: Status,
+    /// When it began, in milliseconds since the epoch.
+    pub started_at: u64,
+    /// The deployment whose release it makes live.
+    pub release_id: DeploymentId,
+    /// The deployment whose release was live before.
+    pub previous: Option<DeploymentId>,
+    /// Whether its payload arrived whole.
+    #[serde(rename = "payload_hash", deserialize_with = "is_some")]
+    pub received: bool,
+    /// The beginning of the hash of its idempotency key.
+    #[serde(default, rename = "idempotency_key", deserialize_with = "key")]
+    pub key: Option<u128>,
+}
+
+impl From<&Record> for Summary {
+    fn from(record: &Record) -> Summary {
+        Summary {
+            project: record.project.clone(),
+            status: record.status,
+            started_at: record.started_at,
+            release_id: record.release_id,
+            previous: record.previous,
+            received: record.payload_hash.is_some(),
+            key: record.idempotency_key.as_deref().and_then(key_of),
+        }
+    }
+}
+
+/// The SHA-256 of an idempotency key, in hex: keys may hold what is nobody else's business.
+pub fn hash_key(key: &str) -> String {
+    let digest = Sha256::digest(key.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The part of an idempotency key's hash that a [`Summary`] has: 128 bits, which nobody else's share.
+pub fn key_of(hash: &str) -> Option<u128> {
+    u128::from_str_radix(hash.get(..32)?, 16).ok()
+}
+
+fn is_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<IgnoredAny>::deserialize(deserializer).map(|found| found.is_some())
+}
+
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u128>, D::Error> {
+    let hash = Option::<Cow<'_, str>>::deserialize(deserializer)?;
+    Ok(hash.as_deref().and_then(key_of))
+}
+
+/// How many of the first events an [`EventLog`] keeps.
+const LOG_HEAD: usize = 20;
+/// How many of the newest events it keeps once some were dropped.
+const LOG_TAIL: usize = 179;
+/// How many entries it has at most: the first, a marker, the newest.
+const LOG_MAX: usize = LOG_HEAD + 1 + LOG_TAIL;
+
+/// The events of a deployment, at most 200: the first 20, a `truncated` marker with the true count of what is missing,
+/// and the newest 179.
+#[derive(Debug, Clone, Default)]
+pub struct EventLog {
+    head: Vec<Entry>,
+    dropped: u64,
+    last_dropped: Option<(u64, u64)>,
+    tail: VecDeque<Entry>,
+}
+
+impl EventLog {
+    fn push(&mut self, entry: &Entry) {
+        if let ("truncated", Event::Truncated(count)) = (&*entry.event, entry.meaning()) {
+            // What a bounded journal lost lies between what we have and what comes.
+            self.drop_tail();
+            self.dropped += count;
+            self.last_dropped = Some((entry.id, entry.t));
+            return;
+        }
+        if self.head.len() < LOG_HEAD && self.dropped == 0 {
+            self.head.push(entry.clone());
+            return;
+        }
+        self.tail.push_back(entry.clone());
+        if self.dropped > 0 || self.head.len() + self.tail.len() > LOG_MAX {
+            while self.tail.len() > LOG_TAIL {
+                self.drop_first();
+            }
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(first) = self.tail.pop_front() {
+            self.dropped += 1;
+            self.last_dropped = Some((first.id, first.t));
+        }
+    }
+
+    fn drop_tail(&mut self) {
+        while !self.tail.is_empty() {
+            self.drop_first();
+        }
+    }
+
+    fn marker(&self) -> Option<Entry> {
+        let (id, t) = self.last_dropped?;
+        Some(Entry::new(id, t, &Event::Truncated(self.dropped)))
+    }
+}
+
+impl Serialize for EventLog {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let marker = self.marker();
+        serializer.collect_seq(self.head.iter().chain(marker.as_ref()).chain(&self.tail))
+    }
+}
+
+impl<'de> Deserialize<'de> for EventLog {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EventLog, D::Error> {
+        let mut log = EventLog::default();
+        for entry in Vec::<Entry>::deserialize(deserializer)? {
+            log.push(&entry);
+        }
+        Ok(log)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opening() -> Entry {
+        let id = DeploymentId::after(None, 1000, [1; 10]);
+        let opening = Opening {
+            deployment_id: id,
+            project: "demo".parse().unwrap(),
+            phases: vec![Phase::Extract],
+            previous: None,
+            at: 1000,
+            release_id: id,
+            rollback_of: None,
+            origin_node: "host".into(),
+            restart_mode: None,
+            user: Some("admin".into()),
+            options: Options::default(),
+            idempotency_key: Some("0123456789abcdef0123456789abcdef".repeat(2)),
+        };
+        Entry::new(1, 1000, &Event::Deployment(Box::new(opening)))
+    }
+
+    fn entry(id: u64, t: u64, name: &str, data: &Value) -> Entry {
+        serde_json::from_value(json!({"id": id, "t": t, "event": name, "data": data})).unwrap()
+    }
+
+    #[test]
+    fn a_journal_folds_into_its_record() {
+        let extract = json!({"phase":"extract","status":"done","payload_hash":"ab","payload_size":5,"files":2,"unpacked_size":9});
+        let steps = [
+            (
+                entry(
+                    2,
+                    1001,
+                    "phase",
+                    &json!({"phase":"extract","status":"start"}),
+                ),
+                Status::Extracting,
+            ),
+            (entry(3, 1002, "phase", &extract), Status::Extracting),
+            (
+                entry(4, 1003, "phase", &json!({"phase":"queue","status":"start"})),
+                Status::Queued,
+            ),
+            (
+                entry(
+                    5,
+                    1004,
+                    "phase",
+                    &json!({"phase":"install","status":"start"}),
+                ),
+                Status::Installing,
+            ),
+            (
+                entry(
+                    6,
+                    1005,
+                    "install",
+                    &json!({"manager":"npm","stream":"stdout","line":"x"}),
+                ),
+                Status::Installing,
+            ),
+            (
+                entry(
+                    7,
+                    1010,
+                    "error",
+                    &json!({"message":"m","code":"install_failed","phase":"install"}),
+                ),
+                Status::Failed,
+            ),
+        ];
+        let mut record = Record::fold([&opening()]).unwrap();
+        assert_eq!(record.status, Status::Pending);
+        for (entry, status) in &steps {
+            record.apply(entry);
+            assert_eq!(record.status, *status, "after {}", entry.id);
+        }
+        assert_eq!(
+            (
+                record.payload_hash.as_deref(),
+                record.payload_size,
+                record.files
+            ),
+            (Some("ab"), Some(5), Some(2))
+        );
+        assert_eq!(
+            (record.completed_at, record.elapsed_ms),
+            (Some(1010), Some(10))
+        );
+        assert_eq!(
+            record.error.as_ref().map(|error| error.code.as_str()),
+            Some("install_failed")
+        );
+        let text = serde_json::to_string(&record).unwrap();
+        let again: Record = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+        let entries: Vec<Entry> = std::iter::once(opening())
+            .chain(steps.into_iter().map(|(entry, _)| entry))
+            .collect();
+        assert_eq!(
+            serde_json::to_string(&Record::fold(&entries).unwrap()).unwrap(),
+            text
+        );
+    }
+
+    #[test]
+    fn endings() {
+        let table = [
+            ("done", json!({"result":{"message":"m"}}), Status::Success),
+            ("done", json!({"result":{"staged":true}}), Status::Staged),
+            (
+                "error",
+                json!({"message":"m","code":"cancelled"}),
+                Status::Cancelled,
+            ),
+            (
+                "error",
+                json!({"message":"m","code":"interrupted"}),
+                Status::Failed,
+            ),
+        ];
+        for (name, data, status) in table {
+            let mut record = Record::fold([&opening()]).unwrap();
+            record.apply(&entry(2, 500, name, &data));
+            assert_eq!(
+                (record.status, record.elapsed_ms),
+                (status, Some(0)),
+                "{data}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_log_keeps_both_ends_and_counts_the_rest() {
+        for total in [1_u64, 20, 21, 199, 200, 201, 202, 1000] {
+            let mut log = EventLog::default();
+            for id in 1..=total {
+                log.push(&entry(id, id, "warning", &json!({"message":"w"})));
+            }
+            let shown: Vec<Entry> =
+                serde_json::from_str(&serde_json::to_string(&log).unwrap()).unwrap();
+            assert_eq!(shown.len() as u64, total.min(200), "{total}");
+            assert_eq!(shown.last().map(|entry| entry.id), Some(total));
+            if total > 200 {
+                let dropped = total - 20 - 179;
+                assert_eq!(shown[20].meaning(), Event::Truncated(dropped), "{total}");
+                assert_eq!(
+                    (shown[19].id, shown[20].id, shown[21].id),
+                    (20, 20 + dropped, 21 + dropped)
+                );
+            } else {
+                assert!(shown.iter().zip(1..).all(|(entry, id)| entry.id == id));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_journal_lost_is_counted_in_the_log() {
+        let mut log = EventLog::default();
+        for id in 1..=30 {
+            log.push(&entry(id, id, "warning", &json!({"message":"w"})));
+        }
+        log.push(&entry(
+            1030,
+            7,
+            "truncated",
+            &json!({"dropped_events":1000}),
+        ));
+        log.push(&entry(1031, 8, "warning", &json!({"message":"w"})));
+        let shown: Vec<Entry> =
+            serde_json::from_str(&serde_json::to_string(&log).unwrap()).unwrap();
+        assert_eq!(shown.len(), 22);
+        assert_eq!(
+            (shown[20].id, shown[20].meaning()),
+            (1030, Event::Truncated(1010))
+        );
+    }
+}

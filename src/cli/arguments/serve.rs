@@ -1,0 +1,214 @@
+//! `serve`: how the server is set up, by flags or by the environment.
+
+use std::net::Ipv6Addr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pico_args::Arguments;
+
+use crate::cli::arguments::{Environment, Usage, finish, value};
+use crate::engine::peers::PeerOptions;
+use crate::engine::settings::{Listen, ServeOptions};
+
+/// A flag, or its variable.
+struct FlagReader<'a> {
+    arguments: Arguments,
+    environment: Environment<'a>,
+}
+
+impl FlagReader<'_> {
+    fn get<T>(
+        &mut self,
+        flag: &'static str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Usage> {
+        if let Some(value) = value::parsed(&mut self.arguments, flag, &read)? {
+            return Ok(Some(value));
+        }
+        let name = variable(flag);
+        let value = (self.environment)(&name);
+        value
+            .map(|value| value::named(&name, &value, &read))
+            .transpose()
+    }
+
+    fn listen(&mut self) -> Result<Vec<Listen>, Usage> {
+        let mut all = Vec::new();
+        while let Some(one) = value::parsed(&mut self.arguments, "--listen", listen)? {
+            all.push(one);
+        }
+        let name = variable("--listen");
+        if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
+            for one in value.split(',') {
+                all.push(value::named(&name, one.trim(), listen)?);
+            }
+        }
+        if all.is_empty() {
+            all.push(Listen::Tcp("127.0.0.1:9925".into()));
+        }
+        Ok(all)
+    }
+
+    /// All values of a flag, or those of its variable, each `NAME=VALUE`.
+    fn pairs(&mut self, flag: &'static str) -> Result<Vec<(String, String)>, Usage> {
+        let mut all = Vec::new();
+        while let Some(one) = value::parsed(&mut self.arguments, flag, pair)? {
+            all.push(one);
+        }
+        let name = variable(flag);
+        if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
+            for one in value.split(',') {
+                all.push(value::named(&name, one.trim(), pair)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn peers(&mut self) -> Result<Vec<PeerOptions>, Usage> {
+        let mut peers: Vec<PeerOptions> = Vec::new();
+        for (name, url) in self.pairs("--peer")? {
+            if peers.iter().any(|peer| peer.name == name) {
+                return Err(Usage::new(format!("--peer {name}: it comes twice")));
+            }
+            peers.push(PeerOptions {
+                name,
+                url,
+                token_file: None,
+                ca: None,
+            });
+        }
+        for flag in ["--peer-token-file", "--peer-ca"] {
+            for (name, path) in self.pairs(flag)? {
+                let Some(peer) = peers.iter_mut().find(|peer| peer.name == name) else {
+                    return Err(Usage::new(format!(
+                        "{flag} {name}: there is no --peer of that name"
+                    )));
+                };
+                let path = Some(PathBuf::from(path));
+                if flag == "--peer-ca" {
+                    peer.ca = path;
+                } else {
+                    peer.token_file = path;
+                }
+            }
+        }
+        Ok(peers)
+    }
+
+    fn tls(&mut self) -> Result<Option<(PathBuf, PathBuf)>, Usage> {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        match (self.get("--tls-cert", path)?, self.get("--tls-key", path)?) {
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (None, None) => Ok(None),
+            (cert, _) => {
+                let (given, missing) = match cert {
+                    Some(_) => ("--tls-cert", "--tls-key"),
+                    None => ("--tls-key", "--tls-cert"),
+                };
+                Err(Usage::new(format!("{given} needs {missing} beside it")))
+            }
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() && name.bytes().all(fits) => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("it is not NAME=VALUE".to_owned()),
+    }
+}
+
+fn variable(flag: &str) -> String {
+    let name = flag.trim_start_matches('-').replace('-', "_");
+    format!("GANGPLANK_{}", name.to_ascii_uppercase())
+}
+
+pub(crate) fn parse(
+    mut arguments: Arguments,
+    environment: Environment,
+) -> Result<ServeOptions, Usage> {
+    let root = value::path(&mut arguments, "--root")?;
+    let mut settings = FlagReader {
+        arguments,
+        environment,
+    };
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let options = ServeOptions {
+        root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
+        listen: settings.listen()?,
+        tls: settings.tls()?,
+        max_deploys: settings
+            .get("--max-deploys", value::count)?
+            .unwrap_or_else(cores),
+        max_payload: settings.get("--max-payload", value::some_bytes)?,
+        max_json_body: settings
+            .get("--max-json-body", value::some_bytes)?
+            .unwrap_or(8 << 20),
+        min_free_disk: settings
+            .get("--min-free-disk", value::bytes)?
+            .unwrap_or(64 << 20),
+        max_entries: settings
+            .get("--max-entries", value::count)?
+            .unwrap_or(1_000_000) as u64,
+        max_connections: settings
+            .get("--max-connections", value::count)?
+            .unwrap_or(256),
+        keep_releases: settings.get("--keep-releases", value::count)?.unwrap_or(5),
+        keep_payloads: settings.get("--keep-payloads", value::count)?.unwrap_or(5),
+        keep_deployments: settings
+            .get("--keep-deployments", value::count)?
+            .unwrap_or(200),
+        install_timeout: settings
+            .get("--install-timeout", value::some_duration)?
+            .unwrap_or(Duration::from_secs(3600)),
+        run_as: settings.get("--run-as", |name| Ok(name.to_owned()))?,
+        grace: settings
+            .get("--grace", value::duration)?
+            .unwrap_or(Duration::from_secs(10)),
+        peers: settings.peers()?,
+        replicate_timeout: settings
+            .get("--replicate-timeout", value::some_duration)?
+            .unwrap_or(Duration::from_secs(600)),
+        sync_from: settings.get("--sync-from", |name| Ok(name.to_owned()))?,
+    };
+    if let Some(from) = &options.sync_from
+        && !options.peers.iter().any(|peer| peer.name == *from)
+    {
+        return Err(Usage::new(format!(
+            "--sync-from {from}: there is no --peer of that name"
+        )));
+    }
+    finish(settings.arguments)?;
+    Ok(options)
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path {
+            "" => Err("unix: needs a path".into()),
+            path => Ok(Listen::Unix(PathBuf::from(path))),
+        };
+    }
+    let wrong = || "none of host:port, [::1]:port and unix:PATH".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || port.parse::<u16>().is_err() {
+        return Err("the port is no number from 0 to 65535".into());
+    }
+    let fits = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let fits =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(fits)
+        }
+    };
+    fits.then(|| Listen::Tcp(text.to_owned())).ok_or_else(wrong)
+}

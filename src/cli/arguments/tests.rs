@@ -1,0 +1,400 @@
+use super::*;
+use crate::cli::screen::OutputFormat;
+use crate::engine::peers::PeerOptions;
+use crate::engine::settings::Listen;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+fn with(environment: &[(&str, &str)], words: &[&str]) -> Result<Command, Usage> {
+    let environment = |name: &str| {
+        let found = environment.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    parse(words.iter().map(OsString::from).collect(), &environment)
+}
+
+fn line(text: &str) -> Result<Command, Usage> {
+    with(&[], &text.split_whitespace().collect::<Vec<_>>())
+}
+
+fn deploy(text: &str) -> (ClientOptions, DeployOptions) {
+    match line(text) {
+        Ok(Command::Client(options, ClientRequest::Deploy(deploy))) => (*options, *deploy),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let table = [
+        ("", "no command"),
+        ("nope", "\"nope\""),
+        ("help nope", "\"nope\""),
+        ("help list more", "\"more\""),
+        ("--nope", "--nope"),
+        ("--version more", "\"more\""),
+        ("list --nope", "--nope"),
+        ("list --nope=hunter2", "--nope is"),
+        ("list more", "\"more\""),
+        ("list --limit x", "--limit \"x\""),
+        ("list --limit -1", "--limit \"-1\""),
+        ("list --limit", "--limit needs"),
+        ("list --project a --project b", "--project"),
+        ("list --output xml", "--output \"xml\""),
+        ("list --progress loud", "--progress \"loud\""),
+        ("list --retry-for soon", "--retry-for \"soon\""),
+        ("list --token a --token-file b", "cannot go together"),
+        ("watch", "ID or PROJECT is missing"),
+        ("watch a b", "\"b\""),
+        ("show", "ID is missing"),
+        ("op", "NAME"),
+        ("op a b", "\"b\""),
+        ("op a operation=b", "operation="),
+        ("op a b=1 b=2", "b= was given twice"),
+        ("op a skip_symlinks=false", "skip_symlinks"),
+        ("op a json=yes", "json=yes"),
+        ("deploy a b", "\"b\""),
+        ("deploy --wait=yes", "--wait"),
+        ("rollback", "PROJECT is missing"),
+        ("rollback a b", "\"b\""),
+        ("rollback a.b", "PROJECT \"a.b\""),
+        ("rollback a --to b", "--to \"b\""),
+        ("rollback a --restart=down", "--restart \"down\""),
+        ("rollback a --nope", "--nope"),
+        ("cancel", "ID is missing"),
+        ("cancel a", "ID \"a\""),
+        ("payload", "ID is missing"),
+        ("payload a", "ID \"a\""),
+        ("payload a --out b --delete", "cannot go together"),
+        ("payload a --out", "--out needs"),
+        ("status a b", "\"b\""),
+        ("status --rolling", "--rolling"),
+        ("restart", "PROJECT is missing"),
+        ("restart a --rolling=x", "--rolling"),
+        ("drop", "PROJECT is missing"),
+        ("drop a --restart", "--restart"),
+        ("logs", "PROJECT is missing"),
+        ("logs a --lines few", "--lines \"few\""),
+        ("sync a", "--from"),
+        ("sync --from a b c", "\"c\""),
+        ("deploy --level 10", "--level \"10\""),
+        ("deploy --level", "--level needs"),
+        ("deploy --restart=sideways", "--restart \"sideways\""),
+        ("deploy --restart --restart=rolling", "twice"),
+        ("deploy --install-timeout 0", "--install-timeout \"0\""),
+        ("deploy --install-timeout 1h", "--install-timeout \"1h\""),
+        ("deploy --idempotency-key \u{e4}", "--idempotency-key"),
+        ("deploy payload=x", "payload="),
+        ("deploy skip_symlinks=true", "skip_symlinks=true"),
+        ("deploy skip_node_modules=1", "skip_node_modules=1"),
+        ("deploy . deployment_id=x", "deployment_id="),
+        ("serve --peer a", "--peer"),
+        ("serve --peer a=b --peer a=c", "twice"),
+        ("serve --peer a=b --peer-ca c=d", "no --peer of that name"),
+        ("serve --sync-from a", "no --peer of that name"),
+        ("serve --tls-cert c", "--tls-key"),
+        ("serve more", "\"more\""),
+        ("serve --listen 9925", "--listen \"9925\""),
+        ("serve --listen h:", "port"),
+        ("serve --listen h:65536", "port"),
+        ("serve --listen ::1:80", "--listen"),
+        ("serve --listen [::g]:80", "--listen"),
+        ("serve --listen unix:", "path"),
+        ("serve --max-deploys 0", "--max-deploys \"0\""),
+        ("serve --max-payload 2T", "--max-payload \"2T\""),
+        ("serve --max-payload 0", "--max-payload \"0\""),
+        ("serve --max-payload 99999999999999999999", "--max-payload"),
+        ("serve --min-free-disk 20000000000G", "--min-free-disk"),
+        ("serve --max-json-body K", "--max-json-body \"K\""),
+        ("serve --max-entries 0", "--max-entries"),
+        ("serve --max-connections 0", "--max-connections"),
+        ("serve --keep-releases 0", "--keep-releases"),
+        ("serve --keep-payloads 0", "--keep-payloads"),
+        ("serve --keep-deployments +1", "--keep-deployments"),
+        ("serve --install-timeout 0s", "--install-timeout"),
+        ("serve --grace -1", "--grace"),
+    ];
+    for (text, part) in table {
+        let refused = line(text).expect_err(text).to_string();
+        assert!(refused.contains(part), "{text}: {refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+}
+
+#[test]
+fn help_has_an_example_for_each_command() {
+    for command in [
+        "serve",
+        "deploy",
+        "deploy_component",
+        "watch",
+        "list",
+        "show",
+        "rollback",
+        "cancel",
+        "payload",
+        "status",
+        "restart",
+        "drop",
+        "logs",
+        "sync",
+        "op",
+    ] {
+        for text in [
+            format!("{command} --help"),
+            format!("{command} -h"),
+            format!("help {command}"),
+        ] {
+            let Ok(Command::Help(help)) = line(&text) else {
+                panic!("{text}")
+            };
+            assert!(help.contains("\nexample:\n"), "{text}");
+            assert!(help.lines().all(|line| line.len() <= 84), "{text}");
+        }
+    }
+    for text in ["help", "--help", "-h"] {
+        assert!(matches!(line(text), Ok(Command::Help(help)) if help.contains("watch ID|PROJECT")));
+    }
+    let version = format!("gangplank {}\n", env!("CARGO_PKG_VERSION"));
+    assert!(matches!(line("--version"), Ok(Command::Help(text)) if text == version));
+}
+
+#[test]
+fn a_deploy_with_flags() {
+    let (_, options) = deploy(
+        "deploy ./x --project p --restart=rolling --install-command make --install-timeout 5m --allow-scripts \
+         --no-activate --include-node-modules --include-git --idempotency-key k --level 9 --replicated \
+         --ignore-replication-errors",
+    );
+    assert_eq!(
+        json!(options.fields),
+        json!({
+            "operation": "deploy_component", "project": "p", "restart": "rolling", "install_command": "make",
+            "install_timeout": 300_000, "install_allow_scripts": true, "activate": false, "replicated": true,
+            "ignore_replication_errors": true,
+        })
+    );
+    assert_eq!(options.dir, Some(PathBuf::from("./x")));
+    assert!(options.include_node_modules && options.include_git && options.packs());
+    assert_eq!(
+        (options.idempotency_key.as_deref(), options.level),
+        (Some("k"), 9)
+    );
+    let (_, bare) = deploy("deploy_component --restart .");
+    assert_eq!(bare.fields["restart"], json!(true));
+    assert_eq!((bare.dir, bare.level), (Some(PathBuf::from(".")), 1));
+}
+
+#[test]
+fn a_deploy_with_words() {
+    let (options, deploy) = deploy(
+        "deploy project=123 restart=true install_timeout=500 install_command=true target=h username=u password=p \
+         rejectUnauthorized=false json=true skip_node_modules=false skip_symlinks=false --project flag other=a=b",
+    );
+    assert_eq!(
+        json!(deploy.fields),
+        json!({
+            "operation": "deploy_component", "project": "flag", "restart": true, "install_timeout": 500,
+            "install_command": "true", "other": "a=b",
+        })
+    );
+    assert!(deploy.include_node_modules && options.insecure);
+    assert_eq!(options.target.as_deref(), Some("h"));
+    assert_eq!(options.username.as_deref(), Some("u"));
+    assert_eq!(options.password.unwrap().reveal(), "p");
+    assert_eq!(options.output, OutputFormat::Json);
+}
+
+#[test]
+fn flags_are_stronger_than_words_and_paths_may_hold_equals_signs() {
+    let (options, deploy) = deploy("deploy ./a=b json=true target=w --output yaml --target f");
+    assert_eq!(options.output, OutputFormat::Yaml);
+    assert_eq!(options.target.as_deref(), Some("f"));
+    assert_eq!(deploy.dir, Some(PathBuf::from("./a=b")));
+}
+
+#[test]
+fn other_requests() {
+    let request = |text: &str| match line(text) {
+        Ok(Command::Client(_, request)) => request,
+        other => panic!("{other:?}"),
+    };
+    let ClientRequest::List(fields) = request("list --project p --status failed --limit 5") else {
+        panic!()
+    };
+    assert_eq!(
+        json!(fields),
+        json!({"operation": "list_deployments", "project": "p", "status": "failed", "limit": 5})
+    );
+    let id = "01976e6c-1c2b-7000-8000-000000000000";
+    let operations = [
+        (
+            "rollback p --to ID --restart=rolling",
+            json!({"operation": "rollback_component", "project": "p", "deployment_id": id, "restart": "rolling"}),
+        ),
+        (
+            "rollback --restart p",
+            json!({"operation": "rollback_component", "project": "p", "restart": true}),
+        ),
+        (
+            "cancel ID",
+            json!({"operation": "cancel_deployment", "deployment_id": id}),
+        ),
+        (
+            "payload ID --delete",
+            json!({"operation": "delete_deployment_payload", "deployment_id": id}),
+        ),
+        (
+            "drop p",
+            json!({"operation": "drop_component", "project": "p"}),
+        ),
+        (
+            "restart p --rolling",
+            json!({"operation": "restart_component", "project": "p", "rolling": true}),
+        ),
+        (
+            "sync --from peer",
+            json!({"operation": "sync", "from": "peer"}),
+        ),
+        (
+            "sync p --from peer",
+            json!({"operation": "sync", "from": "peer", "project": "p"}),
+        ),
+    ];
+    for (text, expected) in operations {
+        let ClientRequest::Operation(fields) = request(&text.replace("ID", id)) else {
+            panic!("{text}")
+        };
+        assert_eq!(json!(fields), expected, "{text}");
+    }
+    assert!(matches!(
+        request("logs p --follow --lines 7"),
+        ClientRequest::Logs { fields, follow: true }
+            if json!(fields) == json!({"operation": "get_logs", "project": "p", "follow": true, "lines": 7})
+    ));
+    assert!(matches!(
+        request(&format!("payload {id} --out f")),
+        ClientRequest::Payload { fields, out: Some(out) }
+            if fields["operation"] == "get_deployment_payload" && out.as_os_str() == "f"
+    ));
+    assert!(matches!(
+        request("status p"),
+        ClientRequest::Status { project: Some(project), .. } if project == "p"
+    ));
+    assert!(deploy("deploy --wait").1.wait && !deploy("deploy").1.wait);
+    assert!(matches!(request("watch p"), ClientRequest::Watch(which) if which == "p"));
+    assert!(matches!(request("show i"), ClientRequest::Show(id) if id == "i"));
+    let ClientRequest::Operation(fields) = request("op get_logs project=p lines=5 follow=true")
+    else {
+        panic!()
+    };
+    assert_eq!(
+        json!(fields),
+        json!({"operation": "get_logs", "project": "p", "lines": 5, "follow": true})
+    );
+}
+
+fn serve(environment: &[(&str, &str)], text: &str) -> Result<ServeOptions, Usage> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match with(environment, &words)? {
+        Command::Serve(options) => Ok(*options),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn peers_by_flags_and_by_variables() {
+    let peer = |name: &str, url: &str, token: Option<&str>, ca: Option<&str>| PeerOptions {
+        name: name.into(),
+        url: url.into(),
+        token_file: token.map(PathBuf::from),
+        ca: ca.map(PathBuf::from),
+    };
+    let flags = "serve --peer two=http://2 --peer=three=https://3:1 --peer-token-file two=/t --peer-ca three=/c --sync-from two";
+    let options = serve(&[("GANGPLANK_PEER", "x=y")], flags).unwrap();
+    let expected = [
+        peer("two", "http://2", Some("/t"), None),
+        peer("three", "https://3:1", None, Some("/c")),
+    ];
+    assert_eq!(options.peers, expected);
+    assert_eq!(options.sync_from.as_deref(), Some("two"));
+    let variables = [
+        ("GANGPLANK_PEER", "a=b, c=d"),
+        ("GANGPLANK_PEER_TOKEN_FILE", "c=/t"),
+    ];
+    let options = serve(&variables, "serve").unwrap();
+    assert_eq!(
+        options.peers,
+        [peer("a", "b", None, None), peer("c", "d", Some("/t"), None)]
+    );
+}
+
+#[test]
+fn the_server_by_flags_by_variables_and_by_default() {
+    let options = serve(&[("GANGPLANK_GRACE", "")], "serve").unwrap();
+    let cores = options.max_deploys;
+    assert!(cores > 0);
+    let expected = ServeOptions {
+        root: None,
+        listen: vec![Listen::Tcp("127.0.0.1:9925".into())],
+        tls: None,
+        max_deploys: cores,
+        max_payload: None,
+        max_json_body: 8 << 20,
+        min_free_disk: 64 << 20,
+        max_entries: 1_000_000,
+        max_connections: 256,
+        keep_releases: 5,
+        keep_payloads: 5,
+        keep_deployments: 200,
+        install_timeout: Duration::from_secs(3600),
+        run_as: None,
+        grace: Duration::from_secs(10),
+        peers: Vec::new(),
+        replicate_timeout: Duration::from_secs(600),
+        sync_from: None,
+    };
+    assert_eq!(options, expected);
+    let variables = [
+        ("GANGPLANK_ROOT", "/r"),
+        ("GANGPLANK_LISTEN", "[::1]:0, unix:/s"),
+        ("GANGPLANK_MAX_PAYLOAD", "2G"),
+        ("GANGPLANK_GRACE", "1m"),
+    ];
+    let options = serve(
+        &variables,
+        "serve --max-payload 3k --min-free-disk=0 --grace 0",
+    )
+    .unwrap();
+    assert_eq!(options.root, Some(PathBuf::from("/r")));
+    assert_eq!(
+        options.listen,
+        [Listen::Tcp("[::1]:0".into()), Listen::Unix("/s".into())]
+    );
+    assert_eq!(
+        (options.max_payload, options.min_free_disk),
+        (Some(3072), 0)
+    );
+    assert_eq!(options.grace, Duration::ZERO);
+    let options = serve(
+        &variables,
+        "serve --root /x --listen localhost:1 --listen 0.0.0.0:2",
+    )
+    .unwrap();
+    assert_eq!(options.root, Some(PathBuf::from("/x")));
+    assert_eq!(
+        options.listen,
+        [
+            Listen::Tcp("localhost:1".into()),
+            Listen::Tcp("0.0.0.0:2".into())
+        ]
+    );
+    let refused = serve(&[("GANGPLANK_MAX_DEPLOYS", "many")], "serve")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("GANGPLANK_MAX_DEPLOYS \"many\""),
+        "{refused}"
+    );
+}

@@ -1,0 +1,234 @@
+//! Values: of flags, with the flag named in every refusal, and of Harper's `key=value` words.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pico_args::Arguments;
+use serde_json::Value;
+
+use crate::api::name::Secret;
+use crate::api::operation::{Fields, typed};
+use crate::cli::arguments::{ClientOptions, Usage};
+use crate::cli::screen::OutputFormat;
+
+/// A flag's text, behind a space or an equals sign.
+pub(crate) fn text(arguments: &mut Arguments, flag: &'static str) -> Result<Option<String>, Usage> {
+    let value = arguments.opt_value_from_fn(flag, |value| Ok::<_, String>(value.to_owned()));
+    match value {
+        Ok(Some(value)) if value.is_empty() => Err(Usage::new(format!("{flag} needs a value"))),
+        Ok(value) => Ok(value),
+        Err(pico_args::Error::NonUtf8Argument) => {
+            Err(Usage::new(format!("the value of {flag} is not UTF-8")))
+        }
+        Err(_) => Err(Usage::new(format!("{flag} needs a value"))),
+    }
+}
+
+/// A flag's path, which need not be UTF-8 behind a space.
+pub(crate) fn path(
+    arguments: &mut Arguments,
+    flag: &'static str,
+) -> Result<Option<PathBuf>, Usage> {
+    let bytes = |value: &OsStr| Ok::<_, String>(PathBuf::from(value));
+    match text(&mut arguments.clone(), flag) {
+        Ok(_) => Ok(text(arguments, flag)?.map(PathBuf::from)),
+        Err(refused) => match arguments.opt_value_from_os_str(flag, bytes) {
+            Ok(Some(path)) if !path.as_os_str().is_empty() => Ok(Some(path)),
+            _ => Err(refused),
+        },
+    }
+}
+
+/// `--restart`, alone or with its value behind an equals sign: what follows it is never its value.
+pub(crate) fn restart(arguments: &mut Arguments) -> Result<Option<Value>, Usage> {
+    let alone = arguments.contains("--restart");
+    let valued = parsed(arguments, "--restart", |text| match text {
+        "true" => Ok(Value::from(true)),
+        "false" => Ok(Value::from(false)),
+        "rolling" => Ok(Value::from("rolling")),
+        _ => Err("none of true, false and rolling".to_owned()),
+    })?;
+    if alone && valued.is_some() {
+        return Err(Usage::new("the flag --restart was given twice"));
+    }
+    Ok(valued.or(alone.then_some(Value::from(true))))
+}
+
+/// A flag's value, read by a function whose error says what it should be.
+pub(crate) fn parsed<T>(
+    arguments: &mut Arguments,
+    flag: &'static str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Usage> {
+    let value = text(arguments, flag)?;
+    value.map(|value| named(flag, &value, &read)).transpose()
+}
+
+/// Reads a value and names where it came from if it makes no sense.
+pub(crate) fn named<T>(
+    name: &str,
+    value: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, Usage> {
+    read(value).map_err(|why| Usage::new(format!("{name} {value:?}: {why}")))
+}
+
+/// A whole number.
+pub(crate) fn number(text: &str) -> Result<u64, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(number),
+        _ => Err("not a whole number from 0 up".into()),
+    }
+}
+
+/// A whole number that is not 0.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    match number(text)
+        .ok()
+        .and_then(|number| usize::try_from(number).ok())
+    {
+        Some(number) if number > 0 => Ok(number),
+        _ => Err("not a whole number from 1 up".into()),
+    }
+}
+
+/// A size in bytes, `K`, `M` and `G` by 1024.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let size = number(digits)
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
+    size.ok_or_else(|| "no size such as 1048576, 1024K, 64M or 2G".into())
+}
+
+/// A size that is not 0.
+pub(crate) fn some_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("nothing would fit into it".into()),
+        size => Ok(size),
+    }
+}
+
+/// A time: `30s`, `5m`, or a number of seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        _ => (text, 1),
+    };
+    let seconds = number(digits)
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
+    // Milliseconds go over the wire in 64 bits; a thousand years are enough, and fit.
+    match seconds {
+        Some(seconds) if seconds <= 1000 * 366 * 24 * 3600 => Ok(Duration::from_secs(seconds)),
+        _ => Err("no time such as 30, 30s or 5m".into()),
+    }
+}
+
+/// A time that is not 0.
+pub(crate) fn some_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("no time at all".into()),
+        time => Ok(time),
+    }
+}
+
+/// `key=value` words.
+pub(crate) type Words = Vec<(String, String)>;
+
+/// Parts `key=value` words from the rest. `./a=b` is a path, since no key has a slash.
+pub(crate) fn split(words: Vec<OsString>) -> Result<(Words, Vec<OsString>), Usage> {
+    let (mut pairs, mut rest) = (Vec::new(), Vec::new());
+    for word in words {
+        let Some(key) = key_of(&word) else {
+            rest.push(word);
+            continue;
+        };
+        let key = key.to_owned();
+        match word.into_string() {
+            Ok(text) => pairs.push((key.clone(), text[key.len() + 1..].to_owned())),
+            Err(_) => return Err(Usage::new(format!("the value of {key} is not UTF-8"))),
+        }
+    }
+    Ok((pairs, rest))
+}
+
+fn key_of(word: &OsStr) -> Option<&str> {
+    let bytes = word.as_encoded_bytes();
+    let end = bytes.iter().position(|byte| *byte == b'=')?;
+    let key = std::str::from_utf8(&bytes[..end]).ok()?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    (!key.is_empty() && key.bytes().all(fits)).then_some(key)
+}
+
+/// What the words say about packing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PackingWords {
+    pub(crate) skip_node_modules: Option<bool>,
+    pub(crate) skip_symlinks: Option<bool>,
+}
+
+impl PackingWords {
+    pub(crate) fn any(self) -> bool {
+        self.skip_node_modules.is_some() || self.skip_symlinks.is_some()
+    }
+}
+
+/// Adds the words to the fields of an operation, but for those that Harper's CLI keeps for itself: they are weaker than
+/// the flags that mean the same.
+pub(crate) fn add(
+    words: Words,
+    fields: &mut Fields,
+    options: &mut ClientOptions,
+) -> Result<PackingWords, Usage> {
+    let mut packing = PackingWords::default();
+    for (key, value) in words {
+        match key.as_str() {
+            "target" => {
+                options.target.get_or_insert(value);
+            }
+            "username" => {
+                options.username.get_or_insert(value);
+            }
+            "password" => {
+                options.password.get_or_insert(Secret::new(value));
+            }
+            "rejectUnauthorized" => options.insecure = !boolean(&key, &value)?,
+            "json" => {
+                if boolean(&key, &value)? && !options.output_given {
+                    options.output = OutputFormat::Json;
+                }
+            }
+            "skip_node_modules" => packing.skip_node_modules = Some(boolean(&key, &value)?),
+            "skip_symlinks" => packing.skip_symlinks = Some(boolean(&key, &value)?),
+            "operation" => {
+                return Err(Usage::new(
+                    "operation=... cannot be given: the command says it",
+                ));
+            }
+            _ => {
+                let value = typed(&key, &value);
+                if fields.insert(key.clone(), value).is_some() {
+                    return Err(Usage::new(format!("{key}= was given twice")));
+                }
+            }
+        }
+    }
+    Ok(packing)
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, Usage> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Usage::new(format!("{key}={value}: neither true nor false"))),
+    }
+}

@@ -1,0 +1,251 @@
+//! The payload while it is packed: a thread `pack` writes it, a request reads it, and a few buffers go round between them.
+//!
+//! The reader sees the end of the payload only if the packing came to its own end: an error arrives as an error, and so
+//! does a thread that is gone without a word.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::api::error::{Doing, Error};
+use crate::formats::archive::PackPlan;
+
+/// As much as ureq's buffers take at once.
+const BUFFER: usize = 128 * 1024;
+
+/// One is written, one is read, and two absorb that neither side works evenly.
+const BUFFERS: usize = 4;
+
+/// A packing thread.
+#[derive(Debug)]
+pub(crate) struct PackingThread {
+    thread: JoinHandle<Result<(), Error>>,
+    bytes: Arc<AtomicU64>,
+    total: u64,
+}
+
+/// Begins to pack; the payload is what the [`PackReader`] gives.
+pub(crate) fn start(plan: Arc<PackPlan>, level: u32) -> Result<(PackingThread, PackReader), Error> {
+    let (full, filled) = bounded(BUFFERS);
+    let (back, empty) = bounded(BUFFERS);
+    for _ in 0..BUFFERS {
+        // The channel has room for all of them.
+        let _ = back.send(Vec::new());
+    }
+    let bytes = Arc::new(AtomicU64::new(0));
+    let packed = Arc::clone(&bytes);
+    let total = plan.total();
+    let pump = PackWriter {
+        full,
+        empty,
+        buffer: Vec::new(),
+    };
+    let thread = std::thread::Builder::new()
+        .name("pack".into())
+        .spawn(move || {
+            pump.run(|out| plan.write(out, level, &mut |n| packed.store(n, Ordering::Relaxed)))
+        })
+        .doing(|| "starting the thread pack".into())?;
+    let packing = PackingThread {
+        thread,
+        bytes,
+        total,
+    };
+    let pipe = PackReader {
+        filled,
+        back,
+        buffer: Vec::new(),
+        at: 0,
+        ended: false,
+    };
+    Ok((packing, pipe))
+}
+
+impl PackingThread {
+    /// Uncompressed bytes so far, and in all.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.bytes.load(Ordering::Relaxed), self.total)
+    }
+
+    /// Why the payload could not be packed, if that is so. Waits for the thread, so the [`PackReader`] has to be at its end or
+    /// dropped.
+    pub(crate) fn failure(self) -> Option<Error> {
+        match self.thread.join() {
+            Ok(Ok(())) => None,
+            // Whoever read has turned away; that is not the packing's fault.
+            Ok(Err(error)) if error.io().is_some_and(is_gone) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(Error::new("packing", "the thread panicked")),
+        }
+    }
+}
+
+/// The writing side.
+struct PackWriter {
+    full: Sender<io::Result<Vec<u8>>>,
+    empty: Receiver<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl PackWriter {
+    fn run(
+        mut self,
+        write: impl FnOnce(&mut PackWriter) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let result = write(&mut self).and_then(|()| self.pass_on().doing(|| "packing".into()));
+        // An empty buffer is the end, an error is an error, and nothing at all would be one too.
+        let last = match &result {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
+        let _ = self.full.send(last);
+        result
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let next = self.empty.recv().map_err(|_| gone())?;
+        let full = std::mem::replace(&mut self.buffer, next);
+        self.buffer.clear();
+        self.full.send(Ok(full)).map_err(|_| gone())
+    }
+}
+
+impl Write for &mut PackWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.capacity() < BUFFER {
+            self.buffer.reserve_exact(BUFFER - self.buffer.len());
+        }
+        let n = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        if self.buffer.len() == BUFFER {
+            self.pass_on()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// The reading side.
+pub(crate) struct PackReader {
+    filled: Receiver<io::Result<Vec<u8>>>,
+    back: Sender<Vec<u8>>,
+    buffer: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for PackReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.buffer.len() && !self.ended {
+            let next = self.filled.recv().unwrap_or_else(|_| Err(gone()))?;
+            self.ended = next.is_empty();
+            let used = std::mem::replace(&mut self.buffer, next);
+            self.at = 0;
+            // Full only for the first, empty buffer, which is not one of those that go round.
+            let _ = self.back.try_send(used);
+        }
+        let n = out.len().min(self.buffer.len() - self.at);
+        out[..n].copy_from_slice(&self.buffer[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe whose other side is this function.
+    fn piped(
+        write: impl FnOnce(&mut PackWriter) -> Result<(), Error> + Send + 'static,
+    ) -> (PackReader, JoinHandle<Result<(), Error>>) {
+        let (full, filled) = bounded(BUFFERS);
+        let (back, empty) = bounded(BUFFERS);
+        for _ in 0..BUFFERS {
+            back.send(Vec::new()).unwrap();
+        }
+        let pump = PackWriter {
+            full,
+            empty,
+            buffer: Vec::new(),
+        };
+        let thread = std::thread::spawn(move || pump.run(write));
+        let pipe = PackReader {
+            filled,
+            back,
+            buffer: Vec::new(),
+            at: 0,
+            ended: false,
+        };
+        (pipe, thread)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for size in [0, 1, BUFFER - 1, BUFFER, BUFFER + 1, 20 * BUFFER + 5] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let expected = bytes.clone();
+            let (mut pipe, thread) = piped(move |mut out| {
+                for piece in bytes.chunks(10_007) {
+                    out.write_all(piece).doing(|| "writing".into())?;
+                }
+                Ok(())
+            });
+            let mut read = Vec::new();
+            pipe.read_to_end(&mut read).unwrap();
+            assert!(read == expected, "{size}");
+            assert_eq!(pipe.read(&mut [0; 8]).unwrap(), 0);
+            thread.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_failure_is_never_an_end() {
+        let (mut pipe, thread) = piped(|mut out| {
+            out.write_all(b"half").doing(|| "writing".into())?;
+            Err(Error::new("packing x", "it changed"))
+        });
+        let error = pipe.read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("it changed"), "{error}");
+        assert!(thread.join().unwrap().is_err());
+        let (mut pipe, thread) = piped(|_| panic!("a bug"));
+        assert!(pipe.read_to_end(&mut Vec::new()).is_err());
+        assert!(thread.join().is_err());
+    }
+
+    #[test]
+    fn a_reader_that_turns_away_ends_the_packing() {
+        let (mut pipe, thread) = piped(|mut out| {
+            loop {
+                out.write_all(&[7; 4096]).doing(|| "writing".into())?;
+            }
+        });
+        pipe.read_exact(&mut [0; 100]).unwrap();
+        drop(pipe);
+        assert!(
+            thread
+                .join()
+                .unwrap()
+                .unwrap_err()
+                .io()
+                .is_some_and(is_gone)
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! One fact a line, for logs: no escape codes, no carriage returns. GitHub's runner gets groups and annotations with it.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use crate::cli::screen::lines;
+use crate::cli::screen::narrator::{Narrator, sentence};
+use crate::cli::screen::page::{LineKind, Page, RelayStyle};
+use crate::cli::screen::sink::Sink;
+use crate::cli::screen::units::{self, Steps};
+use crate::cli::screen::{Remark, Renderer};
+
+/// After so long without an event it is said what is waited for; then each [`AGAIN`].
+const SILENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Who reads the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// People.
+    Text,
+    /// People and GitHub's runner, who shall find no commands in it.
+    Guarded,
+    /// People and GitHub's runner, who finds ours.
+    Github,
+}
+
+/// Lines to a sink.
+struct LinePrinter {
+    sink: Sink,
+    log: Log,
+    /// A group is open.
+    group: bool,
+}
+
+impl LinePrinter {
+    fn print(&mut self, text: &str) {
+        let text = match self.log {
+            Log::Text => Cow::Borrowed(text),
+            Log::Guarded | Log::Github => lines::defused(text),
+        };
+        self.sink.push(&text);
+        self.sink.push("\n");
+    }
+
+    /// A workflow command of ours; what it says cannot be another one.
+    fn command(&mut self, name: &str, text: &str) {
+        let text = text.replace("##[", "## [");
+        self.sink
+            .push(&format!("::{name}::{}\n", lines::command_data(&text)));
+    }
+
+    fn end_group(&mut self) {
+        if std::mem::take(&mut self.group) {
+            self.sink.push("::endgroup::\n");
+        }
+    }
+
+    /// A warning or an error: one or several lines behind the word, or an annotation.
+    fn alarm(&mut self, word: &str, text: &str) {
+        if self.log == Log::Github {
+            // Within a group it would be folded away.
+            if word == "error" {
+                self.end_group();
+            }
+            self.command(word, text);
+            return;
+        }
+        for (number, line) in text.split('\n').enumerate() {
+            if number == 0 {
+                self.print(&format!("{word}: {line}"));
+            } else {
+                self.print(&format!("  {line}"));
+            }
+        }
+    }
+}
+
+impl Page for LinePrinter {
+    fn line(&mut self, kind: LineKind, peer: Option<&str>, text: &str) {
+        // A peer's phases lie within one of ours, and groups cannot.
+        let grouped = self.log == Log::Github && peer.is_none();
+        let told = match peer {
+            Some(peer) => Cow::Owned(format!("[{peer}] {text}")),
+            None => Cow::Borrowed(text),
+        };
+        match kind {
+            LineKind::Begin if grouped => {
+                self.end_group();
+                self.command("group", told.trim_end_matches(['.', '\u{2026}']));
+                self.group = true;
+            }
+            LineKind::Warning => self.alarm("warning", &told),
+            LineKind::Error => self.alarm("error", &told),
+            LineKind::Done | LineKind::Failed => {
+                self.print(&told);
+                if grouped {
+                    self.end_group();
+                }
+            }
+            LineKind::Begin | LineKind::Output | LineKind::Fact => self.print(&told),
+        }
+    }
+}
+
+/// How the upload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UploadLine {
+    /// Nothing was sent, or it is over.
+    No,
+    /// So many of so many bytes.
+    Since(u64, u64),
+    /// All is sent, and no answer has come yet.
+    Sent,
+}
+
+/// A screen of lines.
+pub(crate) struct Plain {
+    paper: LinePrinter,
+    narrator: Narrator,
+    steps: Steps,
+    sending: UploadLine,
+    /// When something happened last, and when it is to be said that nothing did.
+    last: Instant,
+    next: Instant,
+    finished: bool,
+}
+
+impl Plain {
+    /// A screen that begins now.
+    pub(crate) fn new(sink: Sink, manner: RelayStyle, log: Log, now: Instant) -> Plain {
+        Plain {
+            paper: LinePrinter {
+                sink,
+                log,
+                group: false,
+            },
+            narrator: Narrator::new(manner),
+            steps: Steps::default(),
+            sending: UploadLine::No,
+            last: now,
+            next: now + SILENCE,
+            finished: false,
+        }
+    }
+
+    fn happened(&mut self, now: Instant) {
+        self.last = now;
+        self.next = now + SILENCE;
+    }
+
+    fn awaited(&self) -> &str {
+        match (self.sending, self.narrator.current()) {
+            (UploadLine::Since(..), _) => "the upload",
+            (UploadLine::Sent, None) => "the answer of the server",
+            (_, Some(current)) => &current.name,
+            (UploadLine::No, None) => "the server",
+        }
+    }
+}
+
+impl Renderer for Plain {
+    fn upload(&mut self, bytes: u64, total: u64, now: Instant) {
+        if self.sending != UploadLine::Since(bytes, total) {
+            self.sending = UploadLine::Since(bytes, total);
+            self.narrator.begin();
+            self.happened(now);
+        }
+        if let Some(percent) = self.steps.reached(bytes, total) {
+            self.paper.print(&units::uploaded(bytes, total, percent));
+        }
+    }
+
+    fn uploaded(&mut self, bytes: u64, now: Instant) {
+        if self.sending != UploadLine::Sent {
+            let total = match self.sending {
+                UploadLine::Since(_, total) => total,
+                _ => bytes,
+            };
+            self.paper.print(&units::uploaded(bytes, total, 100));
+            self.sending = UploadLine::Sent;
+            self.happened(now);
+        }
+    }
+
+    fn record(&mut self, _id: Option<&str>, event: &str, data: &str, now: Instant) {
+        match self.sending {
+            // The server has begun to answer, so it has it all, even if we were not told.
+            UploadLine::Since(bytes, total) if bytes >= total => self.uploaded(bytes, now),
+            _ => {}
+        }
+        self.sending = UploadLine::No;
+        self.happened(now);
+        self.narrator.record(event, data, now, &mut self.paper);
+        if self.narrator.ended() {
+            self.paper.end_group();
+        }
+    }
+
+    fn say(&mut self, said: Remark<'_>, message: &str, _now: Instant) {
+        match said {
+            Remark::Note => {
+                for line in lines::message(message) {
+                    self.paper.print(&line);
+                }
+            }
+            Remark::Warning => self.paper.alarm("warning", &sentence(message, None)),
+            Remark::Error(code) => self.paper.alarm("error", &sentence(message, code)),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if now >= self.next && !self.narrator.ended() && !self.finished {
+            let silent = units::whole(now.saturating_duration_since(self.last));
+            self.paper
+                .print(&format!("still waiting for {} ({silent})", self.awaited()));
+            self.next = now + AGAIN;
+        }
+        self.paper.sink.flush();
+    }
+
+    fn flush(&mut self, _now: Instant) {
+        self.paper.sink.flush();
+    }
+
+    fn finish(&mut self, _now: Instant) {
+        self.finished = true;
+        self.narrator.finish(&mut self.paper);
+        self.paper.end_group();
+        self.paper.sink.flush();
+    }
+}

@@ -1,0 +1,208 @@
+//! The result, on stdout, where nothing else goes.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use crate::api::error::{Doing, Error};
+use crate::cli::screen::lines;
+use crate::cli::screen::sink;
+use crate::cli::screen::table::table;
+use crate::cli::screen::yaml::yaml;
+
+/// In which form the result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputFormat {
+    /// On a terminal `yaml`, a list a table; elsewhere `json`.
+    #[default]
+    Auto,
+    /// The message, or a table.
+    Text,
+    /// JSON, indented by two spaces.
+    Json,
+    /// Block YAML.
+    Yaml,
+}
+
+impl FromStr for OutputFormat {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<OutputFormat, String> {
+        Ok(match word {
+            "auto" => OutputFormat::Auto,
+            "text" => OutputFormat::Text,
+            "json" => OutputFormat::Json,
+            "yaml" => OutputFormat::Yaml,
+            _ => {
+                return Err(format!(
+                    "{word:?} is no form of output: it is one of auto, text, json, yaml"
+                ));
+            }
+        })
+    }
+}
+
+/// Prints the result. Nothing in it acts on a terminal.
+///
+/// # Errors
+/// When it cannot be written; that nobody reads it any more is none.
+pub fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
+    let text = rendered(value, output, io::stdout().is_terminal());
+    printed(&mut io::stdout(), &text)
+}
+
+/// Prints one line of text from a server, such as one of a process' log, as it is where `raw` says so or where stdout is
+/// not a terminal.
+///
+/// # Errors
+/// When it cannot be written. Here it is one that nobody reads any more, as [`Error::io`] tells, since whoever follows a
+/// log has to end then.
+pub fn print_line(line: &str, raw: bool) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    let mut text = if raw || !io::stdout().is_terminal() {
+        line.to_owned()
+    } else {
+        lines::visible(line).into_owned()
+    };
+    text.push('\n');
+    sink::write_all(&mut out, text.as_bytes())
+        .and_then(|()| out.flush())
+        .doing(|| "writing to stdout".into())
+}
+
+/// Prints bytes as they are.
+///
+/// # Errors
+/// When they cannot be written; that nobody reads them any more is one here, as of [`print_line`].
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    sink::write_all(&mut out, bytes)
+        .and_then(|()| out.flush())
+        .doing(|| "writing to stdout".into())
+}
+
+/// Whether what is printed is read on a terminal.
+pub fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+fn printed(out: &mut dyn Write, text: &str) -> Result<(), Error> {
+    match sink::write_all(out, text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.doing(|| "writing the result to stdout".into()),
+    }
+}
+
+fn rendered(value: &Value, output: OutputFormat, terminal: bool) -> String {
+    match output {
+        OutputFormat::Json => json(value),
+        OutputFormat::Auto if !terminal => json(value),
+        OutputFormat::Auto => table(value).unwrap_or_else(|| yaml(value)),
+        OutputFormat::Yaml => yaml(value),
+        OutputFormat::Text => text(value),
+    }
+}
+
+fn text(value: &Value) -> String {
+    let message = value.get("message").or(Some(value)).and_then(Value::as_str);
+    match message {
+        Some(message) => {
+            let mut text = lines::message(message).join("\n");
+            text.push('\n');
+            text
+        }
+        None => table(value).unwrap_or_else(|| yaml(value)),
+    }
+}
+
+/// JSON, in which the controls beyond ASCII are escaped too: it may be a terminal that reads it.
+fn json(value: &Value) -> String {
+    let mut text = lines::escaped(&format!("{value:#}")).into_owned();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn forms() {
+        let done = json!({"message": "Successfully deployed: demo", "n": [1]});
+        let list = json!({"deployments": []});
+        let (pretty, block) = (
+            "{\n  \"message\": \"Successfully deployed: demo\",\n  \"n\": [\n    1\n  ]\n}\n",
+            "message: \"Successfully deployed: demo\"\n\"n\":\n  - 1\n",
+        );
+        let table = [
+            (&done, OutputFormat::Json, true, pretty),
+            (&done, OutputFormat::Auto, false, pretty),
+            (&done, OutputFormat::Auto, true, block),
+            (&done, OutputFormat::Yaml, false, block),
+            (
+                &done,
+                OutputFormat::Text,
+                false,
+                "Successfully deployed: demo\n",
+            ),
+            (&list, OutputFormat::Auto, true, "no deployments\n"),
+            (&list, OutputFormat::Text, false, "no deployments\n"),
+            (&list, OutputFormat::Yaml, true, "deployments: []\n"),
+            (
+                &list,
+                OutputFormat::Auto,
+                false,
+                "{\n  \"deployments\": []\n}\n",
+            ),
+        ];
+        for (value, output, terminal, expected) in table {
+            assert_eq!(
+                rendered(value, output, terminal),
+                expected,
+                "{output:?} {terminal}"
+            );
+        }
+        assert_eq!(text(&json!("a\x1b\nb")), "a^[\nb\n");
+        assert_eq!(text(&json!({"a": 1})), "a: 1\n");
+    }
+
+    #[test]
+    fn json_does_not_act_and_means_the_same() {
+        let value = json!({"a\u{9b}": "\x1b\x7f\u{202e}\u{2028}\t\u{fc}"});
+        let text = json(&value);
+        assert_eq!(
+            text,
+            "{\n  \"a\\u009b\": \"\\u001b\\u007f\\u202e\\u2028\\t\u{fc}\"\n}\n"
+        );
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn words_are_read() {
+        assert_eq!("yaml".parse(), Ok(OutputFormat::Yaml));
+        let error = "xml".parse::<OutputFormat>().unwrap_err();
+        for word in ["auto", "text", "json", "yaml"] {
+            assert!(word.parse::<OutputFormat>().is_ok() && error.contains(word));
+        }
+    }
+
+    struct BrokenWriter(ErrorKind);
+
+    impl Write for BrokenWriter {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_reading_is_no_failure_but_a_full_disk_is() {
+        assert!(printed(&mut BrokenWriter(ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(printed(&mut BrokenWriter(ErrorKind::StorageFull), "x").is_err());
+    }
+}

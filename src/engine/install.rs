@@ -1,0 +1,291 @@
+//! Installing the dependencies of a release that is not live yet: which package manager, with which words, and its run.
+//!
+//! [`choose`] decides and runs nothing; [`run`] runs what was decided; [`check`] runs the manifest's own judgement of
+//! the release. All three only ever touch the release's directory. A run that fails gives the reason and the last lines
+//! that were printed, together.
+
+mod choice;
+mod tail;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use crate::api::error::{Code, Error, Refusal};
+use crate::api::event::{InstallLine, InstallOutput};
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::Options;
+pub use crate::engine::install::choice::{Choice, Installer, choose};
+use crate::engine::install::tail::Tail;
+use crate::engine::manifest::Manifest;
+use crate::system::account::Account;
+use crate::system::child::{self, Ended, RunOptions, SurvivorScope};
+use crate::system::stop::Stop;
+
+/// What an installation needs to know.
+pub struct InstallRequest<'a> {
+    /// How the client wants it built.
+    pub options: &'a Options,
+    /// The time limit where neither the request nor the manifest has one.
+    pub default_timeout: Duration,
+    /// The release's directory.
+    pub release: &'a Path,
+    /// The component.
+    pub project: &'a Project,
+    /// The deployment.
+    pub id: DeploymentId,
+    /// The server's root, canonical: every child is marked with it.
+    pub root: &'a Path,
+    /// The environment to start from: see [`environment`].
+    pub environment: &'a [(OsString, OsString)],
+    /// Who it runs as, if not as the server's own user.
+    pub account: Option<&'a Account>,
+    /// Ends it early.
+    pub stop: &'a Stop,
+}
+
+/// The server's own environment without what is the server's alone: its settings and tokens, and the sockets that its own
+/// supervisor gave it. For another user also without what is its own user's, whose places the other may not write to.
+pub fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    account: Option<&Account>,
+) -> Vec<(OsString, OsString)> {
+    let own = account.map_or(Vec::new(), |account| {
+        let name = || OsString::from(&account.name);
+        vec![
+            ("HOME".into(), account.home.clone().into_os_string()),
+            ("USER".into(), name()),
+            ("LOGNAME".into(), name()),
+        ]
+    });
+    let is_kept = |key: &[u8]| {
+        let servers = key == b"NOTIFY_SOCKET"
+            || [&b"GANGPLANK_"[..], b"HARPER_CLI_", b"LISTEN_"]
+                .iter()
+                .any(|prefix| key.starts_with(prefix));
+        let users = matches!(key, b"HOME" | b"USER" | b"LOGNAME" | b"MAIL")
+            || key.starts_with(b"XDG_")
+            || key.starts_with(b"SUDO_");
+        !(servers || users && account.is_some())
+    };
+    variables
+        .filter(|(key, _)| is_kept(key.as_encoded_bytes()))
+        .chain(own)
+        .collect()
+}
+
+/// A run that failed: why, and what was printed last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstallFailure {
+    /// Why.
+    pub refusal: Refusal,
+    /// The last lines; none if nothing was started.
+    pub output: InstallOutput,
+}
+
+impl From<Refusal> for InstallFailure {
+    fn from(refusal: Refusal) -> InstallFailure {
+        InstallFailure {
+            refusal,
+            output: InstallOutput::default(),
+        }
+    }
+}
+
+/// Takes the lines of a run, one by one; its error ends the run.
+pub type OnLine<'a> = &'a mut dyn FnMut(InstallLine) -> Result<(), Error>;
+
+/// Runs what [`choose`] decided. Gives the number of lines, of which the pieces of a long one count singly.
+///
+/// # Errors
+/// `install_failed` if it did not end well, `install_timeout` if its time was over, `cancelled` if it was stopped; else
+/// what `on_line` failed with.
+pub fn run(
+    request: &InstallRequest<'_>,
+    installer: &Installer,
+    on_line: OnLine<'_>,
+) -> Result<u64, InstallFailure> {
+    let what = format!(
+        "installing dependencies of {} with {}",
+        request.project, installer.manager
+    );
+    let not_installed = || {
+        Refusal::new(
+            Code::InstallFailed,
+            format!(
+                "{what}: {} is not installed on the server, but {} asks for it",
+                installer.words[0], installer.asked_by
+            ),
+        )
+    };
+    let program = find(request, &installer.words[0]).ok_or_else(not_installed)?;
+    let mut command = command(request, &program, &installer.words[1..]);
+    command.envs(installer.variables.iter().copied());
+    let codes = (Code::InstallFailed, Code::InstallTimeout);
+    let job = InstallStep {
+        what,
+        manager: &installer.manager,
+        timeout: installer.timeout,
+        codes,
+    };
+    job.run(request, command, on_line)
+}
+
+/// Runs the manifest's `check` command, if it has one: exit code 0 says that the release can run.
+///
+/// # Errors
+/// `load_failed`, which names the command, or `cancelled`; else what `on_line` failed with.
+pub fn check(
+    request: &InstallRequest<'_>,
+    manifest: &Manifest,
+    on_line: OnLine<'_>,
+) -> Result<u64, InstallFailure> {
+    let Some(line) = &manifest.check else {
+        return Ok(0);
+    };
+    let what = format!("checking {} with '{line}'", request.project);
+    let shell = find(request, "sh").ok_or_else(|| {
+        Refusal::new(
+            Code::LoadFailed,
+            format!("{what}: sh is not installed on the server"),
+        )
+    })?;
+    let command = command(request, &shell, &["-c".to_owned(), line.clone()]);
+    let job = InstallStep {
+        what,
+        manager: first_word(line),
+        timeout: timeout(request, manifest),
+        codes: (Code::LoadFailed, Code::LoadFailed),
+    };
+    job.run(request, command, on_line)
+}
+
+/// The time limit of an installation and a check: the request's, else the manifest's, else the server's.
+pub fn timeout(request: &InstallRequest<'_>, manifest: &Manifest) -> Duration {
+    let own = request.options.timeout().or(manifest.install_timeout);
+    own.unwrap_or(request.default_timeout)
+}
+
+/// What a command is called in events.
+fn first_word(command: &str) -> &str {
+    command.split_whitespace().next().unwrap_or("sh")
+}
+
+/// Where a program is, by the PATH of the request's environment. Asked before it is started, since a missing interpreter
+/// or directory would look the same afterwards.
+fn find(request: &InstallRequest<'_>, program: &str) -> Option<PathBuf> {
+    // What every shell takes where there is no PATH.
+    let default = OsStr::new("/usr/local/bin:/usr/bin:/bin");
+    let path = request.environment.iter().find(|(key, _)| key == "PATH");
+    let path = path.map_or(default, |(_, value)| value);
+    std::env::split_paths(path)
+        // A relative entry would be looked up in the server's own directory.
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program))
+        .find(|file| {
+            std::fs::metadata(file)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// A command in the release, with the environment that every child gets.
+fn command(request: &InstallRequest<'_>, program: &Path, words: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .current_dir(request.release)
+        .env_clear()
+        .envs(request.environment.iter().map(|(key, value)| (key, value)))
+        .env(child::MARK, request.root)
+        .env(child::DEPLOYMENT, request.id.to_string())
+        .env("GANGPLANK_PROJECT", request.project.as_str());
+    command
+}
+
+/// One command and how its end is told.
+struct InstallStep<'a> {
+    what: String,
+    manager: &'a str,
+    timeout: Duration,
+    /// If it fails, and if its time is over.
+    codes: (Code, Code),
+}
+
+impl InstallStep<'_> {
+    fn run(
+        &self,
+        request: &InstallRequest<'_>,
+        command: Command,
+        on_line: OnLine<'_>,
+    ) -> Result<u64, InstallFailure> {
+        let mut tail = Tail::default();
+        let ended = child::run(
+            command,
+            RunOptions::within(self.timeout, request.account),
+            request.stop,
+            &mut |line| {
+                let line = InstallLine {
+                    manager: self.manager.to_owned(),
+                    stream: line.stream,
+                    line: line.text,
+                    continued: line.continued,
+                };
+                tail.keep(&line);
+                on_line(line)
+            },
+        );
+        if matches!(ended, Ok(Ended::TimedOut | Ended::Stopped)) {
+            // Who left the group goes too. If /proc cannot be read, it outlives this, as it would have anyway.
+            let _ = child::end_survivors(request.root, SurvivorScope::Deployment(request.id));
+        }
+        let (code, why) = match ended {
+            Ok(Ended::Exited(status)) if status.success() => return Ok(tail.lines()),
+            Ok(Ended::Exited(status)) => (self.codes.0, exit(status)),
+            Ok(Ended::TimedOut) => {
+                // As short as it was written: "30s", "0.5s".
+                let seconds = self.timeout.as_secs_f64();
+                (self.codes.1, format!("timed out after {seconds}s"))
+            }
+            Ok(Ended::Stopped) => (Code::Cancelled, "stopped".into()),
+            Err(error) => {
+                // A program that is there and still cannot be started is a matter of the host, such as a script without
+                // its interpreter. Whatever else fails is judged by what it is.
+                let ours = error.io().map(io::Error::kind).is_some_and(|kind| {
+                    matches!(
+                        kind,
+                        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    )
+                });
+                let refusal = if ours && tail.lines() == 0 {
+                    Refusal::new(self.codes.0, format!("{}: {error}", self.what))
+                } else {
+                    Refusal::from(error)
+                };
+                return Err(InstallFailure {
+                    refusal,
+                    output: tail.output(),
+                });
+            }
+        };
+        Err(InstallFailure {
+            refusal: Refusal::new(code, format!("{}: {why}", self.what)),
+            output: tail.output(),
+        })
+    }
+}
+
+fn exit(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        // Only a stopped process has neither, and those are not waited for.
+        (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

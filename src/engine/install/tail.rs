@@ -1,0 +1,93 @@
+//! The last lines of a run, for the error that may follow.
+
+use std::collections::VecDeque;
+
+use crate::api::event::{InstallLine, InstallOutput};
+
+/// As many lines as an error carries.
+const LINES_MAX: usize = 200;
+/// And as many bytes of text.
+const BYTES_MAX: usize = 16 << 10;
+
+/// Keeps the last lines and counts all.
+#[derive(Default)]
+pub(crate) struct Tail {
+    kept: VecDeque<InstallLine>,
+    bytes: usize,
+    lines: u64,
+}
+
+impl Tail {
+    pub(crate) fn keep(&mut self, line: &InstallLine) {
+        self.lines += 1;
+        let mut line = line.clone();
+        // A piece whose bytes were no text grows threefold, and is shown only in part.
+        line.line.truncate(line.line.floor_char_boundary(BYTES_MAX));
+        self.bytes += line.line.len();
+        self.kept.push_back(line);
+        while self.kept.len() > LINES_MAX || self.bytes > BYTES_MAX {
+            let dropped = self.kept.pop_front().map_or(0, |line| line.line.len());
+            self.bytes -= dropped;
+        }
+    }
+
+    pub(crate) fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    pub(crate) fn output(self) -> InstallOutput {
+        InstallOutput {
+            dropped_lines: self.lines - self.kept.len() as u64,
+            lines: self.kept.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::event::Stream;
+
+    /// The numbers of lines kept and dropped of so many lines of one length.
+    fn kept(count: usize, text: &str) -> (usize, u64) {
+        let mut tail = Tail::default();
+        for n in 0..count {
+            tail.keep(&InstallLine {
+                manager: "npm".into(),
+                stream: Stream::Stdout,
+                line: format!("{n:04}{text}"),
+                continued: false,
+            });
+        }
+        let output = tail.output();
+        if let Some(last) = output.lines.last() {
+            assert!(last.line.starts_with(&format!("{:04}", count - 1)));
+        }
+        assert!(
+            output
+                .lines
+                .iter()
+                .map(|line| line.line.len())
+                .sum::<usize>()
+                <= BYTES_MAX
+        );
+        (output.lines.len(), output.dropped_lines)
+    }
+
+    #[test]
+    fn the_last_lines_are_kept() {
+        let (small, large, huge) = ("x".repeat(1020), "x".repeat(8188), "\u{fffd}".repeat(8192));
+        let table = [
+            (0, "", (0, 0)),
+            (200, "", (200, 0)),
+            (1000, "", (200, 800)),
+            (16, &small, (16, 0)),
+            (20, &small, (16, 4)),
+            (3, &large, (2, 1)),
+            (3, &huge, (1, 2)),
+        ];
+        for (count, text, expected) in table {
+            assert_eq!(kept(count, text), expected, "{count} of {}", text.len() + 4);
+        }
+    }
+}

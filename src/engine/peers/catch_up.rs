@@ -1,0 +1,139 @@
+//! What is live at a peer, and its payloads, for a host that was off.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::{Fields, Options};
+use crate::client::{InFlight, Notice};
+use crate::engine::peers::Peer;
+use crate::system::stop::Stop;
+
+/// A payload of which nothing comes for so long does not come any more.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A component that is live at a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRelease {
+    /// Its name.
+    pub project: Project,
+    /// The peer's deployment whose payload it was built from.
+    pub release: DeploymentId,
+    /// The payload's SHA-256.
+    pub payload_hash: Option<String>,
+    /// How it was built.
+    pub options: Options,
+    /// Whether its processes run there.
+    pub runs: bool,
+}
+
+impl Peer {
+    /// What is live there, of one component or of all.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub fn live(&self, only: Option<&Project>, stop: &Stop) -> Result<Vec<PeerRelease>, String> {
+        let mut fields = Fields::new();
+        fields.insert("operation".into(), "get_components".into());
+        let answer = self.ask(&fields, stop)?;
+        let mut found = Vec::new();
+        for one in answer["components"].as_array().into_iter().flatten() {
+            let text = |name: &str| one[name].as_str().unwrap_or_default();
+            let (Ok(project), Ok(release)) = (
+                text("project").parse::<Project>(),
+                text("release_id").parse::<DeploymentId>(),
+            ) else {
+                return Err(format!("its answer names no component: {one}"));
+            };
+            if only.is_some_and(|only| *only != project) {
+                continue;
+            }
+            let record = self.record(release, stop)?;
+            let options = serde_json::from_value(record["options"].clone()).unwrap_or_default();
+            let processes = one["processes"].as_array();
+            found.push(PeerRelease {
+                project,
+                release,
+                payload_hash: record["payload_hash"].as_str().map(str::to_owned),
+                options,
+                runs: processes.is_some_and(|all| !all.is_empty()),
+            });
+        }
+        Ok(found)
+    }
+
+    fn record(&self, id: DeploymentId, stop: &Stop) -> Result<Value, String> {
+        let mut fields = Fields::new();
+        fields.insert("operation".into(), "get_deployment".into());
+        fields.insert("deployment_id".into(), id.to_string().into());
+        self.ask(&fields, stop)
+    }
+
+    /// A stored payload of it, as it comes.
+    ///
+    /// # Errors
+    /// When there is no thread to be had for it.
+    pub fn payload(&self, id: DeploymentId, stop: &Stop) -> Result<Download, String> {
+        let mut fields = Fields::new();
+        fields.insert("operation".into(), "get_deployment_payload".into());
+        fields.insert("deployment_id".into(), id.to_string().into());
+        let running = self.client.download(&fields);
+        Ok(Download {
+            running: running.map_err(|error| error.to_string())?,
+            stop: stop.clone(),
+            bytes: Vec::new(),
+            at: 0,
+            ended: false,
+        })
+    }
+}
+
+/// The bytes of a payload. One that breaks off is an error, and never a shorter payload.
+pub struct Download {
+    running: InFlight,
+    stop: Stop,
+    bytes: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.bytes.len() {
+            if self.ended || buffer.is_empty() {
+                return Ok(0);
+            }
+            let notice = crossbeam_channel::select! {
+                recv(self.running.notices()) -> notice => notice,
+                recv(self.stop.channel()) -> _ => return Err(io::Error::other("stopped")),
+                default(SILENCE) => {
+                    let why = format!("timed out: nothing came for {} s", SILENCE.as_secs());
+                    return Err(io::Error::other(why));
+                }
+            };
+            match notice {
+                Ok(Notice::Bytes(bytes)) => {
+                    self.bytes = bytes;
+                    self.at = 0;
+                }
+                Ok(Notice::Sent | Notice::Head(_) | Notice::Record(_)) => {}
+                Ok(Notice::Ended) => self.ended = true,
+                Ok(Notice::Answer(answer)) => {
+                    let why = match answer.judge() {
+                        Ok(_) => "its answer is no payload".to_owned(),
+                        Err(failed) => failed.message,
+                    };
+                    return Err(io::Error::other(why));
+                }
+                Ok(Notice::Broken(_, error)) => return Err(io::Error::other(error)),
+                Err(_) => return Err(io::Error::other("its request ended")),
+            }
+        }
+        let length = buffer.len().min(self.bytes.len() - self.at);
+        buffer[..length].copy_from_slice(&self.bytes[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}

@@ -1,0 +1,243 @@
+//! The peers: other gangplank servers that this one deploys to, and catches up from.
+//!
+//! A peer is asked as any client would ask it: the stored payload goes up with `activate: false`, and its deployment is
+//! followed to its end, over broken connections too. What happens there is passed on as it happens. When a release is to be
+//! live, restarted or undone is decided by the deployment on the origin ([`crate::engine::stages`]); this room only carries it out.
+
+mod catch_up;
+mod talk;
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::api::error::{Doing, Error};
+use crate::api::event::PeerEvent;
+use crate::api::name::{DeploymentId, Project, Secret};
+use crate::api::operation::{Fields, Options};
+use crate::client::{Client, Target, TargetCredentials};
+use crate::engine::peers::talk::Talk;
+use crate::system::stop::Stop;
+
+pub use crate::engine::peers::catch_up::{Download, PeerRelease};
+
+/// How long what is quick may take at a peer: a switch, a rollback.
+const QUICK: Duration = Duration::from_secs(120);
+
+/// How a peer is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerOptions {
+    /// What it is called here.
+    pub name: String,
+    /// Its URL.
+    pub url: String,
+    /// A file with a token of it.
+    pub token_file: Option<PathBuf>,
+    /// The certificates to trust, if not the public ones.
+    pub ca: Option<PathBuf>,
+}
+
+/// Another server.
+pub struct Peer {
+    name: String,
+    client: Client,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({})", self.name)
+    }
+}
+
+/// A build that a peer has ready, or has made live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// The peer's own deployment.
+    pub id: DeploymentId,
+    /// What was live there before.
+    pub previous: Option<DeploymentId>,
+}
+
+/// Where what happens at a peer is told.
+pub type OnPeerEvent<'a> = &'a (dyn Fn(PeerEvent) + Sync);
+
+/// What a payload is staged with.
+pub struct StageRequest<'a> {
+    /// The component.
+    pub project: &'a Project,
+    /// The deployment on the origin, of which a peer's second try is known.
+    pub origin: DeploymentId,
+    /// The stored payload.
+    pub payload: &'a Path,
+    /// Its SHA-256.
+    pub sha256: &'a str,
+    /// How it is built.
+    pub options: &'a Options,
+    /// How long the peer may take.
+    pub timeout: Duration,
+}
+
+impl Peer {
+    /// A peer as its options say.
+    ///
+    /// # Errors
+    /// When the URL is none, or a file cannot be read.
+    pub fn new(options: &PeerOptions) -> Result<Peer, Error> {
+        let what = || format!("setting up the peer {}", options.name);
+        let mut client = Client::new(Target::parse(&options.url).doing(what)?).doing(what)?;
+        if let Some(file) = &options.token_file {
+            let token = std::fs::read_to_string(file)
+                .doing(|| format!("reading the token in {}", file.display()))?;
+            let credentials = TargetCredentials::Bearer(Secret::new(token.trim()));
+            client = client.with_credentials(&credentials).doing(what)?;
+        }
+        if let Some(file) = &options.ca {
+            client = client.with_roots(file).doing(what)?;
+        }
+        Ok(Peer {
+            name: options.name.clone(),
+            client,
+        })
+    }
+
+    /// What it is called here.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lets the peer build the payload, and keep it.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub fn stage(
+        &self,
+        stage: &StageRequest<'_>,
+        stop: &Stop,
+        tell: OnPeerEvent<'_>,
+    ) -> Result<Build, String> {
+        let mut fields = fields("deploy_component", stage.project);
+        fields.insert("activate".into(), false.into());
+        fields.insert("payload_sha256".into(), stage.sha256.into());
+        if let Some(command) = &stage.options.install_command {
+            fields.insert("install_command".into(), command.as_str().into());
+        }
+        if let Some(timeout) = stage.options.install_timeout {
+            fields.insert("install_timeout".into(), timeout.into());
+        }
+        let scripts = stage.options.install_allow_scripts;
+        fields.insert("install_allow_scripts".into(), scripts.into());
+        let key = format!("stage-{}", stage.origin);
+        let mut talk = self.talk(stage.timeout, stop, tell);
+        let ended = talk.run(&mut || {
+            let payload = File::open(stage.payload)
+                .doing(|| format!("reading {}", stage.payload.display()))?;
+            self.client.upload(&fields, payload, &key)
+        });
+        if ended.is_err() && talk.id.is_some() {
+            self.cancel(talk.id);
+        }
+        ended?;
+        talk.build()
+    }
+
+    /// Makes a build live.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn activate(
+        &self,
+        project: &Project,
+        build: &Build,
+        stop: &Stop,
+        tell: OnPeerEvent<'_>,
+    ) -> Result<Build, String> {
+        let mut fields = fields("deploy_component", project);
+        fields.insert("deployment_id".into(), build.id.to_string().into());
+        let mut talk = self.talk(QUICK, stop, tell);
+        // A first try whose answer was lost may have made it live already, which a second one must hear.
+        let key = format!("activate-{}", build.id);
+        talk.run(&mut || self.client.call_once(&fields, &key))?;
+        talk.build()
+    }
+
+    /// Restarts what is live.
+    ///
+    /// # Errors
+    /// Why the new processes do not run.
+    pub fn restart(
+        &self,
+        project: &Project,
+        (build, rolling): (&Build, bool),
+        timeout: Duration,
+        stop: &Stop,
+        tell: OnPeerEvent<'_>,
+    ) -> Result<(), String> {
+        let mut fields = fields("restart_component", project);
+        fields.insert("rolling".into(), rolling.into());
+        let key = format!("restart-{}", build.id);
+        let mut talk = self.talk(timeout, stop, tell);
+        talk.run(&mut || self.client.call_once(&fields, &key))
+            .map(drop)
+    }
+
+    /// Makes live again what was before, or nothing if nothing was.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn undo(
+        &self,
+        project: &Project,
+        before: Option<DeploymentId>,
+        restart: bool,
+        stop: &Stop,
+        tell: OnPeerEvent<'_>,
+    ) -> Result<(), String> {
+        let fields = match before {
+            None => fields("drop_component", project),
+            Some(id) => {
+                let mut fields = fields("rollback_component", project);
+                fields.insert("deployment_id".into(), id.to_string().into());
+                fields.insert("restart".into(), restart.into());
+                fields
+            }
+        };
+        let mut talk = self.talk(QUICK, stop, tell);
+        talk.run(&mut || self.client.call(&fields, before.is_some()))
+            .map(drop)
+    }
+
+    /// Tells a peer that nobody wants a deployment any more. Whether it hears is its affair.
+    fn cancel(&self, id: Option<DeploymentId>) {
+        let (Some(id), Ok((_stopper, stop))) = (id, crate::system::stop::pair()) else {
+            return;
+        };
+        let mut fields = Fields::new();
+        fields.insert("operation".into(), "cancel_deployment".into());
+        fields.insert("deployment_id".into(), id.to_string().into());
+        let mut talk = self.talk(Duration::from_secs(5), &stop, &|_| ());
+        let _ = talk.run(&mut || self.client.call(&fields, false));
+    }
+
+    /// The answer to an operation that only asks.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn ask(&self, fields: &Fields, stop: &Stop) -> Result<Value, String> {
+        let mut talk = self.talk(QUICK, stop, &|_| ());
+        talk.run(&mut || self.client.call(fields, false))
+    }
+
+    fn talk<'a>(&'a self, timeout: Duration, stop: &'a Stop, tell: OnPeerEvent<'a>) -> Talk<'a> {
+        Talk::new(self, Instant::now() + timeout, stop, tell)
+    }
+}
+
+fn fields(operation: &str, project: &Project) -> Fields {
+    let mut fields = Fields::new();
+    fields.insert("operation".into(), operation.into());
+    fields.insert("project".into(), project.as_str().into());
+    fields
+}

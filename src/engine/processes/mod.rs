@@ -1,0 +1,410 @@
+//! The processes of live components: started, kept running, written down, and replaced by those of another release.
+//!
+//! A process is started from a release and stays with it: when it exits it comes back from its own release, whatever is live
+//! by then. Which processes run from which release is on disk (`ROOT/run/X.processes`), so that the next start of the server
+//! runs what ran. [`Processes::restart`] replaces them, and puts back what ran before if the new ones are not healthy.
+//!
+//! | file | what for |
+//! | --- | --- |
+//! | `process` | one process, kept running by its thread |
+//! | `restart` | from the processes of one release to those of another |
+//! | `health` | when a new process is healthy |
+//! | `hook` | the operator's own way to restart |
+//! | `line` | from a line of a `Procfile` to a command |
+//! | `output` | what they print, rotated, and read again |
+//! | `state` | what is to run after the server's next start |
+
+mod health;
+mod hook;
+mod line;
+mod output;
+mod process;
+mod restart;
+mod state;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::api::error::{Doing, Error};
+use crate::api::name::{DeploymentId, Project};
+use crate::engine::manifest::{self, Manifest, ProcessType};
+use crate::engine::processes::output::OutputLog;
+use crate::engine::processes::process::{Launch, Process, stop_all};
+use crate::store::Store;
+use crate::system::account::Account;
+use crate::system::child::{DEPLOYMENT, MARK};
+use crate::system::log;
+
+pub use crate::engine::processes::output::{LogFollower, Logged};
+pub use crate::engine::processes::restart::{
+    OnProcessEvent, OutputLine, RestartRequest, Unhealthy,
+};
+
+/// What all processes have in common.
+pub struct ProcessSettings {
+    /// The root.
+    pub store: Arc<Store>,
+    /// The server's environment without what is its own.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Who they run as, if not as the server's own user.
+    pub account: Option<Arc<Account>>,
+}
+
+/// All processes of all components.
+pub struct Processes {
+    setting: ProcessSettings,
+    components: Mutex<HashMap<Project, Arc<ComponentProcesses>>>,
+    stopping: AtomicBool,
+    /// Set when what ran before is started: who changes that earlier would have it undone.
+    resumed: OnceLock<()>,
+}
+
+/// However the start of what ran before ends, nobody waits for it any more.
+struct Resumed<'a>(&'a OnceLock<()>);
+
+impl Drop for Resumed<'_> {
+    fn drop(&mut self) {
+        // It is set here alone.
+        let _ = self.0.set(());
+    }
+}
+
+/// The processes of one component, and what is kept for them. Only whoever holds the component changes it.
+struct ComponentProcesses {
+    processes: Mutex<BTreeMap<String, Arc<Process>>>,
+    sockets: Mutex<HashMap<String, HeldSocket>>,
+    /// The releases that a restart on its way may need, whatever runs at the moment.
+    needed: Mutex<Vec<DeploymentId>>,
+    output: Arc<OutputLog>,
+}
+
+/// A listening socket that outlives the processes that listen on it.
+#[derive(Clone)]
+struct HeldSocket {
+    address: String,
+    listener: Arc<TcpListener>,
+}
+
+impl ComponentProcesses {
+    fn processes(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Process>>> {
+        // Each change is one insertion or removal.
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn needed(&self) -> MutexGuard<'_, Vec<DeploymentId>> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<Arc<Process>> {
+        self.processes().values().cloned().collect()
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, HashMap<String, HeldSocket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessStatus {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its id while it runs.
+    pub pid: Option<u32>,
+    /// The release that it runs from.
+    pub release_id: DeploymentId,
+    /// For how long it has been running, in milliseconds.
+    pub uptime_ms: Option<u64>,
+    /// How often it was started again after it had exited.
+    pub restarts: u64,
+    /// The memory of its process group, in bytes.
+    pub memory: Option<u64>,
+    /// How it ended last, if it did.
+    pub ended: Option<String>,
+}
+
+/// What a release says of its processes.
+struct ProcessPlan {
+    release: DeploymentId,
+    dir: PathBuf,
+    types: Vec<ProcessType>,
+    manifest: Manifest,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Processes {
+    /// No processes yet.
+    pub fn new(setting: ProcessSettings) -> Processes {
+        Processes {
+            setting,
+            components: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            resumed: OnceLock::new(),
+        }
+    }
+
+    fn components(&self) -> MutexGuard<'_, HashMap<Project, Arc<ComponentProcesses>>> {
+        // Each change is one insertion or removal.
+        self.components
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn component(&self, project: &Project) -> Arc<ComponentProcesses> {
+        let mut components = self.components();
+        let fresh = || {
+            let dir = self.logs(project);
+            Arc::new(ComponentProcesses {
+                processes: Mutex::default(),
+                sockets: Mutex::default(),
+                needed: Mutex::default(),
+                output: Arc::new(OutputLog::new(dir)),
+            })
+        };
+        Arc::clone(components.entry(project.clone()).or_insert_with(fresh))
+    }
+
+    fn logs(&self, project: &Project) -> PathBuf {
+        let root = self.setting.store.root();
+        root.join("logs").join(project.as_str())
+    }
+
+    /// Whether the server is ending, so that nothing is started any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Starts what ran when an earlier server ended. What cannot be started is said in the log.
+    pub fn resume(&self) {
+        let _resumed = Resumed(&self.resumed);
+        let found = match state::read_all(self.setting.store.root()) {
+            Ok(found) => found,
+            Err(error) => return log::error(&error.to_string()),
+        };
+        for (project, types) in found {
+            for (kind, release) in types {
+                if let Err(error) = self.resume_one(&project, &kind, release) {
+                    log::error(&format!("starting {kind} of {project}: {error}"));
+                }
+            }
+        }
+    }
+
+    fn resume_one(
+        &self,
+        project: &Project,
+        kind: &str,
+        release: DeploymentId,
+    ) -> Result<(), Error> {
+        let plan = self.plan(project, release)?;
+        let component = self.component(project);
+        let found = plan.types.iter().find(|one| one.name == *kind);
+        let Some(found) = found else {
+            return Err(Error::new(
+                "looking for it",
+                format!("release {release} has no such process"),
+            ));
+        };
+        let held = plan.held(&component, kind)?;
+        if let Some(held) = &held {
+            component.sockets().insert(kind.to_owned(), held.clone());
+        }
+        let launch = self.launch(project, &plan, found, held, None);
+        if self.is_stopping() {
+            return Ok(());
+        }
+        let process = Process::start(launch, &component.output)?;
+        let before = component.processes().insert(kind.to_owned(), process);
+        if let Some(before) = before {
+            before.stop();
+        }
+        Ok(())
+    }
+
+    fn plan(&self, project: &Project, release: DeploymentId) -> Result<ProcessPlan, Error> {
+        let what = || format!("reading the processes of release {release}");
+        let dir = self.setting.store.release(project, release);
+        // A release that somebody removed by hand says nothing of its processes, not that it has none.
+        std::fs::metadata(&dir).doing(what)?;
+        let types = manifest::processes(&dir).doing(what)?;
+        let manifest = manifest::manifest(&dir).doing(what)?;
+        let root = self.setting.store.root();
+        let own = manifest::environment(&root.join("env").join(project.as_str())).doing(what)?;
+        let mut environment = self.setting.environment.clone();
+        environment.extend(
+            own.into_iter()
+                .map(|(key, value)| (key.into(), value.into())),
+        );
+        let marks = [
+            (MARK, root.as_os_str().to_owned()),
+            (DEPLOYMENT, release.to_string().into()),
+            ("GANGPLANK_PROJECT", project.as_str().into()),
+        ];
+        environment.extend(marks.map(|(key, value)| (key.into(), value)));
+        Ok(ProcessPlan {
+            release,
+            dir,
+            types,
+            manifest,
+            environment,
+        })
+    }
+
+    fn launch(
+        &self,
+        project: &Project,
+        plan: &ProcessPlan,
+        of: &ProcessType,
+        held: Option<HeldSocket>,
+        notify: Option<String>,
+    ) -> Launch {
+        Launch {
+            project: project.clone(),
+            kind: of.name.clone(),
+            line: of.line.clone(),
+            release: plan.release,
+            dir: plan.dir.clone(),
+            root: self.setting.store.root().to_owned(),
+            environment: plan.environment.clone(),
+            notify,
+            account: self.setting.account.clone(),
+            socket: held.map(|held| held.listener),
+        }
+    }
+
+    /// Whether a release is needed by a process that runs from it, or may be.
+    pub fn use_release(&self, project: &Project, release: DeploymentId) -> bool {
+        if self.resumed.get().is_none() {
+            return true;
+        }
+        let component = self.components().get(project).cloned();
+        component.is_some_and(|component| {
+            let runs = |one: &Arc<Process>| one.launch.release == release;
+            component.needed().contains(&release) || component.processes().values().any(runs)
+        })
+    }
+
+    /// What is known of a component's processes, by type.
+    pub fn status(&self, project: &Project) -> Vec<ProcessStatus> {
+        let Some(component) = self.components().get(project).cloned() else {
+            return Vec::new();
+        };
+        let all = component.all();
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let memory = state::memory_of_groups();
+        let of = |process: &Arc<Process>| {
+            let facts = process.facts();
+            let up = u64::try_from(facts.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            ProcessStatus {
+                kind: process.launch.kind.clone(),
+                pid: facts.pid,
+                release_id: process.launch.release,
+                uptime_ms: facts.pid.map(|_| up),
+                restarts: facts.restarts,
+                memory: facts.pid.and_then(|pid| memory.get(&pid).copied()),
+                ended: facts.ended,
+            }
+        };
+        all.iter().map(of).collect()
+    }
+
+    /// Stops a component's processes for good.
+    ///
+    /// # Errors
+    /// When it cannot be written down that they are not to run any more; they are stopped all the same.
+    pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
+        self.resumed.wait();
+        // It stays known: who follows its output goes on with that of its next processes.
+        let component = self.components().get(project).cloned();
+        if let Some(component) = component {
+            stop_all(&component.all());
+            component.processes().clear();
+            component.sockets().clear();
+        }
+        state::write(self.setting.store.root(), project, &BTreeMap::new())
+    }
+
+    /// Stops all processes, each within its grace, and starts no more. They run again after the server's next start. Says
+    /// whether all have ended by the deadline.
+    pub fn stop(&self, deadline: Instant) -> bool {
+        self.stopping.store(true, Ordering::Release);
+        let components: Vec<Arc<ComponentProcesses>> =
+            self.components().values().cloned().collect();
+        let all: Vec<Arc<Process>> = components.iter().flat_map(|one| one.all()).collect();
+        all.iter().for_each(|process| process.tell_to_stop());
+        let ended = all.iter().all(|process| process.stop_until(deadline));
+        components.iter().for_each(|one| one.output.end());
+        ended
+    }
+
+    /// The newest lines of a component's output, oldest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn tail(&self, project: &Project, lines: usize) -> Result<Vec<Logged>, Error> {
+        output::tail(&self.logs(project), lines)
+    }
+
+    /// The newest lines of a component's output, and the way to those that come.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn follow(
+        &self,
+        project: &Project,
+        lines: usize,
+    ) -> Result<(Vec<Logged>, LogFollower), Error> {
+        LogFollower::new(&self.component(project).output, lines)
+    }
+}
+
+impl ProcessPlan {
+    /// The listening socket of a type, if it has one: the one that is held already, or a new one.
+    fn held(
+        &self,
+        component: &ComponentProcesses,
+        kind: &str,
+    ) -> Result<Option<HeldSocket>, Error> {
+        let Some(address) = self.manifest.sockets.get(kind) else {
+            return Ok(None);
+        };
+        // That of another type will do, too, if this release does not have it there any more.
+        let fits = |(of, held): &(&String, &HeldSocket)| {
+            held.address == *address
+                && (*of == kind || self.manifest.sockets.get(*of) != Some(address))
+        };
+        let known = component
+            .sockets()
+            .iter()
+            .find(fits)
+            .map(|(_, held)| held.clone());
+        if known.is_some() {
+            return Ok(known);
+        }
+        let listener =
+            TcpListener::bind(address).doing(|| format!("listening on {address} for {kind}"))?;
+        Ok(Some(HeldSocket {
+            address: address.clone(),
+            listener: Arc::new(listener),
+        }))
+    }
+}
+
+/// Whether a file can be run.
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,378 @@
+//! What a component's processes print: line by line into `ROOT/logs/X`, rotated, and read again by whoever asks.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::api::error::{Doing, Error};
+use crate::api::event::now_ms;
+use crate::system::child::Line;
+use crate::system::log;
+
+/// The size at which a file is put aside.
+const FILE_BYTES: u64 = 10 << 20;
+/// How many files that were put aside are kept.
+const FILES_KEPT: u32 = 3;
+/// How much of the newest lines is given at once.
+const TAIL_BYTES: usize = 4 << 20;
+
+/// Where one component's output goes.
+#[derive(Debug)]
+pub(super) struct OutputLog {
+    dir: PathBuf,
+    writer: Mutex<LogFile>,
+    grown: Condvar,
+    failed: log::RateLimitedLog,
+}
+
+#[derive(Debug, Default)]
+struct LogFile {
+    file: Option<File>,
+    bytes: u64,
+    /// How often a file was put aside.
+    turns: u64,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+fn current(dir: &Path) -> PathBuf {
+    dir.join("current.log")
+}
+
+fn aside(dir: &Path, n: u32) -> PathBuf {
+    dir.join(format!("{n}.log"))
+}
+
+impl OutputLog {
+    pub(super) fn new(dir: PathBuf) -> OutputLog {
+        OutputLog {
+            dir,
+            writer: Mutex::default(),
+            grown: Condvar::new(),
+            failed: log::RateLimitedLog::default(),
+        }
+    }
+
+    /// Writes a line. A disk that does not take it is said in the log, and does not end the process.
+    pub(super) fn write(&self, kind: &str, line: &Line) {
+        let stream = line.stream.word();
+        let text = format!(
+            "{} {kind} {stream} {}\n",
+            log::timestamp(now_ms()),
+            line.text
+        );
+        let mut writer = self.lock();
+        if let Err(error) = writer.write(&self.dir, text.as_bytes()) {
+            self.failed.warn(|| {
+                format!(
+                    "writing the output of {kind} to {}: {error}",
+                    self.dir.display()
+                )
+            });
+        }
+        drop(writer);
+        self.grown.notify_all();
+    }
+
+    /// Tells who follows that nothing more comes.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.grown.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LogFile> {
+        // At worst its count of bytes is short by a line.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something new to read.
+    fn wait(
+        &self,
+        file: &mut BufReader<File>,
+        turns: &mut u64,
+        until: Instant,
+    ) -> io::Result<bool> {
+        let mut writer = self.lock();
+        loop {
+            // Under the lock nothing is written, so what is not there now is told.
+            if !file.fill_buf()?.is_empty() {
+                return Ok(true);
+            }
+            if writer.turns != *turns {
+                // The next one after the one that was read; where that is gone, the oldest that there is.
+                let newer = u32::try_from(writer.turns - *turns - 1).unwrap_or(u32::MAX);
+                let next = match newer.min(FILES_KEPT) {
+                    0 => current(&self.dir),
+                    n => aside(&self.dir, n),
+                };
+                *turns = writer.turns - u64::from(newer.min(FILES_KEPT));
+                *file = BufReader::new(File::open(next)?);
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || writer.ended {
+                return Ok(false);
+            }
+            let waited = self.grown.wait_timeout(writer, left);
+            writer = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(writer, _)| writer);
+        }
+    }
+}
+
+impl LogFile {
+    fn write(&mut self, dir: &Path, text: &[u8]) -> io::Result<()> {
+        if self.file.is_none() || self.bytes + text.len() as u64 > FILE_BYTES {
+            self.turn(dir)?;
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(text)?;
+            self.bytes += text.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Opens the current file, which is put aside before if it is full.
+    fn turn(&mut self, dir: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        if self.bytes > 0 {
+            for n in (1..FILES_KEPT).rev() {
+                gone(fs::rename(aside(dir, n), aside(dir, n + 1)))?;
+            }
+            gone(fs::rename(current(dir), aside(dir, 1)))?;
+            // Even if there is no new one now: what is aside is full, and is not put aside again.
+            self.file = None;
+            self.bytes = 0;
+            self.turns += 1;
+        }
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let file = options.open(current(dir))?;
+        self.bytes = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// One line of a log, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// When, as RFC 3339.
+    pub time: String,
+    /// The process type.
+    pub kind: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// What was printed.
+    pub line: String,
+}
+
+impl Logged {
+    fn parse(text: &str) -> Logged {
+        let mut parts = text.splitn(4, ' ').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Logged {
+            time: next(),
+            kind: next(),
+            stream: next(),
+            line: next(),
+        }
+    }
+}
+
+/// The newest lines of a log, oldest first, at most so many and 4 MiB.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn tail(dir: &Path, lines: usize) -> Result<Vec<Logged>, Error> {
+    let what = || format!("reading the output in {}", dir.display());
+    let mut found: VecDeque<Logged> = VecDeque::new();
+    let mut bytes = 0;
+    let older = (1..=FILES_KEPT).map(|n| aside(dir, n));
+    for path in std::iter::once(current(dir)).chain(older) {
+        if found.len() >= lines || bytes >= TAIL_BYTES {
+            break;
+        }
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).doing(what),
+        };
+        let part = end_of(file, lines - found.len(), TAIL_BYTES - bytes).doing(what)?;
+        bytes += part.len();
+        let text = String::from_utf8_lossy(&part);
+        for line in text.lines().rev().take(lines - found.len()) {
+            found.push_front(Logged::parse(line));
+        }
+    }
+    Ok(found.into())
+}
+
+/// The end of a file that has at least so many lines, if the whole has, and at most so many bytes.
+fn end_of(mut file: File, lines: usize, most: usize) -> io::Result<Vec<u8>> {
+    const STEP: u64 = 64 << 10;
+    let length = file.metadata()?.len();
+    let mut start = length;
+    let mut found = Vec::new();
+    let mut ends = 0;
+    while start > 0 && ends <= lines && found.len() < most {
+        let from = start.saturating_sub(STEP);
+        let mut part = vec![0; usize::try_from(start - from).unwrap_or(0)];
+        file.seek(SeekFrom::Start(from))?;
+        file.read_exact(&mut part)?;
+        ends += part.iter().filter(|byte| **byte == b'\n').count();
+        part.extend_from_slice(&found);
+        found = part;
+        start = from;
+    }
+    // A line that is there only in part is none, unless the file begins with it.
+    if start > 0
+        && let Some(end) = found.iter().position(|byte| *byte == b'\n')
+    {
+        found.drain(..=end);
+    }
+    Ok(found)
+}
+
+/// Reads on where a log ends, and then whatever comes.
+pub struct LogFollower {
+    output: std::sync::Arc<OutputLog>,
+    file: BufReader<File>,
+    turns: u64,
+}
+
+impl LogFollower {
+    /// From the log's end as it is now; what was there before are the newest `lines`.
+    pub(super) fn new(
+        output: &std::sync::Arc<OutputLog>,
+        lines: usize,
+    ) -> Result<(Vec<Logged>, LogFollower), Error> {
+        let dir = &output.dir;
+        let what = || format!("reading the output in {}", dir.display());
+        // Nothing is written between the reading of the end and the place to go on from.
+        let mut writer = output.lock();
+        if writer.file.is_none() {
+            writer.turn(dir).doing(what)?;
+        }
+        let before = tail(dir, lines)?;
+        let mut file = File::open(current(dir)).doing(what)?;
+        file.seek(SeekFrom::End(0)).doing(what)?;
+        let turns = writer.turns;
+        drop(writer);
+        let follower = LogFollower {
+            output: std::sync::Arc::clone(output),
+            file: BufReader::new(file),
+            turns,
+        };
+        Ok((before, follower))
+    }
+
+    /// Whether nothing more comes, as the server is ending.
+    pub fn ended(&self) -> bool {
+        self.output.lock().ended
+    }
+
+    /// The next lines that are there, up to some tens of KiB; none if nothing came for so long.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn next(&mut self, wait: Duration) -> Result<Vec<Logged>, Error> {
+        let what = || "following a component's output".to_owned();
+        let mut found = Vec::new();
+        let until = Instant::now() + wait;
+        let mut bytes = 0;
+        let mut line = Vec::new();
+        let there = self
+            .output
+            .wait(&mut self.file, &mut self.turns, until)
+            .doing(what)?;
+        while there && bytes < 32 << 10 && !self.file.fill_buf().doing(what)?.is_empty() {
+            line.clear();
+            // Lines are written whole.
+            bytes += self.file.read_until(b'\n', &mut line).doing(what)?;
+            let text = String::from_utf8_lossy(&line);
+            found.push(Logged::parse(text.trim_end_matches('\n')));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn line(text: String) -> Line {
+        Line {
+            stream: crate::api::event::Stream::Stdout,
+            text,
+            continued: false,
+        }
+    }
+
+    #[test]
+    fn output_is_rotated_and_read_again() {
+        let dir = std::env::temp_dir().join(format!("gangplank-output-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let output = Arc::new(OutputLog::new(dir.clone()));
+        assert_eq!(tail(&dir, 10).unwrap(), []);
+        let (before, mut follower) = LogFollower::new(&output, 5).unwrap();
+        assert_eq!(before, []);
+        assert_eq!(follower.next(Duration::from_millis(1)).unwrap(), []);
+        // More than all the files hold, a follower along with it.
+        let filler = Arc::<str>::from("x".repeat(8000));
+        let count = 6200;
+        let (writing, text) = (Arc::clone(&output), Arc::clone(&filler));
+        let writer = std::thread::spawn(move || {
+            for n in 0..count {
+                writing.write("web", &line(format!("{n} {text}")));
+            }
+        });
+        let mut seen = Vec::new();
+        while seen.last() != Some(&(count - 1)) {
+            for one in follower.next(Duration::from_secs(10)).unwrap() {
+                seen.push(one.line.split(' ').next().unwrap().parse::<u32>().unwrap());
+            }
+        }
+        writer.join().unwrap();
+        assert!(seen.is_sorted());
+        let files = fs::read_dir(&dir).unwrap().count();
+        assert_eq!(files, 1 + FILES_KEPT as usize);
+        let newest = tail(&dir, 3).unwrap();
+        let numbers: Vec<&str> = newest
+            .iter()
+            .map(|one| one.line.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(numbers, ["6197", "6198", "6199"]);
+        assert_eq!(
+            (newest[0].kind.as_str(), newest[0].stream.as_str()),
+            ("web", "stdout")
+        );
+        // Bounded by bytes, over the end of a file.
+        let many = tail(&dir, 10_000).unwrap();
+        assert!(many.len() > 400 && many.len() < 620, "{}", many.len());
+        // One that falls behind, by less than what is kept, misses nothing.
+        let (_, mut behind) = LogFollower::new(&output, 0).unwrap();
+        for n in 0..3800 {
+            output.write("web", &line(format!("{n} {filler}")));
+        }
+        let mut next = 0;
+        while next < 3800 {
+            for one in behind.next(Duration::from_secs(10)).unwrap() {
+                assert!(one.line.starts_with(&format!("{next} ")), "{next}");
+                next += 1;
+            }
+        }
+        let _ = fs::remove_dir_all(&dir);
+    }
+}

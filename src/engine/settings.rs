@@ -1,0 +1,56 @@
+//! What a server is told at its start. The command line reads it, and the server is built from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::engine::peers::PeerOptions;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`, the port 0 for any that is free.
+    Tcp(String),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// How the server is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// What the server owns; none for the default root.
+    pub root: Option<PathBuf>,
+    /// Where it listens, beside the socket in the root.
+    pub listen: Vec<Listen>,
+    /// The certificate and the key of its TCP listeners.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Deployments past `extract` at once.
+    pub max_deploys: usize,
+    /// The largest payload.
+    pub max_payload: Option<u64>,
+    /// The largest JSON body.
+    pub max_json_body: u64,
+    /// What is left free on the disk.
+    pub min_free_disk: u64,
+    /// Entries in one payload.
+    pub max_entries: u64,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Releases kept of a component.
+    pub keep_releases: usize,
+    /// Payloads kept of a component.
+    pub keep_payloads: usize,
+    /// Deployments kept of a component.
+    pub keep_deployments: usize,
+    /// For requests that name none.
+    pub install_timeout: Duration,
+    /// Who installations, checks and processes run as.
+    pub run_as: Option<String>,
+    /// From the signal to the end.
+    pub grace: Duration,
+    /// The servers that it deploys to.
+    pub peers: Vec<PeerOptions>,
+    /// How long each of them may take to build.
+    pub replicate_timeout: Duration,
+    /// The peer that it catches up from at its start.
+    pub sync_from: Option<String>,
+}

@@ -1,0 +1,150 @@
+//! Phase `extract`: a payload comes in, and becomes a tree.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::api::error::{Code, Refusal};
+use crate::api::event::{Phase, Upload};
+use crate::api::name::DeploymentId;
+use crate::engine::attempt::{Attempt, Facts, checkpoint};
+use crate::engine::stages::{ReleaseTree, Staged, facts};
+use crate::formats::archive::{self, Limits};
+use crate::store::Store;
+use crate::system::account::Account;
+use crate::system::log;
+
+/// Watchers are told of an upload at most so often: ten times a second.
+const UPLOAD_EVERY: Duration = Duration::from_millis(100);
+
+/// A payload's file; dropping it removes it unless it is kept. It is kept as soon as it arrived whole, since a deployment
+/// whose installation failed may be looked at or tried again.
+struct PayloadFile {
+    store: Arc<Store>,
+    id: DeploymentId,
+    kept: bool,
+}
+
+impl Drop for PayloadFile {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = self.store.remove_payload(self.id)
+        {
+            log::warn(&format!("deployment {}: {error}", self.id));
+        }
+    }
+}
+
+/// How a payload is received.
+pub struct Intake<'a> {
+    /// The root.
+    pub store: &'a Arc<Store>,
+    /// What it may cost.
+    pub limits: &'a Limits,
+    /// Whose the tree is, if not the server's own user's.
+    pub owner: Option<&'a Account>,
+}
+
+impl Intake<'_> {
+    /// Runs phase `extract`: stores, hashes and unpacks the payload while it arrives. If there is an expected SHA-256, the
+    /// payload must have it. `arrived` says at the end whether it is still wanted.
+    ///
+    /// # Errors
+    /// What is wrong with the payload, or with the disk; nothing of it stays then.
+    pub fn receive(
+        &self,
+        attempt: &mut Attempt,
+        source: &mut dyn Read,
+        expected: Option<&str>,
+        arrived: &dyn Fn(DeploymentId) -> bool,
+    ) -> Result<Staged, Refusal> {
+        let id = attempt.record().deployment_id;
+        attempt.phase(Phase::Extract, |attempt| {
+            let mut payload = PayloadFile {
+                store: Arc::clone(self.store),
+                id,
+                kept: false,
+            };
+            let file = self.store.create_payload(id)?;
+            let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
+            if !arrived(id) {
+                let why = "receiving the payload: stopped";
+                return Err(Refusal::new(Code::Cancelled, why));
+            }
+            payload.kept = true;
+            Ok((Staged(tree), facts))
+        })
+    }
+
+    /// Runs phase `extract` again for a release that was removed, from its stored payload.
+    ///
+    /// # Errors
+    /// When the payload is not what it was, or the disk does not take the tree, of which nothing stays then.
+    pub fn rebuild(
+        &self,
+        attempt: &mut Attempt,
+        payload: &mut File,
+        expected: Option<&str>,
+    ) -> Result<Staged, Refusal> {
+        attempt.phase(Phase::Extract, |attempt| {
+            let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
+            Ok((Staged(tree), facts))
+        })
+    }
+
+    fn unpack(
+        &self,
+        attempt: &mut Attempt,
+        source: &mut dyn Read,
+        payload: Option<&File>,
+        expected: Option<&str>,
+    ) -> Result<(ReleaseTree, Facts), Refusal> {
+        let (project, id) = (
+            attempt.record().project.clone(),
+            attempt.record().release_id,
+        );
+        let tree = ReleaseTree {
+            store: Arc::clone(self.store),
+            project: project.clone(),
+            id,
+            kept: false,
+        };
+        let release = self.store.create_release(&project, id)?;
+        let owner = self.owner.map(|account| (account.uid, account.gid));
+        let mut told = Instant::now();
+        let unpacked = archive::unpack(
+            source,
+            payload,
+            &release,
+            self.limits,
+            owner,
+            &mut |bytes| {
+                checkpoint("received");
+                if told.elapsed() >= UPLOAD_EVERY {
+                    told = Instant::now();
+                    attempt.upload(Upload { bytes, total: None });
+                }
+            },
+        )?;
+        checkpoint("stored");
+        if let Some(expected) = expected
+            && expected != unpacked.payload_hash
+        {
+            let why = format!(
+                "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
+                unpacked.payload_hash
+            );
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
+        let facts = json!({
+            "payload_hash": unpacked.payload_hash,
+            "payload_size": unpacked.payload_size,
+            "unpacked_size": unpacked.unpacked_size,
+            "files": unpacked.files,
+        });
+        Ok((tree, self::facts(facts)))
+    }
+}

@@ -1,0 +1,84 @@
+//! Archives, both ways: [`plan`] and [`PackPlan::write`] make a tar.gz of a directory, [`unpack()`] stores a tar or tar.gz that
+//! arrives and unpacks it in the same pass. The only room that knows the formats tar, gzip and deflate.
+//!
+//! What it guarantees:
+//! - **Packing**: the same tree gives the same bytes, whoever packs it and whenever. What changes or cannot be read while
+//!   it is packed is an error, and what was written until then is no complete archive. Files that deflate would not
+//!   shrink pass it by as stored blocks.
+//! - **Unpacking**: nothing is written outside the release, no link leads out of it, and everything that is refused is
+//!   refused with the name of the entry and the reason. An archive is complete (its end marker was seen, its checksums are
+//!   right, nothing follows) or refused. The memory does not grow with the payload's size, nor with that of an entry.
+//!
+//! | file | what for |
+//! | --- | --- |
+//! | `pack` | walks a directory and writes its archive |
+//! | `gzip` | the one gzip member that mixes deflated and stored blocks |
+//! | `unpack` | receives a payload: limits, hash, the two threads |
+//! | `feed` | the bytes on their way from one thread to the other, and out of gzip |
+//! | `extract` | judges entry by entry and writes the tree |
+//! | `path` | which names and link targets are taken |
+//! | `settle` | what comes last: flattening, links, modes |
+//! | `tree` | what was made so far, compactly, and where links lead |
+//! | `free_space` | how much may still be written to the disk |
+
+mod extract;
+mod feed;
+mod free_space;
+mod gzip;
+mod pack;
+mod path;
+mod settle;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod unpack;
+
+pub use pack::{PackOptions, PackPlan, plan};
+pub use unpack::{Limits, Owner, Unpacked, fits, unpack};
+
+/// The longest part of a name that a message shows: a terminal's line or two.
+const SHOWN: usize = 200;
+
+/// A name from a file system or an archive, fit for a message: whoever chose it must not be able to write control
+/// characters into a terminal or a log.
+fn visible(name: &[u8]) -> String {
+    let mut shown = String::new();
+    for character in String::from_utf8_lossy(name).chars() {
+        if shown.len() >= SHOWN {
+            shown.push_str("...");
+            break;
+        }
+        match character {
+            '\0'..='\x1f' => {
+                shown.push('^');
+                shown.push(char::from(character as u8 + b'@'));
+            }
+            '\x7f' => shown.push_str("^?"),
+            _ if character.is_control() => shown.extend(character.escape_unicode()),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_their_control_characters() {
+        let long = vec![b'x'; 5000];
+        let table: [(&[u8], &str); 6] = [
+            (b"a/b c", "a/b c"),
+            (b"\x1b[31m\n\0", "^[[31m^J^@"),
+            (b"\x7f", "^?"),
+            ("\u{9b}31m".as_bytes(), "\\u{9b}31m"),
+            (b"\xff", "\u{fffd}"),
+            ("b\u{fc}cher".as_bytes(), "b\u{fc}cher"),
+        ];
+        for (name, expected) in table {
+            assert_eq!(visible(name), expected);
+        }
+        assert_eq!(visible(&long).len(), SHOWN + 3);
+    }
+}

@@ -1,0 +1,663 @@
+//! Packing a directory: [`plan`] walks it and decides what goes along, [`PackPlan::write`] writes the tar.gz.
+//!
+//! The same tree gives the same bytes: entries are sorted by the bytes of their paths, owners are 0 and nameless, and every
+//! modification time is the same, since a checkout, a copy and a CI runner each give their own to the same files. (The
+//! receiving side does not use them either.) Of a mode the permission bits go along.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+use tar::{EntryType, Header};
+
+use crate::api::error::{Doing, Error};
+use crate::formats::archive::gzip::Gzip;
+use crate::formats::archive::path::stays;
+use crate::formats::archive::visible;
+
+/// Every entry's modification time: 1980-01-01, the earliest that no archiver has trouble with.
+const MTIME: u64 = 315_532_800;
+
+/// How much of a file is read at once, and chosen for together.
+const CHUNK: usize = 256 * 1024;
+
+/// A tar archive's unit.
+const TAR_BLOCK: usize = 512;
+
+/// What goes along that is left out by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PackOptions {
+    /// Everything named `node_modules`, at any depth.
+    pub include_node_modules: bool,
+    /// Everything named `.git`, at any depth.
+    pub include_git: bool,
+}
+
+impl PackOptions {
+    fn leaves_out(&self, name: &OsStr) -> bool {
+        (name == "node_modules" && !self.include_node_modules)
+            || (name == ".git" && !self.include_git)
+    }
+}
+
+/// What will be packed, in order.
+pub struct PackPlan {
+    root: PathBuf,
+    mode: u32,
+    items: Vec<PackItem>,
+    warnings: Vec<String>,
+    total: u64,
+}
+
+struct PackItem {
+    /// Relative to the root.
+    path: Box<[u8]>,
+    mode: u32,
+    what: PackKind,
+}
+
+enum PackKind {
+    Directory,
+    File(u64),
+    Symlink(Box<[u8]>),
+}
+
+/// Walks `dir` and decides what will be packed.
+///
+/// # Errors
+/// No such directory, nothing in it to pack, or something in it that cannot be read; the error names the path.
+pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
+    let root = dir
+        .canonicalize()
+        .doing(|| format!("packing {}", dir.display()))?;
+    let metadata = fs::metadata(&root).doing(|| format!("packing {}", dir.display()))?;
+    let mut plan = PackPlan {
+        root,
+        mode: metadata.permissions().mode() & 0o777,
+        items: Vec::new(),
+        warnings: Vec::new(),
+        total: 0,
+    };
+    let mut directories = VecDeque::from([PathBuf::new()]);
+    while let Some(directory) = directories.pop_front() {
+        plan.walk(&directory, options, &mut directories)?;
+    }
+    if plan.items.is_empty() {
+        let left_out = match plan.warnings.as_slice() {
+            [] => String::new(),
+            warnings => format!(" ({})", warnings.join("; ")),
+        };
+        return Err(Error::new(
+            format!("packing {}", dir.display()),
+            format!("there is nothing in it to pack{left_out}"),
+        ));
+    }
+    plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    plan.warnings.sort_unstable();
+    Ok(plan)
+}
+
+impl PackPlan {
+    /// The uncompressed bytes of all regular files.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What is left out and might be missed; each names its entry.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Writes the tar.gz, `level` 0 (nothing deflated) to 9. `progress` is told how many bytes of the files have been
+    /// written so far.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not what it was when the plan was made, or `out`'s own error. The archive is not
+    /// complete then, and cannot be taken for complete.
+    pub fn write(
+        &self,
+        out: impl Write,
+        level: u32,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let directory = File::open(&self.root).doing(|| self.doing(&[]))?;
+        let mut writer = TarWriter {
+            gzip: Gzip::new(out, level),
+            chunk: vec![0; CHUNK],
+            written: 0,
+        };
+        writer.header(b"./", EntryType::Directory, self.mode, 0, None)?;
+        for PackItem { path, mode, what } in &self.items {
+            match what {
+                PackKind::Directory => {
+                    let path = [path, &b"/"[..]].concat();
+                    writer.header(&path, EntryType::Directory, *mode, 0, None)?;
+                }
+                PackKind::Symlink(target) => {
+                    writer.header(path, EntryType::Symlink, 0o777, 0, Some(target))?;
+                }
+                PackKind::File(size) => {
+                    writer.header(path, EntryType::Regular, *mode, *size, None)?;
+                    // A FIFO that has taken the file's place must not block, nor a link lead elsewhere.
+                    let flags =
+                        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    let file = rustix::fs::openat(&directory, &**path, flags, Mode::empty())
+                        .map_err(io::Error::from)
+                        .doing(|| self.doing(path))?;
+                    writer.file(File::from(file), *size, || self.doing(path), progress)?;
+                }
+            }
+        }
+        writer.end()
+    }
+
+    fn doing(&self, path: &[u8]) -> String {
+        // Not `join`, which would put a slash behind the root.
+        let mut full = self.root.clone();
+        full.extend(Path::new(OsStr::from_bytes(path)));
+        format!("packing {}", visible(full.as_os_str().as_bytes()))
+    }
+
+    fn walk(
+        &mut self,
+        directory: &Path,
+        options: &PackOptions,
+        directories: &mut VecDeque<PathBuf>,
+    ) -> Result<(), Error> {
+        let doing = || self.doing(directory.as_os_str().as_bytes());
+        let entries = fs::read_dir(self.root.join(directory)).doing(doing)?;
+        let names: Result<Vec<_>, _> = entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect();
+        for name in names.doing(doing)? {
+            if options.leaves_out(&name) {
+                continue;
+            }
+            let path = directory.join(&name);
+            let bytes = path.as_os_str().as_bytes();
+            let metadata =
+                fs::symlink_metadata(self.root.join(&path)).doing(|| self.doing(bytes))?;
+            let kind = metadata.file_type();
+            let what = if kind.is_dir() {
+                PackKind::Directory
+            } else if kind.is_file() {
+                self.readable(&path)?;
+                self.total += metadata.len();
+                PackKind::File(metadata.len())
+            } else if kind.is_symlink() {
+                match self.link(&path)? {
+                    Ok(target) => PackKind::Symlink(target),
+                    Err(warning) => {
+                        self.warnings.push(warning);
+                        continue;
+                    }
+                }
+            } else {
+                let what = strange(&metadata);
+                self.warnings
+                    .push(format!("left out '{}': it is a {what}", visible(bytes)));
+                continue;
+            };
+            self.items.push(PackItem {
+                path: bytes.into(),
+                mode: metadata.permissions().mode() & 0o777,
+                what,
+            });
+            if kind.is_dir() {
+                directories.push_back(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out before the upload, and not in its middle, that a file must not be read.
+    fn readable(&self, path: &Path) -> Result<(), Error> {
+        rustix::fs::accessat(CWD, self.root.join(path), Access::READ_OK, AtFlags::EACCESS)
+            .map_err(io::Error::from)
+            .doing(|| self.doing(path.as_os_str().as_bytes()))
+    }
+
+    /// The target of a link that stays inside, or the warning about one that does not.
+    fn link(&self, path: &Path) -> Result<Result<Box<[u8]>, String>, Error> {
+        let full = self.root.join(path);
+        let doing = || self.doing(path.as_os_str().as_bytes());
+        let target = fs::read_link(&full).doing(doing)?;
+        let shown = || {
+            format!(
+                "left out the link '{}' to '{}'",
+                visible(path.as_os_str().as_bytes()),
+                visible(target.as_os_str().as_bytes())
+            )
+        };
+        let out = || Ok(Err(format!("{}: it leads out of the directory", shown())));
+        let text = target.as_os_str().as_bytes();
+        if text.starts_with(b"/") || !stays(path.as_os_str().as_bytes(), text) {
+            return out();
+        }
+        match full.canonicalize() {
+            Ok(found) if found.starts_with(&self.root) => {
+                Ok(Ok(target.into_os_string().into_vec().into()))
+            }
+            Ok(_) => out(),
+            Err(error) => Ok(Err(format!("{}: it dangles ({error})", shown()))),
+        }
+    }
+}
+
+fn strange(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    if kind.is_socket() {
+        "socket"
+    } else if kind.is_fifo() {
+        "FIFO"
+    } else {
+        "device"
+    }
+}
+
+/// Writes tar into gzip.
+struct TarWriter<W: Write> {
+    gzip: Gzip<W>,
+    chunk: Vec<u8>,
+    written: u64,
+}
+
+impl<W: Write> TarWriter<W> {
+    fn header(
+        &mut self,
+        path: &[u8],
+        kind: EntryType,
+        mode: u32,
+        size: u64,
+        target: Option<&[u8]>,
+    ) -> Result<(), Error> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(MTIME);
+        header.set_size(size);
+        // The slots for names of every kind of header: what does not fit goes before it, in an entry of its own.
+        let fields = header.as_old_mut();
+        let long_path = !fits(&mut fields.name, path);
+        let long_target = target.is_some_and(|target| !fits(&mut fields.linkname, target));
+        header.set_cksum();
+        self.long(EntryType::GNULongLink, target.filter(|_| long_target))?;
+        self.long(EntryType::GNULongName, Some(path).filter(|_| long_path))?;
+        self.put(header.as_bytes())
+    }
+
+    /// GNU's entry for a name of any length.
+    fn long(&mut self, kind: EntryType, name: Option<&[u8]>) -> Result<(), Error> {
+        let Some(name) = name else { return Ok(()) };
+        let mut header = Header::new_gnu();
+        fits(&mut header.as_old_mut().name, b"././@LongLink");
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        // A NUL ends the name.
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        self.put(header.as_bytes())?;
+        self.put(name)?;
+        self.put(&[0])?;
+        self.pad(name.len() + 1)
+    }
+
+    fn file(
+        &mut self,
+        mut file: File,
+        size: u64,
+        doing: impl Fn() -> String,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let changed = |what: &str| Err(Error::new(doing(), what));
+        let metadata = file.metadata().doing(&doing)?;
+        if !metadata.is_file() {
+            return changed("it was replaced while it was packed");
+        }
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let read = fill(&mut file, &mut self.chunk[..most]).doing(&doing)?;
+            if read < most {
+                return changed("it became shorter while it was packed");
+            }
+            let start = left == size;
+            let chunk = &self.chunk[..most];
+            self.gzip.choose(chunk, start).doing(unwritten)?;
+            self.gzip.write_all(chunk).doing(unwritten)?;
+            left -= most as u64;
+            self.written += most as u64;
+            progress(self.written);
+        }
+        if file.read(&mut [0]).doing(&doing)? > 0 {
+            return changed("it became longer while it was packed");
+        }
+        // The remainder is below a block.
+        self.pad((size % TAR_BLOCK as u64) as usize)
+    }
+
+    fn pad(&mut self, len: usize) -> Result<(), Error> {
+        self.put(&[0; TAR_BLOCK][..len.next_multiple_of(TAR_BLOCK) - len])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.gzip.write_all(bytes).doing(unwritten)
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        self.put(&[0; 2 * TAR_BLOCK])?;
+        self.gzip.finish().doing(unwritten)?;
+        Ok(())
+    }
+}
+
+fn unwritten() -> String {
+    "writing the archive".into()
+}
+
+/// Copies a name into a header's field as far as it fits; whether all of it did.
+fn fits(field: &mut [u8], name: &[u8]) -> bool {
+    let len = name.len().min(field.len());
+    field[..len].copy_from_slice(&name[..len]);
+    len == name.len()
+}
+
+/// Reads until the buffer is full or the file ends.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::archive::testing::{LIMITS, Source, Temporary, tree, unpack_at};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    fn packed(dir: &Path, options: &PackOptions, level: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let plan = plan(dir, options).unwrap();
+        plan.write(&mut bytes, level, &mut |_| {}).unwrap();
+        bytes
+    }
+
+    fn write(path: PathBuf, content: impl AsRef<[u8]>) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn chmod(path: PathBuf, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A tree with something of everything that goes along.
+    fn sample(root: &Path) {
+        let long = format!("{}/{}", "d".repeat(120), "f".repeat(250));
+        write(root.join("a.txt"), "text");
+        write(root.join("a/b"), "");
+        write(root.join("a-b"), vec![0_u8; 700_000]);
+        write(root.join(".hidden"), "x");
+        write(root.join(&long), "long");
+        write(root.join("x".repeat(100)), "just fits");
+        write(root.join("b\u{fc}cher"), "x");
+        fs::create_dir(root.join("empty")).unwrap();
+        symlink("a/b", root.join("in")).unwrap();
+        symlink("../a.txt", root.join("a/up")).unwrap();
+        symlink(&long, root.join("a link with a long target")).unwrap();
+        chmod(root.join("a-b"), 0o755);
+        chmod(root.join("a"), 0o750);
+        chmod(root.to_path_buf(), 0o755);
+        for path in ["a.txt", "a/b", ".hidden"] {
+            chmod(root.join(path), 0o640);
+        }
+    }
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        let from = Temporary::new();
+        sample(&from.0);
+        for level in [0, 3, 9] {
+            let bytes = packed(&from.0, &PackOptions::default(), level);
+            let at = Temporary::new();
+            let unpacked = unpack_at(&at.0, &mut Source::new(&bytes, 65_536), &LIMITS).unwrap();
+            assert_eq!(tree(&at.0.join("release")), tree(&from.0));
+            assert_eq!((unpacked.files, unpacked.unpacked_size), (7, 700_019));
+        }
+    }
+
+    #[test]
+    fn the_same_tree_gives_the_same_bytes() {
+        let (one, two) = (Temporary::new(), Temporary::new());
+        sample(&one.0);
+        sample(&two.0);
+        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let file = File::options()
+            .write(true)
+            .open(two.0.join("a.txt"))
+            .unwrap();
+        file.set_modified(old).unwrap();
+        let options = PackOptions::default();
+        let bytes = packed(&one.0, &options, 3);
+        assert!(bytes == packed(&two.0, &options, 3));
+        let mut paths = Vec::new();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+        for entry in archive.entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!(
+                (
+                    header.uid().unwrap(),
+                    header.gid().unwrap(),
+                    header.mtime().unwrap()
+                ),
+                (0, 0, MTIME)
+            );
+            assert_eq!(header.username_bytes(), Some(&b""[..]));
+            paths.push(String::from_utf8(entry.path_bytes().into_owned()).unwrap());
+        }
+        let expected = [
+            "./",
+            ".hidden",
+            "a/",
+            "a link with a long target",
+            "a-b",
+            "a.txt",
+            "a/b",
+            "a/up",
+        ];
+        assert_eq!(paths[..expected.len()], expected);
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        let outer = Temporary::new();
+        let root = outer.0.join("app");
+        write(outer.0.join("secret"), "x");
+        write(root.join("a"), "1");
+        write(root.join("node_modules/m/index.js"), "22");
+        write(root.join("lib/node_modules/m"), "333");
+        write(root.join(".git/HEAD"), "4444");
+        write(root.join("sub/.git"), "gitdir: elsewhere");
+        symlink("../secret", root.join("out")).unwrap();
+        symlink(outer.0.join("app/a"), root.join("absolute")).unwrap();
+        symlink("lib/../../app/a", root.join("out and in")).unwrap();
+        symlink("nothing\x1b[31m", root.join("dangling")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        symlink("node_modules/m", root.join("module")).unwrap();
+        symlink("..", root.join("lib/up")).unwrap();
+        symlink("lib/up/../secret", root.join("through")).unwrap();
+        let _socket = UnixListener::bind(root.join("socket")).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            root.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
+
+        let plan = plan(&root, &PackOptions::default()).unwrap();
+        let warnings = plan.warnings().join("\n");
+        let table = [
+            "link 'out' to '../secret': it leads out",
+            "link 'absolute' to",
+            "link 'out and in' to",
+            "link 'dangling' to 'nothing^[[31m': it dangles",
+            "link 'loop' to 'loop': it dangles",
+            "link 'through' to 'lib/up/../secret': it leads out",
+            "'socket': it is a socket",
+            "'fifo': it is a FIFO",
+        ];
+        for part in table {
+            assert!(warnings.contains(part), "{part} in {warnings}");
+        }
+        assert_eq!(plan.warnings().len(), table.len(), "{warnings}");
+        let bytes = packed(&root, &PackOptions::default(), 3);
+        let at = Temporary::new();
+        unpack_at(&at.0, &mut Source::new(&bytes, 512), &LIMITS).unwrap();
+        let lines: Vec<_> = tree(&at.0.join("release"))
+            .iter()
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect();
+        assert_eq!(lines, ["a", "lib/", "lib/up", "module", "sub/"]);
+
+        let options = PackOptions {
+            include_node_modules: true,
+            include_git: true,
+        };
+        assert_eq!(
+            super::plan(&root, &options).unwrap().total(),
+            1 + 2 + 3 + 4 + 17
+        );
+        assert_eq!(plan.total(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_packed_is_named() {
+        let at = Temporary::new();
+        let with = |name: &str, make: &dyn Fn(&Path)| {
+            let path = at.0.join(name);
+            fs::create_dir(&path).unwrap();
+            make(&path);
+            path
+        };
+        let table = [
+            (at.0.join("none"), "none: No such file"),
+            (
+                with("empty", &|_| {}),
+                "empty: there is nothing in it to pack",
+            ),
+            (
+                with("modules", &|path| write(path.join("node_modules/x"), "")),
+                "modules: there is nothing",
+            ),
+            (
+                with("links", &|path| symlink("/", path.join("l")).unwrap()),
+                "left out the link 'l'",
+            ),
+            (
+                with("file", &|path| write(path.join("f"), "")).join("f"),
+                "file/f: Not a directory",
+            ),
+        ];
+        for (path, part) in table {
+            let error = plan(&path, &PackOptions::default())
+                .err()
+                .unwrap()
+                .to_string();
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_read_is_found_by_the_plan() {
+        if rustix::process::geteuid().is_root() {
+            // Root may read everything.
+            return;
+        }
+        for hidden in ["f", "d"] {
+            let at = Temporary::new();
+            write(at.0.join("f"), "");
+            write(at.0.join("d/x"), "");
+            chmod(at.0.join(hidden), 0);
+            let error = plan(&at.0, &PackOptions::default())
+                .err()
+                .unwrap()
+                .to_string();
+            chmod(at.0.join(hidden), 0o700);
+            assert!(
+                error.contains(&format!("/{hidden}: Permission denied")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_changes_is_an_error() {
+        type PackCase<'a> = (&'a str, &'a dyn Fn(&Path));
+        let table: [PackCase<'_>; 5] = [
+            ("shorter", &|path| fs::write(path, "1").unwrap()),
+            ("longer", &|path| fs::write(path, "12345678").unwrap()),
+            ("No such file", &|path| fs::remove_file(path).unwrap()),
+            ("symbolic link", &|path| {
+                fs::remove_file(path).unwrap();
+                symlink("/etc/passwd", path).unwrap();
+            }),
+            ("replaced", &|path| {
+                fs::remove_file(path).unwrap();
+                fs::create_dir(path).unwrap();
+            }),
+        ];
+        for (part, change) in table {
+            let at = Temporary::new();
+            write(at.0.join("file"), "1234");
+            let plan = plan(&at.0, &PackOptions::default()).unwrap();
+            change(&at.0.join("file"));
+            let mut bytes = Vec::new();
+            let error = plan
+                .write(&mut bytes, 3, &mut |_| {})
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(part) && error.contains("/file"),
+                "{part} in {error}"
+            );
+            let release = Temporary::new();
+            assert!(unpack_at(&release.0, &mut Source::new(&bytes, 512), &LIMITS).is_err());
+        }
+    }
+
+    #[test]
+    fn progress_counts_the_bytes_of_the_files() {
+        let at = Temporary::new();
+        write(at.0.join("a"), vec![1; 3 * CHUNK + 1]);
+        write(at.0.join("b"), "1");
+        write(at.0.join("c"), "");
+        let plan = plan(&at.0, &PackOptions::default()).unwrap();
+        let mut seen = Vec::new();
+        plan.write(io::sink(), 3, &mut |bytes| seen.push(bytes))
+            .unwrap();
+        assert!(seen.is_sorted());
+        assert_eq!(seen.last(), Some(&plan.total()));
+        assert_eq!(seen.len(), 5);
+    }
+}

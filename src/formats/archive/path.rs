@@ -1,0 +1,97 @@
+//! The names in an archive: which ones are taken, by their text alone.
+
+use crate::api::error::{Code, Refusal};
+use crate::formats::archive::tree::LONGEST_NAME;
+use crate::formats::archive::visible;
+
+/// The longest path and link target.
+const LONGEST_PATH: usize = 1024;
+
+/// The most components of a path: each is a directory to make and to go through.
+const DEEPEST: usize = 64;
+
+/// A path of the archive, taken apart.
+pub(super) struct Name {
+    /// As the archive has it, fit for messages.
+    pub(super) shown: String,
+    /// Without `.` and doubled or trailing slashes.
+    pub(super) path: Vec<u8>,
+}
+
+impl Name {
+    pub(super) fn refuse(&self, why: impl AsRef<str>) -> Refusal {
+        bad(format!("'{}': {}", self.shown, why.as_ref()))
+    }
+
+    /// Its components; the root has none.
+    pub(super) fn components(&self) -> impl Iterator<Item = &[u8]> {
+        let components = self.path.split(|&byte| byte == b'/');
+        components.filter(|component| !component.is_empty())
+    }
+
+    /// Judges a path by its text alone.
+    pub(super) fn parse(raw: &[u8]) -> Result<Name, Refusal> {
+        let mut name = Name {
+            shown: visible(raw),
+            path: Vec::with_capacity(raw.len()),
+        };
+        if let Some(why) = bad_text(raw) {
+            return Err(name.refuse(why));
+        }
+        let mut depth = 0;
+        for component in raw.split(|&byte| byte == b'/') {
+            match component {
+                b"" | b"." => continue,
+                b".." => return Err(name.refuse("a path must not contain '..'")),
+                _ if component.len() > LONGEST_NAME => {
+                    return Err(name.refuse("a part of the path is longer than 255 bytes"));
+                }
+                _ => depth += 1,
+            }
+            if depth > DEEPEST {
+                return Err(name.refuse("the path is deeper than 64 directories"));
+            }
+            if !name.path.is_empty() {
+                name.path.push(b'/');
+            }
+            name.path.extend_from_slice(component);
+        }
+        Ok(name)
+    }
+}
+
+/// What paths and link targets have in common.
+pub(super) fn bad_text(raw: &[u8]) -> Option<&'static str> {
+    if raw.is_empty() {
+        Some("it has no name")
+    } else if raw.len() > LONGEST_PATH {
+        Some("the name is longer than 1024 bytes")
+    } else if raw.contains(&0) {
+        Some("the name contains a NUL byte")
+    } else if raw.contains(&b'\n') {
+        Some("the name contains a newline")
+    } else if raw[0] == b'/' {
+        Some("the path is absolute")
+    } else {
+        None
+    }
+}
+
+/// Whether a link at `path` stays inside by its text alone.
+pub(super) fn stays(path: &[u8], target: &[u8]) -> bool {
+    let mut depth = path.iter().filter(|&&byte| byte == b'/').count();
+    for component in target.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." if depth == 0 => return false,
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    true
+}
+
+/// The refusal of an archive.
+pub(super) fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(Code::BadArchive, message)
+}

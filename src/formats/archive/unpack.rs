@@ -1,0 +1,859 @@
+//! Receiving a payload: it is stored, hashed and unpacked in one pass, while it arrives. The calling thread reads, hashes
+//! and stores; a second one, `extract`, decodes and writes the tree. So the two cost as long as the slower of them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::thread;
+
+use sha2::{Digest, Sha256};
+
+use crate::api::error::{Code, Error, Refusal};
+use crate::formats::archive::extract::{Tally, extract};
+use crate::formats::archive::feed::{self, BUFFER, Disconnected, Filler};
+use crate::formats::archive::free_space::{FreeSpace, unwritten};
+
+/// What a payload may cost.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The most bytes of a payload as it is received; `None` is no limit.
+    pub max_payload: Option<u64>,
+    /// The most entries, those included that are only implied by the paths of others.
+    pub max_entries: u64,
+    /// The free space of the disk never goes below this many bytes.
+    pub min_free_disk: u64,
+}
+
+/// The user and the group that a tree is handed to.
+pub type Owner = (u32, u32);
+
+/// What a payload was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The SHA-256 of the bytes received, as lower-case hexadecimal digits.
+    pub payload_hash: String,
+    /// How many bytes were received.
+    pub payload_size: u64,
+    /// The bytes of all regular files of the tree; a hard link adds nothing.
+    pub unpacked_size: u64,
+    /// How many regular files there are, hard links included.
+    pub files: u64,
+}
+
+/// If the other side has nothing to do, so much is handed over at once instead of waiting for a full buffer. Less would
+/// wake it up more often than it is worth.
+const HANDOVER: usize = 64 * 1024;
+
+/// The stack of the second thread: its largest frame holds the tar reader's 32 KiB.
+const STACK: usize = 512 * 1024;
+
+/// Stores what `source` gives in `payload`, if there is one, as received, and unpacks it into `release`, an existing, empty directory that
+/// nobody else writes to. The tree is handed to `owner`, which only root can. `progress` is told how many bytes have been received. Nothing is synced to the disk.
+///
+/// # Errors
+/// A [`Refusal`] for people and machines; the caller removes the release directory, which is always possible then. If
+/// `source` fails, its failure is what is told: a [`Refusal`] inside its [`io::Error`] as it is, anything else as
+/// `upload_broken`.
+pub fn unpack(
+    source: &mut dyn Read,
+    payload: Option<&File>,
+    release: &Path,
+    limits: &Limits,
+    owner: Option<Owner>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Unpacked, Refusal> {
+    thread::scope(|scope| {
+        let (filler, feed) = feed::pair();
+        let extracting = thread::Builder::new()
+            .name("extract".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, || extract(feed, release, limits, owner))
+            .map_err(|error| Error::new("starting a thread to unpack the payload", error))?;
+        let received = receive(source, payload, limits, progress, filler);
+        let extracted = match extracting.join() {
+            Ok(extracted) => extracted,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        match (received, extracted) {
+            (Err(ReceiveError::Refused(refusal)), _) | (_, Err(refusal)) => Err(refusal),
+            (Ok((payload_hash, payload_size)), Ok(Tally { bytes, files })) => Ok(Unpacked {
+                payload_hash,
+                payload_size,
+                unpacked_size: bytes,
+                files,
+            }),
+            // It only ends well once it was told that the payload is complete.
+            (Err(ReceiveError::Gone), Ok(_)) => Err(Refusal::new(
+                Code::Internal,
+                "unpacking the payload ended before the payload did",
+            )),
+        }
+    })
+}
+
+/// Why the receiving ended early.
+enum ReceiveError {
+    Refused(Refusal),
+    /// The other thread has ended, and says why itself.
+    Gone,
+}
+
+impl From<Disconnected> for ReceiveError {
+    fn from(_: Disconnected) -> ReceiveError {
+        ReceiveError::Gone
+    }
+}
+
+impl From<Refusal> for ReceiveError {
+    fn from(refusal: Refusal) -> ReceiveError {
+        ReceiveError::Refused(refusal)
+    }
+}
+
+/// Receives all of the payload. The hash and the number of its bytes.
+fn receive(
+    source: &mut dyn Read,
+    payload: Option<&File>,
+    limits: &Limits,
+    progress: &mut dyn FnMut(u64),
+    mut filler: Filler,
+) -> Result<(String, u64), ReceiveError> {
+    let mut stored = match payload {
+        Some(file) => Some((FreeSpace::new(file, limits.min_free_disk)?, file)),
+        None => None,
+    };
+    let mut hash = Sha256::new();
+    let mut total = 0;
+    let mut ended = false;
+    while !ended {
+        let mut buffer = filler.empty()?;
+        let mut len = 0;
+        while len < BUFFER && !(len >= HANDOVER && filler.starving()) {
+            let read = read(source, &mut buffer[len..])?;
+            if read == 0 {
+                ended = true;
+                break;
+            }
+            len += read;
+            total += read as u64;
+            fits(limits.max_payload, total)?;
+            progress(total);
+        }
+        if len == 0 {
+            break;
+        }
+        hash.update(&buffer[..len]);
+        if let Some((room, file)) = &mut stored {
+            room.take(len as u64)?;
+            file.write_all(&buffer[..len])
+                .map_err(|error| unwritten("storing the payload", error))?;
+        }
+        filler.send(buffer, len)?;
+    }
+    if total == 0 {
+        return Err(Refusal::new(Code::BadRequest, "the payload is empty").into());
+    }
+    filler.end()?;
+    let digest = hash.finalize();
+    let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((digits, total))
+}
+
+fn read(source: &mut dyn Read, into: &mut [u8]) -> Result<usize, Refusal> {
+    loop {
+        match source.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(source_refusal(&error)),
+            Ok(read) => return Ok(read),
+        }
+    }
+}
+
+/// A refusal that the source itself speaks comes back as it is.
+fn source_refusal(error: &io::Error) -> Refusal {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Refusal>());
+    inner.cloned().unwrap_or_else(|| {
+        Refusal::new(
+            Code::UploadBroken,
+            format!("receiving the payload: {error}"),
+        )
+    })
+}
+
+/// Refuses a payload that has at least so many bytes and may not.
+///
+/// # Errors
+/// The refusal, `too_large`.
+pub fn fits(max_payload: Option<u64>, least: u64) -> Result<(), Refusal> {
+    match max_payload {
+        Some(most) if least > most => Err(too_large(most)),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(most: u64) -> Refusal {
+    Refusal::new(
+        Code::TooLarge,
+        format!("the payload is larger than the {most} bytes that this server accepts"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::archive::testing::{
+        LIMITS, Source, Temporary, dir, entry, file, gz, hard, link, pax, sized, sparse, tar, tree,
+        unpack_at,
+    };
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn unpacked(bytes: &[u8]) -> Result<(Unpacked, Vec<String>), Refusal> {
+        let at = Temporary::new();
+        let unpacked = unpack_at(&at.0, &mut Source::new(bytes, 65_536), &LIMITS)?;
+        assert_eq!(fs::read(at.0.join("payload")).unwrap(), bytes);
+        Ok((unpacked, tree(&at.0.join("release"))))
+    }
+
+    fn named(kind: u8, name: &[u8]) -> Vec<u8> {
+        entry(kind, b"././@LongLink", 0o644, b"", &[name, b"\0"].concat())
+    }
+
+    #[test]
+    fn what_is_accepted() {
+        /// What it shows, the entries, the tree.
+        type UnpackCase = (&'static str, Vec<Vec<u8>>, Vec<String>);
+        let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
+        let deep = vec!["d"; 64].join("/");
+        let table: Vec<UnpackCase> = vec![
+            (
+                "one file is not flattened",
+                vec![file("a", "1")],
+                vec!["a 644 1".into()],
+            ),
+            (
+                "one directory is",
+                vec![
+                    file("package/package.json", "{}"),
+                    file("package/lib/x", "1"),
+                ],
+                vec![
+                    "lib/ 755".into(),
+                    "lib/x 644 1".into(),
+                    "package.json 644 {}".into(),
+                ],
+            ),
+            (
+                "with something of its own name in it",
+                vec![
+                    dir("a/", 0o755),
+                    file("a/a/a", "1"),
+                    file("a/.flatten", "2"),
+                ],
+                vec![".flatten 644 2".into(), "a/ 755".into(), "a/a 644 1".into()],
+            ),
+            ("an only directory, empty", vec![dir("a", 0o755)], vec![]),
+            (
+                "not with an entry for the root",
+                vec![dir("./", 0o755), file("./a/b", "1")],
+                vec!["a/ 755".into(), "a/b 644 1".into()],
+            ),
+            (
+                "nor beside something else",
+                vec![file("a/b", "1"), link("c", "a/b")],
+                vec!["a/ 755".into(), "a/b 644 1".into(), "c -> a/b".into()],
+            ),
+            (
+                "modes",
+                vec![
+                    dir("./", 0o755),
+                    dir("shut", 0),
+                    file("shut/in", "1"),
+                    dir("open", 0o7777),
+                    entry(b'0', b"none", 0, b"", b""),
+                    entry(b'0', b"all", 0o7777, b"", b""),
+                    entry(b'0', b"run", 0o111, b"", b""),
+                ],
+                vec![
+                    "all 777 ".into(),
+                    "none 600 ".into(),
+                    "open/ 777".into(),
+                    "run 711 ".into(),
+                    "shut/ 700".into(),
+                    "shut/in 644 1".into(),
+                ],
+            ),
+            (
+                "links that stay inside, dangling ones too",
+                vec![
+                    file("d/f", "1"),
+                    link("d/up", "../d/f"),
+                    link("here", "."),
+                    link("gone", "nowhere/at/all"),
+                    link("d/gone", "../gone/x"),
+                ],
+                vec![
+                    "d/ 755".into(),
+                    "d/f 644 1".into(),
+                    "d/gone -> ../gone/x".into(),
+                    "d/up -> ../d/f".into(),
+                    "gone -> nowhere/at/all".into(),
+                    "here -> .".into(),
+                ],
+            ),
+            (
+                "hard links",
+                vec![
+                    file("./a", "1"),
+                    hard("b", "./a"),
+                    hard("d/c", "b"),
+                    hard("a", "a"),
+                ],
+                vec![
+                    "a 644 1".into(),
+                    "b 644 1".into(),
+                    "d/ 755".into(),
+                    "d/c 644 1".into(),
+                ],
+            ),
+            (
+                "the later of the same kind",
+                vec![
+                    dir("./", 0o755),
+                    file("a", "one"),
+                    hard("b", "a"),
+                    file("./a", "two"),
+                    link("l", "a"),
+                    link("l", "b"),
+                    dir("d", 0o700),
+                    file("d/x", ""),
+                    dir("d", 0o750),
+                ],
+                vec![
+                    "a 644 two".into(),
+                    "b 644 one".into(),
+                    "d/ 750".into(),
+                    "d/x 644 ".into(),
+                    "l -> b".into(),
+                ],
+            ),
+            (
+                "global PAX headers",
+                vec![pax(b'g', &[("comment", b"0123")]), file("x/a", "1")],
+                vec!["a 644 1".into()],
+            ),
+            (
+                "PAX and GNU names",
+                vec![
+                    dir("./", 0o755),
+                    pax(b'x', &[("path", long.as_bytes()), ("mtime", b"1.5")]),
+                    file("short", "1"),
+                    named(b'K', long.as_bytes()),
+                    named(b'L', b"link"),
+                    link("l", "t"),
+                ],
+                vec![
+                    format!("{}/ 755", "d".repeat(200)),
+                    format!("{long} 644 1"),
+                    format!("link -> {long}"),
+                ],
+            ),
+            (
+                "64 deep",
+                vec![dir(".", 0o755), named(b'L', deep.as_bytes()), file("x", "")],
+                (1..64)
+                    .map(|n| format!("{}/ 755", vec!["d"; n].join("/")))
+                    .chain([format!("{deep} 644 ")])
+                    .collect(),
+            ),
+            (
+                "old ways",
+                vec![
+                    dir("./", 0o755),
+                    entry(0, b"old", 0o644, b"", b"1"),
+                    entry(b'7', b"contiguous", 0o644, b"", b"2"),
+                    entry(0, b"dir/", 0o755, b"", b""),
+                    file("a//b/./c", "3"),
+                ],
+                vec![
+                    "a/ 755".into(),
+                    "a/b/ 755".into(),
+                    "a/b/c 644 3".into(),
+                    "contiguous 644 2".into(),
+                    "dir/ 755".into(),
+                    "old 644 1".into(),
+                ],
+            ),
+        ];
+        for (what, entries, mut expected) in table {
+            expected.sort();
+            let plain = tar(&entries);
+            for bytes in [plain.clone(), gz(&plain)] {
+                let (unpacked, found) =
+                    unpacked(&bytes).unwrap_or_else(|refusal| panic!("{what}: {refusal}"));
+                assert_eq!(found, expected, "{what}");
+                let files = expected.iter().filter(|line| {
+                    !line.contains(" -> ") && !line.split(' ').next().unwrap().ends_with('/')
+                });
+                assert_eq!(unpacked.files, files.count() as u64, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn flattening_finds_a_name_that_nothing_has() {
+        let taken = (0..81).map(|n| file(&format!("p/.flatten{}", "_".repeat(n)), ""));
+        let numbers = (0..300).map(|n| file(&format!("p/.flatten{n}"), ""));
+        let mut names = taken.chain(numbers).collect::<Vec<_>>();
+        names.extend((81..248).flat_map(|n| {
+            let path = format!("p/.flatten{}", "_".repeat(n));
+            [named(b'L', path.as_bytes()), file("x", "")]
+        }));
+        assert_eq!(unpacked(&tar(&names)).unwrap().1.len(), 300 + 248);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let up = |path: &str, target: &str| link(path, target);
+        let long = "x".repeat(100);
+        let too_long = [long.as_str(); 11].join("/");
+        let deep = vec!["d"; 65].join("/");
+        let huge = "y".repeat(256);
+        let good = file("a", "1");
+        let mut table: Vec<(Vec<Vec<u8>>, &str)> = vec![
+            (vec![file("/etc/x", "")], "'/etc/x': the path is absolute"),
+            (
+                vec![file("../x", "")],
+                "'../x': a path must not contain '..'",
+            ),
+            (
+                vec![file("a/../x", "")],
+                "'a/../x': a path must not contain",
+            ),
+            (vec![dir("..", 0o755)], "'..': a path"),
+            (
+                vec![file("a\nb", "")],
+                "'a^Jb': the name contains a newline",
+            ),
+            (
+                vec![pax(b'x', &[("path", b"a\0b")]), good.clone()],
+                "contains a NUL",
+            ),
+            (
+                vec![pax(b'x', &[("path", b"a\nb")]), good.clone()],
+                "unreadable PAX record",
+            ),
+            (
+                vec![named(b'L', too_long.as_bytes()), good.clone()],
+                "longer than 1024",
+            ),
+            (
+                vec![named(b'L', deep.as_bytes()), good.clone()],
+                "deeper than 64",
+            ),
+            (
+                vec![named(b'L', huge.as_bytes()), good.clone()],
+                "longer than 255",
+            ),
+            (vec![file("", "")], "it has no name"),
+            (vec![file(".", "")], "root must be a directory"),
+            (vec![link("./", "a")], "root must be a directory"),
+            // Links that leave.
+            (
+                vec![good.clone(), link("b", "/etc/passwd")],
+                "'/etc/passwd': the path is absolute",
+            ),
+            (
+                vec![good.clone(), up("b", "..")],
+                "'b': its target '..' leads out",
+            ),
+            (
+                vec![good.clone(), up("d/b", "../../x")],
+                "'d/b': its target '../../x' leads out",
+            ),
+            (vec![good.clone(), up("b", "gone/../../x")], "leads out"),
+            (
+                vec![
+                    good.clone(),
+                    link("d/e/l1", "../.."),
+                    link("x", "d/e/l1/../outside"),
+                ],
+                "'x': its target 'd/e/l1/../outside' leads out",
+            ),
+            (
+                vec![good.clone(), link("b", "c"), link("c", "b")],
+                "leads in a circle",
+            ),
+            (
+                vec![file("p/a", ""), link("p/b", "../p/a")],
+                "'b': its target '../p/a' leads out",
+            ),
+            (
+                vec![good.clone(), link("b", "")],
+                "it is a link without a target",
+            ),
+            (vec![good.clone(), link("b", "x\ny")], "contains a newline"),
+            // Writing through links, and over other kinds.
+            (
+                vec![link("l", "d"), file("l/x", "")],
+                "'l/x': 'l' is a link",
+            ),
+            (
+                vec![dir("d", 0o755), link("l", "d"), dir("l/x", 0o755)],
+                "'l' is a link",
+            ),
+            (vec![good.clone(), file("a/b", "")], "'a/b': 'a' is a file"),
+            (
+                vec![link("l", "d"), file("l", "")],
+                "'l': the archive has this path twice",
+            ),
+            (
+                vec![good.clone(), link("a", "b")],
+                "'a': the archive has this path twice",
+            ),
+            (
+                vec![good.clone(), dir("a", 0o755)],
+                "'a': the archive has this path twice",
+            ),
+            (
+                vec![dir("a", 0o755), file("a", "")],
+                "'a': the archive has this path twice",
+            ),
+            (
+                vec![file("a/b", ""), hard("a", "a/b")],
+                "'a': the archive has this path twice",
+            ),
+            // Hard links.
+            (
+                vec![hard("b", "a"), good.clone()],
+                "'b': it is a hard link to 'a'",
+            ),
+            (
+                vec![dir("d", 0o755), hard("b", "d")],
+                "'b': it is a hard link to 'd'",
+            ),
+            (
+                vec![link("l", "x"), hard("b", "l")],
+                "'b': it is a hard link to 'l'",
+            ),
+            (
+                vec![good.clone(), hard("b", "/etc/passwd")],
+                "'b': its target '/etc/passwd'",
+            ),
+            (
+                vec![good.clone(), hard("b", "../a")],
+                "'b': its target '../a'",
+            ),
+            (
+                vec![file("d/a", ""), link("l", "d"), hard("b", "l/a")],
+                "hard link to 'l/a'",
+            ),
+            // Kinds.
+            (
+                vec![entry(b'3', b"x", 0o644, b"", b"")],
+                "'x': it is a device",
+            ),
+            (
+                vec![entry(b'4', b"x", 0o644, b"", b"")],
+                "'x': it is a device",
+            ),
+            (
+                vec![entry(b'6', b"x", 0o644, b"", b"")],
+                "'x': it is a FIFO",
+            ),
+            (vec![sparse("x")], "'x': it is a sparse file"),
+            (
+                vec![pax(b'x', &[("GNU.sparse.major", b"1")]), good.clone()],
+                "'a': it is a sparse",
+            ),
+            (
+                vec![entry(b'Z', b"x", 0o644, b"", b"")],
+                "'x': its kind is unknown",
+            ),
+            (
+                vec![entry(b'V', b"x", 0o644, b"", b"")],
+                "'x': its kind is unknown",
+            ),
+            (
+                vec![entry(b'5', b"x", 0o644, b"", b"1")],
+                "'x': a directory must not have content",
+            ),
+            (
+                vec![entry(b'0', b"x/", 0o644, b"", b"1")],
+                "'x/': a directory must not",
+            ),
+            (
+                vec![entry(b'2', b"x", 0o644, b"y", b"1")],
+                "'x': a link must not have content",
+            ),
+            (
+                vec![good.clone(), entry(b'1', b"x", 0o644, b"a", b"1")],
+                "'x': a link must not",
+            ),
+            (
+                vec![
+                    named(b'L', b"b"),
+                    pax(b'g', &[("comment", b"x")]),
+                    good.clone(),
+                ],
+                "a global PAX header stands between",
+            ),
+            (vec![], "the archive is empty"),
+            (
+                vec![good.clone(), b"nonsense".repeat(64)],
+                "the archive is damaged after 'a'",
+            ),
+            (
+                vec![named(b'L', b"b"), named(b'L', b"c"), good.clone()],
+                "two long name",
+            ),
+            (vec![named(b'L', b"b")], "no future member"),
+        ];
+        let mut bad_mode = file("x", "");
+        bad_mode[100..107].copy_from_slice(b"rwxr-xr");
+        bad_mode[148..156].copy_from_slice(b"        ");
+        let sum: u32 = bad_mode[..512].iter().map(|&byte| u32::from(byte)).sum();
+        bad_mode[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        table.push((vec![bad_mode], "'x': its mode is no octal number"));
+        for (entries, part) in table {
+            for bytes in [tar(&entries), gz(&tar(&entries))] {
+                let refusal = unpacked(&bytes).expect_err(part);
+                assert_eq!(refusal.code, Code::BadArchive, "{refusal}");
+                assert!(refusal.message.contains(part), "{part} in {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_refused() {
+        let one = file("a", "content");
+        let whole = tar(std::slice::from_ref(&one));
+        let zipped = gz(&whole);
+        let with = |bytes: &[u8], more: &[u8]| [bytes, more].concat();
+        let mut wrong_sum = zipped.clone();
+        let at = wrong_sum.len() - 6;
+        wrong_sum[at] ^= 1;
+        let table: Vec<(Vec<u8>, &str)> = vec![
+            (one.clone(), "no end marker"),
+            (with(&one, &[0; 512]), "no end marker"),
+            (with(&one, &[0; 1023]), "no end marker"),
+            (one[..700].to_vec(), "damaged after 'a': unexpected EOF"),
+            (one[..515].to_vec(), "'a': its content is truncated"),
+            (with(&one, &one[..300]), "damaged after 'a'"),
+            (with(&whole, b"x"), "followed by something else"),
+            (with(&whole, &one), "followed by something else"),
+            (gz(&one), "no end marker"),
+            (gz(&with(&whole, &[0, 1])), "followed by something else"),
+            (zipped[..zipped.len() - 1].to_vec(), "truncated"),
+            (zipped[..40].to_vec(), "truncated"),
+            (wrong_sum, "damaged after 'a'"),
+            (with(&zipped, b"x"), "something that is not gzip follows"),
+            (with(&zipped, b"\x1f\x8b"), "truncated"),
+            (b"hello".to_vec(), "no readable tar or tar.gz"),
+            (b"PK\x03\x04".repeat(200), "no readable tar or tar.gz"),
+            (vec![0], "no readable tar or tar.gz"),
+        ];
+        for (bytes, part) in table {
+            let refusal = unpacked(&bytes).expect_err(part);
+            assert_eq!(refusal.code, Code::BadArchive, "{refusal}");
+            assert!(refusal.message.contains(part), "{part} in {refusal}");
+        }
+        let halves = with(&gz(&whole[..900]), &gz(&whole[900..]));
+        for bytes in [halves, with(&zipped, &[0; 99]), with(&whole, &[0; 9000])] {
+            assert_eq!(unpacked(&bytes).unwrap().1, ["a 644 content"]);
+        }
+    }
+
+    #[test]
+    fn bombs_of_names_stop_early() {
+        // A gigabyte of name each, of which a megabyte is sent: who reads on would ask for more than there is.
+        let name = vec![b'x'; 1 << 20];
+        for kind in [b'L', b'K', b'x', b'g', b'X'] {
+            let bytes = sized(kind, b"bomb", 0o644, b"", &name, 1 << 30);
+            let refusal = unpacked(&[file("a", ""), bytes].concat()).unwrap_err();
+            assert_eq!(refusal.code, Code::BadArchive);
+            let wanted = ["headers are too large", "kind is unknown"];
+            assert!(
+                wanted.iter().any(|part| refusal.message.contains(part)),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_of_any_size_give_the_same() {
+        let content = "0123456789".repeat(70_000);
+        let plain = tar(&[
+            file("p/a", "1"),
+            file("p/big", &content),
+            link("p/l", "big"),
+        ]);
+        for bytes in [plain.clone(), gz(&plain)] {
+            for step in [1, 7, 511, 65_536, usize::MAX] {
+                let at = Temporary::new();
+                let release = at.0.join("release");
+                fs::create_dir(&release).unwrap();
+                let payload = File::create(at.0.join("payload")).unwrap();
+                let mut seen = 0;
+                let unpacked = unpack(
+                    &mut Source::new(&bytes, step),
+                    Some(&payload),
+                    &release,
+                    &LIMITS,
+                    None,
+                    &mut |received| {
+                        assert!(received > seen);
+                        seen = received;
+                    },
+                )
+                .unwrap();
+                let hash: String = Sha256::digest(&bytes)
+                    .iter()
+                    .map(|b| format!("{b:02x}"))
+                    .collect();
+                let expected = Unpacked {
+                    payload_hash: hash,
+                    payload_size: bytes.len() as u64,
+                    unpacked_size: 700_001,
+                    files: 2,
+                };
+                assert_eq!((unpacked, seen), (expected, bytes.len() as u64));
+                assert_eq!(fs::read(at.0.join("payload")).unwrap(), bytes);
+                let lines = tree(&release);
+                assert_eq!(
+                    lines,
+                    [
+                        "a 644 1".into(),
+                        format!("big 644 {content}"),
+                        "l -> big".into()
+                    ]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_count_what_is_there() {
+        let entries = [
+            file("a", "12345"),
+            file("a", "123"),
+            hard("b", "a"),
+            file("a", "1"),
+        ];
+        let (unpacked, _) = unpacked(&tar(&entries)).unwrap();
+        // `b` keeps the three bytes of the second `a`.
+        assert_eq!((unpacked.unpacked_size, unpacked.files), (4, 2));
+    }
+
+    #[test]
+    fn limits_hold() {
+        let two = tar(&[file("a", "1"), file("b", "2")]);
+        let size = two.len() as u64;
+        let limits = |max_payload, max_entries, min_free_disk| Limits {
+            max_payload,
+            max_entries,
+            min_free_disk,
+        };
+        let implied = tar(&[dir("./", 0o755), file("a/b/c/d", "")]);
+        let table: Vec<(&[u8], Limits, Option<Code>)> = vec![
+            (&two, limits(Some(size), 2, 0), None),
+            (&two, limits(Some(size - 1), 2, 0), Some(Code::TooLarge)),
+            (&two, limits(Some(0), 2, 0), Some(Code::TooLarge)),
+            (&two, limits(None, 1, 0), Some(Code::BadArchive)),
+            (&two, limits(None, 2, u64::MAX), Some(Code::NoSpace)),
+            (&implied, limits(None, 4, 0), None),
+            (&implied, limits(None, 3, 0), Some(Code::BadArchive)),
+            (b"", limits(None, 2, 0), Some(Code::BadRequest)),
+        ];
+        for (bytes, limits, expected) in table {
+            for step in [1, 65_536] {
+                let at = Temporary::new();
+                let result = unpack_at(&at.0, &mut Source::new(bytes, step), &limits);
+                assert_eq!(
+                    result.err().map(|refusal| refusal.code),
+                    expected,
+                    "{limits:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_says_why() {
+        let whole = tar(&[file("a", "1")]);
+        let own = Refusal::new(Code::TooLarge, "a second file");
+        let table = [
+            (io::Error::other(own.clone()), own),
+            (
+                io::Error::new(io::ErrorKind::UnexpectedEof, "the line went dead"),
+                Refusal::new(
+                    Code::UploadBroken,
+                    "receiving the payload: the line went dead",
+                ),
+            ),
+        ];
+        for (failure, expected) in table {
+            for bytes in [&whole[..], &whole[..600], &gz(&whole)[..20], b""] {
+                let at = Temporary::new();
+                let mut source = Source::new(bytes, 512);
+                source.failure = Some(match failure.get_ref().unwrap().downcast_ref::<Refusal>() {
+                    Some(refusal) => io::Error::other(refusal.clone()),
+                    None => io::Error::new(failure.kind(), "the line went dead"),
+                });
+                let refusal = unpack_at(&at.0, &mut source, &LIMITS).unwrap_err();
+                assert_eq!(refusal, expected);
+            }
+        }
+    }
+
+    /// A source without an end: an archive that is refused must stop the reading.
+    #[test]
+    fn a_refusal_stops_the_reading() {
+        struct Endless(u64);
+        impl Read for Endless {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                into.fill(b'x');
+                self.0 += into.len() as u64;
+                Ok(into.len())
+            }
+        }
+        let at = Temporary::new();
+        let mut source = Endless(0);
+        let refusal = unpack_at(&at.0, &mut source, &LIMITS).unwrap_err();
+        assert_eq!(refusal.code, Code::BadArchive);
+        assert!(source.0 <= 8 * BUFFER as u64, "{}", source.0);
+    }
+
+    #[test]
+    fn the_root_gets_its_mode_and_what_is_refused_can_be_removed() {
+        let table = [
+            (vec![dir("./", 0o750), file("a", "")], 0o750),
+            (vec![dir("p", 0o711), file("p/a", "")], 0o711),
+            (vec![dir("p", 0), file("p/a", "")], 0o700),
+        ];
+        for (entries, expected) in table {
+            let at = Temporary::new();
+            unpack_at(&at.0, &mut Source::new(&tar(&entries), 512), &LIMITS).unwrap();
+            let mode = fs::metadata(at.0.join("release"))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o7777, expected);
+        }
+        let at = Temporary::new();
+        let entries = [
+            dir("d", 0),
+            dir("d/e", 0),
+            file("d/e/f", ""),
+            file("/x", ""),
+        ];
+        assert!(unpack_at(&at.0, &mut Source::new(&tar(&entries), 512), &LIMITS).is_err());
+        let mode = fs::metadata(at.0.join("release/d/e"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    }
+}

@@ -1,0 +1,195 @@
+//! The gate: it owns the sockets that clients reach, and hands clean requests to the HTTP server behind it.
+//!
+//! tiny_http trusts its clients. So no client reaches it: a request goes through only when its head is whole, small and
+//! unambiguous (`head`), its body arrives in a frame of our own making (`body`), alone on its connection, and slowly only
+//! within bounds (`relay`). What the gate guarantees:
+//!
+//! - The accept loop never ends before [`Gate::close`], whatever the system runs out of.
+//! - At most so many connections are open, and one without a complete head gives way to a new one (`permits`).
+//! - A client gets exactly one answer: the server's, or a refusal in the same shape (`refused`).
+//! - A body that was cut off never looks complete to the server.
+//! - Nothing waits without a bound for a client; nothing but a client's own absence bounds the wait for the server's answer.
+//!
+//! | file | what for |
+//! | --- | --- |
+//! | `accept` | listeners, and the loop that takes connections |
+//! | `permits` | who is connected, who gives way, who is cut off |
+//! | `connection` | one connection from its first byte to its close |
+//! | `head`, `body` | the strict reading, and the writing anew |
+//! | `relay`, `answer` | both sockets at once, until the answer is through |
+//! | `clock` | how long a client may take over its body |
+//! | `socket`, `tls` | the client's socket, and what may lie between |
+//! | `refused` | the gate's own answers |
+//! | `fuzz` | the way in for `make fuzz`; compiled for nothing else |
+
+mod accept;
+mod answer;
+mod body;
+mod clock;
+mod connection;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
+mod head;
+pub mod headers;
+mod pending;
+mod permits;
+mod refused;
+mod relay;
+mod socket;
+mod tls;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::api::error::{Doing, Error};
+use crate::server::gate::permits::Permits;
+use crate::system::log;
+use crate::system::stop::{self, Stopper};
+
+pub use crate::server::gate::accept::Listener;
+pub use crate::server::gate::tls::Certificate;
+
+/// A head's size: twice what common clients and proxies send at most, and little to hold for each connection.
+const HEAD_MAX: usize = 16 << 10;
+/// A request line's size, which RFC 9112 asks to be at least 8,000.
+const LINE_MAX: usize = 8 << 10;
+/// Fields of a head: a browser behind two proxies sends about 30.
+const FIELDS_MAX: usize = 64;
+/// From the connection to its complete head.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// For a client that takes nothing of its answer.
+const WRITE_TIME: Duration = Duration::from_secs(15);
+/// How much, and for how long, is read and dropped after the answer, so that the client sees it instead of a reset.
+const LINGER_BYTES: u64 = 64 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// What is read at once: from here on a larger buffer makes an upload no faster.
+const BUFFER: usize = 64 << 10;
+/// A connection's thread copies and waits; its buffers are on the heap.
+const STACK_BYTES: usize = 256 << 10;
+/// Descriptors that must be free before the server behind is asked: one for our side, two for its, one to spare. It does not
+/// survive finding none.
+const DESCRIPTORS_FREE: usize = 4;
+
+/// The server behind the gate.
+pub trait Upstream: Send + Sync {
+    /// A new connection to it. If it has died, it is started again for this.
+    ///
+    /// # Errors
+    /// When it cannot be reached nor started.
+    fn connect(&self) -> io::Result<UnixStream>;
+}
+
+/// What the gate's threads share.
+struct GateState {
+    permits: Arc<Permits>,
+    inner: Arc<dyn Upstream>,
+    /// One connection at a time is made to the server behind, so that each finds the descriptors that it saw free.
+    connecting: Mutex<()>,
+    /// What may happen a thousand times a second is logged once.
+    full: log::RateLimitedLog,
+    /// Each thread that turns a client of TLS away holds a clone.
+    turned_away: Arc<()>,
+}
+
+impl GateState {
+    fn connect(&self) -> io::Result<UnixStream> {
+        let _one = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut free = Vec::with_capacity(DESCRIPTORS_FREE);
+        for _ in 0..DESCRIPTORS_FREE {
+            free.push(fcntl_dupfd_cloexec(std::io::stderr(), 0)?);
+        }
+        drop(free);
+        self.inner.connect()
+    }
+}
+
+/// The open gate.
+pub struct Gate {
+    shared: Arc<GateState>,
+    addresses: Vec<String>,
+    stopper: Stopper,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Gate {
+    /// Begins to take connections, at most `max_connections` at once, or fewer where descriptors do not suffice.
+    ///
+    /// # Errors
+    /// When there is no thread for a listener.
+    pub fn open(
+        listeners: Vec<Listener>,
+        max_connections: usize,
+        inner: Arc<dyn Upstream>,
+    ) -> Result<Gate, Error> {
+        let max = permits::affordable(max_connections);
+        if max < max_connections {
+            log::warn(&format!(
+                "--max-connections {max_connections} is lowered to {max}: more would need more file descriptors"
+            ));
+        }
+        let shared = Arc::new(GateState {
+            permits: Arc::new(Permits::new(max)?),
+            inner,
+            connecting: Mutex::new(()),
+            full: log::RateLimitedLog::default(),
+            turned_away: Arc::new(()),
+        });
+        let (stopper, stop) = stop::pair()?;
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.address().to_owned())
+            .collect();
+        let mut threads = Vec::new();
+        for listener in listeners {
+            let (shared, stop) = (Arc::clone(&shared), stop.clone());
+            let thread = thread::Builder::new()
+                .name("gate-accept".into())
+                .stack_size(STACK_BYTES)
+                .spawn(move || accept::run(&listener, &shared, &stop))
+                .doing(|| "making a thread for a listener".into())?;
+            threads.push(thread);
+        }
+        Ok(Gate {
+            shared,
+            addresses,
+            stopper,
+            threads,
+        })
+    }
+
+    /// Where it listens, as targets of the CLI.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// Cuts off every body that is still arriving, as if its client had gone in the middle. The answers still get through.
+    pub fn cut_uploads(&self) {
+        self.shared.permits.cut(None);
+    }
+
+    /// What cuts off the body of one connection, by the number that the server was told.
+    pub fn cutter(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let permits = Arc::clone(&self.shared.permits);
+        move |connection| permits.cut(Some(connection))
+    }
+
+    /// Takes no more connections, waits until those that are open have their answers, at most until `deadline`, and says
+    /// whether that is so.
+    pub fn close(self, deadline: Instant) -> bool {
+        drop(self.stopper);
+        for thread in self.threads {
+            // A loop that panicked has said so in the log and takes no connections either.
+            let _ = thread.join();
+        }
+        self.shared.permits.close(deadline)
+    }
+}

@@ -1,0 +1,375 @@
+//! Who is connected: at most so many, each by a [`Ticket`] that is given back when its connection's thread ends.
+//!
+//! When all are taken, the oldest connection that has no complete head yet gives way to the new one: a flood of silent
+//! clients displaces itself, and whoever asks for something is served. Those who only watch hold at most half.
+
+use std::collections::BTreeMap;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::api::error::Error;
+use crate::server::gate::socket::Socket;
+use crate::system::stop::{self, Stop, Stopper};
+
+/// However few descriptors there are: one who deploys, one who watches, and two who ask.
+const CONNECTIONS_MIN: usize = 4;
+/// Descriptors that are not for connections: listeners, deployments, their children and their files.
+const DESCRIPTORS_KEPT: u64 = 64;
+/// Descriptors of a connection: the client's, ours to the server behind, its two of that, and a file.
+const DESCRIPTORS_EACH: u64 = 5;
+/// For the thread of a connection that gives way to end. It has only to wake up.
+const GIVE_WAY: Duration = Duration::from_secs(1);
+
+/// Raises the limit of open files as far as it may be, and says how many connections of those wished for it allows.
+pub(crate) fn affordable(wished: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Where it may not be raised, what there is has to do.
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    within(wished, current)
+}
+
+fn within(wished: usize, descriptors: Option<u64>) -> usize {
+    // No limit is no reason for fewer.
+    let Some(descriptors) = descriptors else {
+        return wished.max(CONNECTIONS_MIN);
+    };
+    let room = descriptors.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_EACH;
+    wished
+        .min(usize::try_from(room).unwrap_or(usize::MAX))
+        .max(CONNECTIONS_MIN)
+}
+
+/// All permits, and who holds them.
+pub(crate) struct Permits {
+    state: Mutex<PermitsState>,
+    freed: Condvar,
+    max: usize,
+}
+
+struct PermitsState {
+    /// In the order of their numbers, which is the order in which they came.
+    open: BTreeMap<u64, Holder>,
+    last: u64,
+    watchers: usize,
+    /// Wakes up whoever waits with a client, to look whether it is cut off. Each is for one time.
+    wake: (Stopper, Stop),
+}
+
+struct Holder {
+    socket: Arc<Socket>,
+    cut: Arc<AtomicBool>,
+    stage: ConnectionStage,
+    watches: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ConnectionStage {
+    /// No complete head yet.
+    Head,
+    /// It was told to go.
+    GivesWay,
+    /// It has asked for something.
+    Asked,
+}
+
+impl Permits {
+    pub(crate) fn new(max: usize) -> Result<Permits, Error> {
+        let state = PermitsState {
+            open: BTreeMap::new(),
+            last: 0,
+            watchers: 0,
+            wake: stop::pair()?,
+        };
+        Ok(Permits {
+            state: Mutex::new(state),
+            freed: Condvar::new(),
+            max,
+        })
+    }
+
+    /// Lets a connection in; if it must stay out, its socket is as it was.
+    pub(crate) fn admit(self: &Arc<Self>, socket: &Arc<Socket>) -> Option<Ticket> {
+        let deadline = Instant::now() + GIVE_WAY;
+        let mut state = self.lock();
+        while state.open.len() >= self.max {
+            let leaving = state
+                .open
+                .values()
+                .any(|holder| holder.stage == ConnectionStage::GivesWay);
+            if !leaving {
+                let oldest = state
+                    .open
+                    .values_mut()
+                    .find(|holder| holder.stage == ConnectionStage::Head)?;
+                oldest.stage = ConnectionStage::GivesWay;
+                // Its thread wakes up, finds the end, and goes.
+                oldest.socket.shut(Shutdown::Both);
+            }
+            state = self.wait(state, deadline)?;
+        }
+        state.last += 1;
+        let number = state.last;
+        let cut = Arc::new(AtomicBool::new(false));
+        let holder = Holder {
+            socket: Arc::clone(socket),
+            cut: Arc::clone(&cut),
+            stage: ConnectionStage::Head,
+            watches: false,
+        };
+        state.open.insert(number, holder);
+        Some(Ticket {
+            permits: Arc::clone(self),
+            socket: Arc::clone(socket),
+            number,
+            cut,
+        })
+    }
+
+    /// Cuts off the bodies of one connection or of all.
+    pub(crate) fn cut(&self, number: Option<u64>) {
+        let mut state = self.lock();
+        let next = stop::pair();
+        for (of_holder, holder) in &state.open {
+            if number.is_none_or(|number| number == *of_holder)
+                && holder.stage == ConnectionStage::Asked
+            {
+                holder.cut.store(true, Ordering::Release);
+                if next.is_err() {
+                    // Without a descriptor there is only the rude way to wake it up.
+                    holder.socket.shut(Shutdown::Read);
+                }
+            }
+        }
+        if let Ok(next) = next {
+            state.wake = next;
+        }
+    }
+
+    /// Waits until all have gone, those without a request at once.
+    pub(crate) fn close(&self, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        for holder in state
+            .open
+            .values_mut()
+            .filter(|holder| holder.stage == ConnectionStage::Head)
+        {
+            holder.stage = ConnectionStage::GivesWay;
+            holder.socket.shut(Shutdown::Both);
+        }
+        while !state.open.is_empty() {
+            match self.wait(state, deadline) {
+                Some(next) => state = next,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PermitsState> {
+        // Every change under the lock is whole after each of its statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, PermitsState>,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, PermitsState>> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let waited = self.freed.wait_timeout(state, left);
+        Some(waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state))
+    }
+}
+
+/// The right to be connected. Dropping it gives it back.
+pub(crate) struct Ticket {
+    permits: Arc<Permits>,
+    socket: Arc<Socket>,
+    number: u64,
+    cut: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Its head is complete: from here on it gives way to nobody. False if it has to go already.
+    pub(crate) fn asked(&self) -> bool {
+        match self.permits.lock().open.get_mut(&self.number) {
+            Some(holder) if holder.stage == ConnectionStage::Head => {
+                holder.stage = ConnectionStage::Asked;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// It only watches from now on. False if half of all do that already.
+    pub(crate) fn watches(&self) -> bool {
+        let mut guard = self.permits.lock();
+        let state = &mut *guard;
+        let room = state.watchers < self.permits.max / 2;
+        match state.open.get_mut(&self.number) {
+            Some(holder) if room && !holder.watches => {
+                holder.watches = true;
+                state.watchers += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ready when [`Ticket::is_cut`] is to be asked again. It must be got before that is asked.
+    pub(crate) fn wake(&self) -> Stop {
+        self.permits.lock().wake.1.clone()
+    }
+
+    /// Whether its body is to end here.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.permits.lock();
+        if state
+            .open
+            .remove(&self.number)
+            .is_some_and(|holder| holder.watches)
+        {
+            state.watchers -= 1;
+        }
+        drop(state);
+        self.permits.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descriptors_decide() {
+        let table = [
+            (256, Some(1_048_576), 256),
+            (256, Some(1344), 256),
+            (256, Some(1343), 255),
+            (256, Some(1024), 192),
+            (256, Some(48), 4),
+            (256, Some(0), 4),
+            (256, None, 256),
+            (1, Some(1024), 4),
+            (1_000_000, None, 1_000_000),
+        ];
+        for (wished, limit, expected) in table {
+            assert_eq!(within(wished, limit), expected, "{wished} {limit:?}");
+        }
+    }
+
+    struct ConnectedClient {
+        other: UnixStream,
+        ticket: Option<Ticket>,
+    }
+
+    fn connect(permits: &Arc<Permits>) -> ConnectedClient {
+        let (ours, other) = UnixStream::pair().unwrap();
+        let ticket = permits.admit(&Arc::new(Socket::Unix(ours)));
+        ConnectedClient { other, ticket }
+    }
+
+    fn was_shut(client: &mut ConnectedClient) -> bool {
+        client.other.set_nonblocking(true).unwrap();
+        matches!(client.other.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn the_oldest_without_a_head_gives_way() {
+        let permits = Arc::new(Permits::new(4).unwrap());
+        let mut clients: Vec<ConnectedClient> = (0..4).map(|_| connect(&permits)).collect();
+        assert!(clients[0].ticket.as_ref().unwrap().asked());
+        // Its thread ends when its socket does: here, another one that waits for just that.
+        let second = clients[1].ticket.take();
+        let socket = clients[1].other.try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            let _ = (&socket).read(&mut [0]);
+            drop(second);
+        });
+        let new = connect(&permits);
+        assert!(new.ticket.is_some());
+        thread.join().unwrap();
+        assert!(was_shut(&mut clients[1]));
+        assert!(!was_shut(&mut clients[0]) && !was_shut(&mut clients[2]));
+
+        // Where everybody has asked, nobody gives way.
+        for client in clients.iter().skip(2).chain([&new]) {
+            assert!(client.ticket.as_ref().unwrap().asked());
+        }
+        assert!(connect(&permits).ticket.is_none());
+        drop(new);
+        assert!(connect(&permits).ticket.is_some());
+    }
+
+    #[test]
+    fn who_gives_way_cannot_ask_any_more() {
+        let permits = Arc::new(Permits::new(4).unwrap());
+        let client = connect(&permits);
+        assert!(!permits.close(Instant::now()));
+        assert!(!client.ticket.as_ref().unwrap().asked());
+        drop(client);
+        assert!(permits.close(Instant::now()));
+    }
+
+    #[test]
+    fn watchers_hold_half() {
+        let permits = Arc::new(Permits::new(5).unwrap());
+        let clients: Vec<ConnectedClient> = (0..4).map(|_| connect(&permits)).collect();
+        let watch = |client: &ConnectedClient| client.ticket.as_ref().unwrap().watches();
+        assert!(watch(&clients[0]) && watch(&clients[1]));
+        assert!(!watch(&clients[2]));
+        let mut clients = clients.into_iter();
+        drop(clients.next());
+        let rest: Vec<ConnectedClient> = clients.collect();
+        assert!(watch(&rest[1]) && !watch(&rest[2]));
+    }
+
+    #[test]
+    fn a_cut_wakes_up_and_tells_who_is_meant() {
+        let permits = Arc::new(Permits::new(4).unwrap());
+        let clients = [connect(&permits), connect(&permits), connect(&permits)];
+        let tickets = clients
+            .each_ref()
+            .map(|client| client.ticket.as_ref().unwrap());
+        assert!(tickets[0].asked() && tickets[1].asked());
+        let cut = || tickets.map(Ticket::is_cut);
+        let wake = tickets[0].wake();
+        assert!(!wake.stopped());
+        permits.cut(Some(tickets[1].number()));
+        assert!(wake.stopped() && !tickets[0].wake().stopped());
+        assert_eq!(cut(), [false, true, false]);
+        // One that has asked for nothing has nothing to be cut off.
+        permits.cut(None);
+        assert_eq!(cut(), [true, true, false]);
+    }
+}

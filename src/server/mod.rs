@@ -1,0 +1,308 @@
+//! `gangplank serve`: puts the house together, serves, and takes it apart again.
+//!
+//! | file | what for |
+//! | --- | --- |
+//! | `router` | who may ask, which path and operation it is, and the one line of log |
+//! | `attempts` | wrong credentials, counted by address |
+//! | `form` | a request's body: its fields, and the payload behind them |
+//! | `operations` | one function for each operation |
+//! | `listing` | one of them, `list_deployments` |
+//! | `logs` | another one, `get_logs` |
+//! | `deploying` | the operations that change what is live |
+//! | `syncing` | a third one, `sync` |
+//! | `stream` | events to a watcher, and the plain answer at a deployment's end |
+//! | `notify` | telling a supervisor how the server stands |
+//! | `inner` | the HTTP server behind the gate, and its next life if it dies |
+//! | `sockets` | the unix sockets |
+
+mod attempts;
+mod deploying;
+mod form;
+pub mod gate;
+pub mod http;
+mod inner;
+mod listing;
+mod logs;
+mod notify;
+mod operations;
+mod router;
+mod sockets;
+mod stream;
+mod syncing;
+
+use std::convert::Infallible;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::api::error::{Doing, Error};
+use crate::engine::attempt::Registry;
+use crate::engine::deployer::Deployer;
+use crate::engine::install;
+use crate::engine::peers::Peer;
+use crate::engine::processes::{ProcessSettings, Processes};
+use crate::engine::recover::{self, recover};
+use crate::engine::retain::RetentionLimits;
+use crate::engine::settings::{Listen, ServeOptions};
+use crate::engine::stages::Builder;
+use crate::formats::archive::Limits;
+use crate::server::gate::{Certificate, Gate, Listener};
+use crate::server::http::Exchange;
+use crate::server::inner::InnerServer;
+use crate::server::router::ServerState;
+use crate::store::Store;
+use crate::store::tokens::Tokens;
+use crate::system::account::Account;
+use crate::system::child::{self, SurvivorScope};
+use crate::system::log;
+use crate::system::paths;
+use crate::system::signals::{self, Signal};
+
+/// How long before the end of `--grace` what still runs is killed.
+const KILL_BEFORE_END: Duration = Duration::from_secs(1);
+
+/// Runs the server until a signal ends it.
+///
+/// # Errors
+/// When it cannot start, saying which part and why.
+pub fn serve(options: &ServeOptions) -> Result<(), Error> {
+    // First of all, so that a signal during the start is not lost.
+    let signals = signals::of_server(options.tls.is_some())?;
+    let certificate = match &options.tls {
+        Some((cert, key)) => Some(Arc::new(Certificate::load(cert, key)?)),
+        None => None,
+    };
+    let root = match &options.root {
+        Some(root) => root.clone(),
+        None => paths::default_root()?,
+    };
+    let store = Arc::new(Store::open(&root)?);
+    let tokens = Tokens::of(store.root());
+    if let Some(file) = tokens.ensure_admin()? {
+        log::info(&format!(
+            "made the token of 'admin'; it is in {}",
+            file.display()
+        ));
+    }
+    recover(&store)?;
+    let known = Registry {
+        store,
+        index: Arc::default(),
+    };
+    let house = RunningServer::build(options, known, tokens, certificate.as_ref())?;
+    house.announce();
+    house.look_back(options.sync_from.clone())?;
+    notify::tell("READY=1");
+    // The channel is never closed: its thread lives as long as the process.
+    while let Ok(Signal::Reload) = signals.recv() {
+        match certificate.as_ref().map(|certificate| certificate.reload()) {
+            Some(Ok(())) => log::info("read the certificate again"),
+            Some(Err(error)) => log::error(&format!("{error}; the one from before goes on")),
+            None => {}
+        }
+    }
+    notify::tell("STOPPING=1");
+    log::info("stopping");
+    house.take_apart(options.grace);
+    log::info("stopped");
+    Ok(())
+}
+
+/// The user of `--run-as`, who must be able to go where the releases are.
+fn account(name: &str, store: &Store) -> Result<Account, Error> {
+    let what = || format!("running components as {name}");
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new(
+            what(),
+            "only root can do so, and this server is not root",
+        ));
+    }
+    let read = |path: &str| fs::read_to_string(path).doing(|| format!("reading {path}"));
+    let found = Account::find(name, &read("/etc/passwd")?, &read("/etc/group")?);
+    let account = found.map_err(|why| Error::new(what(), why))?;
+    child::can_enter(&account, &store.releases_dir())
+        .doing(|| format!("{}: each directory up to there must let it through", what()))?;
+    Ok(account)
+}
+
+/// All listeners, the root's own socket among them, and the paths of those that are sockets.
+fn listen(
+    options: &ServeOptions,
+    local: PathBuf,
+    certificate: Option<&Arc<Certificate>>,
+) -> Result<(Vec<Listener>, Vec<PathBuf>), Error> {
+    let (mut listeners, mut sockets) = (Vec::new(), vec![local]);
+    for listen in &options.listen {
+        match listen {
+            Listen::Tcp(address) => listeners.push(Listener::tcp(address, certificate.cloned())?),
+            Listen::Unix(path) => sockets.push(path.clone()),
+        }
+    }
+    for path in &sockets {
+        listeners.push(Listener::unix(sockets::bind(path)?, path)?);
+    }
+    Ok((listeners, sockets))
+}
+
+/// What all requests share: what is known, what runs, and who deploys.
+fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<ServerState, Error> {
+    let store = &known.store;
+    let account = match &options.run_as {
+        Some(name) => Some(Arc::new(account(name, store)?)),
+        None => None,
+    };
+    let environment = install::environment(std::env::vars_os(), account.as_deref());
+    let install_timeout = options.install_timeout;
+    let processes = Arc::new(Processes::new(ProcessSettings {
+        store: Arc::clone(store),
+        environment: environment.clone(),
+        account: account.clone(),
+    }));
+    let builder = Builder {
+        store: Arc::clone(store),
+        install_timeout,
+        environment,
+        account: account.clone(),
+        processes: Arc::clone(&processes),
+        peers: options
+            .peers
+            .iter()
+            .map(Peer::new)
+            .collect::<Result<_, _>>()?,
+        replicate_timeout: options.replicate_timeout,
+    };
+    let keep = RetentionLimits {
+        releases: options.keep_releases,
+        payloads: options.keep_payloads,
+        deployments: options.keep_deployments,
+    };
+    let workers = Arc::new(Deployer::new(
+        options.max_deploys,
+        builder,
+        keep,
+        known.clone(),
+    )?);
+    let limits = Limits {
+        max_payload: options.max_payload,
+        max_entries: options.max_entries,
+        min_free_disk: options.min_free_disk,
+    };
+    Ok(ServerState::new(
+        known,
+        workers,
+        tokens,
+        processes,
+        limits,
+        account,
+        options.max_json_body,
+    ))
+}
+
+/// All that runs.
+struct RunningServer {
+    state: Arc<ServerState>,
+    gate: Gate,
+    inner: Arc<InnerServer>,
+    /// Ends when the last request is answered: each holds the other side.
+    answering: Receiver<Infallible>,
+    sockets: Vec<PathBuf>,
+}
+
+impl RunningServer {
+    fn build(
+        options: &ServeOptions,
+        known: Registry,
+        tokens: Tokens,
+        certificate: Option<&Arc<Certificate>>,
+    ) -> Result<RunningServer, Error> {
+        let (local, door) = (known.store.socket(), known.store.door());
+        let state = Arc::new(state(options, known, tokens)?);
+        let (listeners, sockets) = listen(options, local, certificate)?;
+        let answerer = Arc::clone(&state);
+        let answer = move |exchange: Exchange| answerer.answer(exchange);
+        let (inner, answering) = InnerServer::start(&door, Arc::new(answer))?;
+        let inner = Arc::new(inner);
+        // Last of all: from here on there are clients.
+        let gate = Gate::open(listeners, options.max_connections, inner.clone())?;
+        state.workers().cut_by(Box::new(gate.cutter()));
+        Ok(RunningServer {
+            state,
+            gate,
+            inner,
+            answering,
+            sockets,
+        })
+    }
+
+    /// Starts the processes that ran, and reads what there is of the past, while the first clients come already.
+    fn look_back(&self, sync_from: Option<String>) -> Result<(), Error> {
+        let state = Arc::clone(&self.state);
+        thread::Builder::new()
+            .name("look-back".into())
+            .spawn(move || {
+                state.processes.resume();
+                recover::fill(&state.known, &|id| state.workers().is_running(id));
+                if let Some(from) = sync_from {
+                    syncing::at_start(&state, &from);
+                }
+            })
+            .map(drop)
+            .doing(|| "making a thread that reads the records".into())
+    }
+
+    /// One write, so that a reader who takes the first line and goes away is no reason to end; nor is any other trouble
+    /// with an output that nobody may be reading.
+    fn announce(&self) {
+        let lines: String = self
+            .gate
+            .addresses()
+            .iter()
+            .map(|address| format!("listening on {address}\n"))
+            .collect();
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+            log::warn(&format!("saying where it listens: {error}"));
+        }
+    }
+
+    /// No new deployment begins, what runs is stopped or goes on to its end if it is live already, and requests are
+    /// answered, all within `grace`.
+    fn take_apart(self, grace: Duration) {
+        let end = Instant::now() + grace;
+        let kill = end
+            .checked_sub(KILL_BEFORE_END)
+            .unwrap_or_else(Instant::now);
+        let workers = self.state.workers();
+        workers.stop();
+        // A client that stalls must not hold up the end of its deployment.
+        self.gate.cut_uploads();
+        // A restart on its way may take half of the time; the processes have the rest.
+        workers.wait_idle(Instant::now() + grace / 2);
+        let processes = self.state.processes.stop(kill);
+        if !workers.wait_idle(kill) || !processes {
+            match child::end_survivors(self.state.root(), SurvivorScope::All) {
+                Ok(0) => {}
+                Ok(killed) => log::warn(&format!("killed {killed} processes that did not stop")),
+                Err(error) => log::warn(&error.to_string()),
+            }
+            if !workers.wait_idle(end) {
+                log::warn("a deployment is still running; the next start ends it");
+            }
+        }
+        // Up to here everybody was told that the server is stopping.
+        let through = self.gate.close(end);
+        self.inner.stop();
+        if !through || self.answering.recv_deadline(end) == Err(RecvTimeoutError::Timeout) {
+            log::warn("some requests were not answered to their end");
+        }
+        for path in self.sockets {
+            // The next start removes it too.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The reading side of a journal: see the [room](crate::store::journal).
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+
+use crate::api::error::{Doing, Error};
+use crate::api::event::{Entry, Event, Upload};
+use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, segments};
+
+/// What a follower sees next.
+#[derive(Debug)]
+pub enum Step {
+    /// The next entry, without a gap but for `truncated`.
+    Entry(Arc<Entry>),
+    /// How far the upload is.
+    Upload(Upload),
+    /// Nothing happened for as long as was asked.
+    Idle,
+    /// The terminal entry was the last thing.
+    End,
+}
+
+/// The reading side: every entry after a given one, in order, up to the terminal one.
+#[derive(Debug)]
+pub struct Follower {
+    dir: PathBuf,
+    live: Option<(Arc<LiveFeed>, Receiver<Offer>)>,
+    next: u64,
+    /// Where the files are being read; none while the channel is ahead of nothing.
+    reading: Option<Reading>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Reading {
+    segment: u32,
+    lines: BufReader<File>,
+}
+
+impl Follower {
+    /// Follows the journal in `dir` after entry `after` (0: from the start). `live` is there while the deployment runs.
+    pub fn new(dir: &Path, after: u64, live: Option<&Arc<LiveFeed>>) -> Follower {
+        let live = live.map(|live| {
+            let (sender, receiver) = bounded(CHANNEL_CAPACITY);
+            live.lock().channels.push(sender);
+            (Arc::clone(live), receiver)
+        });
+        Follower {
+            dir: dir.to_owned(),
+            live,
+            next: after.saturating_add(1),
+            reading: None,
+            ended: false,
+        }
+    }
+
+    /// Whether there is nothing after the entry that was asked for, and never will be.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn at_end(&self) -> Result<bool, Error> {
+        match &self.live {
+            Some((live, _)) => {
+                let terminal = live.lock().terminal.as_ref().map(|entry| entry.id);
+                Ok(terminal.is_some_and(|id| self.next > id))
+            }
+            None => Ok(self.next > Follower::new(&self.dir, 0, None).last_id()?),
+        }
+    }
+
+    /// The next thing to see; waits for it at most `wait`.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn next(&mut self, wait: Duration) -> Result<Step, Error> {
+        if self.ended {
+            return Ok(Step::End);
+        }
+        loop {
+            let Some((live, channel)) = &self.live else {
+                return Ok(match self.read()? {
+                    Some(entry) => self.pass(entry),
+                    None => self.end(),
+                });
+            };
+            // In this order: what the channel has is newest; an empty channel means that all that was not offered is
+            // said by `last`, since an offer fails only while the channel is full.
+            let offer = match channel.try_recv() {
+                Ok(offer) => offer,
+                Err(TryRecvError::Empty) if live.last.load(Ordering::Acquire) >= self.next => {
+                    match self.read()? {
+                        Some(entry) => return Ok(self.pass(entry)),
+                        None => match self.unwritten() {
+                            Some(entry) => return Ok(self.pass(entry)),
+                            None => return Ok(Step::Idle),
+                        },
+                    }
+                }
+                Err(TryRecvError::Empty) => match channel.recv_timeout(wait) {
+                    Ok(offer) => offer,
+                    Err(RecvTimeoutError::Timeout) => return Ok(Step::Idle),
+                    Err(RecvTimeoutError::Disconnected) => {
+                        self.live = None;
+                        continue;
+                    }
+                },
+                Err(TryRecvError::Disconnected) => {
+                    self.live = None;
+                    continue;
+                }
+            };
+            match offer {
+                Offer::Upload(upload) => return Ok(Step::Upload(upload)),
+                Offer::Entry(entry) if entry.id == self.next => {
+                    self.reading = None;
+                    return Ok(self.pass(entry));
+                }
+                // Somebody asked for what comes after an entry that never came: the end is the end for them too.
+                Offer::Entry(entry) if entry.is_terminal() && entry.id < self.next => {
+                    return Ok(self.pass(entry));
+                }
+                // Read from the files before, or the files are to be read first: `last` says how far.
+                Offer::Entry(entry) if entry.id < self.next => {}
+                Offer::Entry(_) => {
+                    if let Some(entry) = self.read()? {
+                        return Ok(self.pass(entry));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The id of the last entry so far, 0 if there is none.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn last(self) -> Result<u64, Error> {
+        let terminal = self
+            .live
+            .as_ref()
+            .and_then(|(live, _)| live.lock().terminal.as_ref().map(|entry| entry.id));
+        terminal.map_or_else(|| self.last_id(), Ok)
+    }
+
+    /// The id of the last entry in the files, 0 if there is none.
+    pub(super) fn last_id(mut self) -> Result<u64, Error> {
+        if let Some(newest) = segments(&self.dir)?.last() {
+            self.open(*newest)?;
+        }
+        let mut last = 0;
+        while let Some(entry) = self.read_line()? {
+            last = entry.id;
+        }
+        Ok(last)
+    }
+
+    fn pass(&mut self, entry: Arc<Entry>) -> Step {
+        self.next = entry.id + 1;
+        self.ended = entry.is_terminal();
+        Step::Entry(entry)
+    }
+
+    fn end(&mut self) -> Step {
+        self.ended = true;
+        Step::End
+    }
+
+    /// The terminal entry, if the disk did not take it.
+    fn unwritten(&self) -> Option<Arc<Entry>> {
+        let (live, _) = self.live.as_ref()?;
+        live.lock()
+            .terminal
+            .clone()
+            .filter(|entry| entry.id >= self.next)
+    }
+
+    /// The next entry from the files; none at their end. A gap becomes a `truncated` entry.
+    fn read(&mut self) -> Result<Option<Arc<Entry>>, Error> {
+        if self.reading.is_none() {
+            self.seek()?;
+        }
+        loop {
+            while let Some(entry) = self.read_line()? {
+                if entry.id < self.next {
+                    continue;
+                }
+                if entry.id > self.next {
+                    let dropped = entry.id - self.next;
+                    // The gap's last id; the entry itself is read again after it.
+                    let gap = Entry::new(entry.id - 1, entry.t, &Event::Truncated(dropped));
+                    self.reading = None;
+                    return Ok(Some(Arc::new(gap)));
+                }
+                return Ok(Some(Arc::new(entry)));
+            }
+            let Some(reading) = &self.reading else {
+                return Ok(None);
+            };
+            let after = reading.segment;
+            let Some(following) = segments(&self.dir)?
+                .into_iter()
+                .find(|segment| *segment > after)
+            else {
+                return Ok(None);
+            };
+            self.open(following)?;
+        }
+    }
+
+    /// Opens the file that has the next entry: the last one that begins at or before it, else the first one after it.
+    fn seek(&mut self) -> Result<(), Error> {
+        for segment in segments(&self.dir)?.into_iter().rev() {
+            self.open(segment)?;
+            let first = self.read_line()?.map(|entry| entry.id);
+            if segment == 0 || first.is_some_and(|first| first <= self.next) {
+                return self.open(segment);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a segment; one that was removed meanwhile is as if it had no lines.
+    fn open(&mut self, segment: u32) -> Result<(), Error> {
+        let path = segment_path(&self.dir, segment);
+        match File::open(&path) {
+            Ok(file) => {
+                self.reading = Some(Reading {
+                    segment,
+                    lines: BufReader::with_capacity(64 << 10, file),
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.reading.is_some() => {
+                let again = segments(&self.dir)?
+                    .into_iter()
+                    .find(|newer| *newer > segment);
+                return again.map_or(Ok(()), |newer| self.open(newer));
+            }
+            Err(error) => {
+                return Err(error).doing(|| format!("reading the journal {}", path.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next whole line of the file that is open; none at its end. Half a line is left for a later call.
+    fn read_line(&mut self) -> Result<Option<Entry>, Error> {
+        let Some(reading) = &mut self.reading else {
+            return Ok(None);
+        };
+        let what = || format!("reading the journal in {}", self.dir.display());
+        let mut line = Vec::new();
+        reading.lines.read_until(b'\n', &mut line).doing(what)?;
+        if line.last() != Some(&b'\n') {
+            let back = i64::try_from(line.len()).doing(what)?;
+            reading.lines.seek_relative(-back).doing(what)?;
+            return Ok(None);
+        }
+        serde_json::from_slice(&line).doing(what).map(Some)
+    }
+}

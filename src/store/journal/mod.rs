@@ -1,0 +1,288 @@
+//! The journal of a deployment: append-only NDJSON, one writer, any number of followers.
+//!
+//! The files are the truth. A writer appends an entry, says how far it is, and offers the entry with `try_send` to the
+//! bounded channel of each live [`Follower`]. A follower whose channel was full, that comes late, or that resumes from an
+//! id reads the files up to where its channel goes on, by entry number. So replay, tail, resume and slow watchers are one
+//! mechanism, nothing is told apart by time, and no watcher holds up the writer or makes memory grow.
+//!
+//! The size is bounded: the head file keeps its first 4 MiB for good; what comes later goes to segments of 4 MiB, of which
+//! the newest three stay. Where a follower finds a gap it makes one `truncated` entry of it, with the true count.
+
+mod follower;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::api::error::{Doing, Error};
+use crate::api::event::{Entry, Event, Upload, now_ms};
+pub use crate::store::journal::follower::{Follower, Step};
+
+/// The size at which a file of the journal is full: with four files it bounds a journal at 16 MiB and an entry.
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// How many segments stay beside the head.
+const SEGMENTS_KEPT: u32 = 3;
+/// The capacity of a follower's channel: enough for the entries between two of its turns; one that falls further behind
+/// reads the files. (`a_follower_that_falls_behind_misses_nothing` fills it.)
+const CHANNEL_CAPACITY: usize = 256;
+
+/// What followers of a running deployment share with its writer.
+#[derive(Debug, Default)]
+pub struct LiveFeed {
+    /// The newest entry that is in the files, or would be if the disk had room.
+    last: AtomicU64,
+    followers: Mutex<Followers>,
+}
+
+#[derive(Debug, Default)]
+struct Followers {
+    channels: Vec<Sender<Offer>>,
+    /// Set with the terminal entry; kept here as well, since a full disk may keep it out of the files.
+    terminal: Option<Arc<Entry>>,
+}
+
+#[derive(Debug, Clone)]
+enum Offer {
+    Entry(Arc<Entry>),
+    Upload(Upload),
+}
+
+impl LiveFeed {
+    fn lock(&self) -> MutexGuard<'_, Followers> {
+        // The lock is a leaf and nothing under it can leave the list half changed.
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, offer: &Offer) {
+        self.lock().channels.retain(|channel| {
+            !matches!(
+                channel.try_send(offer.clone()),
+                Err(TrySendError::Disconnected(_))
+            )
+        });
+    }
+}
+
+/// The writing side.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    file: File,
+    segment: u32,
+    segment_bytes: u64,
+    next_id: u64,
+    line: Vec<u8>,
+    live: Arc<LiveFeed>,
+}
+
+impl Journal {
+    /// A new journal in the deployment's own directory.
+    ///
+    /// # Errors
+    /// When the file exists already or cannot be made.
+    pub fn create(dir: &Path) -> Result<Journal, Error> {
+        let path = segment_path(dir, 0);
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)
+            .doing(|| format!("making the journal {}", path.display()))?;
+        Ok(Journal {
+            dir: dir.to_owned(),
+            file,
+            segment: 0,
+            segment_bytes: 0,
+            next_id: 1,
+            line: Vec::new(),
+            live: Arc::default(),
+        })
+    }
+
+    /// Opens a journal that a server left without its end, to end it. A last line that was not written whole is removed.
+    ///
+    /// # Errors
+    /// When the files cannot be read or mended.
+    pub fn reopen(dir: &Path) -> Result<Journal, Error> {
+        let segment = segments(dir)?.last().copied().unwrap_or(0);
+        let path = segment_path(dir, segment);
+        let what = || format!("mending the journal {}", path.display());
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .read(true)
+            .open(&path)
+            .doing(what)?;
+        let whole = whole_lines(&file).doing(what)?;
+        file.set_len(whole.bytes).doing(what)?;
+        let last = match whole.last_id {
+            Some(id) => id,
+            // The newest segment had not one whole line yet: the one before it tells.
+            None => Follower::new(dir, 0, None).last_id()?,
+        };
+        let live = Arc::new(LiveFeed {
+            last: AtomicU64::new(last),
+            followers: Mutex::default(),
+        });
+        let dir = dir.to_owned();
+        Ok(Journal {
+            dir,
+            file,
+            segment,
+            segment_bytes: whole.bytes,
+            next_id: last + 1,
+            line: Vec::new(),
+            live,
+        })
+    }
+
+    /// The place where followers join.
+    pub fn live(&self) -> &Arc<LiveFeed> {
+        &self.live
+    }
+
+    /// Writes one event, and offers it to whoever follows.
+    ///
+    /// # Errors
+    /// When the disk does not take it. The files then end with the entry before, as if this one had never been.
+    pub fn append(&mut self, event: &Event) -> Result<Arc<Entry>, Error> {
+        let (entry, written) = self.seal(event);
+        written?;
+        self.publish(&entry);
+        Ok(entry)
+    }
+
+    /// Writes one event, which nobody is told of before [`Journal::publish`]: what is to be true by the time that it is
+    /// seen is done in between. An entry that the disk did not take can be published too, and reaches the live followers.
+    pub fn seal(&mut self, event: &Event) -> (Arc<Entry>, Result<(), Error>) {
+        let entry = Arc::new(Entry::new(self.next_id, now_ms(), event));
+        let written = self.write(&entry);
+        (entry, written)
+    }
+
+    /// Offers an entry to whoever follows.
+    pub fn publish(&mut self, entry: &Arc<Entry>) {
+        self.next_id = entry.id + 1;
+        if entry.is_terminal() {
+            self.live.lock().terminal = Some(Arc::clone(entry));
+        }
+        self.live.last.store(entry.id, Ordering::Release);
+        self.live.offer(&Offer::Entry(Arc::clone(entry)));
+    }
+
+    /// Tells the live followers how far the upload is: never numbered, never written.
+    pub fn upload(&self, upload: Upload) {
+        self.live.offer(&Offer::Upload(upload));
+    }
+
+    /// Makes what was appended survive a power loss.
+    ///
+    /// # Errors
+    /// When the disk reports an error.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file
+            .sync_data()
+            .doing(|| format!("writing the journal in {} to disk", self.dir.display()))
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.line.clear();
+        let what = || format!("writing the journal in {}", self.dir.display());
+        serde_json::to_writer(&mut self.line, entry).doing(what)?;
+        self.line.push(b'\n');
+        if self.segment_bytes > 0 && self.segment_bytes + self.line.len() as u64 > SEGMENT_BYTES {
+            self.rotate()?;
+        }
+        if let Err(error) = self.file.write_all(&self.line) {
+            // Half a line must not stay where the next entry would be glued to it. If even that fails, the next start
+            // mends it.
+            let _ = self.file.set_len(self.segment_bytes);
+            return Err(error).doing(|| format!("writing the journal in {}", self.dir.display()));
+        }
+        self.segment_bytes += self.line.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), Error> {
+        let path = segment_path(&self.dir, self.segment + 1);
+        let what = || format!("making the journal's segment {}", path.display());
+        self.file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .doing(what)?;
+        self.segment += 1;
+        self.segment_bytes = 0;
+        if let Some(old) = self
+            .segment
+            .checked_sub(SEGMENTS_KEPT)
+            .filter(|old| *old > 0)
+        {
+            let path = segment_path(&self.dir, old);
+            fs::remove_file(&path)
+                .doing(|| format!("removing the journal's old segment {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The file of a segment; 0 is the head.
+fn segment_path(dir: &Path, segment: u32) -> PathBuf {
+    match segment {
+        0 => dir.join("events.ndjson"),
+        n => dir.join(format!("events.{n}.ndjson")),
+    }
+}
+
+/// The numbers of the segments that exist, in order; 0 is the head.
+fn segments(dir: &Path) -> Result<Vec<u32>, Error> {
+    let what = || format!("looking for the journal in {}", dir.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).doing(what)? {
+        let name = entry.doing(what)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name == "events.ndjson" {
+            found.push(0);
+        } else if let Some(n) = name
+            .strip_prefix("events.")
+            .and_then(|rest| rest.strip_suffix(".ndjson"))
+        {
+            found.extend(n.parse::<u32>().ok());
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// How much of a file is whole lines that are entries.
+struct Whole {
+    bytes: u64,
+    last_id: Option<u64>,
+}
+
+fn whole_lines(file: &File) -> io::Result<Whole> {
+    let mut reader = BufReader::new(file);
+    reader.seek(SeekFrom::Start(0))?;
+    let mut whole = Whole {
+        bytes: 0,
+        last_id: None,
+    };
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)?;
+        match serde_json::from_slice::<Entry>(&line) {
+            Ok(entry) if line.ends_with(b"\n") => whole.last_id = Some(entry.id),
+            _ => return Ok(whole),
+        }
+        whole.bytes += read as u64;
+    }
+}

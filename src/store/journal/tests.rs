@@ -1,0 +1,201 @@
+use super::*;
+use serde_json::json;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+struct JournalDir(PathBuf);
+
+impl JournalDir {
+    fn new(name: &str) -> JournalDir {
+        let dir =
+            std::env::temp_dir().join(format!("gangplank-journal-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        JournalDir(dir)
+    }
+}
+
+impl Drop for JournalDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn warning(text: &str) -> Event {
+    Event::Warning(text.to_owned())
+}
+
+fn done() -> Event {
+    Event::Done(json!({}))
+}
+
+/// All that a follower sees up to the end, as `(id, name)`.
+fn all(mut follower: Follower) -> Vec<(u64, String)> {
+    let mut seen = Vec::new();
+    loop {
+        match follower.next(Duration::from_secs(20)).unwrap() {
+            Step::Entry(entry) => seen.push((entry.id, entry.event.to_string())),
+            Step::Upload(_) => {}
+            Step::Idle => panic!("the stream went idle after {:?}", seen.last()),
+            Step::End => return seen,
+        }
+    }
+}
+
+#[test]
+fn replay_resume_and_tail_see_the_same() {
+    let dir = JournalDir::new("same");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    for text in ["a", "b", "c"] {
+        journal.append(&warning(text)).unwrap();
+    }
+    let tail = Follower::new(&dir.0, 0, Some(journal.live()));
+    let resumed = Follower::new(&dir.0, 3, Some(journal.live()));
+    assert!(!resumed.at_end().unwrap());
+    journal.append(&warning("d")).unwrap();
+    journal.append(&done()).unwrap();
+    let late = Follower::new(&dir.0, 0, Some(journal.live()));
+    assert!(
+        Follower::new(&dir.0, 5, Some(journal.live()))
+            .at_end()
+            .unwrap()
+    );
+    drop(journal);
+    let expected: Vec<u64> = (1..=5).collect();
+    for follower in [tail, late, Follower::new(&dir.0, 0, None)] {
+        assert_eq!(
+            all(follower)
+                .into_iter()
+                .map(|(id, _)| id)
+                .collect::<Vec<_>>(),
+            expected
+        );
+    }
+    assert_eq!(all(resumed).len(), 2);
+    for after in 0..=7 {
+        let follower = Follower::new(&dir.0, after, None);
+        assert_eq!(follower.at_end().unwrap(), after >= 5, "{after}");
+        assert_eq!(
+            all(follower).len() as u64,
+            5_u64.saturating_sub(after),
+            "{after}"
+        );
+    }
+}
+
+#[test]
+fn a_follower_that_falls_behind_misses_nothing() {
+    let dir = JournalDir::new("behind");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    let total = 3 * CHANNEL_CAPACITY as u64;
+    let mut slow = Follower::new(&dir.0, 0, Some(journal.live()));
+    let quick = Follower::new(&dir.0, 0, Some(journal.live()));
+    let quick = thread::spawn(move || all(quick));
+    for n in 1..total {
+        journal.append(&warning(&n.to_string())).unwrap();
+        if n == total / 2 {
+            assert!(
+                matches!(slow.next(Duration::ZERO).unwrap(), Step::Entry(entry) if entry.id == 1)
+            );
+        }
+    }
+    journal.append(&done()).unwrap();
+    let ids = |seen: Vec<(u64, String)>| seen.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert_eq!(ids(all(slow)), (2..=total).collect::<Vec<_>>());
+    assert_eq!(ids(quick.join().unwrap()), (1..=total).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_middle_of_a_long_journal_is_dropped_and_counted() {
+    let dir = JournalDir::new("long");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    let mut early = Follower::new(&dir.0, 0, Some(journal.live()));
+    assert!(matches!(early.next(Duration::ZERO).unwrap(), Step::Idle));
+    // 30 MiB in lines of 64 KiB: head and three segments hold about 16.
+    let text = "x".repeat(64 << 10);
+    for _ in 0..480 {
+        journal.append(&warning(&text)).unwrap();
+    }
+    journal.append(&done()).unwrap();
+    let size: u64 = segments(&dir.0)
+        .unwrap()
+        .iter()
+        .map(|n| segment_path(&dir.0, *n).metadata().unwrap().len())
+        .sum();
+    assert!(size <= 16 << 20, "{size}");
+    let replayed = all(Follower::new(&dir.0, 0, None));
+    let gaps: Vec<_> = replayed
+        .iter()
+        .filter(|(_, name)| name == "truncated")
+        .collect();
+    assert_eq!(gaps.len(), 1);
+    let at = replayed
+        .iter()
+        .position(|(_, name)| name == "truncated")
+        .unwrap();
+    let (before, gap, after) = (replayed[at - 1].0, replayed[at].0, replayed[at + 1].0);
+    assert_eq!(after, gap + 1);
+    let mut follower = Follower::new(&dir.0, before, None);
+    let Step::Entry(entry) = follower.next(Duration::ZERO).unwrap() else {
+        panic!("an entry")
+    };
+    assert_eq!(entry.meaning(), Event::Truncated(gap - before));
+    assert_eq!(
+        replayed.last().map(|(id, name)| (*id, name.as_str())),
+        Some((481, "done"))
+    );
+    // One that resumes inside the gap is told only of what it missed; one that followed from the start ends too.
+    let resumed = all(Follower::new(&dir.0, gap - 1, None));
+    assert_eq!(resumed[0], (gap, "truncated".to_owned()));
+    assert_eq!(all(early).last().map(|(id, _)| *id), Some(481));
+}
+
+#[test]
+fn a_torn_last_line_is_mended() {
+    let table: [(&str, u64); 4] = [
+        ("", 3),
+        (r#"{"id":3,"t":1,"event":"warn"#, 3),
+        (
+            r#"{"id":3,"t":1,"event":"warning","data":{"message":"x"}}"#,
+            3,
+        ),
+        ("\0\0\0\0", 3),
+    ];
+    for (n, (torn, next)) in table.into_iter().enumerate() {
+        let dir = JournalDir::new(&format!("torn{n}"));
+        let mut journal = Journal::create(&dir.0).unwrap();
+        journal.append(&warning("a")).unwrap();
+        journal.append(&warning("b")).unwrap();
+        drop(journal);
+        OpenOptions::new()
+            .append(true)
+            .open(segment_path(&dir.0, 0))
+            .unwrap()
+            .write_all(torn.as_bytes())
+            .unwrap();
+        let mut journal = Journal::reopen(&dir.0).unwrap();
+        assert_eq!(journal.append(&done()).unwrap().id, next, "{torn}");
+        assert_eq!(all(Follower::new(&dir.0, 0, None)).len(), 3, "{torn}");
+    }
+}
+
+#[test]
+fn uploads_reach_only_who_is_there() {
+    let dir = JournalDir::new("upload");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    let mut live = Follower::new(&dir.0, 0, Some(journal.live()));
+    journal.upload(Upload {
+        bytes: 7,
+        total: None,
+    });
+    assert!(matches!(
+        live.next(Duration::ZERO).unwrap(),
+        Step::Upload(Upload { bytes: 7, .. })
+    ));
+    journal.append(&done()).unwrap();
+    assert_eq!(
+        all(Follower::new(&dir.0, 0, Some(journal.live()))),
+        [(1, "done".to_owned())]
+    );
+}

@@ -1,0 +1,397 @@
+//! Access tokens: who may do what.
+//!
+//! A token is 32 random bytes as 64 hex digits. Only its SHA-256 is kept, in `tokens.json`, and compared in constant time.
+//! The file is read at each use, so that a change holds at once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::api::error::{Doing, Error};
+use crate::api::event::now_ms;
+use crate::api::name::{Project, Secret};
+
+/// What a token allows; each role allows what the ones before it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looking only.
+    Read,
+    /// All but payload downloads and tokens.
+    Deploy,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The role's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Deploy => "deploy",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Role, String> {
+        [Role::Read, Role::Deploy, Role::Admin]
+            .into_iter()
+            .find(|role| role.word() == word)
+            .ok_or_else(|| "none of admin, deploy and read".to_owned())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Token {
+    name: String,
+    role: Role,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    projects: Vec<Project>,
+    sha256: String,
+    created_at: u64,
+}
+
+impl Token {
+    fn new(name: &str, role: Role, projects: &[Project], secret: &Secret) -> Token {
+        Token {
+            name: name.to_owned(),
+            role,
+            projects: projects.to_vec(),
+            sha256: hash(secret.reveal()),
+            created_at: now_ms(),
+        }
+    }
+}
+
+/// The longest name of a token: it stands in records and in lines of the log.
+const NAME_LEN_MAX: usize = 64;
+
+/// Whoever showed a valid token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The token's name.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// The components that it is limited to; none is no limit.
+    pub projects: Vec<Project>,
+}
+
+impl Identity {
+    /// Whether it may have to do with a component at all.
+    pub fn covers(&self, project: &Project) -> bool {
+        self.projects.is_empty() || self.projects.contains(project)
+    }
+}
+
+/// What an `Authorization` header shows.
+#[derive(Debug)]
+pub enum Credentials {
+    /// A token.
+    Bearer(Secret),
+    /// A token's name and the token.
+    Basic(String, Secret),
+}
+
+impl Credentials {
+    /// Reads an `Authorization` header; none if it is neither `Bearer` nor `Basic`, or broken.
+    pub fn parse(header: &str) -> Option<Credentials> {
+        let (scheme, rest) = header.trim().split_once(' ')?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Credentials::Bearer(Secret::new(rest)));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let text = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+        let (name, token) = text.split_once(':')?;
+        Some(Credentials::Basic(name.to_owned(), Secret::new(token)))
+    }
+}
+
+/// The tokens of a root.
+#[derive(Debug)]
+pub struct Tokens {
+    file: PathBuf,
+    admin_file: PathBuf,
+}
+
+impl Tokens {
+    /// The tokens of the root in `root`; nothing is read yet.
+    pub fn of(root: &Path) -> Tokens {
+        Tokens {
+            file: root.join("tokens.json"),
+            admin_file: root.join("admin.token"),
+        }
+    }
+
+    /// Makes an `admin` token if there is no token at all, and says in which file it is.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written.
+    pub fn ensure_admin(&self) -> Result<Option<&Path>, Error> {
+        if !self.read()?.is_empty() {
+            return Ok(None);
+        }
+        let secret = fresh()?;
+        // The token's own file first: a crash between the two leaves a root that makes both again.
+        replace(
+            &self.admin_file,
+            format!("{}\n", secret.reveal()).as_bytes(),
+        )?;
+        self.write(&[Token::new("admin", Role::Admin, &[], &secret)])?;
+        Ok(Some(&self.admin_file))
+    }
+
+    /// Makes a token. Nobody can read it again.
+    ///
+    /// # Errors
+    /// When there is one of that name, or the file cannot be read or written.
+    pub fn add(&self, name: &str, role: Role, projects: &[Project]) -> Result<Secret, Error> {
+        let what = || format!("adding the token '{name}'");
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.bytes().all(plain) {
+            return Err(Error::new(
+                what(),
+                format!("a name has 1 to {NAME_LEN_MAX} visible characters and no colon"),
+            ));
+        }
+        let _lock = self.lock()?;
+        let mut tokens = self.read()?;
+        if tokens.iter().any(|token| token.name == name) {
+            return Err(Error::new(
+                what(),
+                "there is one of that name; revoke it first",
+            ));
+        }
+        let secret = fresh()?;
+        tokens.push(Token::new(name, role, projects, &secret));
+        self.write(&tokens)?;
+        Ok(secret)
+    }
+
+    /// All tokens, without what would let anybody in.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn list(&self) -> Result<Vec<Identity>, Error> {
+        let tokens = self.read()?.into_iter();
+        Ok(tokens
+            .map(|token| Identity {
+                name: token.name,
+                role: token.role,
+                projects: token.projects,
+            })
+            .collect())
+    }
+
+    /// Takes a token away; from the next request on it is nobody's.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the file cannot be read or written.
+    pub fn revoke(&self, name: &str) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let mut tokens = self.read()?;
+        let before = tokens.len();
+        tokens.retain(|token| token.name != name);
+        if tokens.len() == before {
+            return Err(Error::new(
+                format!("revoking the token '{name}'"),
+                "there is none of that name",
+            ));
+        }
+        self.write(&tokens)
+    }
+
+    /// Whose credentials these are; none if they are nobody's.
+    ///
+    /// # Errors
+    /// When the file cannot be read: nobody gets in then.
+    pub fn check(&self, credentials: &Credentials) -> Result<Option<Identity>, Error> {
+        let (name, secret) = match credentials {
+            Credentials::Bearer(secret) => (None, secret),
+            Credentials::Basic(name, secret) => (Some(name), secret),
+        };
+        let shown = hash(secret.reveal());
+        let mut found = None;
+        // Every token is compared, so that the time tells nothing of where in the list a match stands.
+        for token in self.read()? {
+            let same = shown.as_bytes().ct_eq(token.sha256.as_bytes());
+            let named = Choice::from(u8::from(name.is_none_or(|name| *name == token.name)));
+            if bool::from(same & named) {
+                found = Some(Identity {
+                    name: token.name,
+                    role: token.role,
+                    projects: token.projects,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keeps two who change the file at once from undoing each other's change.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.file.with_extension("lock");
+        let what = || format!("locking {}", path.display());
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&path).doing(what)?;
+        flock(&lock, FlockOperation::LockExclusive).doing(what)?;
+        Ok(lock)
+    }
+
+    fn write(&self, tokens: &[Token]) -> Result<(), Error> {
+        let what = || format!("writing the tokens to {}", self.file.display());
+        let mut text = serde_json::to_vec_pretty(tokens).doing(what)?;
+        text.push(b'\n');
+        replace(&self.file, &text)
+    }
+
+    fn read(&self) -> Result<Vec<Token>, Error> {
+        let what = || format!("reading the tokens in {}", self.file.display());
+        match fs::read(&self.file) {
+            Ok(text) => serde_json::from_slice(&text).doing(what),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).doing(what),
+        }
+    }
+}
+
+fn fresh() -> Result<Secret, Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).doing(|| "making a token".into())?;
+    Ok(Secret::new(hex(&bytes)))
+}
+
+fn hash(token: &str) -> String {
+    hex(&Sha256::digest(token.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |text, byte| {
+            text + &format!("{byte:02x}")
+        })
+}
+
+/// Writes a file that only we may read, whole or not at all.
+fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let what = || format!("writing {}", path.display());
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .doing(what)?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&fresh, path))
+        .doing(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_first_start_makes_an_admin_and_the_second_does_not() {
+        let dir = std::env::temp_dir().join(format!("gangplank-tokens-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let tokens = Tokens::of(&dir);
+        let file = tokens.ensure_admin().unwrap().unwrap().to_owned();
+        assert_eq!(tokens.ensure_admin().unwrap(), None);
+        let token = fs::read_to_string(&file).unwrap().trim().to_owned();
+        assert_eq!(token.len(), 64);
+        for name in ["admin.token", "tokens.json"] {
+            assert_eq!(
+                fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{name}"
+            );
+        }
+        assert!(
+            !fs::read_to_string(dir.join("tokens.json"))
+                .unwrap()
+                .contains(&token)
+        );
+        let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+        let table = [
+            (format!("Bearer {token}"), true),
+            (format!("bearer   {token} "), true),
+            (basic(&format!("admin:{token}")), true),
+            (basic(&format!("other:{token}")), false),
+            (basic("admin:"), false),
+            (
+                format!("Bearer {}", token.to_uppercase()),
+                token.to_uppercase() == token,
+            ),
+            ("Bearer x".to_owned(), false),
+        ];
+        for (header, right) in table {
+            let credentials = Credentials::parse(&header).unwrap();
+            assert_eq!(
+                tokens.check(&credentials).unwrap().is_some(),
+                right,
+                "{header}"
+            );
+        }
+        for broken in ["", "Bearer", "Digest x", "Basic !", "Basic YWI="] {
+            assert!(Credentials::parse(broken).is_none(), "{broken}");
+        }
+        fs::write(dir.join("tokens.json"), "half").unwrap();
+        assert!(
+            tokens
+                .check(&Credentials::Bearer(Secret::new(token)))
+                .is_err()
+        );
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn tokens_come_and_go() {
+        let dir = std::env::temp_dir().join(format!("gangplank-roles-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let tokens = Tokens::of(&dir);
+        let demo: Project = "demo".parse().unwrap();
+        let secret = tokens
+            .add("ci", Role::Deploy, std::slice::from_ref(&demo))
+            .unwrap();
+        let identity = tokens
+            .check(&Credentials::Bearer(secret.clone()))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (identity.name.as_str(), identity.role),
+            ("ci", Role::Deploy)
+        );
+        assert!(identity.covers(&demo) && !identity.covers(&"other".parse().unwrap()));
+        assert_eq!(tokens.list().unwrap(), [identity]);
+        for bad in ["ci", "", "a:b", "a b", "ä", &"x".repeat(65)] {
+            assert!(tokens.add(bad, Role::Read, &[]).is_err(), "{bad}");
+        }
+        assert!(tokens.revoke("nobody").is_err());
+        tokens.revoke("ci").unwrap();
+        assert_eq!(tokens.check(&Credentials::Bearer(secret)).unwrap(), None);
+        let _ = fs::remove_dir_all(&dir);
+    }
+}

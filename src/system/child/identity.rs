@@ -1,0 +1,64 @@
+//! Starting a command as another user.
+//!
+//! The standard library can set a command's user, but not its groups. So a thread of its own becomes that user, on Linux
+//! a matter of the thread alone, starts the command, which inherits it, and ends. It never comes back to being the server.
+
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread;
+
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::api::error::{Doing, Error};
+use crate::system::account::Account;
+
+/// The stack of a thread that only starts something.
+const STACK_BYTES: usize = 128 << 10;
+
+/// Starts a command as `account`, or as the server's own user.
+pub(super) fn spawn(command: &mut Command, account: Option<&Account>) -> io::Result<Child> {
+    match account {
+        None => command.spawn(),
+        Some(account) => become_and(account, || command.spawn()),
+    }
+}
+
+/// Makes sure that a user may go into a directory.
+///
+/// # Errors
+/// When it may not, or when this process may not become that user.
+pub fn can_enter(account: &Account, dir: &Path) -> Result<(), Error> {
+    let what = || format!("entering {} as {}", dir.display(), account.name);
+    become_and(account, || std::fs::metadata(dir.join(".")).map(drop)).doing(what)
+}
+
+/// Does something on a thread that is that user.
+fn become_and<T: Send>(
+    account: &Account,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("run-as".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || {
+                let groups: Vec<Gid> = account
+                    .groups
+                    .iter()
+                    .map(|group| Gid::from_raw(*group))
+                    .collect();
+                let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+                // The user last: nobody but root may set the others.
+                set_thread_groups(&groups)?;
+                set_thread_res_gid(gid, gid, gid)?;
+                set_thread_res_uid(uid, uid, uid)?;
+                work()
+            })?;
+        match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
