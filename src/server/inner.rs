@@ -13,9 +13,9 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
+use crate::server::answers::refused;
 use crate::server::gate;
 use crate::server::http::{Exchange, HttpListener, Unblock};
-use crate::server::router::refused;
 use crate::server::sockets;
 use crate::system::log;
 

@@ -8,10 +8,11 @@ use crate::api::error::{Code, Refusal};
 use crate::api::operation;
 use crate::engine::processes::{LogFollower, Logged};
 use crate::formats::sse;
+use crate::server::answers::Outcome;
 use crate::server::http::{Answer, EventStream, Exchange};
-use crate::server::operations::RequestOptions;
-use crate::server::router::{Outcome, ServerState};
-use crate::server::stream::HEARTBEAT_AFTER;
+use crate::server::options::RequestOptions;
+use crate::server::state::ServerState;
+use crate::server::watch::HEARTBEAT_AFTER;
 use crate::system::log;
 
 /// How many lines there are if nobody says.

@@ -2,33 +2,44 @@
 //!
 //! | file | what for |
 //! | --- | --- |
-//! | `router` | who may ask, which path and operation it is, and the one line of log |
-//! | `attempts` | wrong credentials, counted by address |
+//! | `router` | which path and operation a request is, and the one line of log |
+//! | `state` | what all requests share |
+//! | `auth` | who asks, and what they may do |
+//! | `options` | what a request's head says |
 //! | `form` | a request's body: its fields, and the payload behind them |
-//! | `operations` | one function for each operation |
-//! | `listing` | one of them, `list_deployments` |
-//! | `logs` | another one, `get_logs` |
-//! | `deploying` | the operations that change what is live |
-//! | `syncing` | a third one, `sync` |
-//! | `stream` | events to a watcher, and the plain answer at a deployment's end |
+//! | `answers` | what becomes of a request, and the JSON of every answer |
+//! | `deploy`, `rollback`, `cancel`, `restart`, `drop`, `sync` | the operations that change what is live |
+//! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `notify` | telling a supervisor how the server stands |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
+//!
+//! An operation has the file that the command of the CLI is named after.
 
-mod attempts;
-mod deploying;
+mod answers;
+mod auth;
+mod cancel;
+mod deploy;
+mod drop;
 mod form;
 pub mod gate;
 pub mod http;
 mod inner;
-mod listing;
+mod list;
 mod logs;
 mod notify;
-mod operations;
+mod options;
+mod payload;
+mod restart;
+mod rollback;
 mod router;
+mod show;
 mod sockets;
-mod stream;
-mod syncing;
+mod state;
+mod status;
+mod sync;
+mod system;
+mod watch;
 
 use std::convert::Infallible;
 use std::fs;
@@ -51,10 +62,11 @@ use crate::engine::retain::RetentionLimits;
 use crate::engine::settings::{Listen, ServeOptions};
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
+use crate::server::auth::Authenticator;
 use crate::server::gate::{Certificate, Gate, Listener};
 use crate::server::http::Exchange;
 use crate::server::inner::InnerServer;
-use crate::server::router::ServerState;
+use crate::server::state::ServerState;
 use crate::store::Store;
 use crate::store::tokens::Tokens;
 use crate::system::account::Account;
@@ -195,7 +207,7 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
     Ok(ServerState::new(
         known,
         workers,
-        tokens,
+        Authenticator::new(tokens),
         processes,
         limits,
         account,
@@ -248,7 +260,7 @@ impl RunningServer {
                 state.processes.resume();
                 recover::fill(&state.known, &|id| state.workers().is_running(id));
                 if let Some(from) = sync_from {
-                    syncing::at_start(&state, &from);
+                    sync::at_start(&state, &from);
                 }
             })
             .map(drop)

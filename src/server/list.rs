@@ -7,12 +7,13 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::api::name::DeploymentId;
+use crate::api::error::{Doing, Error, Refusal};
 use crate::api::operation::List;
 use crate::api::record::Summary;
+use crate::server::answers::json_text;
+use crate::server::auth::Caller;
 use crate::server::http::Answer;
-use crate::server::router::{Caller, ServerState, json_text};
+use crate::server::state::ServerState;
 
 /// How many deployments a listing has if nobody says.
 const LIMIT: u64 = 100;
@@ -65,21 +66,6 @@ fn matches(one: &Summary, list: &List) -> bool {
             .is_none_or(|wanted| status().is_some_and(|status| status == wanted.as_str()))
         && list.since.is_none_or(|since| one.started_at >= since)
         && list.until.is_none_or(|until| one.started_at <= until)
-}
-
-/// The newest deployment, of a component or of all.
-pub(super) fn latest(state: &ServerState, project: Option<&str>) -> Result<DeploymentId, Refusal> {
-    let is_of = |one: &Summary| project.is_none_or(|project| one.project.as_str() == project);
-    let found = state.known.index.look(|all| {
-        let newest = all.iter().rev().find(|(_, one)| is_of(one));
-        newest.map(|(id, _)| *id)
-    });
-    found.ok_or_else(|| {
-        let of = project
-            .map(|project| format!(" of '{}'", project.escape_debug()))
-            .unwrap_or_default();
-        Refusal::new(Code::NotFound, format!("No deployment{of} found"))
-    })
 }
 
 /// Copies a record, with what the disk says of its payload, and with its events only if they are wanted.

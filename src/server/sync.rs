@@ -14,10 +14,11 @@ use crate::engine::deployer::DeploySpec;
 use crate::engine::peers::{Peer, PeerRelease};
 use crate::engine::stages::{Then, Work};
 use crate::formats::sse;
-use crate::server::deploying;
+use crate::server::answers::json;
+use crate::server::deploy::intake;
 use crate::server::http::Exchange;
-use crate::server::router::{ServerState, json};
-use crate::server::stream::{self, HEARTBEAT_AFTER};
+use crate::server::state::ServerState;
+use crate::server::watch::{self, HEARTBEAT_AFTER};
 use crate::system::log;
 use crate::system::stop;
 
@@ -191,10 +192,10 @@ impl Sync {
             .and_then(|mut payload| {
                 let hash = one.payload_hash.as_deref();
                 let arrived = |id| state.workers.arrived(id);
-                deploying::intake(state).receive(&mut attempt, &mut payload, hash, &arrived)
+                intake(state).receive(&mut attempt, &mut payload, hash, &arrived)
             });
         let work = received.map(|staged| Work::Build(staged, Then::Activate));
-        stream::plain(state.workers.carry_on(attempt, work)?)?;
+        watch::plain(state.workers.carry_on(attempt, work)?)?;
         let record = state.known.store.read_record(id)?;
         let failed = record.filter(|record| record.status != Status::Success);
         Ok(SyncResult {

@@ -1,0 +1,40 @@
+//! `system_information`, `registration_info` and `GET /health`: how the server is, and which version answers.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use crate::api::error::Refusal;
+use crate::server::http::Answer;
+use crate::server::state::ServerState;
+use crate::store::index::All;
+
+/// A Harper CLI reads this as 5.1 or newer and then sends multipart and reads events.
+const REGISTRATION: &str = concat!("5.1.14+gangplank.", env!("CARGO_PKG_VERSION"));
+
+/// Performs `registration_info`.
+pub(super) fn registration_info() -> Value {
+    json!({ "version": REGISTRATION })
+}
+
+pub(super) fn system_information(state: &ServerState) -> Result<Value, Refusal> {
+    let uptime = state.started.elapsed().as_millis();
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
+        "disk_free": state.known.store.disk_free()?,
+        "requests": state.requests.load(Ordering::Relaxed),
+        "deployments_running": state.workers.running(),
+        "deployments_stored": state.known.index.look(All::len),
+    }))
+}
+
+pub(super) fn health() -> Answer {
+    let body = b"gangplank is running.".to_vec();
+    Answer {
+        status: 200,
+        content_type: "text/plain; charset=utf-8",
+        headers: Vec::new(),
+        body,
+    }
+}
