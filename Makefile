@@ -4,6 +4,9 @@ CARGO ?= cargo
 # Where cargo puts what it builds; the demo takes the binary from there.
 TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
+# The tests that a machine cannot run write themselves into this file; by its whole name, as tests run in another directory.
+NOT_RUN = '$(abspath $(TARGET_DIR))/not-run.txt'
+
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= head body multipart sse archive
@@ -20,8 +23,12 @@ build: ## the release binary (the default)
 demo: build ## serve and deploy a sample component, and show what happens
 	GANGPLANK='$(TARGET_DIR)/release/gangplank' sh tests/demo.sh
 
-test: ## all tests
-	$(CARGO) test --locked
+test: ## all tests, and at the end what was not run and what that needs
+	@mkdir -p '$(TARGET_DIR)' && rm -f $(NOT_RUN)
+	@GANGPLANK_NOT_RUN=$(NOT_RUN) $(CARGO) test --locked; code=$$?; \
+	if [ -s $(NOT_RUN) ]; then \
+	  echo "Not run, and what each needs ($$(wc -l <$(NOT_RUN))):"; sort $(NOT_RUN) | sed 's/^/  /'; \
+	fi; exit $$code
 
 check: ## format, lints and docs, warnings being errors
 	$(CARGO) fmt --check

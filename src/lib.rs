@@ -104,6 +104,12 @@ pub mod server;
 pub mod store;
 pub mod system;
 
+// The unit tests list what they did not run as the integration tests do.
+#[cfg(test)]
+#[path = "../tests/it/needs.rs"]
+#[allow(dead_code)]
+mod needs;
+
 /// Runs the program.
 pub fn run() -> std::process::ExitCode {
     match cli::commands::start(std::env::args_os().skip(1).collect()) {

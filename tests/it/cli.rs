@@ -434,3 +434,31 @@ fn links_that_lead_out_are_left_out_with_a_warning() {
         [".hidden", "index.txt", "inside"]
     );
 }
+
+#[test]
+fn what_must_not_be_read_is_told_before_anything_is_sent() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    for hidden in ["app/f", "app/d"] {
+        let at = TempDir::new().with(&[("app/f", "f"), ("app/d/x", "x")]);
+        let hide = |mode| {
+            fs::set_permissions(at.0.join(hidden), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        hide(0);
+        let mut command = gangplank();
+        // Root may read everything, and another user may not.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        command.arg("deploy").arg(at.0.join("app"));
+        // Where it would be sent, nobody answers: that would be exit code 3.
+        let output = command.args(["--target", "127.0.0.1:9"]).output().unwrap();
+        hide(0o700);
+        let shown = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{shown}");
+        assert!(
+            shown.contains(&format!("/{hidden}: Permission denied")),
+            "{shown}"
+        );
+    }
+}

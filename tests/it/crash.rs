@@ -8,19 +8,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::needs::is_debug_build;
 use crate::test_server::{TempDir, TestServer, await_some, form, gzip, names, request, tar};
 
 /// How many files a release has: whole or not is seen by all of them.
 const FILES: usize = 40;
-
-/// Whether the binary knows checkpoints: a release build does not.
-fn parks() -> bool {
-    let debug = cfg!(debug_assertions);
-    if !debug {
-        eprintln!("skipped: checkpoints are only in debug builds");
-    }
-    debug
-}
 
 /// A component whose every file says which version it is.
 fn version(n: u32) -> Vec<u8> {
@@ -277,7 +269,7 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
 
 #[test]
 fn a_server_that_is_killed_anywhere_leaves_something_whole() {
-    if !parks() {
+    if !is_debug_build() {
         return;
     }
     let cases = cases();

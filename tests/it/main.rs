@@ -11,6 +11,7 @@ mod events;
 mod flood;
 mod history;
 mod lifecycle;
+mod needs;
 mod peers;
 mod power;
 mod processes;

@@ -838,8 +838,7 @@ fn a_switch_whose_answer_is_lost_is_not_taken_for_a_failure() {
 
 #[test]
 fn an_origin_that_is_killed_after_its_switch_says_what_it_knows_of_its_peers() {
-    if !cfg!(debug_assertions) {
-        eprintln!("skipped: checkpoints are only in debug builds");
+    if !crate::needs::is_debug_build() {
         return;
     }
     let peer = TestServer::start();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::needs::have;
 use crate::test_server::{BINARY, PATIENCE, TempDir, TestServer};
 
 #[test]
@@ -61,9 +62,7 @@ fn the_files_for_supervisors_are_right_and_in_the_readme() {
         line.is_some_and(|line| readme.contains(line)),
         "the line for init is in the README"
     );
-    let analyze = || Command::new("systemd-analyze");
-    if analyze().arg("--version").output().is_err() {
-        eprintln!("skipped: systemd-analyze is not here");
+    if !have("systemd-analyze") {
         return;
     }
     let dir = TempDir::new();
@@ -73,7 +72,7 @@ fn the_files_for_supervisors_are_right_and_in_the_readme() {
         read("tests/service/gangplank.service").replace("/usr/local/bin/gangplank", BINARY),
     )
     .unwrap();
-    let output = analyze()
+    let output = Command::new("systemd-analyze")
         .arg("verify")
         .arg("--man=no")
         .arg(&unit)

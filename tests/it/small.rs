@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::needs::allows;
 use crate::test_server::{
     Answer, BINARY, BOUNDARY, TempDir, TestServer, await_some, bare, component, form, gzip, have,
     is_root, may, names, tar,
@@ -248,7 +249,7 @@ impl Group {
                 return Some(group);
             }
         }
-        eprintln!("skipped: no control group for {controller} can be made here");
+        allows(&format!("a control group for {controller}"), false);
         None
     }
 

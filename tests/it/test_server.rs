@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub(crate) use crate::needs::{have, is_root, may};
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gangplank");
 /// Longer than anything here takes on a busy machine; what reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -488,56 +490,4 @@ pub(crate) fn certificate(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let said = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success(), "{said}");
     (key, certificate)
-}
-
-/// Whether a program is there. Its absence is said, and is a failure where everything has to be there.
-pub(crate) fn have(program: &str) -> bool {
-    let found = Command::new(program)
-        .arg(if program == "openssl" {
-            "version"
-        } else {
-            "--version"
-        })
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
-    assert!(
-        found || std::env::var_os("CI").is_none(),
-        "this test needs {program}, which is missing"
-    );
-    if !found {
-        eprintln!("skipped: this test needs {program}, which is missing");
-    }
-    found
-}
-
-/// Whether this machine lets us do something, by a command that tries it. Not every one does, and that is said.
-pub(crate) fn may(command: &[&str]) -> bool {
-    let tried = Command::new(command[0])
-        .args(&command[1..])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    let may = tried.is_ok_and(|status| status.success());
-    if !may {
-        eprintln!(
-            "skipped: this machine does not let us run {}",
-            command.join(" ")
-        );
-    }
-    may
-}
-
-/// Whether the tests run as root. If not, that is said, and is a failure where everything has to be there.
-pub(crate) fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    assert!(
-        root || std::env::var_os("CI").is_none(),
-        "this test needs to be run as root"
-    );
-    if !root {
-        eprintln!("skipped: this test needs to be run as root");
-    }
-    root
 }

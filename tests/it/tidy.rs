@@ -210,3 +210,35 @@ fn the_tree_is_synchronous_and_the_changelog_knows_the_version() {
         "{newest}"
     );
 }
+
+/// What stands between two texts, each time that the first one occurs.
+fn between<'a>(text: &'a str, start: &str, end: char) -> Vec<&'a str> {
+    text.match_indices(start)
+        .filter_map(|(at, _)| text[at + start.len()..].split_once(end))
+        .map(|(inside, _)| inside)
+        .collect()
+}
+
+#[test]
+fn a_test_that_needs_something_says_so_and_ci_installs_it() {
+    let ci = fs::read_to_string(top().join(".ci/run")).unwrap();
+    let asked = format!("have({}", '"');
+    let silent = ["skip", "ped:"].concat();
+    for dir in ["src", "tests"] {
+        for file in rust_files(&top().join(dir)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for program in between(&text, &asked, '"') {
+                assert!(
+                    ci.contains(&format!("\n  {program} ")),
+                    "{} needs {program}, which .ci/run does not install",
+                    file.display()
+                );
+            }
+            assert!(
+                !text.contains(&format!("{}{silent}", '"')),
+                "{} does not run a test without listing it by tests/it/needs.rs",
+                file.display()
+            );
+        }
+    }
+}

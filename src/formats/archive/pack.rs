@@ -589,29 +589,6 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_read_is_found_by_the_plan() {
-        if rustix::process::geteuid().is_root() {
-            // Root may read everything.
-            return;
-        }
-        for hidden in ["f", "d"] {
-            let at = Temporary::new();
-            write(at.0.join("f"), "");
-            write(at.0.join("d/x"), "");
-            chmod(at.0.join(hidden), 0);
-            let error = plan(&at.0, &PackOptions::default())
-                .err()
-                .unwrap()
-                .to_string();
-            chmod(at.0.join(hidden), 0o700);
-            assert!(
-                error.contains(&format!("/{hidden}: Permission denied")),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
     fn what_changes_is_an_error() {
         type PackCase<'a> = (&'a str, &'a dyn Fn(&Path));
         let table: [PackCase<'_>; 5] = [
