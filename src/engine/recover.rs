@@ -39,7 +39,8 @@ pub fn recover(store: &Store) -> Result<(), Error> {
         }
         store.unmark(id)?;
     }
-    store.sweep()
+    store.sweep();
+    Ok(())
 }
 
 /// Puts all deployments on disk into the index, and ends those that have no end and no mark either, as a power loss may

@@ -331,7 +331,8 @@ impl Builder {
             ));
         }
         attempt.phase(Phase::Activate, |attempt| {
-            self.store.sync()?;
+            let deployment = attempt.record().deployment_id;
+            self.store.sync(&tree.project, tree.id, deployment)?;
             attempt.sync()?;
             checkpoint("synced");
             self.store.switch(&tree.project, tree.id)?;
@@ -354,7 +355,8 @@ fn keep(ready: &mut Ready, attempt: &mut Attempt, store: &Store) -> Result<(), R
         let why = format!("staging {}: stopped", ready.0.project);
         return Err(Refusal::new(Code::Cancelled, why));
     }
-    store.sync()?;
+    let deployment = attempt.record().deployment_id;
+    store.sync(&ready.0.project, ready.0.id, deployment)?;
     ready.0.kept = true;
     attempt.stage();
     Ok(())

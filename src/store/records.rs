@@ -1,37 +1,78 @@
 //! The record of a deployment on disk: replaced whole, and read whole.
+//!
+//! A record is a fold over its journal. One that the disk does not take is kept in memory, and everybody who reads is
+//! answered from there, until it can be written.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
-use crate::store::{Store, sync_dir};
+use crate::store::Store;
+use crate::system::files::{self, Durability};
+
+/// So many records that the disk did not take are kept, of at most some 64 KiB each. A disk that takes none lets no
+/// deployment begin, so these are those that ran when it filled up.
+const UNWRITTEN_MAX: usize = 64;
+
+/// Records that are newer than what is on disk.
+#[derive(Debug, Default)]
+pub(super) struct UnwrittenRecords(Mutex<BTreeMap<DeploymentId, Record>>);
+
+impl UnwrittenRecords {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DeploymentId, Record>> {
+        // Each change is one insertion or removal.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Store {
     /// Replaces a record, whole or not at all. It can be made again from its journal, so only a `durable` one is forced
     /// to disk.
     ///
     /// # Errors
-    /// When the disk does not take it: the old one stays.
+    /// When the disk does not take it: the old one stays there, and whoever reads gets this one.
     pub fn write_record(&self, record: &Record, durable: bool) -> Result<(), Error> {
-        let dir = self.deployment(record.deployment_id);
-        let (fresh, path) = (dir.join("record.json.new"), dir.join("record.json"));
+        let id = record.deployment_id;
+        let path = self.deployment(id).join("record.json");
         let what = || format!("writing {}", path.display());
         let mut text = serde_json::to_vec_pretty(record).doing(what)?;
         text.push(b'\n');
-        let mut file = File::create(&fresh).doing(what)?;
-        file.write_all(&text).doing(what)?;
-        if durable {
-            file.sync_all().doing(what)?;
+        let durability = if durable {
+            Durability::PowerLoss
+        } else {
+            Durability::None
+        };
+        let written = files::replace(&path, &text, 0o600, durability).doing(what);
+        match &written {
+            Ok(()) => drop(self.unwritten.lock().remove(&id)),
+            Err(_) => self.keep_unwritten(record),
         }
-        fs::rename(&fresh, &path).doing(what)?;
-        if durable {
-            sync_dir(&dir).doing(what)?;
+        written
+    }
+
+    /// Keeps a record in memory until it can be written.
+    pub fn keep_unwritten(&self, record: &Record) {
+        let mut unwritten = self.unwritten.lock();
+        unwritten.insert(record.deployment_id, record.clone());
+        if unwritten.len() > UNWRITTEN_MAX {
+            unwritten.pop_first();
         }
-        Ok(())
+    }
+
+    /// The records that the disk did not take yet.
+    pub fn unwritten_records(&self) -> Vec<Record> {
+        self.unwritten.lock().values().cloned().collect()
+    }
+
+    /// Forgets a record that the disk did not take.
+    pub(super) fn forget_unwritten(&self, id: DeploymentId) {
+        self.unwritten.lock().remove(&id);
     }
 
     /// The record of a deployment; none if there is no such deployment.
@@ -54,16 +95,19 @@ impl Store {
         self.read_record_as(id)
     }
 
-    /// A record as it stands on disk, where `payload_present` may be out of date.
+    /// A record as it was written, where `payload_present` may be out of date.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn read_record_text(&self, id: DeploymentId) -> Result<Option<Vec<u8>>, Error> {
-        let path = self.deployment(id).join("record.json");
-        match fs::read(&path) {
+        let what = || format!("reading the record of deployment {id}");
+        if let Some(record) = self.unwritten.lock().get(&id) {
+            return serde_json::to_vec_pretty(record).map(Some).doing(what);
+        }
+        match fs::read(self.deployment(id).join("record.json")) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).doing(|| format!("reading {}", path.display())),
+            Err(error) => Err(error).doing(what),
         }
     }
 

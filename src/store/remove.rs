@@ -1,17 +1,50 @@
 //! Removing a tree, however deep: what an installation made has no bound, and the stack and the descriptors have one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
+
+use crate::api::error::{Doing, Error};
+use crate::system::files;
 
 /// So many levels are removed by recursion, each with a descriptor; what is deeper is moved up first.
 const LEVELS_MAX: u32 = 64;
 /// Each round takes off that many levels of everything. Nobody makes so deep a tree who does not go on making it.
 const ROUNDS_MAX: u32 = 100_000;
+
+/// A tree that is not in its place any more, under a name that [`Store::sweep`] knows too.
+#[must_use]
+#[derive(Debug)]
+pub struct DetachedTree(PathBuf);
+
+impl DetachedTree {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When something of it stays, which the next start removes.
+    pub fn remove(self) -> Result<(), Error> {
+        files::gone(remove_tree(&self.0)).doing(|| format!("removing {}", self.0.display()))
+    }
+}
+
+/// Renames a tree that is to be removed, so that nobody ever sees half of it.
+pub(super) fn set_aside(path: &Path) -> Result<DetachedTree, Error> {
+    let what = || format!("removing {}", path.display());
+    let Some(name) = path.file_name() else {
+        return Err(Error::new(what(), "it has no name"));
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    let aside = path.with_file_name(hidden);
+    // One that is there already is what an earlier attempt left.
+    files::gone(remove_tree(&aside)).doing(what)?;
+    files::gone(fs::rename(path, &aside)).doing(what)?;
+    Ok(DetachedTree(aside))
+}
 
 /// Removes a directory and everything in it. No link is followed.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
@@ -74,7 +107,6 @@ fn gone(removed: rustix::io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -4,7 +4,7 @@
 //! The file is read at each use, so that a change holds at once.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::api::error::{Doing, Error};
 use crate::api::event::now_ms;
 use crate::api::name::{Project, Secret};
+use crate::system::files::{self, Durability};
 
 /// What a token allows; each role allows what the ones before it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -289,21 +290,10 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// Writes a file that only we may read, whole or not at all.
+/// Writes a file that only we may read. What it says holds across a power loss: a token that was revoked stays so.
 fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let what = || format!("writing {}", path.display());
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .doing(what)?;
-    file.write_all(content)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&fresh, path))
-        .doing(what)
+    files::replace(path, content, 0o600, Durability::PowerLoss)
+        .doing(|| format!("writing {}", path.display()))
 }
 
 #[cfg(test)]

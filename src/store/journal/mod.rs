@@ -14,6 +14,7 @@ mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,6 +93,7 @@ impl Journal {
         let path = segment_path(dir, 0);
         let file = OpenOptions::new()
             .append(true)
+            .mode(0o600)
             .create_new(true)
             .open(&path)
             .doing(|| format!("making the journal {}", path.display()))?;
@@ -116,6 +118,7 @@ impl Journal {
         let what = || format!("mending the journal {}", path.display());
         let file = OpenOptions::new()
             .append(true)
+            .mode(0o600)
             .create(true)
             .read(true)
             .open(&path)
@@ -215,6 +218,7 @@ impl Journal {
         let what = || format!("making the journal's segment {}", path.display());
         self.file = OpenOptions::new()
             .append(true)
+            .mode(0o600)
             .create(true)
             .truncate(false)
             .open(&path)

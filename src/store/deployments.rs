@@ -1,0 +1,78 @@
+//! The directories of deployments, `deployments/ID`, and the marks of those that run, `run/ID`.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::api::error::{Doing, Error};
+use crate::api::name::DeploymentId;
+use crate::store::remove::set_aside;
+use crate::store::{Store, ids};
+use crate::system::files::{self, gone};
+
+impl Store {
+    /// All deployments on disk, oldest first.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn deployments(&self) -> Result<Vec<DeploymentId>, Error> {
+        ids(&self.root().join("deployments"))
+    }
+
+    /// The directory of a deployment.
+    pub fn deployment(&self, id: DeploymentId) -> PathBuf {
+        self.root().join("deployments").join(id.to_string())
+    }
+
+    /// Makes the directory of a new deployment.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn create_deployment(&self, id: DeploymentId) -> Result<PathBuf, Error> {
+        let dir = self.deployment(id);
+        files::make_dir(&dir, 0o700).doing(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Removes all that is known of a deployment.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn remove_deployment(&self, id: DeploymentId) -> Result<(), Error> {
+        self.forget_unwritten(id);
+        set_aside(&self.deployment(id))?.remove()
+    }
+
+    /// Marks a deployment as running, on disk: it is ended by the next start if the mark is still there then.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn mark(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.mark_of(id);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let made = options.open(&path).map(drop);
+        made.doing(|| format!("making {}", path.display()))
+    }
+
+    /// Takes the mark of a deployment away.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn unmark(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.mark_of(id);
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+    }
+
+    /// The deployments that are marked.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn marked(&self) -> Result<Vec<DeploymentId>, Error> {
+        ids(&self.root().join("run"))
+    }
+
+    fn mark_of(&self, id: DeploymentId) -> PathBuf {
+        self.root().join("run").join(id.to_string())
+    }
+}

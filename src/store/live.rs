@@ -1,0 +1,172 @@
+//! Which release of a component is live: the link `components/X`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use crate::api::error::{Doing, Error};
+use crate::api::name::{DeploymentId, Project};
+use crate::store::{Store, names};
+use crate::system::files::{gone, sync_dir};
+
+/// A component that is live.
+#[derive(Debug, Clone)]
+pub struct Component {
+    /// Its name.
+    pub project: Project,
+    /// The deployment whose release is live.
+    pub release_id: DeploymentId,
+    /// Since when, in milliseconds since the epoch.
+    pub since: u64,
+    /// The releases on disk, oldest first.
+    pub releases: Vec<DeploymentId>,
+}
+
+impl Store {
+    /// Which deployment's release is live; none if none is.
+    pub fn live(&self, project: &Project) -> Option<DeploymentId> {
+        let target = fs::read_link(self.component(project)).ok()?;
+        target.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// What is live, by name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn components(&self) -> Result<Vec<Component>, Error> {
+        let path = self.components_dir();
+        let mut found = Vec::new();
+        for name in names(&path)? {
+            let Ok(project) = name.parse::<Project>() else {
+                continue;
+            };
+            let Some(release_id) = self.live(&project) else {
+                continue;
+            };
+            let since = fs::symlink_metadata(path.join(&name))
+                .ok()
+                .and_then(|link| link.modified().ok());
+            let since = since
+                .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+                .unwrap_or_default();
+            let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            // One component whose releases cannot be read does not hide the others.
+            let releases = self.releases(&project).unwrap_or_default();
+            found.push(Component {
+                project,
+                release_id,
+                since,
+                releases,
+            });
+        }
+        found.sort_by(|a, b| a.project.cmp(&b.project));
+        Ok(found)
+    }
+
+    /// Makes a release the live one, by one rename that survives a power loss. What the release holds must be on disk by
+    /// then ([`Store::sync`]).
+    ///
+    /// # Errors
+    /// When the link cannot be changed: the old one is live then.
+    pub fn switch(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
+        let link = self.component(project);
+        let what = || format!("making release {id} of {project} the live one");
+        // No project begins with a dot, so this name is nobody's.
+        let fresh = self.components_dir().join(format!(".{project}"));
+        gone(fs::remove_file(&fresh)).doing(what)?;
+        symlink(
+            Path::new("../releases")
+                .join(project.as_str())
+                .join(id.to_string()),
+            &fresh,
+        )
+        .doing(what)?;
+        fs::rename(&fresh, &link).doing(what)?;
+        sync_dir(&self.components_dir()).doing(what)
+    }
+
+    /// Removes all releases of a component, and the link to the live one first.
+    ///
+    /// # Errors
+    /// When something of it stays; the link does not if it could be removed.
+    pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
+        self.switch_back(project, None)?;
+        for id in self.releases(project)? {
+            self.remove_release(project, id)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was live before: a release, or nothing.
+    ///
+    /// # Errors
+    /// When the link cannot be changed.
+    pub fn switch_back(
+        &self,
+        project: &Project,
+        previous: Option<DeploymentId>,
+    ) -> Result<(), Error> {
+        match previous {
+            Some(id) => self.switch(project, id),
+            None => {
+                let link = self.component(project);
+                let what = || format!("removing {}", link.display());
+                gone(fs::remove_file(&link)).doing(what)?;
+                sync_dir(&self.components_dir()).doing(what)
+            }
+        }
+    }
+
+    fn component(&self, project: &Project) -> PathBuf {
+        self.components_dir().join(project.as_str())
+    }
+
+    fn components_dir(&self) -> PathBuf {
+        self.root().join("components")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::root::tests::Root;
+
+    #[test]
+    fn switching_is_seen_and_undone() {
+        let root = Root::new("switch");
+        let store = Store::open(&root.0).unwrap();
+        let project: Project = "demo".parse().unwrap();
+        assert_eq!(store.live(&project), None);
+        let first = DeploymentId::after(None, 1, [0; 10]);
+        let second = DeploymentId::after(Some(first), 1, [0; 10]);
+        for id in [first, second] {
+            fs::write(
+                store.create_release(&project, id).unwrap().join("id"),
+                id.to_string(),
+            )
+            .unwrap();
+            store.create_deployment(id).unwrap();
+            store.sync(&project, id, id).unwrap();
+            store.switch(&project, id).unwrap();
+            assert_eq!(store.live(&project), Some(id));
+            assert_eq!(
+                fs::read_to_string(store.root().join("components/demo/id")).unwrap(),
+                id.to_string()
+            );
+        }
+        assert_eq!(store.releases(&project).unwrap(), [first, second]);
+        assert_eq!(store.components().unwrap().len(), 1);
+        store.switch_back(&project, Some(first)).unwrap();
+        assert_eq!(store.live(&project), Some(first));
+        store.switch_back(&project, None).unwrap();
+        assert_eq!(store.live(&project), None);
+        store.remove_release(&project, second).unwrap();
+        store.remove_release(&project, second).unwrap();
+        assert_eq!(store.releases(&project).unwrap(), [first]);
+        store.remove_release(&project, first).unwrap();
+        assert_eq!(names(&store.root().join("releases")).unwrap().len(), 0);
+        store.create_release(&project, first).unwrap();
+        assert_eq!(store.releases(&project).unwrap(), [first]);
+    }
+}

@@ -1,0 +1,39 @@
+//! What was uploaded, `deployments/ID/payload`.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::api::error::{Doing, Error};
+use crate::api::name::DeploymentId;
+use crate::store::Store;
+use crate::system::files::gone;
+
+impl Store {
+    /// The file of a deployment's payload.
+    pub fn payload(&self, id: DeploymentId) -> PathBuf {
+        self.deployment(id).join("payload")
+    }
+
+    /// Makes the file of a new payload.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn create_payload(&self, id: DeploymentId) -> Result<File, Error> {
+        let path = self.payload(id);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        options
+            .open(&path)
+            .doing(|| format!("making {}", path.display()))
+    }
+
+    /// Removes a payload, if it is there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn remove_payload(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.payload(id);
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+    }
+}

@@ -1,0 +1,189 @@
+//! The root itself: its directories, its lock, its sockets' places and its disk.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs};
+
+use crate::api::error::{Doing, Error};
+use crate::store::records::UnwrittenRecords;
+use crate::store::{names, remove};
+use crate::system::files;
+use crate::system::log;
+
+/// The longest path that a unix socket may have on Linux, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The root; one server at a time holds it.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// The lock ends with the descriptor, however the process ends.
+    _lock: File,
+    pub(super) unwritten: UnwrittenRecords,
+}
+
+impl Store {
+    /// Makes or opens a root and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, when another server holds it, or when its socket's path would be too long.
+    pub fn open(root: &Path) -> Result<Store, Error> {
+        let what = || format!("opening the root {}", root.display());
+        // Releases are read by whoever runs them, and lie below it.
+        files::make_dirs(root, 0o755).doing(what)?;
+        let root = root.canonicalize().doing(what)?;
+        // Not to be written to: a descriptor for writing would keep the file system from being made read-only.
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(root.join("lock"), flags, Mode::RUSR | Mode::WUSR);
+        let lock = File::from(lock.doing(what)?);
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::new(what(), "another server is using it"));
+            }
+            Err(error) => return Err(error).doing(what),
+        }
+        // Payloads and records are nobody else's business.
+        for (name, mode) in [
+            ("components", 0o755),
+            ("releases", 0o755),
+            ("deployments", 0o700),
+            // The operator puts the components' environments here, secrets among them.
+            ("env", 0o700),
+            ("run", 0o700),
+        ] {
+            let path = root.join(name);
+            files::make_dirs(&path, mode).doing(|| format!("making {}", path.display()))?;
+        }
+        fs::set_permissions(root.join("run"), Permissions::from_mode(0o700)).doing(what)?;
+        let store = Store {
+            root,
+            _lock: lock,
+            unwritten: UnwrittenRecords::default(),
+        };
+        check_socket_path(&store.socket())?;
+        Ok(store)
+    }
+
+    /// The root's canonical path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The socket that is always there.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("run/gangplank.sock")
+    }
+
+    /// The private socket between the gate and the server behind it. Its path is shorter than the other one's.
+    pub fn door(&self) -> PathBuf {
+        self.root.join("run/door.sock")
+    }
+
+    /// Bytes that an unprivileged user may still write to the root's disk.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn disk_free(&self) -> Result<u64, Error> {
+        let stat = statvfs(&self.root)
+            .doing(|| format!("asking for the free space of {}", self.root.display()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Removes what an earlier server was about to remove or to put in place, and had not done so when it ended. What
+    /// cannot be removed is said in the log and stays for the next start.
+    pub fn sweep(&self) {
+        let releases = self.releases_dir();
+        self.sweep_dir(&self.root.join("components"));
+        self.sweep_dir(&self.root.join("deployments"));
+        let components = names(&releases).unwrap_or_else(|error| {
+            log::warn(&error.to_string());
+            Vec::new()
+        });
+        for dir in components.iter().map(|name| releases.join(name)) {
+            // Whatever else somebody put there is theirs.
+            if fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+                self.sweep_dir(&dir);
+                // Only if it is empty.
+                let _ = fs::remove_dir(&dir);
+            }
+        }
+    }
+
+    fn sweep_dir(&self, dir: &Path) {
+        let found = names(dir).unwrap_or_else(|error| {
+            log::warn(&error.to_string());
+            Vec::new()
+        });
+        // Nothing else of ours begins with a dot.
+        for name in found.iter().filter(|name| name.starts_with('.')) {
+            let path = dir.join(name);
+            let removed = match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => remove::remove_tree(&path),
+                _ => fs::remove_file(&path),
+            };
+            if let Err(error) = files::gone(removed) {
+                log::warn(&format!("removing {}: {error}", path.display()));
+            }
+        }
+    }
+}
+
+/// Refuses a path that the system would not take for a unix socket.
+///
+/// # Errors
+/// When it is longer than the system's 107 bytes.
+pub fn check_socket_path(path: &Path) -> Result<(), Error> {
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let why =
+            format!("its path has {length} bytes and the system takes at most {SOCKET_PATH_MAX}");
+        return Err(Error::new(
+            format!("listening on unix:{}", path.display()),
+            why,
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The path of a root that is gone with its owner.
+    pub(in crate::store) struct Root(pub(in crate::store) PathBuf);
+
+    impl Root {
+        pub(in crate::store) fn new(name: &str) -> Root {
+            let path =
+                std::env::temp_dir().join(format!("gangplank-store-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Root(path)
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_root_has_one_server() {
+        let root = Root::new("lock");
+        let store = Store::open(&root.0).unwrap();
+        let refused = Store::open(&root.0).unwrap_err().to_string();
+        assert!(refused.contains("another server"), "{refused}");
+        drop(store);
+        assert!(Store::open(&root.0).is_ok());
+    }
+
+    #[test]
+    fn a_socket_path_that_is_too_long_is_refused() {
+        let root = Root::new(&"x".repeat(120));
+        let refused = Store::open(&root.0).unwrap_err().to_string();
+        assert!(refused.contains("107"), "{refused}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Files and directories as a server needs them: with the modes that it means, whatever the umask is, and replaced whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What is to survive a power loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: it can be made again.
+    None,
+    /// The file's content and its name.
+    PowerLoss,
+}
+
+/// Makes a directory that has exactly this mode.
+///
+/// # Errors
+/// When it is there already, or cannot be made.
+pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    // The umask may have taken bits away, and somebody else is to get in by them.
+    if fs::symlink_metadata(path)?.permissions().mode() & 0o777 != mode {
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it, as far as they are missing; each that is made has exactly this mode.
+///
+/// # Errors
+/// When something else is in the way, or one cannot be made.
+pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    match make_dir(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            make_dirs(above.ok_or(error)?, mode)?;
+            make_dirs(path, mode)
+        }
+        made => made,
+    }
+}
+
+/// Replaces a file, whole or not at all. The new one has exactly this mode.
+///
+/// # Errors
+/// When the disk does not take it: the old file stays, and nothing of the new one.
+pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+    let fresh = fresh(path);
+    let replaced = write(&fresh, content, mode, durability).and_then(|()| fs::rename(&fresh, path));
+    if let Err(error) = replaced {
+        // What is left of it takes the room that it lacked.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
+    match (durability, path.parent()) {
+        (Durability::PowerLoss, Some(dir)) => sync_dir(dir),
+        _ => Ok(()),
+    }
+}
+
+/// Where the new content of a file is written before it takes its place.
+pub fn fresh(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn write(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    match durability {
+        Durability::PowerLoss => file.sync_all(),
+        Durability::None => Ok(()),
+    }
+}
+
+/// Makes the names in a directory survive a power loss.
+///
+/// # Errors
+/// When it cannot be opened, or the disk reports an error.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// What is not there need not be removed.
+///
+/// # Errors
+/// Every other one.
+pub fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_has_its_mode() {
+        let dir = std::env::temp_dir().join(format!("gangplank-files-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        make_dirs(&dir.join("a/b"), 0o700).unwrap();
+        make_dirs(&dir.join("a/b"), 0o755).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            (mode(&dir.join("a")), mode(&dir.join("a/b"))),
+            (0o700, 0o700)
+        );
+        let path = dir.join("file");
+        fs::write(&path, "old").unwrap();
+        for (content, mode, durability) in [
+            ("one", 0o600, Durability::None),
+            ("two", 0o644, Durability::PowerLoss),
+        ] {
+            replace(&path, content.as_bytes(), mode, durability).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{content}");
+        }
+        assert!(replace(&dir.join("a"), b"no", 0o600, Durability::None).is_err());
+        assert!(!fresh(&dir.join("a")).exists());
+        assert!(make_dirs(&path, 0o700).is_err() && make_dirs(&path.join("x"), 0o700).is_err());
+        gone(fs::remove_file(&path)).unwrap();
+        gone(fs::remove_file(&path)).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
