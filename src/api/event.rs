@@ -5,7 +5,6 @@
 //! [`Event::Unknown`] instead of failing on it.
 
 use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -13,14 +12,6 @@ use serde_json::{Map, Value};
 
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
-
-/// Milliseconds since the epoch; 0 on a host whose clock stands before it.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// One step of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{
-    Event, Failure, InstallOutput, Opening, Phase, PhaseEvent, PhaseStatus, Upload, now_ms,
+    Event, Failure, InstallOutput, Opening, Phase, PhaseEvent, PhaseStatus, Upload,
 };
 use crate::api::record::{Record, Summary};
 use crate::store::Store;
@@ -19,6 +19,7 @@ use crate::store::index::Index;
 use crate::store::journal::{Journal, LiveFeed};
 use crate::system::log;
 use crate::system::stop::{SharedStopper, Stop};
+use crate::system::time::now_ms;
 
 /// What a phase adds to its `done` event.
 pub type Facts = Map<String, Value>;

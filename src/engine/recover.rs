@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::api::error::{Code, Doing, Error};
-use crate::api::event::{Entry, Event, Failure, Phase, now_ms};
+use crate::api::event::{Entry, Event, Failure, Phase};
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
 use crate::engine::attempt::Registry;
@@ -20,7 +19,9 @@ use crate::store::Store;
 use crate::store::index::Index;
 use crate::store::journal::{Follower, Journal, Step};
 use crate::system::child::{self, SurvivorScope};
+use crate::system::files;
 use crate::system::log;
+use crate::system::time::now_ms;
 
 /// Ends every deployment that an earlier server marked as running and did not end, and removes what it left half removed.
 ///
@@ -129,7 +130,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
             record.project
         ));
     }
-    gone(fs::remove_file(dir.join("record.json.new")))
+    files::gone(fs::remove_file(files::fresh(&dir.join("record.json"))))
         .doing(|| format!("cleaning up {}", dir.display()))?;
     store.write_record(&record, true)?;
     Ok(Some(record))
@@ -187,11 +188,4 @@ fn entries(mut follower: Follower) -> Result<Vec<Entry>, Error> {
         entries.push((*entry).clone());
     }
     Ok(entries)
-}
-
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }

@@ -26,7 +26,7 @@ use crate::engine::stages::replicate::Fleet;
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::log;
-use crate::system::stop;
+use crate::system::stop::Stop;
 
 /// A payload that was unpacked; dropping it removes the tree.
 pub struct Staged(ReleaseTree);
@@ -212,7 +212,7 @@ impl Builder {
         }
         let rolling = record.restart_mode.as_deref() == Restart::Rolling.mode();
         let limit = record.options.timeout().unwrap_or(self.install_timeout);
-        let (_stopper, stop) = stop::pair()?;
+        let stop = Stop::never();
         let order = |release| RestartRequest {
             project: &project,
             release,

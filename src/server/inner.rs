@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -18,6 +18,7 @@ use crate::server::gate;
 use crate::server::http::{Exchange, HttpListener, Unblock};
 use crate::server::sockets;
 use crate::system::log;
+use crate::system::threads;
 
 /// The stack of a thread that answers a request: it reads, copies and waits, and keeps its buffers on the heap.
 const STACK_BYTES: usize = 512 << 10;
@@ -124,9 +125,8 @@ fn begin(
     let door = HttpListener::open(sockets::bind(path)?)?;
     let unblock = door.unblock();
     let (answer, answering) = (Arc::clone(answer), answering.clone());
-    let thread = thread::Builder::new()
-        .name("door".into())
-        .spawn(move || attend(&door, &answer, &answering))
+    let work = move || attend(&door, &answer, &answering);
+    let thread = threads::spawn("door", STACK_BYTES, work)
         .doing(|| "making a thread for the server behind the gate".into())?;
     Ok(ServerInstance { unblock, thread })
 }
@@ -158,29 +158,19 @@ fn hand_over(
     answering: &Sender<Infallible>,
 ) {
     let (answer, answering) = (Arc::clone(answer), answering.clone());
-    // By a channel, so that a thread that cannot be made leaves us the request to refuse.
-    let (sender, receiver) = bounded::<Exchange>(1);
-    let spawned = thread::Builder::new()
-        .name(format!("http-{number}"))
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            if let Ok(exchange) = receiver.recv() {
-                answer(exchange);
-            }
-            drop(answering);
-        });
-    match spawned {
-        // The thread waits for exactly this; the capacity is one, so it never blocks.
-        Ok(_detached) => drop(sender.send(exchange)),
-        Err(error) => {
-            log::error(&format!("making a thread for a request: {error}"));
-            let refusal = Refusal::new(
-                Code::Full,
-                "there is no thread for a further request; try again",
-            );
-            // Whoever has gone meanwhile needs no answer.
-            let _ = exchange.answer(refused(&refusal));
-        }
+    let work = move |exchange| {
+        answer(exchange);
+        drop(answering);
+    };
+    let spawned = threads::hand_over(format!("http-{number}"), STACK_BYTES, exchange, work);
+    if let Err((error, exchange)) = spawned {
+        log::error(&format!("making a thread for a request: {error}"));
+        let refusal = Refusal::new(
+            Code::Full,
+            "there is no thread for a further request; try again",
+        );
+        // A client that has gone meanwhile needs no answer.
+        let _ = exchange.answer(refused(&refusal));
     }
 }
 

@@ -46,7 +46,6 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -74,6 +73,10 @@ use crate::system::child::{self, SurvivorScope};
 use crate::system::log;
 use crate::system::paths;
 use crate::system::signals::{self, Signal};
+use crate::system::threads;
+
+/// What the system gives a thread that says nothing: this one starts processes and asks peers.
+const LOOK_BACK_STACK_BYTES: usize = 2 << 20;
 
 /// How long before the end of `--grace` what still runs is killed.
 const KILL_BEFORE_END: Duration = Duration::from_secs(1);
@@ -254,15 +257,14 @@ impl RunningServer {
     /// Starts the processes that ran, and reads what there is of the past, while the first clients come already.
     fn look_back(&self, sync_from: Option<String>) -> Result<(), Error> {
         let state = Arc::clone(&self.state);
-        thread::Builder::new()
-            .name("look-back".into())
-            .spawn(move || {
-                state.processes.resume();
-                recover::fill(&state.known, &|id| state.workers().is_running(id));
-                if let Some(from) = sync_from {
-                    sync::at_start(&state, &from);
-                }
-            })
+        let work = move || {
+            state.processes.resume();
+            recover::fill(&state.known, &|id| state.workers().is_running(id));
+            if let Some(from) = sync_from {
+                sync::at_start(&state, &from);
+            }
+        };
+        threads::spawn("look-back", LOOK_BACK_STACK_BYTES, work)
             .map(drop)
             .doing(|| "making a thread that reads the records".into())
     }

@@ -20,7 +20,8 @@ use crate::server::http::Exchange;
 use crate::server::state::ServerState;
 use crate::server::watch::{self, HEARTBEAT_AFTER};
 use crate::system::log;
-use crate::system::stop;
+use crate::system::stop::Stop;
+use crate::system::threads;
 
 /// The stack of the thread that deploys one component after the other.
 const STACK_BYTES: usize = 512 << 10;
@@ -94,10 +95,7 @@ impl Sync {
             // The next one is told when this one was sent.
             let (sender, told) = bounded(1);
             let work = move || self.run(state, Some(sender));
-            let thread = thread::Builder::new()
-                .name("sync".into())
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, work)?;
+            let thread = threads::spawn_scoped(scope, "sync", STACK_BYTES, work)?;
             loop {
                 let mut record = Vec::new();
                 match told.recv_timeout(HEARTBEAT_AFTER) {
@@ -141,7 +139,7 @@ impl Sync {
         tell: Option<Sender<Value>>,
     ) -> Result<Vec<SyncResult>, Refusal> {
         let peer = self.peer(state)?;
-        let (_stopper, stop) = stop::pair()?;
+        let stop = Stop::never();
         let live = peer.live(self.project.as_ref(), &stop).map_err(|why| {
             let why = format!("catching up from {}: {why}", self.from);
             Refusal::new(Code::ReplicateFailed, why)

@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::store::{Store, names};
 use crate::system::files::{gone, sync_dir};
+use crate::system::time::ms_of;
 
 /// A component that is live.
 #[derive(Debug, Clone)]
@@ -47,10 +47,7 @@ impl Store {
             let since = fs::symlink_metadata(path.join(&name))
                 .ok()
                 .and_then(|link| link.modified().ok());
-            let since = since
-                .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-                .unwrap_or_default();
-            let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            let since = since.map_or(0, ms_of);
             // One component whose releases cannot be read does not hide the others.
             let releases = self.releases(&project).unwrap_or_default();
             found.push(Component {

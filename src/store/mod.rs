@@ -33,19 +33,17 @@ pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
+use crate::system::files::if_there;
 
 /// The names in a directory, in no order; none where there is no directory.
 fn names(path: &Path) -> Result<Vec<String>, Error> {
     let what = || format!("reading the directory {}", path.display());
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).doing(what),
+    let Some(entries) = if_there(fs::read_dir(path)).doing(what)? else {
+        return Ok(Vec::new());
     };
     let mut found = Vec::new();
     for entry in entries {

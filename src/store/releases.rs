@@ -5,8 +5,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use rustix::fs::syncfs;
-
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::store::remove::set_aside;
@@ -100,7 +98,7 @@ impl Store {
             let dir = File::open(&place).doing(what)?;
             let device = dir.metadata().doing(what)?.dev();
             if !synced.contains(&device) {
-                syncfs(&dir).doing(what)?;
+                files::sync_file_system(&dir).doing(what)?;
                 synced.push(device);
             }
         }

@@ -98,10 +98,7 @@ fn clear(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, levels: u32, moved: &mut u64)
 
 /// What is not there need not be removed.
 fn gone(removed: rustix::io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(Errno::NOENT) => Ok(()),
-        other => Ok(other?),
-    }
+    files::gone(removed.map_err(io::Error::from))
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, statvfs};
-
 use crate::api::error::{Doing, Error};
 use crate::store::records::UnwrittenRecords;
 use crate::store::{names, remove};
@@ -34,17 +32,8 @@ impl Store {
         // Releases are read by whoever runs them, and lie below it.
         files::make_dirs(root, 0o755).doing(what)?;
         let root = root.canonicalize().doing(what)?;
-        // Not to be written to: a descriptor for writing would keep the file system from being made read-only.
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(root.join("lock"), flags, Mode::RUSR | Mode::WUSR);
-        let lock = File::from(lock.doing(what)?);
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::new(what(), "another server is using it"));
-            }
-            Err(error) => return Err(error).doing(what),
-        }
+        let lock = files::try_lock(&root.join("lock")).doing(what)?;
+        let lock = lock.ok_or_else(|| Error::new(what(), "another server is using it"))?;
         // Payloads and records are nobody else's business.
         for (name, mode) in [
             ("components", 0o755),
@@ -87,9 +76,8 @@ impl Store {
     /// # Errors
     /// When the file system does not say.
     pub fn disk_free(&self) -> Result<u64, Error> {
-        let stat = statvfs(&self.root)
-            .doing(|| format!("asking for the free space of {}", self.root.display()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let free = File::open(&self.root).and_then(files::free_space);
+        free.doing(|| format!("asking for the free space of {}", self.root.display()))
     }
 
     /// Removes what an earlier server was about to remove or to put in place, and had not done so when it ended. What

@@ -3,23 +3,21 @@
 //! A token is 32 random bytes as 64 hex digits. Only its SHA-256 is kept, in `tokens.json`, and compared in constant time.
 //! The file is read at each use, so that a change holds at once.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::error::{Doing, Error};
-use crate::api::event::now_ms;
 use crate::api::name::{Project, Secret};
-use crate::system::files::{self, Durability};
+use crate::system::files::{self, Durability, if_there};
+use crate::system::hex;
+use crate::system::time::now_ms;
 
 /// What a token allows; each role allows what the ones before it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -247,12 +245,7 @@ impl Tokens {
     /// Keeps two who change the file at once from undoing each other's change.
     fn lock(&self) -> Result<File, Error> {
         let path = self.file.with_extension("lock");
-        let what = || format!("locking {}", path.display());
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(&path).doing(what)?;
-        flock(&lock, FlockOperation::LockExclusive).doing(what)?;
-        Ok(lock)
+        files::lock(&path).doing(|| format!("locking {}", path.display()))
     }
 
     fn write(&self, tokens: &[Token]) -> Result<(), Error> {
@@ -264,10 +257,9 @@ impl Tokens {
 
     fn read(&self) -> Result<Vec<Token>, Error> {
         let what = || format!("reading the tokens in {}", self.file.display());
-        match fs::read(&self.file) {
-            Ok(text) => serde_json::from_slice(&text).doing(what),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error).doing(what),
+        match if_there(fs::read(&self.file)).doing(what)? {
+            Some(text) => serde_json::from_slice(&text).doing(what),
+            None => Ok(Vec::new()),
         }
     }
 }
@@ -275,19 +267,11 @@ impl Tokens {
 fn fresh() -> Result<Secret, Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).doing(|| "making a token".into())?;
-    Ok(Secret::new(hex(&bytes)))
+    Ok(Secret::new(hex::encode(bytes)))
 }
 
 fn hash(token: &str) -> String {
-    hex(&Sha256::digest(token.as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |text, byte| {
-            text + &format!("{byte:02x}")
-        })
+    hex::encode(Sha256::digest(token.as_bytes()))
 }
 
 /// Writes a file that only we may read. What it says holds across a power loss: a token that was revoked stays so.

@@ -17,7 +17,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::api::error::{Doing, Error};
@@ -27,6 +26,7 @@ pub use crate::system::child::identity::can_enter;
 use crate::system::child::lines::Splitter;
 pub use crate::system::child::lines::{LINE_LEN_MAX, Line};
 pub use crate::system::child::survivors::{DEPLOYMENT, PROCESS, SurvivorScope, end_survivors};
+use crate::system::poll::{PollFd, PollFlags, wait_until};
 use crate::system::stop::Stop;
 
 /// The environment variable that marks every child, and its children, with the server's root, so that a later server can
@@ -177,7 +177,7 @@ fn attend(
         // A descriptor that has nothing new to say would be ready for ever.
         let others = [
             (!exited).then(|| leader.as_fd()),
-            told.is_none().then(|| until.stop.fd()),
+            told.is_none().then(|| until.stop.fd()).flatten(),
         ];
         let ready = wait(outputs, others, end).doing(|| "waiting for a command".into())?;
         exited |= ready[2];
@@ -250,19 +250,7 @@ fn wait(
             .flatten()
             .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
     );
-    let timeout = until.map(|until| {
-        let left = until.saturating_duration_since(Instant::now());
-        Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        }
-    });
-    match poll(&mut polled, timeout.as_ref()) {
-        Ok(_) => {}
-        // Nothing is ready, and the caller comes again.
-        Err(rustix::io::Errno::INTR) => return Ok([false; 4]),
-        Err(error) => return Err(error.into()),
-    }
+    wait_until(&mut polled, until)?;
     let mut polled = polled.iter().map(|polled| !polled.revents().is_empty());
     Ok(all.map(|fd| fd.is_some() && polled.next().unwrap_or(false)))
 }

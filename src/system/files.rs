@@ -1,9 +1,13 @@
-//! Files and directories as a server needs them: with the modes that it means, whatever the umask is, and replaced whole.
+//! Files and directories as a server needs them: with the modes that it means, whatever the umask is, replaced whole, read
+//! up to a bound, and locked.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// What is to survive a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,15 +92,83 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Writes everything of the file system that an open file is on to the disk.
+///
+/// # Errors
+/// When the disk reports an error: what was written since the last call may be lost then.
+pub fn sync_file_system(on: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(on)?)
+}
+
+/// Bytes that an unprivileged user may still write to the disk that an open file is on.
+///
+/// # Errors
+/// When the file system does not say.
+pub fn free_space(on: impl AsFd) -> io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(on)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// What is not there need not be removed.
 ///
 /// # Errors
 /// Every other one.
 pub fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    if_there(removed).map(drop)
+}
+
+/// Turns "it is not there" into nothing.
+///
+/// # Errors
+/// Every other one.
+pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// Reads a file that has at most `most` bytes; `None` if it has more.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_up_to(file: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
+/// Takes the lock of a file, which is made if it is missing, or `None` if another process has it. The lock ends with the
+/// descriptor, however the process ends.
+///
+/// # Errors
+/// When the file cannot be opened, or the file system knows no locks.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = lock_file(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// As [`try_lock`], and waits while another process has it.
+///
+/// # Errors
+/// When the file cannot be opened, or the file system knows no locks.
+pub fn lock(path: &Path) -> io::Result<File> {
+    let file = lock_file(path)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    // Not for writing: such a descriptor would keep the file system from being made read-only.
+    let flags = OFlags::CREATE.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags).mode(0o600);
+    options.open(path)
 }
 
 #[cfg(test)]
@@ -130,6 +202,21 @@ mod tests {
         assert!(make_dirs(&path, 0o700).is_err() && make_dirs(&path.join("x"), 0o700).is_err());
         gone(fs::remove_file(&path)).unwrap();
         gone(fs::remove_file(&path)).unwrap();
+        assert_eq!(if_there(Ok(1)).unwrap(), Some(1));
+        let lock = dir.join("lock");
+        let first = super::lock(&lock).unwrap();
+        assert!(try_lock(&lock).unwrap().is_none());
+        drop(first);
+        assert!(try_lock(&lock).unwrap().is_some());
+        assert!(free_space(File::open(&dir).unwrap()).unwrap() > 0);
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn reading_has_a_bound() {
+        for (most, whole) in [(2, false), (3, true), (u64::MAX, true)] {
+            let read = read_up_to(&b"abc"[..], most).unwrap();
+            assert_eq!(read, whole.then(|| b"abc".to_vec()), "{most}");
+        }
     }
 }

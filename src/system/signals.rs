@@ -1,12 +1,14 @@
 //! Signals as something to wait for: those that end a command of the client, and those that a server obeys.
 
-use std::thread;
-
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals as SignalSet};
 
 use crate::api::error::{Doing, Error};
+use crate::system::threads;
+
+/// For a thread that only passes a word on.
+const STACK_BYTES: usize = 128 << 10;
 
 /// Catches the signals until it is dropped; from then on they do nothing, as the program is about to end.
 #[derive(Debug)]
@@ -26,14 +28,12 @@ impl Signals {
         let handle = caught.handle();
         // One is enough: the first one ends the command.
         let (sender, channel) = bounded(1);
-        thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for _ in caught.forever() {
-                    let _ = sender.try_send(());
-                }
-            })
-            .doing(doing)?;
+        let wait = move || {
+            for _ in caught.forever() {
+                let _ = sender.try_send(());
+            }
+        };
+        threads::spawn("signals", STACK_BYTES, wait).doing(doing)?;
         Ok(Signals { channel, handle })
     }
 
@@ -83,9 +83,6 @@ pub fn of_server(reloads: bool) -> Result<Receiver<Signal>, Error> {
             }
         }
     };
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(wait)
-        .doing(|| "catching signals".into())?;
+    threads::spawn("signals", STACK_BYTES, wait).doing(|| "catching signals".into())?;
     Ok(receiver)
 }

@@ -23,7 +23,8 @@ pub struct Stopper {
 #[derive(Debug, Clone)]
 pub struct Stop {
     channel: Receiver<Infallible>,
-    pipe: Arc<OwnedFd>,
+    /// None if nobody can ever stop it.
+    pipe: Option<Arc<OwnedFd>>,
 }
 
 /// A new pair.
@@ -42,12 +43,20 @@ pub fn pair() -> Result<(Stopper, Stop), Error> {
         },
         Stop {
             channel,
-            pipe: Arc::new(reader),
+            pipe: Some(Arc::new(reader)),
         },
     ))
 }
 
 impl Stop {
+    /// For work that nobody stops. Needs no descriptor, so that it is there when something has to be undone.
+    pub fn never() -> Stop {
+        Stop {
+            channel: crossbeam_channel::never(),
+            pipe: None,
+        }
+    }
+
     /// Whether the owner is gone.
     pub fn stopped(&self) -> bool {
         matches!(self.channel.try_recv(), Err(TryRecvError::Disconnected))
@@ -58,9 +67,9 @@ impl Stop {
         &self.channel
     }
 
-    /// For `poll`: this descriptor reports a hang-up once the owner is gone, and nothing before.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+    /// For `poll`: this descriptor reports a hang-up once the owner is gone, and nothing before. [`Stop::never`] has none.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
     }
 }
 
@@ -118,20 +127,16 @@ impl SharedStopper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use crate::system::poll::{PollFd, PollFlags, wait};
+    use std::time::Duration;
 
     fn polls(stop: &Stop) -> bool {
-        let fd = stop.fd();
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-        poll(
-            &mut fds,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )
-        .unwrap()
-            == 1
+        let mut fds: Vec<PollFd> = stop
+            .fd()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .into_iter()
+            .collect();
+        wait(&mut fds, Some(Duration::ZERO)).unwrap()
     }
 
     #[test]
@@ -144,6 +149,14 @@ mod tests {
             assert!(stop.stopped() && polls(&stop));
             assert!(stop.channel().recv().is_err());
         }
+    }
+
+    #[test]
+    fn what_nobody_stops_needs_no_owner() {
+        let never = Stop::never();
+        assert!(!never.stopped() && !polls(&never) && never.fd().is_none());
+        let waited = never.channel().recv_timeout(Duration::from_millis(1));
+        assert!(waited.unwrap_err().is_timeout());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `deploy`: names the component, packs the directory, uploads it, and follows the deployment to its end.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,8 @@ use crate::cli::commands::session::Session;
 use crate::cli::screen::Screen;
 use crate::client::{Client, DeploymentRef, NoResult};
 use crate::formats::archive::{self, PackOptions};
+use crate::system::files::{if_there, read_up_to};
+use crate::system::hex;
 
 /// The component's own settings.
 const MANIFEST: &str = "gangplank.json";
@@ -164,17 +165,12 @@ fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error> {
 fn manifest_project(dir: &Path) -> Result<Option<String>, Error> {
     let path = dir.join(MANIFEST);
     let doing = || format!("reading {}", path.display());
-    let file = match File::open(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.doing(doing)?,
+    let Some(file) = if_there(File::open(&path)).doing(doing)? else {
+        return Ok(None);
     };
-    let mut text = Vec::new();
-    file.take(MANIFEST_MAX + 1)
-        .read_to_end(&mut text)
-        .doing(doing)?;
-    if text.len() as u64 > MANIFEST_MAX {
-        return Err(Error::new(doing(), "it is over 1 MiB"));
-    }
+    let text = read_up_to(file, MANIFEST_MAX)
+        .doing(doing)?
+        .ok_or_else(|| Error::new(doing(), "it is over 1 MiB"))?;
     let manifest: Value = serde_json::from_slice(&text).doing(doing)?;
     match manifest.get("project") {
         None => Ok(None),
@@ -187,7 +183,7 @@ fn manifest_project(dir: &Path) -> Result<Option<String>, Error> {
 fn new_key() -> Result<String, Error> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).doing(|| "making an idempotency key".into())?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 #[cfg(test)]

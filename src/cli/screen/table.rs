@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::screen::lines;
 use crate::cli::screen::units;
+use crate::system::time;
 
 /// How a field is shown.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +130,7 @@ fn cell(value: &Value, show: CellFormat) -> String {
         (Value::Array(items), CellFormat::Count) => items.len().to_string(),
         (Value::Number(number), CellFormat::Time | CellFormat::Took) => {
             match (number.as_u64(), show) {
-                (Some(ms), CellFormat::Time) => units::utc(ms),
+                (Some(ms), CellFormat::Time) => time::plain(ms),
                 (Some(ms), _) => units::duration(Duration::from_millis(ms)),
                 (None, _) => number.to_string(),
             }

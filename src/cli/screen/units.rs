@@ -49,33 +49,6 @@ pub(crate) fn percent(bytes: u64, total: u64) -> u8 {
     share.min(100) as u8
 }
 
-/// A time in milliseconds since the epoch as `2026-11-24 08:16:11`, in UTC, so that it does not depend on where it is read.
-pub(crate) fn utc(ms: u64) -> String {
-    let seconds = ms / 1000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from 1 March of the year 0, so that the leap day is a year's last and 400 years are one round of
-    // 146,097 days. 719,468 days lie between that day and the epoch.
-    let days = days + 719_468;
-    let (round, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // From March on, five months have 153 days.
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    let year = round * 400 + year + carry;
-    format!(
-        "{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
-}
-
 /// The steps of 10% that an upload has passed, each said once.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
@@ -150,24 +123,6 @@ mod tests {
                 "{ms}"
             );
         }
-    }
-
-    #[test]
-    fn times() {
-        let table = [
-            (0, "1970-01-01 00:00:00"),
-            (951_782_399_999, "2000-02-28 23:59:59"),
-            (951_782_400_000, "2000-02-29 00:00:00"),
-            (951_868_800_000, "2000-03-01 00:00:00"),
-            (1_795_508_171_000, "2026-11-24 08:16:11"),
-            (4_107_542_400_000, "2100-03-01 00:00:00"),
-            (1_735_689_599_000, "2024-12-31 23:59:59"),
-        ];
-        for (ms, expected) in table {
-            assert_eq!(utc(ms), expected, "{ms}");
-        }
-        // No number from a server makes it fail.
-        assert!(!utc(u64::MAX).is_empty());
     }
 
     #[test]

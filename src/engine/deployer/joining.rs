@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::event::now_ms;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::{Summary, key_of};
 use crate::engine::attempt::Attempt;
 use crate::engine::deployer::running::DeploymentsState;
 use crate::engine::deployer::{DeploySpec, Deployer};
 use crate::store::journal::Follower;
+use crate::system::time::now_ms;
 
 /// How long an idempotency key holds: a day, in milliseconds.
 const KEY_LASTS_MS: u64 = 24 * 60 * 60 * 1000;

@@ -15,12 +15,11 @@ mod joining;
 mod running;
 
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select_biased};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::api::event::{Opening, Phase, now_ms};
+use crate::api::event::{Opening, Phase};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
 use crate::engine::attempt::{Attempt, Facts, Registry};
@@ -36,6 +35,8 @@ use crate::engine::stages::{Builder, Then, Work};
 use crate::store::journal::Follower;
 use crate::system::log;
 use crate::system::stop::{self, SharedStopper};
+use crate::system::threads;
+use crate::system::time::now_ms;
 
 /// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels.
 const STACK_BYTES: usize = 512 << 10;
@@ -276,26 +277,13 @@ impl Deployer {
     fn submit(self: &Arc<Self>, work: Work, attempt: Attempt) {
         let workers = Arc::clone(self);
         let id = attempt.record().deployment_id;
-        // Handed over by a channel, so that a thread that cannot be made leaves us the deployment to end.
-        let (sender, receiver) = bounded(1);
-        let spawned = thread::Builder::new()
-            .name(format!("deploy-{id}"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                if let Ok((work, attempt)) = receiver.recv() {
-                    workers.run(work, attempt);
-                }
-            });
-        match spawned {
-            Ok(_detached) => {
-                // The thread waits for exactly this; the capacity is one, so this never blocks.
-                let _ = sender.send((work, attempt));
-            }
-            Err(error) => {
-                drop(work);
-                let why = format!("deploying: no thread could be made for it: {error}");
-                self.end(attempt, Err(Refusal::new(Code::Internal, why)));
-            }
+        let run = move |(work, attempt)| workers.run(work, attempt);
+        let input = (work, attempt);
+        let spawned = threads::hand_over(format!("deploy-{id}"), STACK_BYTES, input, run);
+        if let Err((error, (work, attempt))) = spawned {
+            drop(work);
+            let why = format!("deploying: no thread could be made for it: {error}");
+            self.end(attempt, Err(Refusal::new(Code::Internal, why)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
+use crate::system::files::{if_there, read_up_to};
 
 /// A file's text and the name that messages call it by.
 pub(crate) struct Text {
@@ -65,21 +66,16 @@ fn read_opened(
     len_max: u64,
 ) -> Result<Option<Text>, Refusal> {
     let refused = |why: String| Refusal::new(Code::LoadFailed, format!("reading {name}: {why}"));
-    let mut bytes = Vec::new();
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(refused(error.to_string())),
+    let opened = if_there(opened).map_err(|error| refused(error.to_string()))?;
+    let Some(file) = opened else {
+        return Ok(None);
     };
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
         return Err(refused("it is not a regular file".into()));
     }
-    file.take(len_max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| refused(error.to_string()))?;
-    if bytes.len() as u64 > len_max {
-        return Err(refused(format!("it is longer than {len_max} bytes")));
-    }
+    let mut bytes = read_up_to(file, len_max)
+        .map_err(|error| refused(error.to_string()))?
+        .ok_or_else(|| refused(format!("it is longer than {len_max} bytes")))?;
     // Some editors begin a file with a byte order mark.
     if bytes.starts_with("\u{feff}".as_bytes()) {
         bytes.drain(.."\u{feff}".len());

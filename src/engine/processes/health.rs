@@ -17,7 +17,7 @@ use crate::engine::manifest::Health;
 use crate::engine::processes::process::{Process, random};
 use crate::system::account::Account;
 use crate::system::child::{self, Ended, RunOptions};
-use crate::system::stop;
+use crate::system::stop::Stop;
 
 /// A process that is up for so long is healthy, if nothing else is said.
 const UP: Duration = Duration::from_secs(2);
@@ -192,11 +192,9 @@ impl AwaitedProcess {
             .envs(environment.map(|(key, value)| (key, value)));
         let mut last = String::new();
         let how = RunOptions::within(TRY_MAX, launch.account.as_deref());
-        let ended = stop::pair().and_then(|(_stopper, stop)| {
-            child::run(command, how, &stop, &mut |line| {
-                last = line.text;
-                Ok(())
-            })
+        let ended = child::run(command, how, &Stop::never(), &mut |line| {
+            last = line.text;
+            Ok(())
         });
         match ended {
             Ok(Ended::Exited(status)) if status.success() => Ok(()),

@@ -9,9 +9,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::error::{Doing, Error};
-use crate::api::event::now_ms;
 use crate::system::child::Line;
+use crate::system::files::if_there;
 use crate::system::log;
+use crate::system::time::{now_ms, rfc3339};
 
 /// The size at which a file is put aside.
 const FILE_BYTES: u64 = 10 << 20;
@@ -60,11 +61,7 @@ impl OutputLog {
     /// Writes a line. A disk that does not take it is said in the log, and does not end the process.
     pub(super) fn write(&self, kind: &str, line: &Line) {
         let stream = line.stream.word();
-        let text = format!(
-            "{} {kind} {stream} {}\n",
-            log::timestamp(now_ms()),
-            line.text
-        );
+        let text = format!("{} {kind} {stream} {}\n", rfc3339(now_ms()), line.text);
         let mut writer = self.lock();
         if let Err(error) = writer.write(&self.dir, text.as_bytes()) {
             self.failed.warn(|| {
@@ -140,9 +137,9 @@ impl LogFile {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if self.bytes > 0 {
             for n in (1..FILES_KEPT).rev() {
-                gone(fs::rename(aside(dir, n), aside(dir, n + 1)))?;
+                if_there(fs::rename(aside(dir, n), aside(dir, n + 1)))?;
             }
-            gone(fs::rename(current(dir), aside(dir, 1)))?;
+            if_there(fs::rename(current(dir), aside(dir, 1)))?;
             // Even if there is no new one now: what is aside is full, and is not put aside again.
             self.file = None;
             self.bytes = 0;
@@ -154,13 +151,6 @@ impl LogFile {
         self.bytes = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
-    }
-}
-
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -203,10 +193,8 @@ pub(super) fn tail(dir: &Path, lines: usize) -> Result<Vec<Logged>, Error> {
         if found.len() >= lines || bytes >= TAIL_BYTES {
             break;
         }
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).doing(what),
+        let Some(file) = if_there(File::open(&path)).doing(what)? else {
+            continue;
         };
         let part = end_of(file, lines - found.len(), TAIL_BYTES - bytes).doing(what)?;
         bytes += part.len();

@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
@@ -19,8 +19,10 @@ use crate::engine::processes::line;
 use crate::engine::processes::output::OutputLog;
 use crate::system::account::Account;
 use crate::system::child::{self, Ended, Line, PROCESS, RunOptions, SurvivorScope};
+use crate::system::hex;
 use crate::system::log;
 use crate::system::stop::{self, SharedStopper, Stop};
+use crate::system::threads;
 
 /// Between SIGTERM and SIGKILL.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -123,10 +125,8 @@ impl Process {
             stop,
             name: format!("{}-{}", launch.kind, random()?),
         };
-        let thread = thread::Builder::new()
-            .name(format!("process-{}", launch.kind))
-            .stack_size(STACK_BYTES)
-            .spawn(move || keeper.keep())
+        let name = format!("process-{}", launch.kind);
+        let thread = threads::spawn(name, STACK_BYTES, move || keeper.keep())
             .doing(|| format!("making a thread for {} of {}", launch.kind, launch.project))?;
         Ok(Arc::new(Process {
             launch,
@@ -184,7 +184,7 @@ impl Process {
 pub(super) fn random() -> Result<String, Error> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).doing(|| "making a name for a process".into())?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(random))
 }
 
 /// Ends several at once.

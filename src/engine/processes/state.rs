@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
+use crate::system::files::{self, Durability};
 
 /// The types of a component's processes, and the release that each runs from.
 pub(super) type Types = BTreeMap<String, DeploymentId>;
@@ -23,15 +23,10 @@ pub(super) fn write(root: &Path, project: &Project, types: &Types) -> Result<(),
     let path = path(root, project);
     let what = || format!("writing {}", path.display());
     if types.is_empty() {
-        return match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(what),
-            _ => Ok(()),
-        };
+        return files::gone(fs::remove_file(&path)).doing(what);
     }
-    let fresh = path.with_extension("processes-new");
     let text = serde_json::to_vec(types).doing(what)?;
-    fs::write(&fresh, text).doing(what)?;
-    fs::rename(&fresh, &path).doing(what)
+    files::replace(&path, &text, 0o600, Durability::None).doing(what)
 }
 
 /// What is to run, of all components.

@@ -6,14 +6,16 @@ use crossbeam_channel::bounded;
 use serde_json::json;
 
 use crate::api::error::{Code, Refusal};
-use crate::api::event::{Event, PeerEvent, Phase, now_ms};
+use crate::api::event::{Event, PeerEvent, Phase};
 use crate::api::name::DeploymentId;
 use crate::api::operation::Restart;
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::peers::{Build, OnPeerEvent, Peer, StageRequest};
 use crate::engine::stages::{Builder, ReleaseTree};
 use crate::system::log;
-use crate::system::stop;
+use crate::system::stop::Stop;
+use crate::system::threads;
+use crate::system::time::now_ms;
 
 /// The stack of a thread that talks to a peer.
 const STACK_BYTES: usize = 256 << 10;
@@ -104,22 +106,21 @@ impl<'a> Fleet<'a> {
     ) -> Vec<PeerAnswer<T>> {
         let (sender, receiver) = bounded::<PeerEvent>(EVENTS);
         thread::scope(|scope| {
-            let mut threads = Vec::new();
+            let mut asked = Vec::new();
             for (n, member) in self.members.iter().enumerate().filter(|(_, one)| whom(one)) {
                 let (sender, work) = (sender.clone(), &work);
-                let spawned = thread::Builder::new()
-                    .name(format!("peer-{}", member.peer.name()))
-                    .stack_size(STACK_BYTES)
-                    .spawn_scoped(scope, move || {
-                        // Nobody listens any more if the disk took no event: the work goes on to its end.
-                        let result = work(member, &|event| drop(sender.send(event)));
-                        (result, now_ms())
-                    });
-                threads.push((n, spawned));
+                let name = format!("peer-{}", member.peer.name());
+                let work = move || {
+                    // Nobody listens any longer if the disk took no event: the work goes on to its end.
+                    let result = work(member, &|event| drop(sender.send(event)));
+                    (result, now_ms())
+                };
+                let spawned = threads::spawn_scoped(scope, name, STACK_BYTES, work);
+                asked.push((n, spawned));
             }
             drop(sender);
             pass_on(attempt, &receiver);
-            let ended = threads.into_iter().map(|(n, thread)| {
+            let ended = asked.into_iter().map(|(n, thread)| {
                 let (result, at) = match thread.map(thread::ScopedJoinHandle::join) {
                     Ok(Ok(ended)) => ended,
                     Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -138,9 +139,7 @@ impl<'a> Fleet<'a> {
         tree: &ReleaseTree,
         whom: impl Fn(&Member<'a>) -> bool,
     ) {
-        let Ok((_stopper, stop)) = stop::pair() else {
-            return log::error("taking back at the peers: no descriptor is left");
-        };
+        let stop = Stop::never();
         let whom = |member: &Member<'a>| member.before.is_some() && whom(member);
         let asked = self.ask(attempt, whom, |member, tell| {
             let before = member.before.flatten();
@@ -275,7 +274,7 @@ impl Builder {
         tree: &ReleaseTree,
     ) -> Result<(), Refusal> {
         // It is too late to stop: what has begun is carried through.
-        let (_stopper, stop) = stop::pair()?;
+        let stop = Stop::never();
         let live = fleet.each(
             attempt,
             |_| true,
@@ -299,7 +298,7 @@ impl Builder {
         tree: &ReleaseTree,
     ) -> Result<(), Refusal> {
         let rolling = attempt.record().restart_mode.as_deref() == Restart::Rolling.mode();
-        let (_stopper, stop) = stop::pair()?;
+        let stop = Stop::never();
         let project = &tree.project;
         let timeout = self.replicate_timeout;
         let what = format!("restarting {project}");

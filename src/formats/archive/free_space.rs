@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::api::error::{Code, Error, Refusal, is_full};
+use crate::system::files;
 
 /// At most so much is written without another look at the disk, so that others who write are noticed early enough.
 const STEP: u64 = 4 << 20;
@@ -60,13 +61,8 @@ impl FreeSpace {
 }
 
 fn free(disk: &OwnedFd) -> Result<u64, Refusal> {
-    let found = rustix::fs::fstatvfs(disk).map_err(|errno| {
-        Error::new(
-            "looking at the free space of the disk",
-            io::Error::from(errno),
-        )
-    })?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    let what = "looking at the free space of the disk";
+    Ok(files::free_space(disk).map_err(|error| Error::new(what, error))?)
 }
 
 /// The refusal for something that could not be written: a full disk is told as one.

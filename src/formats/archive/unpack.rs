@@ -12,6 +12,7 @@ use crate::api::error::{Code, Error, Refusal};
 use crate::formats::archive::extract::{Tally, extract};
 use crate::formats::archive::feed::{self, BUFFER, Disconnected, Filler};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
+use crate::system::{hex, threads};
 
 /// What a payload may cost.
 #[derive(Debug, Clone)]
@@ -64,10 +65,8 @@ pub fn unpack(
 ) -> Result<Unpacked, Refusal> {
     thread::scope(|scope| {
         let (filler, feed) = feed::pair();
-        let extracting = thread::Builder::new()
-            .name("extract".into())
-            .stack_size(STACK)
-            .spawn_scoped(scope, || extract(feed, release, limits, owner))
+        let work = || extract(feed, release, limits, owner);
+        let extracting = threads::spawn_scoped(scope, "extract", STACK, work)
             .map_err(|error| Error::new("starting a thread to unpack the payload", error))?;
         let received = receive(source, payload, limits, progress, filler);
         let extracted = match extracting.join() {
@@ -154,9 +153,7 @@ fn receive(
         return Err(Refusal::new(Code::BadRequest, "the payload is empty").into());
     }
     filler.end()?;
-    let digest = hash.finalize();
-    let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((digits, total))
+    Ok((hex::encode(hash.finalize()), total))
 }
 
 fn read(source: &mut dyn Read, into: &mut [u8]) -> Result<usize, Refusal> {

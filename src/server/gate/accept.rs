@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt;
 
 use crate::api::error::{Doing, Error};
 use crate::server::gate::connection::{self, ClientOrigin};
 use crate::server::gate::headers;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::{Socket, gone, receive, send, wait};
+use crate::server::gate::socket::{Socket, receive, send};
 use crate::server::gate::tls::Certificate;
 use crate::server::gate::{BUFFER, GateState, LINGER_BYTES, LINGER_TIME, STACK_BYTES};
 use crate::system::log;
+use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
 use crate::system::stop::Stop;
+use crate::system::threads;
 
 /// After a failed accept: what is missing may be there again, and nothing is busy meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -204,10 +205,15 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 fn pause(stop: &Stop) {
-    let stop = stop.fd();
-    if wait(&mut [PollFd::new(&stop, PollFlags::IN)], Some(PAUSE)).is_err() {
+    if wait(&mut stop_alone(stop), Some(PAUSE)).is_err() {
         thread::sleep(PAUSE);
     }
+}
+
+fn stop_alone(stop: &Stop) -> Vec<PollFd<'_>> {
+    let fd = stop.fd().into_iter();
+    fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect()
 }
 
 struct ReadyListener {
@@ -216,11 +222,9 @@ struct ReadyListener {
 }
 
 fn ready(listener: &Listener, stop: &Stop, parked: &[Parked]) -> io::Result<ReadyListener> {
-    let (stop, fd) = (stop.fd(), listener.fd());
-    let mut fds = vec![
-        PollFd::new(&stop, PollFlags::IN),
-        PollFd::new(&fd, PollFlags::IN),
-    ];
+    let fd = listener.fd();
+    let mut fds = vec![PollFd::new(&fd, PollFlags::IN)];
+    fds.extend(stop_alone(stop));
     fds.extend(
         parked
             .iter()
@@ -233,8 +237,8 @@ fn ready(listener: &Listener, stop: &Stop, parked: &[Parked]) -> io::Result<Read
         .min();
     wait(&mut fds, time)?;
     Ok(ReadyListener {
-        stop: !fds[0].revents().is_empty(),
-        accept: fds[1].revents().contains(PollFlags::IN) || gone(fds[1].revents()),
+        stop: stop.stopped(),
+        accept: fds[0].revents().contains(PollFlags::IN) || hung_up(fds[0].revents()),
     })
 }
 
@@ -297,6 +301,5 @@ fn turn_away(
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
-    thread.spawn(work).map(|_detached| ())
+    threads::spawn(name, STACK_BYTES, work).map(|_detached| ())
 }

@@ -7,18 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
-
 use crate::server::gate::head::{From, RequestHead, Search};
 use crate::server::gate::permits::Ticket;
 use crate::server::gate::refused::Refused;
 use crate::server::gate::relay::{self, RelayEnd};
-use crate::server::gate::socket::{ClientSocket, Socket, wait};
+use crate::server::gate::socket::{ClientSocket, Socket};
 use crate::server::gate::tls::{Certificate, HELLO};
 use crate::server::gate::{
     BUFFER, GateState, HEAD_MAX, HEAD_TIME, LINGER_BYTES, LINGER_TIME, WRITE_TIME,
 };
 use crate::system::log;
+use crate::system::poll::{PollFd, PollFlags, wait};
 
 /// Who is at the other end, and by which kind of listener.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ mod tls;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -51,6 +51,7 @@ use crate::api::error::{Doing, Error};
 use crate::server::gate::permits::Permits;
 use crate::system::log;
 use crate::system::stop::{self, Stopper};
+use crate::system::threads;
 
 pub use crate::server::gate::accept::Listener;
 pub use crate::server::gate::tls::Certificate;
@@ -151,10 +152,8 @@ impl Gate {
         let mut threads = Vec::new();
         for listener in listeners {
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
-            let thread = thread::Builder::new()
-                .name("gate-accept".into())
-                .stack_size(STACK_BYTES)
-                .spawn(move || accept::run(&listener, &shared, &stop))
+            let work = move || accept::run(&listener, &shared, &stop);
+            let thread = threads::spawn("gate-accept", STACK_BYTES, work)
                 .doing(|| "making a thread for a listener".into())?;
             threads.push(thread);
         }

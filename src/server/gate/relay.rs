@@ -8,8 +8,6 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
 use crate::server::gate::answer::{Final, RelayedAnswer};
 use crate::server::gate::body::IncomingBody;
 use crate::server::gate::clock::Clock;
@@ -17,8 +15,9 @@ use crate::server::gate::head::RequestHead;
 use crate::server::gate::pending::{Drain, Pending, write_client};
 use crate::server::gate::permits::Ticket;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::{ClientSocket, gone, receive, send, wait};
+use crate::server::gate::socket::{ClientSocket, receive, send};
 use crate::server::gate::{BUFFER, WRITE_TIME};
+use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
 use crate::system::stop::Stop;
 
 /// For the client's own ears: the server's has fields in it, which some clients take for the answer.
@@ -258,10 +257,16 @@ impl Relay<'_> {
         } else {
             PollFlags::empty()
         };
-        let (client, wake) = (self.peer.fd(), self.wake.fd());
+        let client = self.peer.fd();
+        // Whoever cuts bodies off wakes us up by this one; without it the socket itself is shut.
+        let wake = self.wake.fd().unwrap_or(client);
+        let of_wake = match self.wake.fd() {
+            Some(_) => PollFlags::IN,
+            None => PollFlags::empty(),
+        };
         let mut fds = [
             PollFd::new(&self.inner, PollFlags::IN | to_inner),
-            PollFd::new(&wake, PollFlags::IN),
+            PollFd::new(&wake, of_wake),
             PollFd::new(&client, of_client),
         ];
         // What was framed must reach the server whole, even if the client is gone meanwhile.
@@ -269,8 +274,8 @@ impl Relay<'_> {
         let begun = Instant::now();
         let time = counts.then(|| self.clock.left());
         wait(&mut fds[..watched], time).map_err(|_| RelayEnd::Gone)?;
-        let [inner, woken, client] = fds.map(|fd| fd.revents());
-        if !woken.is_empty() {
+        let [inner, _, client] = fds.map(|fd| fd.revents());
+        if self.wake.stopped() {
             self.wake = self.ticket.wake();
         }
         if counts {
@@ -279,7 +284,7 @@ impl Relay<'_> {
                 .map_err(RelayEnd::Refused)?;
         }
         // While the body is read, reading says so.
-        let client_gone = watched == 3 && !from_client && gone(client);
+        let client_gone = watched == 3 && !from_client && hung_up(client);
         if client_gone && inner.is_empty() {
             return Err(RelayEnd::Gone);
         }
@@ -360,7 +365,7 @@ impl Relay<'_> {
         // While the client does not take what is there, more of it is not asked for.
         let (watched, time) = if sent { (2, None) } else { (1, Some(time)) };
         wait(&mut fds[..watched], time)?;
-        Ok(gone(fds[0].revents()))
+        Ok(hung_up(fds[0].revents()))
     }
 }
 

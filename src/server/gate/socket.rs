@@ -8,14 +8,13 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::server::gate::tls::TlsSession;
+use crate::system::poll::PollFlags;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -156,29 +155,4 @@ pub(crate) fn send(fd: impl AsFd, bytes: &[u8]) -> io::Result<Option<usize>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Waits until one of the descriptors is ready, or until the time is over. Says whether one is.
-pub(crate) fn wait(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<bool> {
-    let deadline = time.map(|time| Instant::now() + time);
-    loop {
-        let left = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
-        match poll(fds, left.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Whether a poll says that nobody is at the other end any more. The end of what a client sends does not say so: it may
-/// still wait for its answer.
-pub(crate) fn gone(events: PollFlags) -> bool {
-    events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
 }

@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::api::error::{Doing, Error};
-use crate::api::event::{Entry, Event, Upload, now_ms};
+use crate::api::event::{Entry, Event, Upload};
 pub use crate::store::journal::follower::{Follower, Step};
+use crate::system::time::now_ms;
 
 /// The size at which a file of the journal is full: with four files it bounds a journal at 16 MiB and an entry.
 const SEGMENT_BYTES: u64 = 4 << 20;

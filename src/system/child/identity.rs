@@ -13,6 +13,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::api::error::{Doing, Error};
 use crate::system::account::Account;
+use crate::system::threads;
 
 /// The stack of a thread that only starts something.
 const STACK_BYTES: usize = 128 << 10;
@@ -40,22 +41,19 @@ fn become_and<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .name("run-as".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || {
-                let groups: Vec<Gid> = account
-                    .groups
-                    .iter()
-                    .map(|group| Gid::from_raw(*group))
-                    .collect();
-                let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
-                // The user last: nobody but root may set the others.
-                set_thread_groups(&groups)?;
-                set_thread_res_gid(gid, gid, gid)?;
-                set_thread_res_uid(uid, uid, uid)?;
-                work()
-            })?;
+        let thread = threads::spawn_scoped(scope, "run-as", STACK_BYTES, || {
+            let groups: Vec<Gid> = account
+                .groups
+                .iter()
+                .map(|group| Gid::from_raw(*group))
+                .collect();
+            let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+            // The user last: nobody but root may set the others.
+            set_thread_groups(&groups)?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+            work()
+        })?;
         match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
 use crate::system::child::{GRACE, MARK};
+use crate::system::poll::{PollFd, PollFlags, wait_until};
 
 /// The environment variable with the deployment that a child belongs to.
 pub const DEPLOYMENT: &str = "GANGPLANK_DEPLOYMENT_ID";
@@ -134,17 +134,8 @@ fn all_gone(processes: &[OwnedFd], time: Duration) -> io::Result<bool> {
             .iter()
             .map(|process| PollFd::new(*process, PollFlags::IN))
             .collect::<Vec<_>>();
-        let rest = until.saturating_duration_since(Instant::now());
-        // Never below zero, and far below the end of an i64.
-        let timeout = Timespec {
-            tv_sec: i64::try_from(rest.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: rest.subsec_nanos().into(),
-        };
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
+        if !wait_until(&mut polled, Some(until))? {
+            return Ok(false);
         }
         let alive = polled
             .iter()

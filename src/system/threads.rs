@@ -1,0 +1,87 @@
+//! Threads with a name and a stack of the size that they need.
+
+use std::io;
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+
+use crossbeam_channel::bounded;
+
+/// Starts a thread.
+///
+/// # Errors
+/// When the system gives none.
+pub fn spawn<T: Send + 'static>(
+    name: impl Into<String>,
+    stack_bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    builder(name, stack_bytes).spawn(work)
+}
+
+/// Starts a thread that ends before the scope does.
+///
+/// # Errors
+/// When the system gives none.
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: impl Into<String>,
+    stack_bytes: usize,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    builder(name, stack_bytes).spawn_scoped(scope, work)
+}
+
+/// Starts a thread that takes `input` over. A thread that cannot be made would drop what moved into its closure, so the
+/// input goes through a channel once the thread is there.
+///
+/// # Errors
+/// When the system gives no thread: the caller has the input back, to end it as it should end.
+pub fn hand_over<I: Send + 'static>(
+    name: impl Into<String>,
+    stack_bytes: usize,
+    input: I,
+    work: impl FnOnce(I) + Send + 'static,
+) -> Result<JoinHandle<()>, (io::Error, I)> {
+    // The thread waits for exactly this one, so that sending never blocks.
+    let (sender, receiver) = bounded(1);
+    let wait = move || {
+        if let Ok(input) = receiver.recv() {
+            work(input);
+        }
+    };
+    match spawn(name, stack_bytes, wait) {
+        Ok(thread) => match sender.send(input) {
+            Ok(()) => Ok(thread),
+            // Nobody but the thread holds the receiver, and it does not go before it has received.
+            Err(back) => Err((
+                io::Error::other("the new thread has ended"),
+                back.into_inner(),
+            )),
+        },
+        Err(error) => Err((error, input)),
+    }
+}
+
+fn builder(name: impl Into<String>, stack_bytes: usize) -> Builder {
+    Builder::new().name(name.into()).stack_size(stack_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_input_is_handed_over_or_comes_back() {
+        let (sender, receiver) = bounded(1);
+        let work = move |text: String| {
+            let name = std::thread::current().name().map(str::to_owned);
+            sender.send((name, text)).unwrap();
+        };
+        let thread = hand_over("worker-1", 64 << 10, "load".to_owned(), work).unwrap();
+        let expected = (Some("worker-1".to_owned()), "load".to_owned());
+        assert_eq!(receiver.recv().unwrap(), expected);
+        thread.join().unwrap();
+        // No system has that much room for a stack.
+        let refused = hand_over("huge", usize::MAX >> 8, "load".to_owned(), drop);
+        assert_eq!(refused.unwrap_err().1, "load");
+    }
+}

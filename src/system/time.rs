@@ -1,0 +1,78 @@
+//! The time of day, and dates as everybody reads them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since the epoch; 0 on a host whose clock stands before it.
+pub fn now_ms() -> u64 {
+    ms_of(SystemTime::now())
+}
+
+/// A time in milliseconds since the epoch; 0 for one before it.
+pub fn ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time in milliseconds since the epoch as `2026-11-24T08:16:11.042Z`, RFC 3339 in UTC.
+pub fn rfc3339(ms: u64) -> String {
+    let (date, clock) = date_and_clock(ms);
+    format!("{date}T{clock}.{:03}Z", ms % 1000)
+}
+
+/// As [`rfc3339`] for people: `2026-11-24 08:16:11`, in UTC as well, so that it does not depend on where it is read.
+pub fn plain(ms: u64) -> String {
+    let (date, clock) = date_and_clock(ms);
+    format!("{date} {clock}")
+}
+
+fn date_and_clock(ms: u64) -> (String, String) {
+    let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+    (
+        format!("{year:04}-{month:02}-{day:02}"),
+        format!("{hour:02}:{minute:02}:{second:02}"),
+    )
+}
+
+/// The Gregorian date of a day counted from 1970-01-01, by counting in eras of 400 years that begin in March, so that the
+/// leap day is the last one of a year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // 719,468 days lie between 0000-03-01 and 1970-01-01; an era has 146,097.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // From March on, five months have 153 days.
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        let table = [
+            (0, "1970-01-01", "00:00:00.000"),
+            (951_782_400_000, "2000-02-29", "00:00:00.000"),
+            (1_709_251_199_999, "2024-02-29", "23:59:59.999"),
+            (1_795_508_171_042, "2026-11-24", "08:16:11.042"),
+            (4_102_444_800_000, "2100-01-01", "00:00:00.000"),
+        ];
+        for (ms, date, clock) in table {
+            assert_eq!(rfc3339(ms), format!("{date}T{clock}Z"));
+            assert_eq!(plain(ms), format!("{date} {}", &clock[..8]));
+        }
+        assert!(now_ms() > 1_700_000_000_000);
+        assert_eq!(ms_of(UNIX_EPOCH - std::time::Duration::from_secs(1)), 0);
+    }
+}
