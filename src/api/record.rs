@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::de::{Deserializer, IgnoredAny};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::api::error::Code;
@@ -290,15 +290,27 @@ const LOG_HEAD: usize = 20;
 const LOG_TAIL: usize = 179;
 /// How many entries it has at most: the first, a marker, the newest.
 const LOG_MAX: usize = LOG_HEAD + 1 + LOG_TAIL;
+/// How many bytes of JSON it has at most, indented as it is on disk.
+const LOG_BYTES: usize = 64 << 10;
+/// How many of them the first events may have: enough for 20 that are not lines of an install.
+const LOG_HEAD_BYTES: usize = 24 << 10;
+/// A larger entry is shortened, so that it does not push out all others: an `error` with 16 KiB of output fits.
+const LOG_ENTRY_BYTES: usize = 32 << 10;
+/// What an entry has around its numbers, its name and its data: names and signs, and the indentation.
+const LOG_ENTRY_AROUND: usize = 74;
+/// What the marker has, and the brackets around all.
+const LOG_REST_BYTES: usize = 200;
 
-/// The events of a deployment, at most 200: the first 20, a `truncated` marker with the true count of what is missing,
-/// and the newest 179.
+/// The events of a deployment, at most 200 and at most 64 KiB: the first 20, a `truncated` marker with the true count of
+/// what is missing, and the newest 179. Large ones leave less of both.
 #[derive(Debug, Clone, Default)]
 pub struct EventLog {
     head: Vec<Entry>,
+    head_bytes: usize,
     dropped: u64,
     last_dropped: Option<(u64, u64)>,
     tail: VecDeque<Entry>,
+    tail_bytes: usize,
 }
 
 impl EventLog {
@@ -310,20 +322,33 @@ impl EventLog {
             self.last_dropped = Some((entry.id, entry.t));
             return;
         }
-        if self.head.len() < LOG_HEAD && self.dropped == 0 {
-            self.head.push(entry.clone());
+        let entry = match size(entry) {
+            large if large > LOG_ENTRY_BYTES => shortened(entry),
+            _ => entry.clone(),
+        };
+        let size = size(&entry);
+        // Whatever went to the tail once has closed the head: there is one gap, and no entry changes its place.
+        let open = self.dropped == 0 && self.tail.is_empty() && self.head.len() < LOG_HEAD;
+        if open && self.head_bytes + size <= LOG_HEAD_BYTES {
+            self.head_bytes += size;
+            self.head.push(entry);
             return;
         }
-        self.tail.push_back(entry.clone());
-        if self.dropped > 0 || self.head.len() + self.tail.len() > LOG_MAX {
-            while self.tail.len() > LOG_TAIL {
-                self.drop_first();
-            }
+        self.tail_bytes += size;
+        self.tail.push_back(entry);
+        let many = |log: &EventLog| {
+            let all = log.head.len() + log.tail.len();
+            log.tail.len() > LOG_TAIL && (log.dropped > 0 || all > LOG_MAX)
+        };
+        let room = LOG_BYTES - LOG_REST_BYTES - self.head_bytes;
+        while self.tail_bytes > room || many(self) {
+            self.drop_first();
         }
     }
 
     fn drop_first(&mut self) {
         if let Some(first) = self.tail.pop_front() {
+            self.tail_bytes -= size(&first);
             self.dropped += 1;
             self.last_dropped = Some((first.id, first.t));
         }
@@ -338,6 +363,40 @@ impl EventLog {
     fn marker(&self) -> Option<Entry> {
         let (id, t) = self.last_dropped?;
         Some(Entry::new(id, t, &Event::Truncated(self.dropped)))
+    }
+}
+
+/// How many bytes of JSON an entry has, with the comma before it.
+fn size(entry: &Entry) -> usize {
+    let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
+    let numbers = digits(entry.id) + digits(entry.t);
+    LOG_ENTRY_AROUND + numbers + entry.event.len() + entry.data.get().len()
+}
+
+/// The entry without the largest members of its data, and with their names in `left_out`. The journal has all of it.
+fn shortened(entry: &Entry) -> Entry {
+    let mut data: Map<String, Value> = serde_json::from_str(entry.data.get()).unwrap_or_default();
+    let mut sizes: Vec<(usize, String)> = data
+        .iter()
+        .map(|(name, value)| (name.len() + value.to_string().len(), name.clone()))
+        .collect();
+    sizes.sort_unstable();
+    let mut rest = size(entry);
+    let mut left_out = Vec::new();
+    while let (true, Some((size, name))) = (rest > LOG_ENTRY_BYTES, sizes.pop()) {
+        data.remove(&name);
+        rest = rest.saturating_sub(size);
+        // Names are short but for a peer's that means no good.
+        if left_out.len() < 10 {
+            left_out.push(name.chars().take(100).collect::<String>());
+        }
+    }
+    data.insert("left_out".into(), left_out.into());
+    // Its data was an object of JSON just now.
+    let data = serde_json::value::to_raw_value(&data).unwrap_or_else(|_| entry.data.clone());
+    Entry {
+        data,
+        ..entry.clone()
     }
 }
 
@@ -514,6 +573,75 @@ mod tests {
                 assert!(shown.iter().zip(1..).all(|(entry, id)| entry.id == id));
             }
         }
+    }
+
+    #[test]
+    fn the_log_is_bounded_in_bytes() {
+        let error = |output: usize| json!({"message": "m", "code": "install_failed", "install_output": "\u{1}".repeat(output)});
+        // How many events there are, how long each one's line is, the last one's data, and how many of the first stay.
+        let table = [
+            (150, 10, error(0), 20),
+            (150, 1000, error(0), 20),
+            (1000, 200, error(0), 20),
+            (150, 8 << 10, error(0), 1),
+            (1000, 8 << 10, error(2000), 1),
+            (1000, 10, error(16 << 10), 20),
+            (3, 4 << 20, json!({"result": {}}), 1),
+            (
+                30,
+                10,
+                json!({"result": {"peer_results": "x".repeat(1 << 20)}}),
+                20,
+            ),
+        ];
+        for (total, len, last, first) in table {
+            let case = format!("{total} events of {len} bytes");
+            let mut entries = vec![opening()];
+            let line = json!({"manager": "sh", "line": "\u{1}".repeat(len / 6)});
+            entries.extend((2..total).map(|id| entry(id, id, "install", &line)));
+            let name = if last.get("code").is_some() {
+                "error"
+            } else {
+                "done"
+            };
+            entries.push(entry(total, total, name, &last));
+            let record = Record::fold(&entries).unwrap();
+            let text = serde_json::to_string(&record.event_log).unwrap();
+            // Indented as on disk, one level deeper than alone.
+            let disk = serde_json::to_string_pretty(&[&record.event_log]).unwrap();
+            assert!(disk.len() <= 64 << 10, "{case}: {}", disk.len());
+            let shown: Vec<Entry> = serde_json::from_str(&text).unwrap();
+            let count = shown.iter().map(|entry| match entry.meaning() {
+                Event::Truncated(count) => count,
+                _ => 1,
+            });
+            assert_eq!(count.sum::<u64>(), total, "{case}: the count is true");
+            let begin = shown
+                .iter()
+                .zip(1..)
+                .take_while(|(entry, id)| entry.id == *id);
+            assert!(begin.count() >= first, "{case}");
+            let end = shown.last().unwrap();
+            assert_eq!((end.id, &*end.event), (total, name), "{case}");
+            let again: Record =
+                serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+            assert_eq!(
+                serde_json::to_string(&again.event_log).unwrap(),
+                text,
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_too_large_says_what_it_left_out() {
+        let mut log = EventLog::default();
+        let data = json!({"message": "m", "code": "install_failed", "install_output": "x".repeat(40 << 10)});
+        log.push(&entry(1, 1, "error", &data));
+        let shown = serde_json::to_value(&log).unwrap();
+        let expected =
+            json!({"message": "m", "code": "install_failed", "left_out": ["install_output"]});
+        assert_eq!(shown[0]["data"], expected);
     }
 
     #[test]

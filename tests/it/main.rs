@@ -11,6 +11,7 @@ mod events;
 mod flood;
 mod history;
 mod lifecycle;
+mod list;
 mod needs;
 mod peers;
 mod power;
