@@ -89,7 +89,8 @@
 //! ([`recover`](engine::recover)) ends every marked one whose journal has no end: `done` exactly if the link leads to that release, else `error`
 //! with code `interrupted`, and what had been built is removed. Between 1 and 3 the link is the old one, whole; after 3 it is
 //! the new one, whole. A torn last line of a journal is cut off, and a record that is missing or half is made again.
-//! `tests/it/crash.rs` kills the server at each of these steps, and `tests/it/power.rs` watches their order.
+//! `tests/it/crash.rs` kills the server at each of these steps. `tests/it/power/` watches their order, and starts a server on
+//! what a disk of ext4 has when the power goes at each of them.
 //!
 //! # Where to begin reading
 //! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`user`](cli::commands) and [`client`].

@@ -231,7 +231,7 @@ impl Drop for TestServer {
 }
 
 /// Kills whatever a server on this root has started.
-fn kill_children_of(root: &Path) {
+pub(crate) fn kill_children_of(root: &Path) {
     let mark = format!("GANGPLANK_CHILD={}", root.display());
     for pid in names(Path::new("/proc")) {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
