@@ -7,6 +7,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
 
 use crate::api::name::DeploymentId;
 
@@ -173,6 +176,16 @@ codes! {
 }
 
 impl Code {
+    /// When it makes sense to try again.
+    pub const fn retry_after(self) -> Option<Duration> {
+        match self {
+            // Soon enough for a restart, and not so often that it hurts.
+            Code::Full | Code::Stopping => Some(Duration::from_secs(5)),
+            Code::TooManyAttempts => Some(Duration::from_secs(60)),
+            _ => None,
+        }
+    }
+
     /// The code of a word from the wire.
     pub fn parse(word: &str) -> Option<Code> {
         Code::ALL.iter().copied().find(|code| code.word() == word)
@@ -206,6 +219,15 @@ impl Refusal {
         }
     }
 
+    /// What an answer with this refusal says.
+    pub fn body(&self) -> Map<String, Value> {
+        let mut more = Map::new();
+        if let Some(id) = self.deployment_id {
+            more.insert("deployment_id".into(), id.to_string().into());
+        }
+        body(&self.message, self.code.word(), more)
+    }
+
     /// The refusal, about a deployment.
     pub fn about(self, id: DeploymentId) -> Refusal {
         Refusal {
@@ -213,6 +235,14 @@ impl Refusal {
             ..self
         }
     }
+}
+
+/// The JSON of every answer that says no: why, for people and for machines, and what more is known.
+pub fn body(message: &str, code: &str, more: Map<String, Value>) -> Map<String, Value> {
+    let mut body = more;
+    body.insert("error".into(), message.into());
+    body.insert("code".into(), code.into());
+    body
 }
 
 impl fmt::Display for Refusal {

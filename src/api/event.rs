@@ -266,7 +266,7 @@ pub struct PeerEvent {
 }
 
 /// The failure that ends a deployment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// What was being done and why it failed.
     pub message: String,

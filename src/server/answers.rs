@@ -4,21 +4,19 @@ use std::fs::File;
 
 use serde_json::{Map, Value};
 
-use crate::api::error::{Code, Refusal};
-use crate::api::event::Failure;
+use crate::api::error::{self, Code, Error, Refusal};
+use crate::api::event::{Event, Failure};
 use crate::server::http::Answer;
-use crate::server::{auth, logs, sync, watch};
+use crate::server::pump::LiveStream;
 
 /// What becomes of a request.
 pub(super) enum Outcome {
     /// An answer that is known.
     Answer(Answer),
-    /// The events of a deployment.
-    Events(watch::Events),
-    /// Deployments from a peer.
-    Sync(sync::Sync),
-    /// What a component prints.
-    Logs(logs::LogStream),
+    /// Events, as they come.
+    Stream(LiveStream),
+    /// JSON that is made while it is sent.
+    Pieces(Box<dyn Iterator<Item = Result<Vec<u8>, Error>>>),
     /// A file of so many bytes, and the name that it is saved under.
     File(File, u64, String),
 }
@@ -40,50 +38,50 @@ pub(super) fn json_text(status: u16, body: Vec<u8>) -> Answer {
 
 /// The answer that tells a refusal.
 pub(super) fn refused(refusal: &Refusal) -> Answer {
-    let mut body = Map::new();
-    body.insert("error".into(), refusal.message.clone().into());
-    body.insert("code".into(), refusal.code.word().into());
-    if let Some(id) = refusal.deployment_id {
-        body.insert("deployment_id".into(), id.to_string().into());
+    let mut answer = json(refusal.code.status(), &Value::Object(refusal.body()));
+    if refusal.code == Code::Unauthorized {
+        answer.headers.push((
+            "WWW-Authenticate",
+            "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"".into(),
+        ));
     }
-    let mut answer = json(refusal.code.status(), &Value::Object(body));
-    match refusal.code {
-        Code::Unauthorized => {
-            answer.headers.push((
-                "WWW-Authenticate",
-                "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"".into(),
-            ));
-        }
-        // Soon enough for a restart, and not so often that it hurts.
-        Code::Full | Code::Stopping => answer.headers.push(("Retry-After", "5".into())),
-        Code::TooManyAttempts => {
-            let seconds = auth::WINDOW.as_secs().to_string();
-            answer.headers.push(("Retry-After", seconds));
-        }
-        _ => {}
+    if let Some(after) = refusal.code.retry_after() {
+        answer
+            .headers
+            .push(("Retry-After", after.as_secs().to_string()));
     }
     answer
 }
 
-/// The plain answer of a deployment that failed.
-pub(super) fn failed(failure: Failure) -> Answer {
+/// The plain answer for the last event of a stream.
+pub(super) fn ended(last: Option<Event>) -> Result<Answer, Refusal> {
+    match last {
+        Some(Event::Done(result)) => Ok(json(200, &result)),
+        Some(Event::Error(failure)) => Ok(failed(*failure)),
+        _ => Err(Refusal::new(
+            Code::Internal,
+            "reading the end of a deployment: its journal has none",
+        )),
+    }
+}
+
+fn failed(failure: Failure) -> Answer {
     let status = Code::parse(&failure.code)
         .unwrap_or(Code::Internal)
         .status();
-    let mut body = failure.more;
-    body.insert("error".into(), failure.message.into());
-    body.insert("code".into(), failure.code.into());
+    let mut more: Map<String, Value> = failure.more;
     let texts = [
         ("deployment_id", failure.deployment_id),
         ("phase", failure.phase),
     ];
     for (name, text) in texts {
         if let Some(text) = text {
-            body.insert(name.into(), text.into());
+            more.insert(name.into(), text.into());
         }
     }
     if let Some(Ok(output)) = failure.install_output.map(serde_json::to_value) {
-        body.insert("install_output".into(), output);
+        more.insert("install_output".into(), output);
     }
+    let body = error::body(&failure.message, &failure.code, more);
     json(status, &Value::Object(body))
 }

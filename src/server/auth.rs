@@ -13,8 +13,6 @@ use crate::server::http::{ClientAddress, Exchange};
 use crate::store::Store;
 use crate::store::tokens::{Credentials, Identity, Role, Tokens};
 
-pub(super) use crate::server::auth::attempts::WINDOW;
-
 /// The tokens, and who showed wrong ones.
 pub(super) struct Authenticator {
     tokens: Tokens,

@@ -200,16 +200,16 @@ impl Exchange {
             .respond(response.with_chunked_threshold(usize::MAX))
     }
 
-    /// Begins an event stream as the answer, to somebody who only watches or to whoever began what it tells of. The body
+    /// Begins an answer that goes on, to somebody who only watches events or to whoever began what they tell of. The body
     /// must have been read.
     ///
     /// # Errors
     /// When the client is gone.
-    pub fn stream(self, watching: bool) -> io::Result<EventStream> {
+    pub fn stream(self, content_type: &str, watching: bool) -> io::Result<EventStream> {
         // A client of HTTP/1.0 knows no chunks: its stream ends with the connection.
         let chunked = *self.request.http_version() >= HTTPVersion(1, 1);
-        let mut head = String::from(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n\
+        let mut head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n\
              Connection: close\r\n",
         );
         if chunked {
@@ -252,7 +252,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Sends one or more records now: one chunk, one write, one flush.
+    /// Sends something now: one chunk, one write, one flush.
     ///
     /// # Errors
     /// When the client is gone. The stream is of no use after that.

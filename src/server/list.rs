@@ -1,30 +1,35 @@
-//! `list_deployments`: found in the index, and copied from the records one by one, so that a listing costs hardly more memory
-//! than its answer has bytes.
+//! `list_deployments`: found in the index, and copied from the records one by one while it is sent, so that a listing costs a
+//! few records of memory.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::api::error::{Doing, Error, Refusal};
+use crate::api::error::{Doing, Error};
+use crate::api::name::DeploymentId;
 use crate::api::operation::List;
-use crate::api::record::Summary;
-use crate::server::answers::json_text;
+use crate::api::record::{EventLog, Summary};
+use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
-use crate::server::http::Answer;
 use crate::server::state::ServerState;
+use crate::store::Store;
+use crate::system::log;
 
 /// How many deployments a listing has if nobody says.
 const LIMIT: u64 = 100;
+/// How many it has at most.
+const LIMIT_MAX: u64 = 1000;
+/// What is sent at once is so much, and a record more.
+const PIECE_BYTES: usize = 32 << 10;
+/// A record of an earlier version may have a longer log of events, which is bounded as it is copied.
+const EVENT_LOG_BYTES: usize = 64 << 10;
 
 /// Performs `list_deployments`.
-pub(super) fn list_deployments(
-    state: &ServerState,
-    list: &List,
-    caller: &Caller,
-) -> Result<Answer, Refusal> {
-    let (first, limit) = (list.offset, list.limit.unwrap_or(LIMIT));
+pub(super) fn list_deployments(state: &ServerState, list: &List, caller: &Caller) -> Outcome {
+    let (first, limit) = (list.offset, list.limit.unwrap_or(LIMIT).min(LIMIT_MAX));
     let (total, ids) = state.known.index.look(|all| {
         let (mut total, mut ids) = (0_u64, Vec::new());
         for (id, one) in all.iter().rev() {
@@ -38,21 +43,71 @@ pub(super) fn list_deployments(
         }
         (total, ids)
     });
-    let mut body = b"{\"deployments\":[".to_vec();
-    let empty = body.len();
-    for id in ids {
-        // One that was removed meanwhile is none.
-        if let Some(text) = state.known.store.read_record_text(id)? {
-            if body.len() > empty {
-                body.push(b',');
+    Outcome::Pieces(Box::new(Listing {
+        store: Arc::clone(&state.known.store),
+        ids: ids.into_iter(),
+        total,
+        events: list.include_events,
+        begun: false,
+        ended: false,
+    }))
+}
+
+/// A listing, piece by piece.
+struct Listing {
+    store: Arc<Store>,
+    ids: std::vec::IntoIter<DeploymentId>,
+    total: u64,
+    events: bool,
+    /// A record was sent.
+    begun: bool,
+    ended: bool,
+}
+
+impl Iterator for Listing {
+    type Item = Result<Vec<u8>, Error>;
+
+    fn next(&mut self) -> Option<Result<Vec<u8>, Error>> {
+        if self.ended {
+            return None;
+        }
+        let mut piece = Vec::new();
+        if !self.begun {
+            piece.extend_from_slice(b"{\"deployments\":[");
+        }
+        while piece.len() < PIECE_BYTES {
+            let Some(id) = self.ids.next() else {
+                self.ended = true;
+                piece.extend_from_slice(format!("],\"total\":{}}}\n", self.total).as_bytes());
+                break;
+            };
+            match self.store.read_record_text(id) {
+                Ok(Some(text)) => self.add(&mut piece, id, &text),
+                // It was removed meanwhile.
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
             }
-            let present = state.known.store.payload(id).exists();
-            copy(&mut body, &text, present, list.include_events)
-                .doing(|| format!("reading the record of deployment {id}"))?;
+        }
+        Some(Ok(piece))
+    }
+}
+
+impl Listing {
+    /// Adds a record. One that is damaged is left out, since the others are not.
+    fn add(&mut self, piece: &mut Vec<u8>, id: DeploymentId, text: &[u8]) {
+        let before = piece.len();
+        if self.begun {
+            piece.push(b',');
+        }
+        let present = self.store.payload(id).exists();
+        match copy(piece, text, present, self.events) {
+            Ok(()) => self.begun = true,
+            Err(error) => {
+                piece.truncate(before);
+                log::error(&format!("listing: the record of deployment {id}: {error}"));
+            }
         }
     }
-    body.extend_from_slice(format!("],\"total\":{total}}}\n").as_bytes());
-    Ok(json_text(200, body))
 }
 
 fn matches(one: &Summary, list: &List) -> bool {
@@ -83,6 +138,10 @@ fn copy(body: &mut Vec<u8>, text: &[u8], present: bool, events: bool) -> Result<
         body.push(b':');
         match &*name {
             "payload_present" => body.extend_from_slice(present.to_string().as_bytes()),
+            "event_log" if value.get().len() > EVENT_LOG_BYTES => {
+                let bounded: EventLog = serde_json::from_str(value.get()).doing(what)?;
+                serde_json::to_writer(&mut *body, &bounded).doing(what)?;
+            }
             _ => body.extend_from_slice(value.get().as_bytes()),
         }
     }

@@ -8,6 +8,7 @@
 //! | `options` | what a request's head says |
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `answers` | what becomes of a request, and the JSON of every answer |
+//! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `drop`, `sync` | the operations that change what is live |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `notify` | telling a supervisor how the server stands |
@@ -30,6 +31,7 @@ mod logs;
 mod notify;
 mod options;
 mod payload;
+mod pump;
 mod restart;
 mod rollback;
 mod router;

@@ -1,12 +1,14 @@
 //! Where every request arrives: which path and operation it is, and the line of log.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::api::error::{Code, Refusal};
+use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation::{Logs, Operation, Rollback};
 use crate::engine::deployer::stopping;
-use crate::server::answers::{Outcome, json, refused};
+use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, role, visible};
 use crate::server::form::{self, RequestBody};
 use crate::server::http::Exchange;
@@ -20,7 +22,7 @@ use crate::system::log;
 
 impl ServerState {
     /// Answers one request, and says so in the log.
-    pub(super) fn answer(&self, mut exchange: Exchange) {
+    pub(super) fn answer(self: &Arc<ServerState>, mut exchange: Exchange) {
         let begun = Instant::now();
         self.requests.fetch_add(1, Ordering::Relaxed);
         let asked = format!(
@@ -40,9 +42,8 @@ impl ServerState {
             });
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
-            Outcome::Events(events) => events.answer(exchange),
-            Outcome::Sync(sync) => sync.answer(self, exchange),
-            Outcome::Logs(logs) => logs.answer(exchange),
+            Outcome::Stream(stream) => (200, stream.send(exchange)),
+            Outcome::Pieces(pieces) => send_pieces(exchange, pieces),
             Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
         };
         let ms = begun.elapsed().as_millis();
@@ -59,7 +60,11 @@ impl ServerState {
         log::info(&format!("{asked}{operation} {status} {ms} ms{gone}"));
     }
 
-    fn decide(&self, exchange: &mut Exchange, operation: &mut String) -> Result<Outcome, Refusal> {
+    fn decide(
+        self: &Arc<ServerState>,
+        exchange: &mut Exchange,
+        operation: &mut String,
+    ) -> Result<Outcome, Refusal> {
         if self.workers.is_stopping() {
             return Err(stopping());
         }
@@ -94,7 +99,7 @@ impl ServerState {
 
 /// Performs the operation of a `POST /`.
 fn perform(
-    state: &ServerState,
+    state: &Arc<ServerState>,
     request: RequestBody<'_>,
     options: RequestOptions,
     caller: &Caller,
@@ -138,8 +143,7 @@ fn perform(
                 user,
                 events,
             };
-            sync.check(state)?;
-            return Ok(Outcome::Sync(sync));
+            return sync.begin(state);
         }
         Operation::GetLogs(request) => return logs::get_logs(state, &request, &options),
         Operation::GetPayload(id) => return payload::get(state, id),
@@ -148,13 +152,43 @@ fn perform(
         Operation::Cancel(id) => cancel::cancel(state, id)?,
         Operation::Drop(project) => drop::drop_component(state, &project)?,
         Operation::ListDeployments(list) => {
-            return list::list_deployments(state, &list, caller).map(Outcome::Answer);
+            return Ok(list::list_deployments(state, &list, caller));
         }
         Operation::GetComponents => status::get_components(state, caller)?,
         Operation::RegistrationInfo => system::registration_info(),
         Operation::SystemInformation => system::system_information(state)?,
     };
     Ok(Outcome::Answer(json(200, &value)))
+}
+
+/// Sends an answer that is made while it is sent. One that is short goes with its length.
+fn send_pieces(
+    exchange: Exchange,
+    mut pieces: impl Iterator<Item = Result<Vec<u8>, Error>>,
+) -> (u16, io::Result<()>) {
+    let first = match pieces.next().unwrap_or_else(|| Ok(Vec::new())) {
+        Ok(first) => first,
+        Err(error) => {
+            log::error(&error.to_string());
+            let refusal = refused(&error.into());
+            return (refusal.status, exchange.answer(refusal));
+        }
+    };
+    let Some(second) = pieces.next() else {
+        let answer = json_text(200, first);
+        return (answer.status, exchange.answer(answer));
+    };
+    let send = || {
+        let mut stream = exchange.stream("application/json", false)?;
+        stream.send(&first)?;
+        for piece in std::iter::once(second).chain(pieces) {
+            // Without its end, so that nobody takes it for whole.
+            let piece = piece.inspect_err(|error| log::error(&error.to_string()));
+            stream.send(&piece.map_err(io::Error::other)?)?;
+        }
+        stream.end()
+    };
+    (200, send())
 }
 
 /// The answer to a method that the path does not know; it says which ones it does.

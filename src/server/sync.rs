@@ -1,30 +1,32 @@
 //! `sync`: what is live at a peer and not here is deployed here, from the payloads that the peer has stored.
 
-use std::io;
-use std::thread;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Map, Value, json};
 
-use crate::api::error::{Code, Refusal};
-use crate::api::event::Status;
+use crate::api::error::{Code, Doing, Error, Refusal};
+use crate::api::event::{Event, Failure, Status};
 use crate::api::name::Project;
 use crate::api::operation::Restart;
 use crate::engine::deployer::DeploySpec;
 use crate::engine::peers::{Peer, PeerRelease};
 use crate::engine::stages::{Then, Work};
 use crate::formats::sse;
-use crate::server::answers::json;
+use crate::server::answers::{self, Outcome};
 use crate::server::deploy::intake;
-use crate::server::http::Exchange;
+use crate::server::pump::{Batch, LiveStream, StreamSource};
 use crate::server::state::ServerState;
-use crate::server::watch::{self, HEARTBEAT_AFTER};
+use crate::server::watch;
 use crate::system::log;
 use crate::system::stop::Stop;
 use crate::system::threads;
 
 /// The stack of the thread that deploys one component after the other.
 const STACK_BYTES: usize = 512 << 10;
+/// How many events may wait for a client that reads slowly, before the next component waits for it, too.
+const EVENTS_MAX: usize = 256;
 
 /// A host that is to catch up.
 pub(super) struct Sync {
@@ -61,14 +63,6 @@ impl SyncResult {
 }
 
 impl Sync {
-    /// Refuses a peer that nobody knows.
-    ///
-    /// # Errors
-    /// `not_found`.
-    pub(super) fn check(&self, state: &ServerState) -> Result<(), Refusal> {
-        self.peer(state).map(drop)
-    }
-
     fn peer<'a>(&self, state: &'a ServerState) -> Result<&'a Peer, Refusal> {
         state.workers.peer(&self.from).ok_or_else(|| {
             let from = self.from.escape_debug();
@@ -80,63 +74,31 @@ impl Sync {
     }
 
     /// Does it, and answers at the end; a stream tells of each component before.
-    pub(super) fn answer(&self, state: &ServerState, exchange: Exchange) -> (u16, io::Result<()>) {
+    pub(super) fn begin(self, state: &Arc<ServerState>) -> Result<Outcome, Refusal> {
+        self.peer(state)?;
         if !self.events {
-            let (status, value) = end(&self.run(state, None));
-            return (status, exchange.answer(json(status, &value)));
+            return answers::ended(Some(end(self.run(state, None)))).map(Outcome::Answer);
         }
-        (200, self.stream(state, exchange))
-    }
-
-    fn stream(&self, state: &ServerState, exchange: Exchange) -> io::Result<()> {
-        let mut stream = exchange.stream(false)?;
-        stream.send(sse::OPEN)?;
-        thread::scope(|scope| {
-            // The next one is told when this one was sent.
-            let (sender, told) = bounded(1);
-            let work = move || self.run(state, Some(sender));
-            let thread = threads::spawn_scoped(scope, "sync", STACK_BYTES, work)?;
-            loop {
-                let mut record = Vec::new();
-                match told.recv_timeout(HEARTBEAT_AFTER) {
-                    Ok(one) => sse::frame(&mut record, None, "sync", &format!("{one}")),
-                    Err(RecvTimeoutError::Timeout) => record.extend_from_slice(sse::HEARTBEAT),
-                    Err(RecvTimeoutError::Disconnected) => break,
-                }
-                stream.send(&record)?;
-            }
-            let result = match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            let mut record = Vec::new();
-            match end(&result) {
-                (200, value) => {
-                    sse::frame(
-                        &mut record,
-                        None,
-                        "done",
-                        &json!({ "result": value }).to_string(),
-                    );
-                }
-                (_, mut value) => {
-                    if let Some(map) = value.as_object_mut() {
-                        let why = map.remove("error").unwrap_or_default();
-                        map.insert("message".into(), why);
-                    }
-                    sse::frame(&mut record, None, "error", &value.to_string());
-                }
-            }
-            stream.send(&record)?;
-            stream.end()
-        })
+        let (sender, told) = bounded(EVENTS_MAX);
+        let state = Arc::clone(state);
+        let work = move || {
+            let last = end(self.run(&state, Some(&sender)));
+            // Nobody may be listening any more.
+            let _ = sender.send(last);
+        };
+        threads::spawn("sync", STACK_BYTES, work)
+            .doing(|| "catching up: making a thread for it".into())?;
+        Ok(Outcome::Stream(LiveStream {
+            source: Box::new(SyncEvents(told)),
+            watching: false,
+        }))
     }
 
     /// Deploys what differs, one component after the other.
     fn run(
         &self,
         state: &ServerState,
-        tell: Option<Sender<Value>>,
+        tell: Option<&Sender<Event>>,
     ) -> Result<Vec<SyncResult>, Refusal> {
         let peer = self.peer(state)?;
         let stop = Stop::never();
@@ -158,9 +120,13 @@ impl Sync {
                     status: "failed",
                     error: Some(refusal.message),
                 });
-            if let Some(tell) = &tell {
-                // Nobody who listens is no reason to stop in the middle.
-                let _ = tell.send(done.json());
+            if let Some(tell) = tell {
+                let one = Event::Unknown {
+                    name: "sync".into(),
+                    data: done.json().to_string(),
+                };
+                // It goes on to its end, even if nobody listens any more.
+                let _ = tell.send(one);
             }
             results.push(done);
         }
@@ -223,16 +189,11 @@ fn is_here(state: &ServerState, one: &PeerRelease) -> Result<bool, Refusal> {
     Ok(ours.is_some() && ours == one.payload_hash)
 }
 
-/// The status of the answer, and the answer.
-fn end(result: &Result<Vec<SyncResult>, Refusal>) -> (u16, Value) {
+/// The last event.
+fn end(result: Result<Vec<SyncResult>, Refusal>) -> Event {
     let results = match result {
         Ok(results) => results,
-        Err(refusal) => {
-            let mut body = Map::new();
-            body.insert("error".into(), refusal.message.as_str().into());
-            body.insert("code".into(), refusal.code.word().into());
-            return (refusal.code.status(), Value::Object(body));
-        }
+        Err(refusal) => return failed(refusal.code, refusal.message, Map::new()),
     };
     let deployments: Vec<Value> = results.iter().map(SyncResult::json).collect();
     let broken: Vec<&str> = results
@@ -245,15 +206,43 @@ fn end(result: &Result<Vec<SyncResult>, Refusal>) -> (u16, Value) {
             0 => "Nothing to catch up with".to_owned(),
             n => format!("Successfully caught up with {n} components"),
         };
-        return (
-            200,
-            json!({ "message": message, "deployments": deployments }),
-        );
+        return Event::Done(json!({ "message": message, "deployments": deployments }));
     }
-    let code = Code::ReplicateFailed;
     let why = format!("catching up: {} failed", broken.join(", "));
-    let body = json!({ "error": why, "code": code.word(), "deployments": deployments });
-    (code.status(), body)
+    let more = Map::from_iter([("deployments".to_owned(), deployments.into())]);
+    failed(Code::ReplicateFailed, why, more)
+}
+
+fn failed(code: Code, message: String, more: Map<String, Value>) -> Event {
+    Event::Error(Box::new(Failure {
+        message,
+        code: code.word().to_owned(),
+        more,
+        ..Failure::default()
+    }))
+}
+
+/// What the thread that catches up tells.
+struct SyncEvents(Receiver<Event>);
+
+impl StreamSource for SyncEvents {
+    fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error> {
+        let event = match self.0.recv_timeout(wait) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => return Ok(Batch::Nothing),
+            Err(RecvTimeoutError::Disconnected) => failed(
+                Code::Internal,
+                "catching up: it ended unexpectedly, which is a bug; the server's log has more"
+                    .into(),
+                Map::new(),
+            ),
+        };
+        sse::frame(records, None, event.name(), event.data().get());
+        Ok(match event {
+            Event::Done(_) | Event::Error(_) => Batch::End,
+            _ => Batch::Records,
+        })
+    }
 }
 
 /// Catches up at the start, and says in the log what came of it.
@@ -264,9 +253,10 @@ pub(super) fn at_start(state: &ServerState, from: &str) {
         user: None,
         events: false,
     };
-    let (status, value) = end(&sync.run(state, None));
-    match status {
-        200 => log::info(&format!("catching up from {from}: {}", value["message"])),
-        _ => log::error(&value.to_string()),
+    match end(sync.run(state, None)) {
+        Event::Done(result) => {
+            log::info(&format!("catching up from {from}: {}", result["message"]))
+        }
+        other => log::error(other.data().get()),
     }
 }

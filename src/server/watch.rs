@@ -1,20 +1,19 @@
 //! A deployment's events: to whoever began it, to whoever watches, and as the plain answer at its end.
 
-use std::io;
 use std::time::Duration;
 
-use crate::api::error::{Code, Refusal};
-use crate::api::event::{Event, Upload};
+use crate::api::error::{Code, Error, Refusal};
+use crate::api::event::Event;
 use crate::api::name::DeploymentId;
 use crate::api::record::Summary;
 use crate::formats::sse;
-use crate::server::answers::{Outcome, failed, json};
+use crate::server::answers::{self, Outcome};
 use crate::server::auth::{Caller, visible};
 use crate::server::http::{Answer, Exchange};
 use crate::server::options::{self, RequestOptions};
+use crate::server::pump::{Batch, HEARTBEAT_AFTER, LiveStream, StreamSource};
 use crate::server::state::ServerState;
 use crate::store::journal::{Follower, Step};
-use crate::system::log;
 
 /// Answers `GET /deployments/WHICH/events`.
 pub(super) fn watch(
@@ -82,16 +81,17 @@ pub(super) fn replay(
 
 /// Events to somebody who began nothing.
 fn watched(follower: Follower) -> Outcome {
-    Outcome::Events(Events {
-        follower,
+    Outcome::Stream(LiveStream {
+        source: Box::new(DeploymentEvents(follower)),
         watching: true,
     })
 }
 
+/// What whoever began a deployment gets: its events, or the plain answer at its end.
 pub(super) fn outcome(follower: Follower, options: &RequestOptions) -> Result<Outcome, Refusal> {
     if options.events {
-        return Ok(Outcome::Events(Events {
-            follower,
+        return Ok(Outcome::Stream(LiveStream {
+            source: Box::new(DeploymentEvents(follower)),
             watching: false,
         }));
     }
@@ -108,78 +108,25 @@ pub(super) fn plain(mut follower: Follower) -> Result<Answer, Refusal> {
             Step::End => break,
         }
     }
-    match last.map(|entry| entry.meaning()) {
-        Some(Event::Done(result)) => Ok(json(200, &result)),
-        Some(Event::Error(failure)) => Ok(failed(*failure)),
-        _ => Err(Refusal::new(
-            Code::Internal,
-            "reading the end of a deployment: its journal has none",
-        )),
-    }
+    answers::ended(last.map(|entry| entry.meaning()))
 }
 
-/// A comment goes out after so much silence: below the 30 s and 60 s after which proxies give up.
-pub(super) const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
-/// Entries that are there already go out together up to so many bytes: one write for a burst, and none waits.
-const BURST_BYTES: usize = 32 << 10;
+/// The events of a deployment, up to its terminal one.
+struct DeploymentEvents(Follower);
 
-/// Events that are to be sent.
-pub(super) struct Events {
-    pub(super) follower: Follower,
-    /// To somebody who only watches: such connections are at most half of all.
-    pub(super) watching: bool,
-}
-
-impl Events {
-    /// Sends the stream up to its end, and gives the status that it had.
-    pub(super) fn answer(self, exchange: Exchange) -> (u16, io::Result<()>) {
-        (200, self.send(exchange))
-    }
-
-    fn send(self, exchange: Exchange) -> io::Result<()> {
-        let Events {
-            mut follower,
-            watching,
-        } = self;
-        let mut stream = exchange.stream(watching)?;
-        stream.send(sse::OPEN)?;
-        let mut records = Vec::new();
-        loop {
-            records.clear();
-            let mut wait = HEARTBEAT_AFTER;
-            let ended = loop {
-                match follower
-                    .next(wait)
-                    .inspect_err(|error| log::error(&error.to_string()))
-                    .map_err(io::Error::other)?
-                {
-                    Step::Entry(entry) => {
-                        sse::frame(&mut records, Some(entry.id), &entry.event, entry.data.get())
-                    }
-                    Step::Upload(upload) => frame_upload(&mut records, upload),
-                    Step::Idle => break false,
-                    Step::End => break true,
-                }
-                if records.len() >= BURST_BYTES {
-                    break false;
-                }
-                wait = Duration::ZERO;
-            };
-            if !records.is_empty() {
-                stream.send(&records)?;
-            } else if !ended {
-                stream.send(sse::HEARTBEAT)?;
+impl StreamSource for DeploymentEvents {
+    fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error> {
+        match self.0.next(wait)? {
+            Step::Entry(entry) => {
+                sse::frame(records, Some(entry.id), &entry.event, entry.data.get());
             }
-            if ended {
-                // A client that has seen the end may close before the stream does; nothing is lost by then.
-                let _ = stream.end();
-                return Ok(());
+            Step::Upload(upload) => {
+                let event = Event::Upload(upload);
+                sse::frame(records, None, event.name(), event.data().get());
             }
+            Step::Idle => return Ok(Batch::Nothing),
+            Step::End => return Ok(Batch::End),
         }
+        Ok(Batch::Records)
     }
-}
-
-fn frame_upload(records: &mut Vec<u8>, upload: Upload) {
-    let event = Event::Upload(upload);
-    sse::frame(records, None, event.name(), event.data().get());
 }

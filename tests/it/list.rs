@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::test_server::{TestServer, component};
+use crate::test_server::{TestServer, await_some, component};
 
 /// An install that prints lines of 8 KiB, all of them control characters: six times as long in JSON.
 const NOISY: &str =
@@ -48,4 +48,86 @@ fn a_record_is_bounded_in_bytes_whatever_an_install_prints() {
     let listed = host.operate(&list);
     assert_eq!(listed.json()["total"], 2);
     assert!(listed.body.len() < 512 << 10, "{}", listed.body.len());
+}
+
+#[test]
+fn a_long_listing_is_capped_and_sent_as_it_is_read() {
+    let host = TestServer::start();
+    let id = host.deploy(&[("project", "demo")], &component()).json()["deployment_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // A thousand and more of the past, which a start reads.
+    let record = fs::read_to_string(host.path(&format!("deployments/{id}/record.json"))).unwrap();
+    let root = std::sync::Arc::clone(&host.root);
+    let first = u128::from_str_radix(&id.replace('-', ""), 16).unwrap();
+    for n in 1..1100_u128 {
+        // The time is in the first 48 bits.
+        let hex = format!("{:032x}", first - (n << 80));
+        let parts = [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ];
+        let old = parts.join("-");
+        let dir = host.path(&format!("deployments/{old}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("record.json"), record.replace(&id, &old)).unwrap();
+    }
+    drop(host);
+    let host = TestServer::on(root, &["--keep-deployments", "5000"], &[]);
+    let ask = |fields: serde_json::Value| {
+        let mut operation = json!({"operation": "list_deployments"});
+        operation
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        host.operate(&operation)
+    };
+    await_some("the index", || {
+        (ask(json!({"limit": 1})).json()["total"] == 1100).then_some(())
+    });
+    let table = [
+        (json!({}), 100, true),
+        (json!({"limit": 3}), 3, false),
+        (json!({"limit": 5000}), 1000, true),
+        (
+            json!({"limit": u64::MAX, "include_events": true}),
+            1000,
+            true,
+        ),
+        (json!({"limit": 5000, "offset": 1000}), 100, true),
+        (json!({"limit": 5000, "offset": 1100}), 0, false),
+    ];
+    for (fields, count, in_pieces) in table {
+        let answer = ask(fields.clone());
+        let found = answer.json();
+        assert_eq!(found["total"], 1100, "{fields}");
+        assert_eq!(
+            found["deployments"].as_array().unwrap().len(),
+            count,
+            "{fields}"
+        );
+        assert_eq!(
+            answer.header("Transfer-Encoding").is_some(),
+            in_pieces,
+            "{fields}"
+        );
+        assert_eq!(
+            answer.header("Content-Length").is_none(),
+            in_pieces,
+            "{fields}"
+        );
+    }
+    // One that is damaged hides no other.
+    fs::write(
+        host.path(&format!("deployments/{id}/record.json")),
+        "{\"half",
+    )
+    .unwrap();
+    let answer = ask(json!({"limit": 3}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["deployments"].as_array().unwrap().len(), 2);
 }

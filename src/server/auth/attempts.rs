@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong credentials that one address may show in a [`WINDOW`]: more than a person mistypes.
+/// Wrong credentials that one address may show in a minute: more than a person mistypes.
 const MOST: u32 = 10;
-/// How long a count lasts, from its first one on.
-pub(in crate::server) const WINDOW: Duration = Duration::from_secs(60);
+/// How long a count lasts, from its first one on: as long as `Retry-After` says.
+const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are counted at once, about 40 bytes each. Beyond it the count that began first is forgotten.
 const ADDRESSES_MAX: usize = 1024;
 

@@ -1,8 +1,8 @@
 //! What the gate answers in the server's place: one whole HTTP answer, the same shape as the server's own refusals.
 
-use serde_json::json;
+use serde_json::{Map, Value};
 
-use crate::api::error::Code;
+use crate::api::error::{self, Code};
 
 /// A request, or a connection, that does not get through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +33,10 @@ impl Refused {
 
     /// The answer's bytes. It knows no chunks, so a client of HTTP/1.0 reads it too.
     pub(crate) fn answer(&self) -> Vec<u8> {
-        let body = json!({ "error": self.why, "code": self.code.word() });
-        // The same seconds as the server says: soon enough for a restart, and not so often that it hurts.
-        let retry = match self.code {
-            Code::Full => "Retry-After: 5\r\n",
-            _ => "",
+        let body = Value::Object(error::body(&self.why, self.code.word(), Map::new()));
+        let retry = match self.code.retry_after() {
+            Some(after) => format!("Retry-After: {}\r\n", after.as_secs()),
+            None => String::new(),
         };
         format!(
             "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: close\r\n\r\n\
