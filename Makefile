@@ -15,7 +15,7 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build demo test check bench crash power fuzz help
+.PHONY: build demo test check bench crash power inject fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -44,6 +44,9 @@ crash: ## kill the server N times (50) at random steps of a deployment, and look
 
 power: ## take the power away N times (10) at each of several moments, and start a server on what the disk has
 	GANGPLANK_POWER=$(or $(N),10) $(CARGO) test --locked --test it power::loss -- --nocapture
+
+inject: ## let every system call of a deployment fail, one after the other (ONLY=scenario:call:errno:n, brief: one error a call)
+	GANGPLANK_INJECT='$(or $(ONLY),all)' $(CARGO) test --locked --test it inject::every -- --nocapture
 
 fuzz: ## throw bytes at what reads bytes of clients (FUZZ_SECONDS: 600 for each of FUZZ_TARGETS)
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \

@@ -10,6 +10,7 @@ mod deploy;
 mod events;
 mod flood;
 mod history;
+mod inject;
 mod lifecycle;
 mod list;
 mod needs;
