@@ -1,0 +1,94 @@
+//! An operation has an address: one word names its file under `server/`, its file under `cli/commands/` and its test.
+
+use std::fs;
+
+use super::{rust_files, top};
+
+/// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
+const OPERATIONS: [(&str, &[&str], bool); 13] = [
+    ("cancel", &["cancel_deployment"], true),
+    ("deploy", &["deploy_component"], true),
+    ("drop", &["drop_component"], true),
+    ("list", &["list_deployments"], true),
+    ("logs", &["get_logs"], true),
+    (
+        "payload",
+        &["get_deployment_payload", "delete_deployment_payload"],
+        true,
+    ),
+    ("restart", &["restart_component"], true),
+    ("rollback", &["rollback_component"], true),
+    ("show", &["get_deployment"], true),
+    ("status", &["get_components"], true),
+    ("sync", &["sync"], true),
+    (
+        "system",
+        &["registration_info", "system_information"],
+        false,
+    ),
+    // `GET /deployments/ID/events`
+    ("watch", &[], true),
+];
+/// How many of the words have no file under `cli/commands/` yet. It may only fall.
+const WITHOUT_A_COMMAND: usize = 9;
+
+/// The operations on the wire: the texts between two lines of the one file that knows them.
+fn on_the_wire() -> Vec<String> {
+    let text = fs::read_to_string(top().join("src/api/operation.rs")).unwrap();
+    let names = text
+        .split_once("NAMES: &'static [&'static str] = &[")
+        .unwrap()
+        .1;
+    let names = names.split_once("];").unwrap().0;
+    super::between(names, "\"", '"')
+        .into_iter()
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn an_operation_has_an_address() {
+    let mut tests = String::new();
+    for file in rust_files(&top().join("tests/it")) {
+        if !file.starts_with(top().join("tests/it/tidy")) {
+            tests.push_str(&fs::read_to_string(&file).unwrap());
+        }
+    }
+    let known: Vec<&str> = OPERATIONS
+        .iter()
+        .flat_map(|(_, names, _)| names.iter().copied())
+        .collect();
+    for name in on_the_wire() {
+        assert!(
+            known.contains(&name.as_str()),
+            "the operation {name} has no word in {}",
+            file!()
+        );
+    }
+    let mut without = Vec::new();
+    for (word, names, has_command) in OPERATIONS {
+        let file = top().join("src/server").join(word).with_extension("rs");
+        assert!(file.exists(), "{} is missing", file.display());
+        let command = top()
+            .join("src/cli/commands")
+            .join(word)
+            .with_extension("rs");
+        if has_command && !command.exists() {
+            without.push(word);
+        }
+        // By its name on the wire, or by its command.
+        let words = names.iter().chain(has_command.then_some(&word));
+        assert!(
+            words
+                .clone()
+                .any(|name| tests.contains(&format!("\"{name}\""))),
+            "no test asks for {word}"
+        );
+    }
+    assert!(
+        without.len() <= WITHOUT_A_COMMAND,
+        "without a file in src/cli/commands: {}",
+        without.join(", ")
+    );
+}

@@ -1,0 +1,86 @@
+//! How large files, functions and folders may be.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{code, folder_of, rust_files, top};
+
+/// How many lines of code each folder may have, without tests, comments and blank lines. A ceiling is raised only by a
+/// commit that says why.
+const CEILINGS: [(&str, usize); 8] = [
+    ("api", 1_400),
+    ("system", 1_100),
+    ("formats", 2_500),
+    ("store", 1_300),
+    ("client", 1_300),
+    ("engine", 4_800),
+    ("server", 4_600),
+    ("cli", 4_800),
+];
+
+/// The lines of code of a file.
+fn lines(file: &Path) -> usize {
+    code(file)
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .count()
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    let mut large = BTreeMap::new();
+    for file in rust_files(&top().join("src")) {
+        let lines = lines(&file);
+        if lines > 400 {
+            large.insert(file.clone(), lines);
+        }
+        let code = code(&file);
+        let mut begun: Option<(usize, usize, String)> = None;
+        for (number, line) in code.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let is_function = line
+                .trim_start()
+                .split(' ')
+                .take_while(|word| *word != "fn")
+                .all(|word| {
+                    word.starts_with("pub")
+                        || ["const", "unsafe", "super)", "crate)", "in"].contains(&word)
+                })
+                && line.contains("fn ");
+            match &begun {
+                None if is_function => begun = Some((number, indent, line.trim().to_owned())),
+                Some((first, at, name)) if line.trim() == "}" && indent == *at => {
+                    assert!(
+                        number - first <= 70,
+                        "{}: {name} has {} lines",
+                        file.display(),
+                        number - first
+                    );
+                    begun = None;
+                }
+                // A declaration without a body.
+                Some((_, at, _)) if indent == *at && line.ends_with(';') => begun = None,
+                _ => {}
+            }
+        }
+    }
+    assert!(large.is_empty(), "files over 400 lines of code: {large:?}");
+}
+
+#[test]
+fn folders_stay_under_their_ceilings() {
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for file in rust_files(&top().join("src")) {
+        if let Some(folder) = folder_of(&file) {
+            *found.entry(folder).or_default() += lines(&file);
+        }
+    }
+    for (folder, ceiling) in CEILINGS {
+        let lines = found.remove(folder).unwrap_or_default();
+        assert!(
+            lines <= ceiling,
+            "{folder} has {lines} lines of code: more than {ceiling}"
+        );
+    }
+    assert_eq!(found, BTreeMap::new(), "folders without a ceiling");
+}
