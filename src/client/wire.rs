@@ -22,15 +22,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 use ureq::Error;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
 
 use crate::client::state::{LOOKED_AT, Transfer};
+use crate::system::poll::{PollFd, PollFlags, wait};
+use crate::system::socket::{peek, receive_into, send};
 
 /// While a good answer has begun and there is no room for writing, it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -159,23 +158,11 @@ fn ready(
     wanted: PollFlags,
     limit: Option<Duration>,
 ) -> Result<(bool, bool), io::Error> {
-    let limit = limit.map(|limit| Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    });
-    loop {
-        let mut fds = [PollFd::new(stream, wanted)];
-        match poll(&mut fds, limit.as_ref()) {
-            // A signal's handler ran; the wait begins again, which only makes it longer.
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => {
-                let found = fds[0].revents();
-                let input = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-                return Ok((found.intersects(input), found.contains(PollFlags::OUT)));
-            }
-        }
-    }
+    let mut fds = [PollFd::new(stream, wanted)];
+    wait(&mut fds, limit)?;
+    let found = fds[0].revents();
+    let input = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+    Ok((found.intersects(input), found.contains(PollFlags::OUT)))
 }
 
 /// How long one wait may last.
@@ -192,9 +179,9 @@ fn limit(timeout: NextTimeout) -> Result<Option<Duration>, Error> {
 /// Judges what has come of an answer, and leaves it there.
 fn look_at(stream: &StreamKind, state: &Transfer) {
     let mut bytes = [0; LOOKED_AT];
-    match recv(stream, &mut bytes, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-        Ok((_, n)) => state.judge(&bytes[..n]),
-        Err(Errno::AGAIN | Errno::INTR) => {}
+    match peek(stream, &mut bytes) {
+        Ok(Some(n)) => state.judge(&bytes[..n]),
+        Ok(None) => {}
         // Nothing can be read any more.
         Err(_) => state.judge(&[]),
     }
@@ -249,22 +236,24 @@ fn push(
         if !writable && !readable {
             return Err(Error::Timeout(timeout.reason));
         }
-        match send(
-            stream,
-            &bytes[at..],
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        ) {
-            Ok(n) => at += n,
-            Err(Errno::AGAIN | Errno::INTR) => {}
+        match send(stream, &bytes[at..]) {
+            Ok(sent) => at += sent.unwrap_or(0),
             // The other side is gone. If it left an answer, reading finds it, and else it finds the error.
-            Err(Errno::PIPE | Errno::CONNRESET) => {
+            Err(error) if is_gone(&error) => {
                 state.set_answered();
                 break;
             }
-            Err(error) => return Err(Error::Io(error.into())),
+            Err(error) => return Err(Error::Io(error)),
         }
     }
     Ok(at)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 impl ClientStream {
@@ -330,17 +319,9 @@ impl Transport for ClientStream {
             } else {
                 self.wait(timeout)?;
             }
-            match recv(
-                &self.stream,
-                self.buffers.input_append_buf(),
-                RecvFlags::DONTWAIT,
-            ) {
-                Ok((_, n)) => {
-                    self.buffers.input_appended(n);
-                    return Ok(n > 0);
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(Error::Io(error.into())),
+            if let Some(n) = receive_into(&self.stream, self.buffers.input_append_buf())? {
+                self.buffers.input_appended(n);
+                return Ok(n > 0);
             }
         }
     }

@@ -72,6 +72,7 @@ use crate::store::Store;
 use crate::store::tokens::Tokens;
 use crate::system::account::Account;
 use crate::system::child::{self, SurvivorScope};
+use crate::system::host;
 use crate::system::log;
 use crate::system::paths;
 use crate::system::signals::{self, Signal};
@@ -133,7 +134,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
 /// The user of `--run-as`, who must be able to go where the releases are.
 fn account(name: &str, store: &Store) -> Result<Account, Error> {
     let what = || format!("running components as {name}");
-    if !rustix::process::geteuid().is_root() {
+    if !host::is_root() {
         return Err(Error::new(
             what(),
             "only root can do so, and this server is not root",

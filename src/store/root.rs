@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error};
+use crate::store::names;
 use crate::store::records::UnwrittenRecords;
-use crate::store::{names, remove};
 use crate::system::files;
 use crate::system::log;
+use crate::system::trees::remove_tree;
 
 /// The longest path that a unix socket may have on Linux, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -109,7 +110,7 @@ impl Store {
         for name in found.iter().filter(|name| name.starts_with('.')) {
             let path = dir.join(name);
             let removed = match fs::symlink_metadata(&path) {
-                Ok(meta) if meta.is_dir() => remove::remove_tree(&path),
+                Ok(meta) if meta.is_dir() => remove_tree(&path),
                 _ => fs::remove_file(&path),
             };
             if let Err(error) = files::gone(removed) {

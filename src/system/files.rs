@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat, openat2};
+use rustix::io::Errno;
 
 /// What is to survive a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +140,33 @@ pub fn read_up_to(file: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
+/// Opens a file to read it, and does not wait for a writer if it is a FIFO.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// As [`open_at_once`], for what is beneath a directory and stays there: links may lead to something else in it.
+///
+/// # Errors
+/// When it cannot be opened, or `CrossesDevices` if it leads out of the directory.
+pub fn open_beneath(dir: &Path, name: &str) -> io::Result<File> {
+    let dir = File::open(dir)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&dir, name, flags, Mode::empty(), beneath) {
+        // Before Linux 5.6 no link is followed at all.
+        Err(Errno::NOSYS) => {
+            let file = openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            Ok(file.into())
+        }
+        opened => Ok(opened?.into()),
+    }
+}
+
 /// Takes the lock of a file, which is made if it is missing, or `None` if another process has it. The lock ends with the
 /// descriptor, however the process ends.
 ///
@@ -148,7 +176,7 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = lock_file(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,13 +1,17 @@
-//! What the standard library lacks: child processes, accounts, stopping by disconnect, the log, files, threads, waiting, time.
+//! What the standard library lacks: child processes, accounts, stopping by disconnect, the log, files, trees, sockets, threads,
+//! waiting, time, and what the system says of its host.
 
 pub mod account;
 pub mod child;
 pub mod files;
 pub mod hex;
+pub mod host;
 pub mod log;
 pub mod paths;
 pub mod poll;
 pub mod signals;
+pub mod socket;
 pub mod stop;
 pub mod threads;
 pub mod time;
+pub mod trees;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::api::error::Error;
+use crate::system::host;
 
 /// The root of this user, from the process's own environment.
 ///
@@ -11,7 +12,7 @@ use crate::api::error::Error;
 /// When there is no variable to find it by.
 pub fn default_root() -> Result<PathBuf, Error> {
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    root(&env, rustix::process::geteuid().is_root())
+    root(&env, host::is_root())
 }
 
 /// The unix socket of a root.

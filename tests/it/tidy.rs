@@ -13,18 +13,20 @@ const FOLDERS: [&str; 8] = [
     "api", "system", "formats", "store", "client", "engine", "server", "cli",
 ];
 
-/// The one folder of each large foreign crate.
-const FOREIGN: &[(&str, &str)] = &[
-    ("tiny_http", "server"),
-    ("httparse", "server"),
-    ("rustls", "server"),
-    ("ureq", "client"),
-    ("tar", "formats"),
-    ("flate2", "formats"),
-    ("pico_args", "cli"),
-    ("indicatif", "cli"),
-    ("signal_hook", "system"),
-    ("uuid", "api"),
+/// The one folder of each large foreign crate. `formats` has rustix too: a tree is packed and written relative to open
+/// directories, with a call for each kind of entry, and passing those on would say nothing.
+const FOREIGN: &[(&str, &[&str])] = &[
+    ("tiny_http", &["server"]),
+    ("httparse", &["server"]),
+    ("rustls", &["server"]),
+    ("ureq", &["client"]),
+    ("tar", &["formats"]),
+    ("flate2", &["formats"]),
+    ("pico_args", &["cli"]),
+    ("indicatif", &["cli"]),
+    ("rustix", &["system", "formats"]),
+    ("signal_hook", &["system"]),
+    ("uuid", &["api"]),
 ];
 
 fn top() -> PathBuf {
@@ -113,10 +115,13 @@ fn large_foreign_crates_have_one_folder_each() {
     let mut wrong = Vec::new();
     for file in rust_files(&top().join("src")) {
         let code = code(&file);
-        for (name, folder) in FOREIGN {
-            let used =
-                code.contains(&format!("use {name}::")) || code.contains(&format!(" {name}::"));
-            if used && folder_of(&file).as_deref() != Some(folder) {
+        for (name, folders) in FOREIGN {
+            let used = code.match_indices(&format!("{name}::")).any(|(at, _)| {
+                let before = code[..at].chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            let folder = folder_of(&file).unwrap_or_default();
+            if used && !folders.contains(&folder.as_str()) {
                 wrong.push(format!("{} uses {name}", file.display()));
             }
         }

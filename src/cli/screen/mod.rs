@@ -28,6 +28,8 @@ use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 use std::time::Instant;
 
+use crate::system::host;
+
 pub use result::{OutputFormat, print_bytes, print_line, print_result, stdout_is_terminal};
 
 use page::RelayStyle;
@@ -108,14 +110,8 @@ impl Surroundings {
             github: text("GITHUB_ACTIONS") == "true",
             no_color: set("NO_COLOR"),
             utf8: is_utf8([&locale[0], &locale[1], &locale[2]]),
-            columns: || {
-                let size = rustix::termios::tcgetwinsize(io::stderr());
-                // 80 where nobody knows, as everywhere.
-                size.map(|size| size.ws_col)
-                    .ok()
-                    .filter(|columns| *columns > 0)
-                    .unwrap_or(80)
-            },
+            // 80 where nobody knows, as everywhere.
+            columns: || host::terminal_columns(io::stderr()).unwrap_or(80),
         }
     }
 

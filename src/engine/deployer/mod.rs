@@ -33,6 +33,7 @@ use crate::engine::peers::Peer;
 use crate::engine::retain::{RetentionLimits, retain};
 use crate::engine::stages::{Builder, Then, Work};
 use crate::store::journal::Follower;
+use crate::system::host;
 use crate::system::log;
 use crate::system::stop::{self, SharedStopper};
 use crate::system::threads;
@@ -148,10 +149,7 @@ impl Deployer {
             }),
             ..RunningDeployments::default()
         };
-        let node = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
+        let node = host::name();
         Ok(Deployer {
             known,
             running: Arc::new(running),

@@ -1,19 +1,16 @@
 //! Reading a small text file, and saying where in it something is wrong.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
-use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
-use crate::system::files::{if_there, read_up_to};
+use crate::system::files::{if_there, open_at_once, open_beneath, read_up_to};
 
 /// A file's text and the name that messages call it by.
 pub(crate) struct Text {
@@ -28,35 +25,16 @@ pub(crate) fn read_inside(
     name: &str,
     len_max: u64,
 ) -> Result<Option<Text>, Refusal> {
-    read_opened(open_inside(release, name), name, len_max)
+    let opened = open_beneath(release, name).map_err(|error| match error.kind() {
+        io::ErrorKind::CrossesDevices => io::Error::other("it leads out of the release"),
+        _ => error,
+    });
+    read_opened(opened, name, len_max)
 }
 
 /// Reads a file of the operator's; nothing if it is missing.
 pub(crate) fn read(path: &Path, name: &str, len_max: u64) -> Result<Option<Text>, Refusal> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(FLAGS.bits().cast_signed())
-        .open(path);
-    read_opened(opened, name, len_max)
-}
-
-/// Opening a FIFO would wait for its writer.
-const FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::CLOEXEC);
-
-fn open_inside(release: &Path, name: &str) -> io::Result<File> {
-    let release = File::open(release)?;
-    let flags = OFlags::RDONLY | FLAGS;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    match openat2(&release, name, flags, Mode::empty(), beneath) {
-        Ok(file) => Ok(file.into()),
-        Err(Errno::XDEV) => Err(io::Error::other("it leads out of the release")),
-        // Before Linux 5.6 no link is followed at all.
-        Err(Errno::NOSYS) => {
-            let file = openat(&release, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
-            Ok(file.into())
-        }
-        Err(errno) => Err(errno.into()),
-    }
+    read_opened(open_at_once(path), name, len_max)
 }
 
 /// Reads a regular file of at most so many bytes.

@@ -1,15 +1,10 @@
 //! Whether new processes are healthy: by being up, by their own word, by a URL or by a command.
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
-use rustix::process::{Uid, geteuid};
 
 use crate::api::error::{Doing, Error};
 use crate::client;
@@ -17,6 +12,8 @@ use crate::engine::manifest::Health;
 use crate::engine::processes::process::{Process, random};
 use crate::system::account::Account;
 use crate::system::child::{self, Ended, RunOptions};
+use crate::system::host;
+use crate::system::socket;
 use crate::system::stop::Stop;
 
 /// A process that is up for so long is healthy, if nothing else is said.
@@ -28,6 +25,8 @@ const BETWEEN: Duration = Duration::from_millis(250);
 /// How often a process is looked at while it is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The id of root, who may do what every user may.
+const ROOT: u32 = 0;
 /// Messages that are read at one look: whoever floods the socket does not hold up the look at the process.
 const MESSAGES_MAX: usize = 64;
 
@@ -36,7 +35,7 @@ const MESSAGES_MAX: usize = 64;
 /// user and root are heard.
 pub(super) struct ReadySocket {
     socket: UnixDatagram,
-    user: Uid,
+    user: u32,
     name: String,
     said: bool,
 }
@@ -48,8 +47,8 @@ impl ReadySocket {
         let name = format!("gangplank-{}", random()?);
         let address = SocketAddr::from_abstract_name(&name).doing(what)?;
         let socket = UnixDatagram::bind_addr(&address).doing(what)?;
-        sockopt::set_socket_passcred(&socket, true).doing(what)?;
-        let user = account.map_or_else(geteuid, |account| Uid::from_raw(account.uid));
+        socket::name_senders(&socket).doing(what)?;
+        let user = account.map_or_else(host::user_id, |account| account.uid);
         Ok(ReadySocket {
             socket,
             user,
@@ -77,19 +76,8 @@ impl ReadySocket {
     /// Whether the next message says so, if there is one.
     fn receive(&self) -> Option<bool> {
         let mut message = [0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut into = [IoSliceMut::new(&mut message)];
-        let flags = RecvFlags::DONTWAIT;
-        let length = recvmsg(&self.socket, &mut into, &mut control, flags)
-            .ok()?
-            .bytes;
-        let heard = control.drain().any(|part| match part {
-            RecvAncillaryMessage::ScmCredentials(from) => {
-                from.uid == self.user || from.uid.is_root()
-            }
-            _ => false,
-        });
+        let (length, sender) = socket::receive_named(&self.socket, &mut message)?;
+        let heard = sender.is_some_and(|user| user == self.user || user == ROOT);
         let mut lines = message[..length].split(|byte| *byte == b'\n');
         Some(heard && lines.any(|line| line == b"READY=1"))
     }
@@ -259,6 +247,6 @@ mod tests {
         let mut others = ReadySocket::new(Some(&app)).unwrap();
         let address = SocketAddr::from_abstract_name(&others.name).unwrap();
         sender.send_to_addr(b"READY=1", &address).unwrap();
-        assert_eq!(others.said(), geteuid().is_root());
+        assert_eq!(others.said(), host::is_root());
     }
 }

@@ -9,26 +9,28 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
-
 use crate::api::error::{Doing, Error};
 use crate::server::gate::connection::{self, ClientOrigin};
 use crate::server::gate::headers;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::{Socket, receive, send};
+use crate::server::gate::socket::Socket;
 use crate::server::gate::tls::Certificate;
 use crate::server::gate::{BUFFER, GateState, LINGER_BYTES, LINGER_TIME, STACK_BYTES};
 use crate::system::log;
 use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
+use crate::system::socket::{Patience, receive, send, set_backlog, set_options};
 use crate::system::stop::Stop;
 use crate::system::threads;
 
 /// After a failed accept: what is missing may be there again, and nothing is busy meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Unacknowledged data: the peer of such a connection has gone.
-const USER_TIMEOUT_MS: u32 = 30_000;
-/// A silent connection is probed after so long, so often, and given up after so many probes.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+/// A client that has gone without a word is noticed after a minute, and after half of one if something is on its way to it.
+const PATIENCE: Patience = Patience {
+    idle: Duration::from_secs(30),
+    interval: Duration::from_secs(10),
+    probes: 3,
+    unacknowledged_ms: 30_000,
+};
 /// Connections that got their refusal without a permit and are read a little, so that it reaches them.
 const PARKED_MAX: usize = 4;
 
@@ -58,16 +60,9 @@ impl Listener {
         let what = || format!("listening on {address}");
         let listener = TcpListener::bind(address).doing(what)?;
         let real = listener.local_addr().doing(what)?;
-        rustix::net::listen(&listener, BACKLOG).doing(what)?;
+        set_backlog(&listener, BACKLOG).doing(what)?;
         listener.set_nonblocking(true).doing(what)?;
-        // What is accepted inherits these.
-        let (idle, interval, count) = KEEPALIVE;
-        sockopt::set_tcp_nodelay(&listener, true).doing(what)?;
-        sockopt::set_tcp_user_timeout(&listener, USER_TIMEOUT_MS).doing(what)?;
-        sockopt::set_socket_keepalive(&listener, true).doing(what)?;
-        sockopt::set_tcp_keepidle(&listener, idle).doing(what)?;
-        sockopt::set_tcp_keepintvl(&listener, interval).doing(what)?;
-        sockopt::set_tcp_keepcnt(&listener, count).doing(what)?;
+        set_options(&listener, PATIENCE).doing(what)?;
         let scheme = if certificate.is_some() {
             "https"
         } else {
@@ -86,7 +81,7 @@ impl Listener {
     pub fn unix(listener: UnixListener, path: &Path) -> Result<Listener, Error> {
         let address = format!("unix:{}", path.display());
         let what = || format!("listening on {address}");
-        rustix::net::listen(&listener, BACKLOG).doing(what)?;
+        set_backlog(&listener, BACKLOG).doing(what)?;
         listener.set_nonblocking(true).doing(what)?;
         Ok(Listener {
             kind: ListenerKind::Unix(listener),

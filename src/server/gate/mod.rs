@@ -40,12 +40,11 @@ mod socket;
 mod tls;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::api::error::{Doing, Error};
 use crate::server::gate::permits::Permits;
@@ -106,7 +105,7 @@ impl GateState {
             .unwrap_or_else(PoisonError::into_inner);
         let mut free = Vec::with_capacity(DESCRIPTORS_FREE);
         for _ in 0..DESCRIPTORS_FREE {
-            free.push(fcntl_dupfd_cloexec(std::io::stderr(), 0)?);
+            free.push(std::io::stderr().as_fd().try_clone_to_owned()?);
         }
         drop(free);
         self.inner.connect()

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::api::error::Error;
 use crate::server::gate::socket::Socket;
+use crate::system::host;
 use crate::system::stop::{self, Stop, Stopper};
 
 /// However few descriptors there are: one who deploys, one who watches, and two who ask.
@@ -26,17 +25,7 @@ const GIVE_WAY: Duration = Duration::from_secs(1);
 
 /// Raises the limit of open files as far as it may be, and says how many connections of those wished for it allows.
 pub(crate) fn affordable(wished: usize) -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    // Where it may not be raised, what there is has to do.
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    within(wished, current)
+    within(wished, host::raise_open_files())
 }
 
 fn within(wished: usize, descriptors: Option<u64>) -> usize {

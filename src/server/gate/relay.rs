@@ -15,9 +15,10 @@ use crate::server::gate::head::RequestHead;
 use crate::server::gate::pending::{Drain, Pending, write_client};
 use crate::server::gate::permits::Ticket;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::{ClientSocket, receive, send};
+use crate::server::gate::socket::ClientSocket;
 use crate::server::gate::{BUFFER, WRITE_TIME};
 use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
+use crate::system::socket::{receive, send};
 use crate::system::stop::Stop;
 
 /// For the client's own ears: the server's has fields in it, which some clients take for the answer.

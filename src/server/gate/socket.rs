@@ -9,12 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
-
 use crate::server::gate::tls::TlsSession;
 use crate::system::poll::PollFlags;
+use crate::system::socket::{peek, receive, send};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -62,12 +59,10 @@ impl ClientSocket {
     /// The first byte that came, left where it is: nothing yet is `None`, the end is an error.
     pub(crate) fn peek(&self) -> io::Result<Option<u8>> {
         let mut first = [0];
-        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-        match rustix::net::recv(&*self.socket, &mut first, flags) {
-            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(Some(first[0])),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(error) => Err(error.into()),
+        match peek(&*self.socket, &mut first)? {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(_) => Ok(Some(first[0])),
+            None => Ok(None),
         }
     }
 
@@ -117,42 +112,5 @@ impl ClientSocket {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Reads from a socket without waiting, into the spare capacity of a buffer, of which there must be some.
-pub(crate) fn receive(fd: impl AsFd, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-    debug_assert!(into.len() < into.capacity());
-    loop {
-        match rustix::net::recv(&fd, spare_capacity(into), RecvFlags::DONTWAIT) {
-            Ok((_, read)) => return Ok(Some(read)),
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Reads from a socket without waiting, into a slice.
-pub(crate) fn receive_into(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match rustix::net::recv(&fd, &mut *buffer, RecvFlags::DONTWAIT) {
-            Ok((read, _)) => return Ok(Some(read)),
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Writes to a socket without waiting.
-pub(crate) fn send(fd: impl AsFd, bytes: &[u8]) -> io::Result<Option<usize>> {
-    loop {
-        match rustix::net::send(&fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) => return Ok(Some(sent)),
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }

@@ -14,7 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::api::error::{Doing, Error};
-use crate::server::gate::socket::{Socket, receive_into, send};
+use crate::server::gate::socket::Socket;
+use crate::system::socket::{receive_into, send};
 
 /// The first byte of whatever begins a TLS session (RFC 8446, 5.1: a handshake record). No HTTP method begins with it.
 pub(crate) const HELLO: u8 = 0x16;
