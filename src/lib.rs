@@ -52,7 +52,7 @@
 //! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
 //! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
-//! | `look-back` | starts the processes that ran, and reads the records of the past into the [`index`](store::index), once | all are in |
+//! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `door` | takes requests from tiny_http | it is unblocked |

@@ -360,6 +360,11 @@ impl EventLog {
         }
     }
 
+    /// The entries that it kept, in their order.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.head.iter().chain(&self.tail)
+    }
+
     fn marker(&self) -> Option<Entry> {
         let (id, t) = self.last_dropped?;
         Some(Entry::new(id, t, &Event::Truncated(self.dropped)))

@@ -1,47 +1,69 @@
 //! What a start does before anything else: it ends what an earlier server left running.
 //!
 //! A deployment whose journal has no end is a `success` exactly if its release is the live one; else it is `failed` with
-//! code `interrupted`, and what it had built is removed. Processes that an installation left are found by their environment
+//! code `interrupted`, and what it had built is removed. One whose release is live and whose processes were not judged yet
+//! is not ended here: the deployer goes on with it. Processes that an installation left are found by their environment
 //! and ended first, so that nothing writes into a tree that is being removed.
+//!
+//! One component's damage, or a disk that is full, does not keep the server from starting. What cannot be ended on disk is
+//! said in the log, answered from memory, and tried again: [`catch_up`].
 
-use std::collections::BTreeMap;
+mod damage;
+mod verdict;
+
 use std::fs;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
-use crate::api::error::{Code, Doing, Error};
-use crate::api::event::{Entry, Event, Failure, Phase};
+use crate::api::error::{Doing, Error};
+use crate::api::event::Event;
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
 use crate::engine::attempt::Registry;
+use crate::engine::recover::damage::Remains;
+use crate::engine::recover::verdict::Verdict;
 use crate::store::Store;
 use crate::store::index::Index;
-use crate::store::journal::{Follower, Journal, Step};
+use crate::store::journal::Journal;
 use crate::system::child::{self, SurvivorScope};
-use crate::system::files;
+use crate::system::files::{self, gone};
 use crate::system::log;
-use crate::system::time::now_ms;
+
+/// The first pause before what could not be ended is tried again; each further one is twice as long, up to the last. A
+/// disk is seldom full for less, and a try costs a few system calls.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// A deployment whose release is live, and whose processes were not judged yet.
+pub struct UnjudgedDeployment {
+    /// Its journal, after its last entry.
+    pub journal: Journal,
+    /// Its record so far.
+    pub record: Record,
+}
 
 /// Ends every deployment that an earlier server marked as running and did not end, and removes what it left half removed.
+/// Gives those with whose restart the deployer has to go on.
 ///
 /// # Errors
-/// When the root cannot be read or written: a server that cannot say what happened must not start.
-pub fn recover(store: &Store) -> Result<(), Error> {
+/// When the root's directories cannot be read, or `/proc` cannot.
+pub fn recover(store: &Store) -> Result<Vec<UnjudgedDeployment>, Error> {
     let ended = child::end_survivors(store.root(), SurvivorScope::All)?;
     if ended > 0 {
         log::warn(&format!(
             "ended {ended} processes that an earlier server left running"
         ));
     }
+    let mut unjudged = Vec::new();
     for id in store.marked()? {
-        if store.deployment(id).exists() {
-            end(store, id)?;
+        match end_marked(store, id) {
+            Ok(Ending::Unjudged(one)) => unjudged.push(*one),
+            Ok(Ending::Ended(_) | Ending::Nothing) => {}
+            Err(error) => log::error(&format!(
+                "ending deployment {id}, which ran when the server ended: {error}; it is tried again later"
+            )),
         }
-        store.unmark(id)?;
     }
     store.sweep();
-    Ok(())
+    Ok(unjudged)
 }
 
 /// Puts all deployments on disk into the index, and ends those that have no end and no mark either, as a power loss may
@@ -56,13 +78,18 @@ pub fn fill(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) {
     for id in ids {
         let mut known = store.read_summary(id).ok().flatten();
         if !known.as_ref().is_some_and(|one| one.status.ended()) && !is_running(id) {
-            known = match end(store, id) {
-                Ok(record) => record.as_ref().map(Summary::from),
-                Err(error) => {
-                    log::error(&error.to_string());
-                    continue;
+            match end(store, id) {
+                Ok(Ending::Ended(record)) => known = Some(Summary::from(&*record)),
+                Ok(Ending::Nothing) => {}
+                Ok(Ending::Unjudged(one)) => {
+                    end_live(store, *one);
+                    known = store.read_summary(id).ok().flatten();
                 }
-            };
+                Err(error) => {
+                    log::error(&format!("ending deployment {id}: {error}"));
+                    known = store.read_summary(id).ok().flatten();
+                }
+            }
         }
         if let Some(summary) = known {
             index.put_old(id, summary);
@@ -79,113 +106,177 @@ impl Drop for Complete<'_> {
     }
 }
 
-/// Ends a deployment that has no end yet. None if it had not begun.
-fn end(store: &Store, id: DeploymentId) -> Result<Option<Record>, Error> {
-    let dir = store.deployment(id);
-    let mut journal = Journal::reopen(&dir)?;
-    let entries = entries(Follower::new(&dir, 0, None))?;
-    let Some(mut record) = Record::fold(&entries) else {
-        // Not even its opening was written, so nobody was ever told of it.
-        log::warn(&format!("deployment {id} had not begun; removing it"));
-        store.remove_deployment(id)?;
-        return Ok(None);
-    };
-    if !record.status.ended() {
-        let live = store.live(&record.project) == Some(record.release_id);
-        let event = if live {
-            let mut result = record.result(false, now_ms());
-            if let Some(peers) = peers(&entries, &record) {
-                log::warn(&format!(
-                    "deployment {id} of {} was on its way to its peers: what is live there is to be looked at",
-                    record.project
-                ));
-                result["peer_results"] = peers;
-            }
-            Event::Done(result)
+/// Writes down the ends that the disk did not take, whenever there are any, and never returns. The end of each deployment
+/// is a reason to try again ([`Store::ring`]), and so is time.
+pub fn catch_up(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> ! {
+    let mut pause = PAUSE.0;
+    loop {
+        let wait = if try_again(registry, is_running) {
+            pause = PAUSE.0;
+            None
         } else {
-            let mut failure = interrupted(&record);
-            failure
-                .more
-                .extend(peers(&entries, &record).map(|peers| ("peer_results".to_owned(), peers)));
-            Event::Error(Box::new(failure))
+            let wait = pause;
+            pause = (pause * 2).min(PAUSE.1);
+            Some(wait)
         };
-        if !live {
-            if builds(&entries) {
-                store.remove_release(&record.project, record.release_id)?;
-            }
-            if record.payload_hash.is_none() {
-                store.remove_payload(id)?;
-            }
+        registry.store.wait_for_ring(wait);
+    }
+}
+
+/// Tries to end what is not ended on disk, and says whether nothing is left.
+fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> bool {
+    let Registry { store, index } = registry;
+    let mut all = true;
+    for record in store.unwritten_records() {
+        let id = record.deployment_id;
+        // One that runs writes its next record itself.
+        if is_running(id) || !record.status.ended() {
+            continue;
         }
-        let entry = journal.append(&event)?;
-        record.apply(&entry);
-        journal.sync()?;
-        let how = if live {
-            "done: it is live"
-        } else {
-            "failed: it was interrupted"
-        };
-        log::warn(&format!(
-            "deployment {id} of {} was running when the server ended; it is {how}",
-            record.project
+        match write_end(store, &record) {
+            Ok(()) => log::info(&format!("deployment {id} is ended on disk now")),
+            Err(_) => all = false,
+        }
+    }
+    for id in store.marked().unwrap_or_default() {
+        if is_running(id) {
+            continue;
+        }
+        match end_marked(store, id) {
+            Ok(Ending::Ended(record)) => index.put(id, Summary::from(&*record)),
+            Ok(Ending::Nothing) => {}
+            Ok(Ending::Unjudged(one)) => {
+                end_live(store, *one);
+                if let Ok(Some(summary)) = store.read_summary(id) {
+                    index.put(id, summary);
+                }
+            }
+            Err(_) => all = false,
+        }
+    }
+    all
+}
+
+/// Ends a deployment whose release is live, and whose processes nobody judges any more.
+pub fn end_live(store: &Store, one: UnjudgedDeployment) {
+    let mut record = one.record;
+    let id = record.deployment_id;
+    record.apply(&Verdict::Live { peers: None }.entry(&record));
+    store.keep_unwritten(&record);
+    if let Err(error) = write_end(store, &record) {
+        log::error(&format!(
+            "ending deployment {id}: {error}; it is tried again later"
         ));
     }
-    files::gone(fs::remove_file(files::fresh(&dir.join("record.json"))))
-        .doing(|| format!("cleaning up {}", dir.display()))?;
-    store.write_record(&record, true)?;
-    Ok(Some(record))
 }
 
-/// Whether a deployment builds the release that it makes live, or finds it built.
-fn builds(entries: &[Entry]) -> bool {
-    match entries.first().map(Entry::meaning) {
-        Some(Event::Deployment(opening)) => opening.phases.contains(&Phase::Extract),
-        _ => false,
-    }
+/// What became of a deployment that had no end.
+enum Ending {
+    /// It had not begun, or nothing is left of it.
+    Nothing,
+    Ended(Box<Record>),
+    Unjudged(Box<UnjudgedDeployment>),
 }
 
-/// How the peers of a replicated deployment did, as far as they were heard: live there is what said so, and of the others
-/// it is not known.
-fn peers(entries: &[Entry], record: &Record) -> Option<Value> {
-    match entries.first().map(Entry::meaning) {
-        Some(Event::Deployment(opening)) if opening.phases.contains(&Phase::Replicate) => {}
-        _ => return None,
+fn end_marked(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
+    let ending = if store.deployment(id).is_dir() {
+        end(store, id)?
+    } else {
+        Ending::Nothing
+    };
+    if !matches!(ending, Ending::Unjudged(_)) {
+        store.unmark(id)?;
     }
-    let mut heard: BTreeMap<String, bool> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| entry.event == "peer") {
-        if let Event::Peer(one) = entry.meaning() {
-            let live = one.event == "done" && one.data["result"].get("staged").is_none();
-            *heard.entry(one.peer).or_default() |= live;
+    Ok(ending)
+}
+
+/// Ends a deployment that has no end yet.
+fn end(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
+    let mut record = match damage::read(store, id)? {
+        Remains::Nothing => {
+            // Not even its opening was written, so nobody was ever told of it.
+            log::warn(&format!("deployment {id} had not begun; removing it"));
+            store.remove_deployment(id)?;
+            return Ok(Ending::Nothing);
         }
-    }
-    let results = heard.into_iter().map(|(name, live)| {
-        let error = (!live).then_some("not known: the origin ended before it was told");
-        json!({
-            "node": name,
-            "status": if live { "success" } else { "failed" },
-            "error": error,
-            "started_at": record.started_at,
-            "completed_at": now_ms(),
-        })
-    });
-    Some(results.collect())
+        Remains::Unknown => {
+            log::error(&format!(
+                "deployment {id}: neither its journal nor its record can be read, and no release is of it; it is kept as {}",
+                store.keep_damaged(id)?.display()
+            ));
+            return Ok(Ending::Nothing);
+        }
+        Remains::Entries(entries) => {
+            let Some(mut record) = Record::fold(&entries) else {
+                return Err(Error::new("reading its journal", "it has no beginning"));
+            };
+            if !record.status.ended() {
+                let verdict = verdict::of(store, &entries, &record);
+                if let Verdict::Unjudged = verdict {
+                    let journal = damage::journal(store, &record)?;
+                    return Ok(Ending::Unjudged(Box::new(UnjudgedDeployment {
+                        journal,
+                        record,
+                    })));
+                }
+                undo(store, &record, &verdict);
+                record.apply(&verdict.entry(&record));
+                log::warn(&format!(
+                    "deployment {id} of {} was running when the server ended; it is {}",
+                    record.project,
+                    verdict.words()
+                ));
+            }
+            Box::new(record)
+        }
+    };
+    record.payload_present = store.payload(id).exists();
+    // From here on everybody is told so, whatever the disk says.
+    store.keep_unwritten(&record);
+    write_end(store, &record)?;
+    Ok(Ending::Ended(record))
 }
 
-fn interrupted(record: &Record) -> Failure {
-    Failure {
-        message: "interrupted by the end of the server".to_owned(),
-        code: Code::Interrupted.word().to_owned(),
-        phase: record.phase.clone(),
-        deployment_id: Some(record.deployment_id.to_string()),
-        install_output: None,
-        more: Map::new(),
+/// Removes what a deployment made that did not become live.
+fn undo(store: &Store, record: &Record, verdict: &Verdict) {
+    let Verdict::Failed { builds, .. } = verdict else {
+        return;
+    };
+    let mut removed = Ok(());
+    if *builds {
+        removed = store.remove_release(&record.project, record.release_id);
+    }
+    if record.payload_hash.is_none() {
+        removed = removed.and(store.remove_payload(record.deployment_id));
+    }
+    if let Err(error) = removed {
+        // It takes space, and changes nothing of what is live.
+        log::warn(&format!("deployment {}: {error}", record.deployment_id));
     }
 }
 
-fn entries(mut follower: Follower) -> Result<Vec<Entry>, Error> {
-    let mut entries = Vec::new();
-    while let Step::Entry(entry) = follower.next(Duration::ZERO)? {
-        entries.push((*entry).clone());
+/// Writes the end of a deployment, as its record has it, into its journal, and then the record.
+fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
+    let dir = store.deployment(record.deployment_id);
+    let mut journal = damage::journal(store, record)?;
+    let end = record
+        .event_log
+        .entries()
+        .last()
+        .filter(|last| last.is_terminal());
+    if let Some(end) = end
+        && journal.last_id() < end.id
+    {
+        journal.restore(&std::sync::Arc::new(end.clone()))?;
     }
-    Ok(entries)
+    journal.sync()?;
+    gone(fs::remove_file(files::fresh(&dir.join("record.json"))))
+        .doing(|| format!("cleaning up {}", dir.display()))?;
+    store.write_record(record, true)?;
+    store.unmark(record.deployment_id)
+}
+
+/// Whether an event ends a deployment.
+fn is_end(event: &Event) -> bool {
+    matches!(event, Event::Done(_) | Event::Error(_))
 }

@@ -92,6 +92,8 @@ pub fn retain(
     set_aside: Detach<'_>,
 ) -> Result<(), Error> {
     let Registry { store, index } = registry;
+    // What removes old things makes room for what was not written.
+    store.ring();
     let ended = index.ended(project);
     let Some(newest) = ended.last() else {
         return Ok(());

@@ -235,7 +235,7 @@ impl Builder {
                 attempt.forget_rollback();
                 return Err(Refusal::new(Code::Interrupted, unhealthy.message));
             }
-            Err(Refusal::new(Code::Unhealthy, unhealthy.message))
+            Err(Refusal::new(unhealthy.code, unhealthy.message))
         })?;
         attempt.restarted();
         Ok(())

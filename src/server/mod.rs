@@ -107,7 +107,9 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             file.display()
         ));
     }
-    recover(&store)?;
+    for one in recover(&store)? {
+        recover::end_live(&store, one);
+    }
     let known = Registry {
         store,
         index: Arc::default(),
@@ -257,15 +259,17 @@ impl RunningServer {
         })
     }
 
-    /// Starts the processes that ran, and reads what there is of the past, while the first clients come already.
+    /// Starts the processes that ran, reads what there is of the past, and ends what could not be ended before, while the
+    /// first clients come already.
     fn look_back(&self, sync_from: Option<String>) -> Result<(), Error> {
         let state = Arc::clone(&self.state);
         let work = move || {
-            state.processes.resume();
+            state.processes.resume(&[]);
             recover::fill(&state.known, &|id| state.workers().is_running(id));
             if let Some(from) = sync_from {
                 sync::at_start(&state, &from);
             }
+            recover::catch_up(&state.known, &|id| state.workers().is_running(id))
         };
         threads::spawn("look-back", LOOK_BACK_STACK_BYTES, work)
             .map(drop)

@@ -12,13 +12,14 @@ use crate::server::state::ServerState;
 pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Value, Refusal> {
     let mut components = state.known.store.components()?;
     components.retain(|component| !caller.is_barred_from(&component.project));
+    let running = state.processes.snapshot();
     let components = components.into_iter().map(|component| {
         json!({
             "project": component.project,
             "deployment_id": made_live(state, &component.project, component.release_id),
             "release_id": component.release_id,
             "since": component.since,
-            "processes": state.processes.status(&component.project),
+            "processes": running.status(&component.project),
             "releases": component.releases,
         })
     });

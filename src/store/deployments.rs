@@ -1,6 +1,7 @@
 //! The directories of deployments, `deployments/ID`, and the marks of those that run, `run/ID`.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -43,6 +44,17 @@ impl Store {
         set_aside(&self.deployment(id))?.remove()
     }
 
+    /// Keeps what is left of a deployment that cannot be read under another name, and gives that.
+    ///
+    /// # Errors
+    /// When it is still in its place.
+    pub fn keep_damaged(&self, id: DeploymentId) -> Result<PathBuf, Error> {
+        let dir = self.deployment(id);
+        let aside = dir.with_extension("damaged");
+        fs::rename(&dir, &aside).doing(|| format!("renaming {}", dir.display()))?;
+        Ok(aside)
+    }
+
     /// Marks a deployment as running, on disk: it is ended by the next start if the mark is still there then.
     ///
     /// # Errors
@@ -61,7 +73,12 @@ impl Store {
     /// When it stays.
     pub fn unmark(&self, id: DeploymentId) -> Result<(), Error> {
         let path = self.mark_of(id);
-        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+        let removed = match gone(fs::remove_file(&path)) {
+            // Nobody knows who made it so.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(&path),
+            removed => removed,
+        };
+        removed.doing(|| format!("removing {}", path.display()))
     }
 
     /// The deployments that are marked.

@@ -1,5 +1,6 @@
 //! Which release of a component is live: the link `components/X`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,16 @@ impl Store {
     pub fn live(&self, project: &Project) -> Option<DeploymentId> {
         let target = fs::read_link(self.component(project)).ok()?;
         target.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// The components that are live or have releases, by name.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn projects(&self) -> Result<BTreeSet<Project>, Error> {
+        let mut found = names(&self.components_dir())?;
+        found.extend(names(&self.releases_dir())?);
+        Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// What is live, by name.

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
@@ -22,12 +23,17 @@ const UNWRITTEN_MAX: usize = 64;
 
 /// Records that are newer than what is on disk.
 #[derive(Debug, Default)]
-pub(super) struct UnwrittenRecords(Mutex<BTreeMap<DeploymentId, Record>>);
+pub(super) struct UnwrittenRecords {
+    records: Mutex<BTreeMap<DeploymentId, Record>>,
+    /// Whether somebody rang since it was last looked.
+    rung: Mutex<bool>,
+    ringing: Condvar,
+}
 
 impl UnwrittenRecords {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<DeploymentId, Record>> {
         // Each change is one insertion or removal.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,6 +69,37 @@ impl Store {
         if unwritten.len() > UNWRITTEN_MAX {
             unwritten.pop_first();
         }
+        drop(unwritten);
+        self.ring();
+    }
+
+    /// Says that it is time to write what the disk did not take.
+    pub fn ring(&self) {
+        let bell = &self.unwritten;
+        *bell.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        bell.ringing.notify_one();
+    }
+
+    /// Waits until it is time to write what the disk did not take, or for so long.
+    pub fn wait_for_ring(&self, limit: Option<Duration>) {
+        let until = limit.map(|limit| Instant::now() + limit);
+        let bell = &self.unwritten;
+        let mut rung = bell.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*rung {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            rung = match left {
+                None => bell
+                    .ringing
+                    .wait(rung)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    let waited = bell.ringing.wait_timeout(rung, left);
+                    waited.map_or_else(|poisoned| poisoned.into_inner().0, |(rung, _)| rung)
+                }
+            };
+        }
+        *rung = false;
     }
 
     /// The records that the disk did not take yet.

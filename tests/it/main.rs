@@ -6,6 +6,7 @@ mod archive;
 mod cli;
 mod clients;
 mod crash;
+mod damage;
 mod deploy;
 mod events;
 mod flood;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::api::error::{Error, Refusal};
+use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::ProcessEvent;
 use crate::api::name::Project;
 use crate::engine::processes::process::exit;
@@ -87,6 +87,7 @@ impl Processes {
             Err(error) => error.to_string(),
         };
         Err(Unhealthy {
+            code: Code::Unhealthy,
             message: format!("restarting {project} with {}: {why}", hook.display()),
             output: tail,
         })
@@ -96,8 +97,14 @@ impl Processes {
 /// So that an event that the disk does not take ends what it tells of.
 impl From<Error> for Unhealthy {
     fn from(error: Error) -> Unhealthy {
+        let refusal = Refusal::from(error);
         Unhealthy {
-            message: Refusal::from(error).message,
+            code: match refusal.code {
+                // An address in use, a file that cannot be read: they do not run, and nothing else is to blame.
+                Code::Internal => Code::Unhealthy,
+                code => code,
+            },
+            message: refusal.message,
             output: Vec::new(),
         }
     }

@@ -12,7 +12,9 @@
 //! | `hook` | the operator's own way to restart |
 //! | `line` | from a line of a `Procfile` to a command |
 //! | `output` | what they print, rotated, and read again |
+//! | `resume` | what ran is started again by the next server |
 //! | `state` | what is to run after the server's next start |
+//! | `status` | what is known of what runs |
 
 mod health;
 mod hook;
@@ -20,7 +22,9 @@ mod line;
 mod output;
 mod process;
 mod restart;
+mod resume;
 mod state;
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -30,22 +34,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
-
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::manifest::{self, Manifest, ProcessType};
 use crate::engine::processes::output::OutputLog;
 use crate::engine::processes::process::{Launch, Process, stop_all};
+use crate::engine::processes::state::Types;
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::child::{DEPLOYMENT, MARK};
-use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFollower, Logged};
 pub use crate::engine::processes::restart::{
     OnProcessEvent, OutputLine, RestartRequest, Unhealthy,
 };
+pub use crate::engine::processes::status::{ProcessSnapshot, ProcessStatus};
 
 /// What all processes have in common.
 pub struct ProcessSettings {
@@ -66,16 +69,6 @@ pub struct Processes {
     resumed: OnceLock<()>,
 }
 
-/// However the start of what ran before ends, nobody waits for it any more.
-struct Resumed<'a>(&'a OnceLock<()>);
-
-impl Drop for Resumed<'_> {
-    fn drop(&mut self) {
-        // It is set here alone.
-        let _ = self.0.set(());
-    }
-}
-
 /// The processes of one component, and what is kept for them. Only whoever holds the component changes it.
 struct ComponentProcesses {
     processes: Mutex<BTreeMap<String, Arc<Process>>>,
@@ -83,6 +76,15 @@ struct ComponentProcesses {
     /// The releases that a restart on its way may need, whatever runs at the moment.
     needed: Mutex<Vec<DeploymentId>>,
     output: Arc<OutputLog>,
+}
+
+/// Releases that a restart needs; dropping it ends the need.
+struct Needed<'a>(&'a ComponentProcesses);
+
+impl Drop for Needed<'_> {
+    fn drop(&mut self) {
+        self.0.needed().clear();
+    }
 }
 
 /// A listening socket that outlives the processes that listen on it.
@@ -104,6 +106,12 @@ impl ComponentProcesses {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until it is decided which of them run, no release of theirs may go.
+    fn need(&self, releases: impl Iterator<Item = DeploymentId>) -> Needed<'_> {
+        *self.needed() = releases.collect();
+        Needed(self)
+    }
+
     fn all(&self) -> Vec<Arc<Process>> {
         self.processes().values().cloned().collect()
     }
@@ -111,26 +119,6 @@ impl ComponentProcesses {
     fn sockets(&self) -> MutexGuard<'_, HashMap<String, HeldSocket>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What is known of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ProcessStatus {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its id while it runs.
-    pub pid: Option<u32>,
-    /// The release that it runs from.
-    pub release_id: DeploymentId,
-    /// For how long it has been running, in milliseconds.
-    pub uptime_ms: Option<u64>,
-    /// How often it was started again after it had exited.
-    pub restarts: u64,
-    /// The memory of its process group, in bytes.
-    pub memory: Option<u64>,
-    /// How it ended last, if it did.
-    pub ended: Option<String>,
 }
 
 /// What a release says of its processes.
@@ -182,53 +170,6 @@ impl Processes {
     /// Whether the server is ending, so that nothing is started any more.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
-    }
-
-    /// Starts what ran when an earlier server ended. What cannot be started is said in the log.
-    pub fn resume(&self) {
-        let _resumed = Resumed(&self.resumed);
-        let found = match state::read_all(self.setting.store.root()) {
-            Ok(found) => found,
-            Err(error) => return log::error(&error.to_string()),
-        };
-        for (project, types) in found {
-            for (kind, release) in types {
-                if let Err(error) = self.resume_one(&project, &kind, release) {
-                    log::error(&format!("starting {kind} of {project}: {error}"));
-                }
-            }
-        }
-    }
-
-    fn resume_one(
-        &self,
-        project: &Project,
-        kind: &str,
-        release: DeploymentId,
-    ) -> Result<(), Error> {
-        let plan = self.plan(project, release)?;
-        let component = self.component(project);
-        let found = plan.types.iter().find(|one| one.name == *kind);
-        let Some(found) = found else {
-            return Err(Error::new(
-                "looking for it",
-                format!("release {release} has no such process"),
-            ));
-        };
-        let held = plan.held(&component, kind)?;
-        if let Some(held) = &held {
-            component.sockets().insert(kind.to_owned(), held.clone());
-        }
-        let launch = self.launch(project, &plan, found, held, None);
-        if self.is_stopping() {
-            return Ok(());
-        }
-        let process = Process::start(launch, &component.output)?;
-        let before = component.processes().insert(kind.to_owned(), process);
-        if let Some(before) = before {
-            before.stop();
-        }
-        Ok(())
     }
 
     fn plan(&self, project: &Project, release: DeploymentId) -> Result<ProcessPlan, Error> {
@@ -294,32 +235,6 @@ impl Processes {
         })
     }
 
-    /// What is known of a component's processes, by type.
-    pub fn status(&self, project: &Project) -> Vec<ProcessStatus> {
-        let Some(component) = self.components().get(project).cloned() else {
-            return Vec::new();
-        };
-        let all = component.all();
-        if all.is_empty() {
-            return Vec::new();
-        }
-        let memory = state::memory_of_groups();
-        let of = |process: &Arc<Process>| {
-            let facts = process.facts();
-            let up = u64::try_from(facts.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            ProcessStatus {
-                kind: process.launch.kind.clone(),
-                pid: facts.pid,
-                release_id: process.launch.release,
-                uptime_ms: facts.pid.map(|_| up),
-                restarts: facts.restarts,
-                memory: facts.pid.and_then(|pid| memory.get(&pid).copied()),
-                ended: facts.ended,
-            }
-        };
-        all.iter().map(of).collect()
-    }
-
     /// Stops a component's processes for good.
     ///
     /// # Errors
@@ -333,7 +248,9 @@ impl Processes {
             component.processes().clear();
             component.sockets().clear();
         }
-        state::write(self.setting.store.root(), project, &BTreeMap::new())
+        let root = self.setting.store.root();
+        state::write(root, project, &Types::new())?;
+        state::write_before(root, project, None)
     }
 
     /// Stops all processes, each within its grace, and starts no more. They run again after the server's next start. Says

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::api::error::Error;
+use crate::api::error::{Code, Error};
 use crate::api::event::ProcessEvent;
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::manifest::{Health, ProcessType};
 use crate::engine::processes::health::{AwaitedProcess, ReadySocket};
 use crate::engine::processes::process::{Launch, Process, stop_all};
+use crate::engine::processes::state::{Before, Types};
 use crate::engine::processes::{ComponentProcesses, HeldSocket, ProcessPlan, Processes, state};
 use crate::system::log;
 use crate::system::stop::Stop;
@@ -53,6 +54,8 @@ pub struct OutputLine {
 /// Why the new processes do not run. Those that ran before do again.
 #[derive(Debug)]
 pub struct Unhealthy {
+    /// `unhealthy`, unless it was not for the processes: a disk that is full, a bug.
+    pub code: Code,
     /// What was being done and why it failed.
     pub message: String,
     /// The last lines of what failed.
@@ -85,32 +88,78 @@ impl Processes {
         emit: OnProcessEvent<'_>,
     ) -> Result<(), Unhealthy> {
         self.resumed.wait();
-        let project = order.project;
+        let running = self.component(order.project).all().into_iter();
+        let before = running.map(|one| (one.launch.kind.clone(), one.launch.release));
+        self.replace_all(order, before.collect(), emit)
+    }
+
+    /// Does a restart again that the end of an earlier server cut off: nothing of the component runs yet. If the processes
+    /// are not healthy, those run that ran before the restart; where that is not known, those of `previous`, the release
+    /// that was live before.
+    ///
+    /// # Errors
+    /// Why they are not, with the last lines of what failed.
+    pub fn finish_restart(
+        &self,
+        order: &RestartRequest<'_>,
+        previous: Option<DeploymentId>,
+        emit: OnProcessEvent<'_>,
+    ) -> Result<(), Unhealthy> {
+        self.resumed.wait();
+        let before = self.before_restart(order, previous);
+        self.replace_all(order, before.clone(), emit)
+            .inspect_err(|_| {
+                if !self.is_stopping() {
+                    self.resume_types(order.project, before);
+                }
+            })
+    }
+
+    /// What ran before a restart that was cut off.
+    fn before_restart(&self, order: &RestartRequest<'_>, previous: Option<DeploymentId>) -> Types {
+        let root = self.setting.store.root();
+        let known = state::read_before(root, order.project).unwrap_or_default();
+        if let Some(before) = known.filter(|before| before.restarts == order.release) {
+            return before.types;
+        }
+        let is_new = |types: &Types| types.values().all(|id| *id == order.release);
+        match (state::read(root, order.project), previous) {
+            // Nothing was to run, or the restart had not begun.
+            (Ok(None), _) => Types::new(),
+            (Ok(Some(types)), None) => types,
+            (Ok(Some(types)), Some(_)) if !is_new(&types) => types,
+            (_, Some(previous)) => self.types_of(order.project, previous),
+            (Err(_), None) => self.types_of(order.project, order.release),
+        }
+    }
+
+    fn replace_all(
+        &self,
+        order: &RestartRequest<'_>,
+        before: Types,
+        emit: OnProcessEvent<'_>,
+    ) -> Result<(), Unhealthy> {
+        let (project, root) = (order.project, self.setting.store.root());
         if let Some(hook) = self.hook(project) {
             let release = self.setting.store.release(project, order.release);
-            self.run_hook(
-                &hook,
-                (project, &release),
-                order.hook_limit,
-                order.stop,
-                emit,
-            )?;
+            let of = (project, &*release);
+            self.run_hook(&hook, of, order.hook_limit, order.stop, emit)?;
             // Whoever has a hook has something else that runs the processes.
             self.drop_component(project)?;
             return Ok(());
         }
         let plan = self.plan(project, order.release)?;
         let component = self.component(project);
-        let before = component.all();
-        // Until it is decided which of them run, no release of theirs may go.
-        let needed = before.iter().map(|one| one.launch.release);
-        *component.needed() = needed.chain([order.release]).collect();
-        let types = plan
-            .types
-            .iter()
-            .map(|one| (one.name.clone(), plan.release));
+        let _needed = component.need(before.values().copied().chain([order.release]));
+        let before = Before {
+            restarts: order.release,
+            types: before,
+        };
+        state::write_before(root, project, Some(&before))?;
+        let types = plan.types.iter();
+        let types = types.map(|one| (one.name.clone(), plan.release)).collect();
         // From here on it is the new ones that the next start runs, as the next start finds the new release live.
-        state::write(self.setting.store.root(), project, &types.collect())?;
+        state::write(root, project, &types)?;
         let mut turn = RestartPlan {
             processes: self,
             project,
@@ -124,32 +173,28 @@ impl Processes {
         };
         // A bug must not leave half of the processes running.
         let run = catch_unwind(AssertUnwindSafe(|| turn.run(order.rolling)));
-        let outcome = match run.unwrap_or_else(|_| Err(bug(project))) {
-            Ok(()) => {
-                // Sockets that no type has any more are closed, when the last process that had them is gone.
-                *component.sockets() = std::mem::take(&mut turn.sockets);
-                Ok(())
-            }
-            Err(unhealthy) => {
-                turn.undo();
-                let types = before
-                    .iter()
-                    .map(|one| (one.launch.kind.clone(), one.launch.release));
-                if let Err(error) =
-                    state::write(self.setting.store.root(), project, &types.collect())
-                {
-                    log::error(&error.to_string());
-                }
-                Err(unhealthy)
-            }
+        let outcome = run.unwrap_or_else(|_| Err(bug(project)));
+        match &outcome {
+            // Sockets that no type has any more are closed, when the last process that had them is gone.
+            Ok(()) => *component.sockets() = std::mem::take(&mut turn.sockets),
+            Err(_) => turn.undo(),
+        }
+        let written = match &outcome {
+            Ok(()) => Ok(()),
+            Err(_) => state::write(root, project, &before.types),
         };
-        component.needed().clear();
+        // If it is not written what runs, the next start finds in the other file what ran before.
+        let written = written.and_then(|()| state::write_before(root, project, None));
+        if let Err(error) = written {
+            log::error(&error.to_string());
+        }
         outcome
     }
 }
 
 fn bug(project: &Project) -> Unhealthy {
     Unhealthy {
+        code: Code::Internal,
         message: format!("restarting {project}: a bug, of which the server's log has more"),
         output: Vec::new(),
     }
@@ -219,6 +264,7 @@ impl RestartPlan<'_> {
     fn start(&mut self, of: &ProcessType) -> Result<AwaitedProcess, Unhealthy> {
         if self.processes.is_stopping() {
             return Err(Unhealthy {
+                code: Code::Interrupted,
                 message: format!("restarting {}: the server is stopping", self.project),
                 output: Vec::new(),
             });
@@ -294,6 +340,7 @@ impl RestartPlan<'_> {
     fn unhealthy(&self, why: &str, of: &Process) -> Unhealthy {
         let tail = of.facts().tail.into_iter();
         Unhealthy {
+            code: Code::Unhealthy,
             message: format!("restarting {}: {why}", self.project),
             output: tail
                 .map(|(stream, line)| OutputLine {
@@ -335,6 +382,11 @@ impl RestartPlan<'_> {
                 )),
             }
         }
-        *self.component.processes() = processes;
+        self.component.processes().clone_from(&processes);
+        // Who stops all may have looked just before they were there.
+        if self.processes.is_stopping() {
+            let all: Vec<_> = processes.into_values().collect();
+            stop_all(&all);
+        }
     }
 }

@@ -1,15 +1,29 @@
-//! What is to run after the server's next start, on disk; and what `/proc` says of the memory of what runs.
+//! What is to run after the server's next start, on disk.
+//!
+//! `run/X.processes` says what is to run of a component, and `run/X.before` what ran before a restart that has not come to
+//! its end: it is there only while a restart is on its way, or was when the server ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
-use crate::system::files::{self, Durability};
+use crate::system::files::{self, Durability, gone};
 
 /// The types of a component's processes, and the release that each runs from.
 pub(super) type Types = BTreeMap<String, DeploymentId>;
+
+/// What ran before a restart.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Before {
+    /// The release that the restart is to run.
+    pub(super) restarts: DeploymentId,
+    pub(super) types: Types,
+}
 
 /// No project's name has a dot.
 const SUFFIX: &str = ".processes";
@@ -18,72 +32,66 @@ fn path(root: &Path, project: &Project) -> PathBuf {
     root.join("run").join(format!("{project}{SUFFIX}"))
 }
 
-/// Writes down what is to run; nothing removes the file.
-pub(super) fn write(root: &Path, project: &Project, types: &Types) -> Result<(), Error> {
-    let path = path(root, project);
-    let what = || format!("writing {}", path.display());
-    if types.is_empty() {
-        return files::gone(fs::remove_file(&path)).doing(what);
-    }
-    let text = serde_json::to_vec(types).doing(what)?;
-    files::replace(&path, &text, 0o600, Durability::None).doing(what)
+fn path_before(root: &Path, project: &Project) -> PathBuf {
+    root.join("run").join(format!("{project}.before"))
 }
 
-/// What is to run, of all components.
-pub(super) fn read_all(root: &Path) -> Result<Vec<(Project, Types)>, Error> {
+/// Writes down what is to run, so that it holds across a power loss.
+pub(super) fn write(root: &Path, project: &Project, types: &Types) -> Result<(), Error> {
+    replace(&path(root, project), (!types.is_empty()).then_some(types))
+}
+
+/// Writes down what ran before a restart; none at its end.
+pub(super) fn write_before(
+    root: &Path,
+    project: &Project,
+    before: Option<&Before>,
+) -> Result<(), Error> {
+    replace(&path_before(root, project), before)
+}
+
+fn replace<T: Serialize>(path: &Path, value: Option<&T>) -> Result<(), Error> {
+    let what = || format!("writing {}", path.display());
+    let Some(value) = value else {
+        return match fs::remove_file(path) {
+            Ok(()) => path.parent().map_or(Ok(()), files::sync_dir),
+            removed => gone(removed),
+        }
+        .doing(what);
+    };
+    let text = serde_json::to_vec(value).doing(what)?;
+    files::replace(path, &text, 0o600, Durability::PowerLoss).doing(what)
+}
+
+/// What is to run of a component; none if nothing is.
+pub(super) fn read(root: &Path, project: &Project) -> Result<Option<Types>, Error> {
+    read_file(&path(root, project))
+}
+
+/// What ran before the restart that is on its way, or was when the server ended.
+pub(super) fn read_before(root: &Path, project: &Project) -> Result<Option<Before>, Error> {
+    read_file(&path_before(root, project))
+}
+
+fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let what = || format!("reading {}", path.display());
+    match files::if_there(fs::read(path)).doing(what)? {
+        Some(text) => serde_json::from_slice(&text).map(Some).doing(what),
+        None => Ok(None),
+    }
+}
+
+/// The components of which something is to run.
+pub(super) fn projects(root: &Path) -> Result<Vec<Project>, Error> {
     let dir = root.join("run");
     let what = || format!("reading {}", dir.display());
     let mut found = Vec::new();
     for entry in fs::read_dir(&dir).doing(what)? {
         let name = entry.doing(what)?.file_name();
         let project = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-        let Some(project) = project.and_then(|name| name.parse::<Project>().ok()) else {
-            continue;
-        };
-        let file = dir.join(&name);
-        let text = fs::read(&file).doing(|| format!("reading {}", file.display()))?;
-        // One that a power loss left empty says nothing; its component is started by the next deployment.
-        if let Ok(types) = serde_json::from_slice(&text) {
-            found.push((project, types));
-        }
+        found.extend(project.and_then(|name| name.parse::<Project>().ok()));
     }
     Ok(found)
-}
-
-/// The resident memory of each process group, in bytes, by the group's id.
-pub(super) fn memory_of_groups() -> HashMap<u32, u64> {
-    let mut groups = HashMap::new();
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return groups;
-    };
-    for entry in entries.flatten() {
-        let dir = entry.path();
-        let Some((group, bytes)) = group_of(&dir).zip(resident(&dir)) else {
-            continue;
-        };
-        *groups.entry(group).or_insert(0) += bytes;
-    }
-    groups
-}
-
-fn group_of(dir: &Path) -> Option<u32> {
-    let stat = fs::read_to_string(dir.join("stat")).ok()?;
-    // The name, in brackets, may hold anything. Behind it come the state, the parent and the group.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(2)?
-        .parse()
-        .ok()
-}
-
-fn resident(dir: &Path) -> Option<u64> {
-    let status = fs::read_to_string(dir.join("status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 #[cfg(test)]
@@ -94,24 +102,29 @@ mod tests {
     fn what_ran_is_found_again() {
         let root = std::env::temp_dir().join(format!("gangplank-state-{}", std::process::id()));
         fs::create_dir_all(root.join("run")).unwrap();
-        let (demo, id) = (
-            "demo".parse().unwrap(),
-            DeploymentId::after(None, 1, [0; 10]),
-        );
+        let (demo, other): (Project, Project) = ("demo".parse().unwrap(), "other".parse().unwrap());
+        let id = DeploymentId::after(None, 1, [0; 10]);
         let types = Types::from([("web".to_owned(), id)]);
         write(&root, &demo, &types).unwrap();
         fs::write(root.join("run/other.processes"), "").unwrap();
         fs::write(root.join("run/gangplank.sock"), "").unwrap();
-        assert_eq!(read_all(&root).unwrap(), [(demo.clone(), types)]);
-        write(&root, &demo, &Types::new()).unwrap();
-        write(&root, &demo, &Types::new()).unwrap();
-        assert_eq!(read_all(&root).unwrap(), []);
+        let mut known = projects(&root).unwrap();
+        known.sort();
+        assert_eq!(known, [demo.clone(), other.clone()]);
+        assert_eq!(read(&root, &demo).unwrap(), Some(types.clone()));
+        assert!(read(&root, &other).is_err());
+        let before = Before {
+            restarts: id,
+            types,
+        };
+        write_before(&root, &demo, Some(&before)).unwrap();
+        assert_eq!(read_before(&root, &demo).unwrap(), Some(before));
+        for _ in 0..2 {
+            write(&root, &demo, &Types::new()).unwrap();
+            write_before(&root, &demo, None).unwrap();
+        }
+        assert_eq!(read(&root, &demo).unwrap(), None);
+        assert_eq!(read_before(&root, &demo).unwrap(), None);
         fs::remove_dir_all(&root).unwrap();
-    }
-
-    #[test]
-    fn our_own_group_has_memory() {
-        let group = group_of(Path::new("/proc/self")).unwrap();
-        assert!(memory_of_groups()[&group] > 1 << 20);
     }
 }

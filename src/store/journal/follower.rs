@@ -1,4 +1,4 @@
-//! The reading side of a journal: see the [room](crate::store::journal).
+//! The reading side of a journal: see [`journal`](crate::store::journal).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
+use crate::api::record::Record;
 use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, segments};
 
 /// What a follower sees next.
@@ -86,7 +87,10 @@ impl Follower {
             let Some((live, channel)) = &self.live else {
                 return Ok(match self.read()? {
                     Some(entry) => self.pass(entry),
-                    None => self.end(),
+                    None => match self.recorded_end() {
+                        Some(entry) => self.pass(entry),
+                        None => self.end(),
+                    },
                 });
             };
             // In this order: what the channel has is newest; an empty channel means that all that was not offered is
@@ -153,9 +157,12 @@ impl Follower {
         if let Some(newest) = segments(&self.dir)?.last() {
             self.open(*newest)?;
         }
-        let mut last = 0;
+        let (mut last, mut ended) = (0, false);
         while let Some(entry) = self.read_line()? {
-            last = entry.id;
+            (last, ended) = (entry.id, entry.is_terminal());
+        }
+        if !ended && let Some(end) = self.recorded_end() {
+            last = end.id;
         }
         Ok(last)
     }
@@ -178,6 +185,15 @@ impl Follower {
             .terminal
             .clone()
             .filter(|entry| entry.id >= self.next)
+    }
+
+    /// The terminal entry as the record has it, if the journal has lost its own.
+    fn recorded_end(&self) -> Option<Arc<Entry>> {
+        let text = std::fs::read(self.dir.join("record.json")).ok()?;
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        let last = record.event_log.entries().last()?;
+        let is_it = last.is_terminal() && last.id >= self.next;
+        is_it.then(|| Arc::new(last.clone()))
     }
 
     /// The next entry from the files; none at their end. A gap becomes a `truncated` entry.
@@ -248,19 +264,25 @@ impl Follower {
         Ok(())
     }
 
-    /// The next whole line of the file that is open; none at its end. Half a line is left for a later call.
+    /// The next entry of the file that is open; none at its end. Half a line is left for a later call. A whole line that
+    /// is not an entry is what a disk damaged: it is passed over, and the entry after it shows the gap.
     fn read_line(&mut self) -> Result<Option<Entry>, Error> {
         let Some(reading) = &mut self.reading else {
             return Ok(None);
         };
         let what = || format!("reading the journal in {}", self.dir.display());
         let mut line = Vec::new();
-        reading.lines.read_until(b'\n', &mut line).doing(what)?;
-        if line.last() != Some(&b'\n') {
-            let back = i64::try_from(line.len()).doing(what)?;
-            reading.lines.seek_relative(-back).doing(what)?;
-            return Ok(None);
+        loop {
+            line.clear();
+            reading.lines.read_until(b'\n', &mut line).doing(what)?;
+            if line.last() != Some(&b'\n') {
+                let back = i64::try_from(line.len()).doing(what)?;
+                reading.lines.seek_relative(-back).doing(what)?;
+                return Ok(None);
+            }
+            if let Ok(entry) = serde_json::from_slice(&line) {
+                return Ok(Some(entry));
+            }
         }
-        serde_json::from_slice(&line).doing(what).map(Some)
     }
 }

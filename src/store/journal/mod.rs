@@ -6,7 +6,8 @@
 //! mechanism, nothing is told apart by time, and no watcher holds up the writer or makes memory grow.
 //!
 //! The size is bounded: the head file keeps its first 4 MiB for good; what comes later goes to segments of 4 MiB, of which
-//! the newest three stay. Where a follower finds a gap it makes one `truncated` entry of it, with the true count.
+//! the newest three stay. Where a follower finds a gap it makes one `truncated` entry of it, with the true count. A line
+//! that a disk damaged is such a gap, and the rest of the journal is read all the same.
 
 mod follower;
 #[cfg(test)]
@@ -24,12 +25,15 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
 pub use crate::store::journal::follower::{Follower, Step};
+use crate::system::files::{self, Durability};
 use crate::system::time::now_ms;
 
 /// The size at which a file of the journal is full: with four files it bounds a journal at 16 MiB and an entry.
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// How many segments stay beside the head.
 const SEGMENTS_KEPT: u32 = 3;
+/// What the name of a file ends with that was damaged.
+const DAMAGED: &str = ".damaged";
 /// The capacity of a follower's channel: enough for the entries between two of its turns; one that falls further behind
 /// reads the files. (`a_follower_that_falls_behind_misses_nothing` fills it.)
 const CHANNEL_CAPACITY: usize = 256;
@@ -109,7 +113,8 @@ impl Journal {
         })
     }
 
-    /// Opens a journal that a server left without its end, to end it. A last line that was not written whole is removed.
+    /// Opens a journal that a server left without its end, to end it. A last line that was not written whole is removed;
+    /// a damaged line before it stays.
     ///
     /// # Errors
     /// When the files cannot be read or mended.
@@ -145,6 +150,47 @@ impl Journal {
             line: Vec::new(),
             live,
         })
+    }
+
+    /// Makes a journal again of which too much is damaged, from the entries that are known of it. The damaged files are
+    /// kept beside it, under another name.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn rebuild<'a>(
+        dir: &Path,
+        known: impl IntoIterator<Item = &'a Entry>,
+    ) -> Result<Journal, Error> {
+        let head = segment_path(dir, 0);
+        let what = || format!("making the journal {} again", head.display());
+        let mut text = Vec::new();
+        for entry in known {
+            serde_json::to_writer(&mut text, entry).doing(what)?;
+            text.push(b'\n');
+        }
+        for segment in segments(dir)? {
+            let path = segment_path(dir, segment);
+            let mut aside = path.clone().into_os_string();
+            aside.push(DAMAGED);
+            fs::rename(&path, aside).doing(what)?;
+        }
+        files::replace(&head, &text, 0o600, Durability::PowerLoss).doing(what)?;
+        Journal::reopen(dir)
+    }
+
+    /// The id of the last entry, 0 if there is none.
+    pub fn last_id(&self) -> u64 {
+        self.next_id - 1
+    }
+
+    /// Writes an entry that was made and numbered before, when the disk did not take it.
+    ///
+    /// # Errors
+    /// When the disk does not take it now either.
+    pub fn restore(&mut self, entry: &Arc<Entry>) -> Result<(), Error> {
+        self.write(entry)?;
+        self.publish(entry);
+        Ok(())
     }
 
     /// The place where followers join.
@@ -267,7 +313,7 @@ fn segments(dir: &Path) -> Result<Vec<u32>, Error> {
     Ok(found)
 }
 
-/// How much of a file is whole lines that are entries.
+/// How much of a file is whole lines, and the last entry among them.
 struct Whole {
     bytes: u64,
     last_id: Option<u64>,
@@ -284,9 +330,11 @@ fn whole_lines(file: &File) -> io::Result<Whole> {
     loop {
         line.clear();
         let read = reader.read_until(b'\n', &mut line)?;
-        match serde_json::from_slice::<Entry>(&line) {
-            Ok(entry) if line.ends_with(b"\n") => whole.last_id = Some(entry.id),
-            _ => return Ok(whole),
+        if !line.ends_with(b"\n") {
+            return Ok(whole);
+        }
+        if let Ok(entry) = serde_json::from_slice::<Entry>(&line) {
+            whole.last_id = Some(entry.id);
         }
         whole.bytes += read as u64;
     }

@@ -1,0 +1,121 @@
+//! What is known of what runs, and what `/proc` says of its memory.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::api::name::{DeploymentId, Project};
+use crate::engine::processes::Processes;
+use crate::engine::processes::process::Process;
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessStatus {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its id while it runs.
+    pub pid: Option<u32>,
+    /// The release that it runs from.
+    pub release_id: DeploymentId,
+    /// For how long it has been running, in milliseconds.
+    pub uptime_ms: Option<u64>,
+    /// How often it was started again after it had exited.
+    pub restarts: u64,
+    /// The memory of its process group, in bytes.
+    pub memory: Option<u64>,
+    /// How it ended last, if it did.
+    pub ended: Option<String>,
+}
+
+/// What runs at one moment: however many components are asked for, `/proc` is read once, and only if something runs.
+pub struct ProcessSnapshot<'a> {
+    processes: &'a Processes,
+    /// By the process group's id, in bytes.
+    memory: OnceCell<HashMap<u32, u64>>,
+}
+
+impl Processes {
+    /// What runs now.
+    pub fn snapshot(&self) -> ProcessSnapshot<'_> {
+        ProcessSnapshot {
+            processes: self,
+            memory: OnceCell::new(),
+        }
+    }
+}
+
+impl ProcessSnapshot<'_> {
+    /// What is known of a component's processes, by type.
+    pub fn status(&self, project: &Project) -> Vec<ProcessStatus> {
+        let component = self.processes.components().get(project).cloned();
+        let all = component.map_or(Vec::new(), |component| component.all());
+        all.iter().map(|process| self.of(process)).collect()
+    }
+
+    fn of(&self, process: &Arc<Process>) -> ProcessStatus {
+        let facts = process.facts();
+        let up = u64::try_from(facts.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let memory = |pid| self.memory.get_or_init(memory_of_groups).get(&pid).copied();
+        ProcessStatus {
+            kind: process.launch.kind.clone(),
+            pid: facts.pid,
+            release_id: process.launch.release,
+            uptime_ms: facts.pid.map(|_| up),
+            restarts: facts.restarts,
+            memory: facts.pid.and_then(memory),
+            ended: facts.ended,
+        }
+    }
+}
+
+/// The resident memory of each process group, in bytes, by the group's id.
+fn memory_of_groups() -> HashMap<u32, u64> {
+    let mut groups = HashMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return groups;
+    };
+    for entry in entries.flatten() {
+        let dir = entry.path();
+        let Some((group, bytes)) = group_of(&dir).zip(resident(&dir)) else {
+            continue;
+        };
+        *groups.entry(group).or_insert(0) += bytes;
+    }
+    groups
+}
+
+fn group_of(dir: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(dir.join("stat")).ok()?;
+    // The name, in brackets, may hold anything. Behind it come the state, the parent and the group.
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(2)?
+        .parse()
+        .ok()
+}
+
+fn resident(dir: &Path) -> Option<u64> {
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_group_has_memory() {
+        let group = group_of(Path::new("/proc/self")).unwrap();
+        assert!(memory_of_groups()[&group] > 1 << 20);
+    }
+}
