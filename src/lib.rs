@@ -92,6 +92,9 @@
 //! `tests/it/crash.rs` kills the server at each of these steps. `tests/it/power/` watches their order, and starts a server on
 //! what a disk of ext4 has when the power goes at each of them.
 //!
+//! # For those who change it
+//! [`guide`] says how to build, test, fuzz and measure, draws the statuses of a deployment, and adds an operation step by step.
+//!
 //! # Where to begin reading
 //! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`user`](cli::commands) and [`client`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -101,6 +104,7 @@ pub mod cli;
 pub mod client;
 pub mod engine;
 pub mod formats;
+pub mod guide;
 pub mod server;
 pub mod store;
 pub mod system;

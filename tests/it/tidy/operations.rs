@@ -92,3 +92,25 @@ fn an_operation_has_an_address() {
         without.join(", ")
     );
 }
+
+#[test]
+fn the_drawing_has_every_status_of_a_deployment() {
+    let guide = fs::read_to_string(top().join("src/guide.rs")).unwrap();
+    let drawing = super::between(&guide, "```text", '`')[0];
+    let events = fs::read_to_string(top().join("src/api/event.rs")).unwrap();
+    let statuses = events.split_once("pub enum Status {").unwrap().1;
+    let statuses = statuses.split_once('}').unwrap().0;
+    for line in statuses.lines().filter(|line| line.ends_with(',')) {
+        let mut status = String::new();
+        for c in line.trim().trim_end_matches(',').chars() {
+            if c.is_uppercase() && !status.is_empty() {
+                status.push('_');
+            }
+            status.push(c.to_ascii_lowercase());
+        }
+        assert!(
+            drawing.contains(&status),
+            "{status} is missing in the drawing of src/guide.rs"
+        );
+    }
+}
