@@ -8,14 +8,14 @@ use super::{code, folder_of, rust_files, top};
 /// How many lines of code each folder may have, without tests, comments and blank lines. A ceiling is raised only by a
 /// commit that says why.
 const CEILINGS: [(&str, usize); 8] = [
-    ("api", 1_400),
-    ("system", 1_100),
-    ("formats", 2_500),
-    ("store", 1_300),
-    ("client", 1_300),
-    ("engine", 4_800),
-    ("server", 4_600),
-    ("cli", 4_800),
+    ("api", 1_500),
+    ("system", 1_600),
+    ("formats", 2_700),
+    ("store", 1_600),
+    ("client", 1_500),
+    ("engine", 5_200),
+    ("server", 5_000),
+    ("cli", 5_000),
 ];
 
 /// The lines of code of a file.
