@@ -181,8 +181,8 @@ pub enum Operation {
     GetLogs(Logs),
     /// Deploy here what is live at a peer, of one component or of all.
     Sync(String, Option<Project>),
-    /// Remove a component.
-    Drop(Project),
+    /// Remove a component; or take back the first deployment of it, if that one made live what is live.
+    Drop(Project, Option<DeploymentId>),
     /// What is live.
     GetComponents,
     /// Which version answers.
@@ -231,7 +231,7 @@ impl Operation {
             "delete_deployment_payload" => reader.deployment().map(Operation::DeletePayload),
             "cancel_deployment" => reader.deployment().map(Operation::Cancel),
             "rollback_component" => reader.rollback().map(Operation::Rollback),
-            "drop_component" => reader.project().map(Operation::Drop),
+            "drop_component" => reader.drop_component(),
             "restart_component" => reader.restart_component(),
             "sync" => reader.sync(),
             "get_logs" => reader.logs().map(Operation::GetLogs),

@@ -3,19 +3,25 @@
 //! Whatever becomes of the thread that holds an [`Attempt`], the journal ends with exactly one `done` or `error` and the
 //! record says the same: [`Attempt::end`] consumes it, and dropping it without that, as a panic does, ends it as a bug.
 //! Only after that is the component free again.
+//!
+//! The journal is the truth: an event that it does not take fails the phase. The record is a fold over it that can be made
+//! again, so a record that cannot be written fails nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{
-    Event, Failure, InstallOutput, Opening, Phase, PhaseEvent, PhaseStatus, Upload,
+    Event, Failure, Opening, PeerEvent, Phase, PhaseEvent, PhaseStatus, Upload,
 };
 use crate::api::record::{Record, Summary};
+use crate::engine::ending::Ending;
+use crate::engine::outcome::{Failed, Outcome, Success};
+use crate::engine::registry::Registry;
 use crate::store::Store;
-use crate::store::index::Index;
 use crate::store::journal::{Journal, LiveFeed};
 use crate::system::log;
 use crate::system::stop::{SharedStopper, Stop};
@@ -24,31 +30,31 @@ use crate::system::time::now_ms;
 /// What a phase adds to its `done` event.
 pub type Facts = Map<String, Value>;
 
-/// Where deployments are kept and known.
-#[derive(Clone)]
-pub struct Registry {
-    /// On disk.
-    pub store: Arc<Store>,
-    /// In memory.
-    pub index: Arc<Index>,
-}
+/// The waits before another try to write an end: a call that fails once, or a moment without descriptors, is no reason to
+/// tell an end that is not on disk.
+const WRITE_AGAIN: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
 
 /// A running deployment.
 pub struct Attempt {
     registry: Registry,
-    journal: Journal,
+    /// None once the deployment has ended.
+    open: Option<Open>,
+    live: Arc<LiveFeed>,
     record: Record,
     stop: Stop,
     stopper: SharedStopper,
-    staged: bool,
-    restarted: bool,
-    more: Map<String, Value>,
-    peers: Vec<Value>,
     phase: Option<Phase>,
-    output: Option<InstallOutput>,
-    ended: bool,
+}
+
+/// What a deployment has until it ends.
+struct Open {
+    journal: Journal,
     /// Frees the component when it is dropped.
-    hold: Option<Box<dyn Send>>,
+    hold: Box<dyn Send>,
 }
 
 impl Attempt {
@@ -70,6 +76,7 @@ impl Attempt {
             Err(error) => {
                 let removed = store.remove_deployment(id).and_then(|()| store.unmark(id));
                 if let Err(error) = removed {
+                    // The mark is there, or the directory has no journal: the next start removes it.
                     log::warn(&error.to_string());
                 }
                 return Err(error);
@@ -79,18 +86,12 @@ impl Attempt {
         log::info(&format!("deployment {id} of {} begins", record.project));
         Ok(Attempt {
             registry,
-            journal,
+            live: Arc::clone(journal.live()),
+            open: Some(Open { journal, hold }),
             record,
             stop,
             stopper,
-            staged: false,
-            restarted: false,
-            more: Map::new(),
-            peers: Vec::new(),
             phase: None,
-            output: None,
-            ended: false,
-            hold: Some(hold),
         })
     }
 
@@ -101,7 +102,7 @@ impl Attempt {
 
     /// The place where followers join.
     pub fn live(&self) -> &Arc<LiveFeed> {
-        self.journal.live()
+        &self.live
     }
 
     /// Ready when the deployment is to stop.
@@ -109,34 +110,16 @@ impl Attempt {
         &self.stop
     }
 
-    /// From here on it cannot be stopped any more. False if it was before.
-    pub fn commit(&self) -> bool {
-        self.stopper.disarm()
-    }
-
-    /// It ends with a release that is kept, and is not live.
-    pub fn stage(&mut self) {
-        self.staged = true;
-    }
-
-    /// Its processes were restarted.
-    pub fn restarted(&mut self) {
-        self.restarted = true;
-    }
-
-    /// Adds something to the error that ends it.
-    pub fn add_to_error(&mut self, name: &str, value: Value) {
-        self.more.insert(name.to_owned(), value);
-    }
-
-    /// What was put back was not put back because of it.
-    pub fn forget_rollback(&mut self) {
-        self.more.remove("rolled_back_to");
-    }
-
-    /// How its peers did.
-    pub fn peers(&mut self, results: Vec<Value>) {
-        self.peers = results;
+    /// Lets nobody stop the deployment from here on.
+    ///
+    /// # Errors
+    /// `cancelled` if it was stopped before; `what` was being done.
+    pub fn commit(&self, what: &str) -> Result<(), Refusal> {
+        if self.stopper.disarm() {
+            return Ok(());
+        }
+        let why = format!("{what} {}: stopped", self.record.project);
+        Err(Refusal::new(Code::Cancelled, why))
     }
 
     /// Writes an event.
@@ -144,21 +127,29 @@ impl Attempt {
     /// # Errors
     /// When the disk does not take it.
     pub fn emit(&mut self, event: &Event) -> Result<(), Error> {
-        let entry = self.journal.append(event)?;
+        let Some(open) = &mut self.open else {
+            return Err(Error::new("writing an event", "the deployment has ended"));
+        };
+        let entry = open.journal.append(event)?;
         self.record.apply(&entry);
         Ok(())
     }
 
-    /// Keeps what an installation printed last, for the error that ends the deployment.
-    pub fn keep_output(&mut self, output: InstallOutput) {
-        if !output.lines.is_empty() {
-            self.output = Some(output);
+    /// Takes what happens at peers. What the disk does not take of it is in the log: the next thing that is written says so,
+    /// too, and ends the deployment.
+    pub fn peer_events(&mut self) -> impl FnMut(PeerEvent) + '_ {
+        |event| {
+            if let Err(error) = self.emit(&Event::Peer(event)) {
+                log::warn(&error.to_string());
+            }
         }
     }
 
     /// Tells who watches how far the upload is.
     pub fn upload(&self, upload: Upload) {
-        self.journal.upload(upload);
+        if let Some(open) = &self.open {
+            open.journal.upload(upload);
+        }
     }
 
     /// Makes what was written so far survive a power loss.
@@ -166,18 +157,21 @@ impl Attempt {
     /// # Errors
     /// When the disk reports an error.
     pub fn sync(&self) -> Result<(), Error> {
-        self.journal.sync()
+        match &self.open {
+            Some(open) => open.journal.sync(),
+            None => Ok(()),
+        }
     }
 
     /// Runs one phase between its `start` and its `done` or `error`.
     ///
     /// # Errors
-    /// What the work refuses.
+    /// What the work refuses, or the journal.
     pub fn phase<T>(
         &mut self,
         phase: Phase,
-        work: impl FnOnce(&mut Attempt) -> Result<(T, Facts), Refusal>,
-    ) -> Result<T, Refusal> {
+        work: impl FnOnce(&mut Attempt) -> Result<(T, Facts), Box<Failed>>,
+    ) -> Result<T, Box<Failed>> {
         let begun = Instant::now();
         self.phase = Some(phase);
         self.emit_phase(phase, PhaseStatus::Start, None, None, Facts::new())?;
@@ -190,8 +184,8 @@ impl Attempt {
                 self.emit_phase(phase, PhaseStatus::Done, Some(elapsed), None, facts)?;
                 Ok(value)
             }
-            Err(refusal) => {
-                let message = Some(refusal.message.clone());
+            Err(failed) => {
+                let message = Some(failed.refusal.message.clone());
                 // The refusal is what matters; a disk that takes no more shows at the end.
                 let told = self.emit_phase(
                     phase,
@@ -203,7 +197,7 @@ impl Attempt {
                 if let Err(error) = told {
                     log::warn(&error.to_string());
                 }
-                Err(refusal)
+                Err(failed)
             }
         }
     }
@@ -223,9 +217,11 @@ impl Attempt {
         )
     }
 
-    /// Ends the deployment: the terminal event, the record, and then the component is free.
-    pub fn end(mut self, outcome: Result<(), Refusal>) {
-        self.finish(outcome);
+    /// Ends the deployment: the terminal event and the record are on disk, then the component is free, then it is told. A
+    /// success that the disk does not take is undone and is a failure. What of a failure the disk does not take is told all
+    /// the same, and returned, to be written later.
+    pub fn end(mut self, outcome: Outcome<'_>) -> Option<Ending> {
+        self.finish(outcome)
     }
 
     fn emit_phase(
@@ -248,76 +244,106 @@ impl Attempt {
         }))?;
         let id = self.record.deployment_id;
         self.registry.index.put(id, Summary::from(&self.record));
-        self.registry.store.write_record(&self.record, false)
+        if let Err(error) = self.registry.store.write_record(&self.record, false) {
+            log::warn(&error.to_string());
+        }
+        Ok(())
     }
 
-    fn finish(&mut self, outcome: Result<(), Refusal>) {
-        self.ended = true;
-        let id = self.record.deployment_id;
-        let event = match &outcome {
-            Ok(()) => {
-                let mut result = self.record.result(self.staged, now_ms());
-                if let (true, Some(message)) = (self.restarted, result["message"].as_str()) {
-                    result["message"] = format!("{message}, restarted").into();
+    fn finish(&mut self, outcome: Outcome<'_>) -> Option<Ending> {
+        let Open { journal, hold } = self.open.take()?;
+        let (store, record) = (Arc::clone(&self.registry.store), self.record.clone());
+        let (mut ending, refusal) = match outcome {
+            Ok(success) => {
+                let event = Event::Done(self.result(&success));
+                let mut ending = Ending::new(store, journal, record, &event);
+                match ending.seal() {
+                    Ok(()) => {
+                        success.made.settle();
+                        (ending, None)
+                    }
+                    Err(error) => {
+                        let mut failed = Box::<Failed>::from(error);
+                        success.made.undo(&mut failed);
+                        let event = Event::Error(Box::new(self.failure(&failed)));
+                        (ending.instead(&event), Some(failed.refusal))
+                    }
                 }
-                if !self.peers.is_empty() {
-                    result["peer_results"] = std::mem::take(&mut self.peers).into();
-                }
-                Event::Done(result)
             }
-            Err(refusal) => Event::Error(Box::new(self.failure(refusal))),
+            Err(failed) => {
+                let event = Event::Error(Box::new(self.failure(&failed)));
+                let ending = Ending::new(store, journal, record, &event);
+                (ending, Some(failed.refusal))
+            }
         };
-        // Nobody is told anything that the next start would not say too, nor of an end before the component is free: the
-        // entry and the record are on disk, then the component is free, then it is said. A disk that fails here must not
-        // keep the end from the watchers, so it is said all the same.
-        let (entry, written) = self.journal.seal(&event);
-        self.record.apply(&entry);
-        let written = written.and_then(|()| self.journal.sync());
-        checkpoint("recorded");
-        let store = &self.registry.store;
-        let written = written.and_then(|()| store.write_record(&self.record, true));
-        // The mark goes last: as long as it is there, the next start looks after this deployment.
-        let written = written.and_then(|()| store.unmark(id));
-        checkpoint("ended");
-        self.registry.index.put(id, Summary::from(&self.record));
+        let written = persist(&mut ending);
+        ending.apply();
+        let id = self.record.deployment_id;
+        self.registry.index.put(id, Summary::from(ending.record()));
         if let Err(error) = &written {
             log::error(&format!("ending deployment {id}: {error}"));
-        } else {
-            self.hold = None;
+            self.registry.store.keep_unwritten(ending.record());
+            self.registry.keep_feed(id, Arc::clone(&self.live));
         }
-        self.journal.publish(&entry);
-        let of = format!("deployment {id} of {}", self.record.project);
-        match outcome {
-            Ok(()) => log::info(&format!(
-                "{of} is done after {} ms",
-                self.record.elapsed_ms.unwrap_or(0)
-            )),
-            Err(refusal) => log::warn(&format!("{of} failed: {refusal}")),
-        }
+        drop(hold);
+        ending.publish();
+        log_end(ending.record(), refusal.as_ref());
+        written.is_err().then_some(ending)
     }
 
-    fn failure(&mut self, refusal: &Refusal) -> Failure {
-        if !self.peers.is_empty() {
-            let results = std::mem::take(&mut self.peers);
-            self.more.insert("peer_results".into(), results.into());
+    fn result(&self, success: &Success<'_>) -> Value {
+        let mut result = self.record.result(success.staged, now_ms());
+        if let (true, Some(message)) = (success.restarted, result["message"].as_str()) {
+            result["message"] = format!("{message}, restarted").into();
         }
+        if !success.peer_results.is_empty() {
+            result["peer_results"] = success.peer_results.clone().into();
+        }
+        result
+    }
+
+    fn failure(&self, failed: &Failed) -> Failure {
         Failure {
-            message: refusal.message.clone(),
-            code: refusal.code.word().to_owned(),
+            message: failed.refusal.message.clone(),
+            code: failed.refusal.code.word().to_owned(),
             phase: self.phase.map(|phase| phase.word().to_owned()),
             deployment_id: Some(self.record.deployment_id.to_string()),
-            install_output: self.output.take(),
-            more: std::mem::take(&mut self.more),
+            install_output: failed.install_output.clone(),
+            more: failed.more.clone(),
         }
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.ended {
-            let why = "deploying: the worker ended unexpectedly, which is a bug; the server's log has more";
-            self.finish(Err(Refusal::new(Code::Internal, why)));
+        let why =
+            "deploying: the worker ended unexpectedly, which is a bug; the server's log has more";
+        // What of this end the disk does not take is written by the next start.
+        drop(self.finish(Err(Refusal::new(Code::Internal, why).into())));
+    }
+}
+
+/// Writes an end, and tries a few times.
+fn persist(ending: &mut Ending) -> Result<(), Error> {
+    let mut written = ending.write();
+    for wait in WRITE_AGAIN {
+        if written.is_ok() {
+            break;
         }
+        thread::sleep(wait);
+        written = ending.write();
+    }
+    written
+}
+
+fn log_end(record: &Record, refusal: Option<&Refusal>) {
+    let of = format!("deployment {} of {}", record.deployment_id, record.project);
+    match refusal {
+        None => log::info(&format!(
+            "{of} is done after {} ms",
+            record.elapsed_ms.unwrap_or(0)
+        )),
+        Some(refusal) => log::warn(&format!("{of} failed: {refusal}")),
     }
 }
 
@@ -330,10 +356,12 @@ fn begin(store: &Store, opening: Opening) -> Result<(Journal, Record), Error> {
     let record = Record::fold([&*entry]).ok_or_else(|| {
         Error::new(
             "opening a deployment",
-            "its first event is none of a deployment",
+            "its first event does not open a deployment",
         )
     })?;
-    store.write_record(&record, false)?;
+    if let Err(error) = store.write_record(&record, false) {
+        log::warn(&error.to_string());
+    }
     Ok((journal, record))
 }
 
@@ -344,25 +372,3 @@ fn panic_if_asked(phase: Phase) {
         panic!("the test asked for a panic in phase {}", phase.word());
     }
 }
-
-/// A place where a test parks the server, to kill it there: it says that it is reached, and goes no further.
-#[cfg(debug_assertions)]
-pub fn checkpoint(name: &str) {
-    let Ok(asked) = std::env::var("GANGPLANK_TEST_CHECKPOINT") else {
-        return;
-    };
-    if let Some(file) = asked
-        .strip_prefix(name)
-        .and_then(|rest| rest.strip_prefix('='))
-    {
-        // The test waits for this file; what goes wrong here is for it to notice.
-        let _ = std::fs::write(file, name);
-        loop {
-            std::thread::park();
-        }
-    }
-}
-
-/// Nothing, in a program that is not a test's.
-#[cfg(not(debug_assertions))]
-pub const fn checkpoint(_name: &str) {}

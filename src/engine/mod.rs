@@ -1,12 +1,18 @@
 //! Deploying: what becomes of a payload, what runs of it, and what is kept.
 
 pub mod attempt;
+mod checkpoint;
+pub mod converge;
 pub mod deployer;
+mod ending;
 pub mod install;
 pub mod manifest;
+pub mod outcome;
 pub mod peers;
 pub mod processes;
 pub mod recover;
+pub mod registry;
 pub mod retain;
 pub mod settings;
+pub mod spec;
 pub mod stages;

@@ -18,9 +18,9 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::Event;
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
-use crate::engine::attempt::Registry;
 use crate::engine::recover::damage::Remains;
 use crate::engine::recover::verdict::Verdict;
+use crate::engine::registry::Registry;
 use crate::store::Store;
 use crate::store::index::Index;
 use crate::store::journal::Journal;
@@ -55,8 +55,8 @@ pub fn recover(store: &Store) -> Result<Vec<UnjudgedDeployment>, Error> {
     let mut unjudged = Vec::new();
     for id in store.marked()? {
         match end_marked(store, id) {
-            Ok(Ending::Unjudged(one)) => unjudged.push(*one),
-            Ok(Ending::Ended(_) | Ending::Nothing) => {}
+            Ok(FoundEnd::Unjudged(one)) => unjudged.push(*one),
+            Ok(FoundEnd::Ended(_) | FoundEnd::Nothing) => {}
             Err(error) => log::error(&format!(
                 "ending deployment {id}, which ran when the server ended: {error}; it is tried again later"
             )),
@@ -69,7 +69,7 @@ pub fn recover(store: &Store) -> Result<Vec<UnjudgedDeployment>, Error> {
 /// Puts all deployments on disk into the index, and ends those that have no end and no mark either, as a power loss may
 /// leave them. What cannot be read is said in the log and left as it is.
 pub fn fill(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) {
-    let Registry { store, index } = registry;
+    let Registry { store, index, .. } = registry;
     let _complete = Complete(index);
     let ids = match store.deployments() {
         Ok(ids) => ids,
@@ -79,9 +79,9 @@ pub fn fill(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) {
         let mut known = store.read_summary(id).ok().flatten();
         if !known.as_ref().is_some_and(|one| one.status.ended()) && !is_running(id) {
             match end(store, id) {
-                Ok(Ending::Ended(record)) => known = Some(Summary::from(&*record)),
-                Ok(Ending::Nothing) => {}
-                Ok(Ending::Unjudged(one)) => {
+                Ok(FoundEnd::Ended(record)) => known = Some(Summary::from(&*record)),
+                Ok(FoundEnd::Nothing) => {}
+                Ok(FoundEnd::Unjudged(one)) => {
                     end_live(store, *one);
                     known = store.read_summary(id).ok().flatten();
                 }
@@ -125,7 +125,7 @@ pub fn catch_up(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) 
 
 /// Tries to end what is not ended on disk, and says whether nothing is left.
 fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> bool {
-    let Registry { store, index } = registry;
+    let Registry { store, index, .. } = registry;
     let mut all = true;
     for record in store.unwritten_records() {
         let id = record.deployment_id;
@@ -143,9 +143,9 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
             continue;
         }
         match end_marked(store, id) {
-            Ok(Ending::Ended(record)) => index.put(id, Summary::from(&*record)),
-            Ok(Ending::Nothing) => {}
-            Ok(Ending::Unjudged(one)) => {
+            Ok(FoundEnd::Ended(record)) => index.put(id, Summary::from(&*record)),
+            Ok(FoundEnd::Nothing) => {}
+            Ok(FoundEnd::Unjudged(one)) => {
                 end_live(store, *one);
                 if let Ok(Some(summary)) = store.read_summary(id) {
                     index.put(id, summary);
@@ -171,40 +171,40 @@ pub fn end_live(store: &Store, one: UnjudgedDeployment) {
 }
 
 /// What became of a deployment that had no end.
-enum Ending {
+enum FoundEnd {
     /// It had not begun, or nothing is left of it.
     Nothing,
     Ended(Box<Record>),
     Unjudged(Box<UnjudgedDeployment>),
 }
 
-fn end_marked(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
+fn end_marked(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
     let ending = if store.deployment(id).is_dir() {
         end(store, id)?
     } else {
-        Ending::Nothing
+        FoundEnd::Nothing
     };
-    if !matches!(ending, Ending::Unjudged(_)) {
+    if !matches!(ending, FoundEnd::Unjudged(_)) {
         store.unmark(id)?;
     }
     Ok(ending)
 }
 
 /// Ends a deployment that has no end yet.
-fn end(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
+fn end(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
     let mut record = match damage::read(store, id)? {
         Remains::Nothing => {
             // Not even its opening was written, so nobody was ever told of it.
             log::warn(&format!("deployment {id} had not begun; removing it"));
             store.remove_deployment(id)?;
-            return Ok(Ending::Nothing);
+            return Ok(FoundEnd::Nothing);
         }
         Remains::Unknown => {
             log::error(&format!(
                 "deployment {id}: neither its journal nor its record can be read, and no release is of it; it is kept as {}",
                 store.keep_damaged(id)?.display()
             ));
-            return Ok(Ending::Nothing);
+            return Ok(FoundEnd::Nothing);
         }
         Remains::Entries(entries) => {
             let Some(mut record) = Record::fold(&entries) else {
@@ -214,7 +214,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
                 let verdict = verdict::of(store, &entries, &record);
                 if let Verdict::Unjudged = verdict {
                     let journal = damage::journal(store, &record)?;
-                    return Ok(Ending::Unjudged(Box::new(UnjudgedDeployment {
+                    return Ok(FoundEnd::Unjudged(Box::new(UnjudgedDeployment {
                         journal,
                         record,
                     })));
@@ -234,7 +234,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<Ending, Error> {
     // From here on everybody is told so, whatever the disk says.
     store.keep_unwritten(&record);
     write_end(store, &record)?;
-    Ok(Ending::Ended(record))
+    Ok(FoundEnd::Ended(record))
 }
 
 /// Removes what a deployment made that did not become live.

@@ -10,7 +10,7 @@ use crate::api::error::Error;
 use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
-use crate::engine::attempt::Registry;
+use crate::engine::registry::Registry;
 use crate::store::DetachedTree;
 use crate::system::log;
 
@@ -91,7 +91,7 @@ pub fn retain(
     keep: RetentionLimits,
     set_aside: Detach<'_>,
 ) -> Result<(), Error> {
-    let Registry { store, index } = registry;
+    let Registry { store, index, .. } = registry;
     // What removes old things makes room for what was not written.
     store.ring();
     let ended = index.ended(project);

@@ -1,10 +1,25 @@
-//! The stages of a deployment, as types that consume each other: [`Staged`] (unpacked) → `Ready` (installed and loaded) →
-//! live. Dropping a stage undoes what it made, so a `?` on the way, or a panic, leaves what was live before and
-//! nothing of what was not to be.
+//! The stages of a deployment, as types that consume each other: [`Staged`] (unpacked) → [`Ready`] (installed and loaded) →
+//! [`Live`] (the link leads to it) → kept, once the end of the deployment is on disk. Dropping a stage undoes what it made, so
+//! a `?` on the way, or a panic, leaves what was live before and nothing of what was not to be.
+//!
+//! | stage | what a drop undoes |
+//! | --- | --- |
+//! | [`Staged`], [`Ready`] | the release's directory, if this deployment made it |
+//! | [`Live`] | the link, the processes, what the peers made live; both releases stay |
+//!
+//! | file | what for |
+//! | --- | --- |
+//! | `intake` | from a payload to [`Staged`] |
+//! | `build` | from [`Staged`] to [`Ready`] |
+//! | `live` | [`Live`], and the way back |
+//! | `replicate` | the peers of one deployment |
 
+mod build;
 mod intake;
+mod live;
 mod replicate;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,16 +27,18 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::api::error::{Code, Refusal};
+use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{Event, Phase};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Restart;
-use crate::engine::attempt::{Attempt, Facts, checkpoint};
-use crate::engine::install::{self, Choice, InstallFailure, InstallRequest};
-use crate::engine::manifest;
+use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::checkpoint::checkpoint;
+use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::peers::Peer;
 use crate::engine::processes::{Processes, RestartRequest};
+use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::intake::Intake;
+use crate::engine::stages::live::Live;
 use crate::engine::stages::replicate::Fleet;
 use crate::store::Store;
 use crate::system::account::Account;
@@ -30,6 +47,9 @@ use crate::system::stop::Stop;
 
 /// A payload that was unpacked; dropping it removes the tree.
 pub struct Staged(ReleaseTree);
+
+/// A release that can run; dropping it removes it, unless it was there before.
+pub struct Ready(ReleaseTree);
 
 /// A release directory of ours; dropping it removes it unless it is kept.
 struct ReleaseTree {
@@ -50,9 +70,31 @@ impl Drop for ReleaseTree {
         if !self.kept
             && let Err(error) = self.store.remove_release(&self.project, self.id)
         {
+            // It stands under a hidden name, which the next start removes, or is one release too many, which retention
+            // counts.
             log::warn(&format!("deployment {}: {error}", self.id));
         }
     }
+}
+
+impl Ready {
+    /// A release that an earlier deployment built.
+    pub fn built(store: &Arc<Store>, project: &Project, id: DeploymentId) -> Ready {
+        Ready(ReleaseTree {
+            store: Arc::clone(store),
+            project: project.clone(),
+            id,
+            kept: true,
+        })
+    }
+}
+
+impl Made for Ready {
+    fn settle(mut self: Box<Self>) {
+        self.0.kept = true;
+    }
+
+    fn undo(self: Box<Self>, _: &mut Failed) {}
 }
 
 /// What every build needs beside its release.
@@ -73,300 +115,211 @@ pub struct Builder {
     pub replicate_timeout: Duration,
 }
 
-/// A release that can run; dropping it removes it, unless it was there before.
-pub struct Ready(ReleaseTree);
-
-impl Ready {
-    /// A release that an earlier deployment built.
-    pub fn built(store: &Arc<Store>, project: &Project, id: DeploymentId) -> Ready {
-        Ready(ReleaseTree {
-            store: Arc::clone(store),
-            project: project.clone(),
-            id,
-            kept: true,
-        })
-    }
-}
-
-/// What a deployment does past `extract`.
+/// With what a deployment goes on past `extract`.
 pub enum Work {
-    /// Installs and loads what was unpacked, and then does with it what is wanted.
-    Build(Staged, Then),
-    /// Makes a release live that is there.
-    Activate(Ready),
-    /// Only restarts what is live.
+    /// A payload that was unpacked.
+    Unpacked(Staged),
+    /// A release that was built.
+    Built(Ready),
+    /// What is live already.
     Restart,
 }
 
-/// What becomes of a release that was built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// It is kept, and is not live.
-    Keep,
-    /// It becomes live.
-    Activate,
-    /// It becomes live here and on every peer.
-    Replicate {
-        /// Peers that fail are left behind.
-        ignores: bool,
-    },
-}
-
 impl Builder {
-    /// Takes a release through the phases that are left. `place` is what is held while there is something to build.
+    /// Takes a release through the phases that are left. `permit` is what is held while there is something to build.
     ///
     /// # Errors
     /// Why it is not live. What was live before is so still, and nothing of a release that was being built stays.
-    pub fn run<P>(&self, work: Work, attempt: &mut Attempt, place: P) -> Result<(), Refusal> {
-        let (ready, then) = match work {
-            Work::Restart => {
-                if !attempt.commit() {
-                    let why = format!("restarting {}: stopped", attempt.record().project);
-                    return Err(Refusal::new(Code::Cancelled, why));
-                }
-                return self.restart(attempt, false);
-            }
-            Work::Activate(ready) => (ready, Then::Activate),
-            Work::Build(staged, then) => {
+    pub fn run<P>(
+        &self,
+        spec: &DeploySpec,
+        work: Work,
+        attempt: &mut Attempt,
+        permit: P,
+    ) -> Outcome<'_> {
+        let ready = match work {
+            Work::Restart => return self.restart_alone(spec, attempt),
+            Work::Built(ready) => ready,
+            Work::Unpacked(staged) => {
                 checkpoint("unpacked");
                 let staged = self.install(staged, attempt)?;
                 checkpoint("installed");
-                let mut ready = self.load(staged, attempt)?;
+                let ready = self.load(staged, attempt)?;
                 checkpoint("loaded");
-                if then == Then::Keep {
-                    return keep(&mut ready, attempt, &self.store);
-                }
-                (ready, then)
+                ready
             }
         };
+        if spec.plan == Plan::Build(Then::Stage) {
+            attempt.commit("staging")?;
+            self.sync(&ready.0, attempt)?;
+            return Ok(Success {
+                made: Box::new(ready),
+                staged: true,
+                restarted: false,
+                peer_results: Vec::new(),
+            });
+        }
         // Who waits for peers holds up nobody, least of all the peers.
-        drop(place);
-        let mut fleet = match then {
-            Then::Replicate { ignores } => self.replicate(attempt, &ready.0, ignores)?,
+        drop(permit);
+        let fleet = match spec.plan {
+            Plan::Build(Then::Replicate { ignores }) => {
+                self.replicate(attempt, &ready.0, ignores)?
+            }
             _ => Fleet::none(),
         };
-        let tree = self.activate(ready, attempt, &mut fleet);
-        let ended = tree.and_then(|tree| match attempt.record().restart_mode {
-            Some(_) => self.restart_all(attempt, &mut fleet, &tree),
-            None => Ok(()),
-        });
-        fleet.report(attempt, ended.is_ok());
-        ended
-    }
-
-    /// Restarts the processes here and on the peers. What fails in one place is taken back everywhere.
-    fn restart_all(
-        &self,
-        attempt: &mut Attempt,
-        fleet: &mut Fleet<'_>,
-        tree: &ReleaseTree,
-    ) -> Result<(), Refusal> {
-        if let Err(refusal) = self.restart(attempt, true) {
-            self.undo_fleet(attempt, fleet, tree);
-            return Err(refusal);
-        }
-        let Err(refusal) = self.restart_fleet(attempt, fleet, tree) else {
-            return Ok(());
+        let live = self.activate(ready, attempt, fleet)?;
+        let (live, restarted) = match spec.restart {
+            Restart::No => (live, false),
+            _ => self.restart(spec, attempt, live)?,
         };
-        self.undo_fleet(attempt, fleet, tree);
-        let previous = self.switch_back(attempt)?;
-        let order = RestartRequest {
-            project: &tree.project,
-            release: previous.unwrap_or(tree.id),
-            rolling: false,
-            hook_limit: self.install_timeout,
-            stop: &attempt.stop().clone(),
-        };
-        let back = match previous {
-            Some(_) => self.processes.restart(&order, &mut |_| Ok(())),
-            None => Ok(self.processes.drop_component(&tree.project)?),
-        };
-        if let Err(unhealthy) = back {
-            log::error(&format!("going back: {}", unhealthy.message));
-        }
-        Err(refusal)
-    }
-
-    /// Makes live again what was before, or nothing, and says what that is.
-    fn switch_back(&self, attempt: &mut Attempt) -> Result<Option<DeploymentId>, Refusal> {
-        let record = attempt.record();
-        let (project, release) = (record.project.clone(), record.release_id);
-        let previous = record.previous.filter(|before| *before != release);
-        self.store.switch_back(&project, previous)?;
-        if let Some(previous) = previous {
-            attempt.add_to_error("rolled_back_to", json!(previous));
-        }
-        Ok(previous)
-    }
-
-    /// Restarts the processes. If the new ones are not healthy and the release was `switched` to, the one before is live
-    /// again.
-    fn restart(&self, attempt: &mut Attempt, switched: bool) -> Result<(), Refusal> {
-        let record = attempt.record();
-        let (project, release) = (record.project.clone(), record.release_id);
-        // What cannot be read fails in the phase, where the switch is undone.
-        if !self.processes.has_any(&project, release).unwrap_or(true) {
-            let why = "the component has neither processes nor a hook";
-            attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
-            return Ok(attempt.skip(Phase::Restart, why)?);
-        }
-        let rolling = record.restart_mode.as_deref() == Restart::Rolling.mode();
-        let limit = record.options.timeout().unwrap_or(self.install_timeout);
-        let stop = Stop::never();
-        let order = |release| RestartRequest {
-            project: &project,
-            release,
-            rolling,
-            hook_limit: limit,
-            stop: &stop,
-        };
-        attempt.phase(Phase::Restart, |attempt| {
-            let emit = &mut |event| attempt.emit(&Event::Process(event));
-            let unhealthy = match self.processes.restart(&order(release), emit) {
-                Ok(()) => return Ok(((), Facts::new())),
-                Err(unhealthy) => unhealthy,
-            };
-            if switched && let Some(previous) = self.switch_back(attempt)? {
-                self.processes.restore(&order(previous));
-            }
-            attempt.add_to_error("process_output", json!(unhealthy.output));
-            if self.processes.is_stopping() {
-                // Not the fault of what was deployed.
-                attempt.forget_rollback();
-                return Err(Refusal::new(Code::Interrupted, unhealthy.message));
-            }
-            Err(Refusal::new(unhealthy.code, unhealthy.message))
-        })?;
-        attempt.restarted();
-        Ok(())
-    }
-
-    fn install(&self, staged: Staged, attempt: &mut Attempt) -> Result<Staged, Refusal> {
-        let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
-        let release = staged.0.path();
-        let request = InstallRequest {
-            options: &options,
-            default_timeout: self.install_timeout,
-            release: &release,
-            project: &staged.0.project,
-            id: staged.0.id,
-            root: self.store.root(),
-            environment: &self.environment,
-            account: self.account.as_deref(),
-            stop: &stop,
-        };
-        let (choice, warnings) = match install::choose(&request) {
-            Ok(chosen) => chosen,
-            Err(refusal) => return attempt.phase(Phase::Install, |_| Err(refusal)),
-        };
-        for warning in warnings {
-            attempt.emit(&Event::Warning(warning))?;
-        }
-        match choice {
-            Choice::Skip(why) => attempt.skip(Phase::Install, &why)?,
-            Choice::Run(installer) => attempt.phase(Phase::Install, |attempt| {
-                let manager = installer.manager.clone();
-                let ran = install::run(&request, &installer, &mut |line| {
-                    attempt.emit(&Event::Install(line))
-                });
-                let lines = keep_output(attempt, ran)?;
-                Ok(((), facts(json!({ "manager": manager, "lines": lines }))))
-            })?,
-        }
-        Ok(staged)
-    }
-
-    fn load(&self, staged: Staged, attempt: &mut Attempt) -> Result<Ready, Refusal> {
-        let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
-        attempt.phase(Phase::Load, |attempt| {
-            let release = staged.0.path();
-            let project = &staged.0.project;
-            let manifest = manifest::manifest(&release)?;
-            manifest::package(&release)?;
-            manifest::procfile(&release)?;
-            let environment = self.store.root().join("env").join(project.as_str());
-            manifest::environment(&environment)?;
-            if manifest::is_open_to_others(&environment) {
-                let warning = format!(
-                    "{} can be read by others than its owner",
-                    environment.display()
-                );
-                attempt.emit(&Event::Warning(warning))?;
-            }
-            let request = InstallRequest {
-                options: &options,
-                default_timeout: self.install_timeout,
-                release: &release,
-                project,
-                id: staged.0.id,
-                root: self.store.root(),
-                environment: &self.environment,
-                account: self.account.as_deref(),
-                stop: &stop,
-            };
-            let ran = install::check(&request, &manifest, &mut |line| {
-                attempt.emit(&Event::Install(line))
-            });
-            keep_output(attempt, ran)?;
-            Ok(((), Facts::new()))
-        })?;
-        Ok(Ready(staged.0))
+        Ok(Success {
+            staged: false,
+            restarted,
+            peer_results: live.fleet.report(true).results,
+            made: Box::new(live),
+        })
     }
 
     /// The order is what makes it hold across a power loss: the release is on disk, then the intent to switch is in the
     /// journal, then the link is renamed, and only then the deployment is told to be live. A start finds the link at the
     /// old release or at a whole new one.
-    fn activate(
-        &self,
+    fn activate<'a>(
+        &'a self,
         ready: Ready,
         attempt: &mut Attempt,
-        fleet: &mut Fleet<'_>,
-    ) -> Result<ReleaseTree, Refusal> {
-        let Ready(mut tree) = ready;
+        fleet: Fleet<'a>,
+    ) -> Result<Live<'a>, Box<Failed>> {
         // From here on a cancel comes too late.
-        if !attempt.commit() {
-            return Err(Refusal::new(
-                Code::Cancelled,
-                format!("activating {}: stopped", tree.project),
-            ));
-        }
+        attempt.commit("activating")?;
+        let previous = attempt.record().previous;
         attempt.phase(Phase::Activate, |attempt| {
-            let deployment = attempt.record().deployment_id;
-            self.store.sync(&tree.project, tree.id, deployment)?;
-            attempt.sync()?;
+            let Ready(mut tree) = ready;
+            self.sync(&tree, attempt)?;
             checkpoint("synced");
-            self.store.switch(&tree.project, tree.id)?;
-            checkpoint("switched");
-            // Live from here on: nothing that fails later may remove it.
+            let switch = self.store.switch(&tree.project, Some(tree.id))?;
+            // The guard of the link has it from here on, and neither release goes.
             tree.kept = true;
-            if let Err(refusal) = self.activate_fleet(attempt, fleet, &tree) {
-                self.undo_fleet(attempt, fleet, &tree);
-                self.switch_back(attempt)?;
-                return Err(refusal);
+            let release = (tree.project.clone(), tree.id);
+            let mut live = Live::new(self, release, previous, switch, fleet);
+            checkpoint("switched");
+            let done = live
+                .sync()
+                .and_then(|()| self.activate_peers(attempt, &mut live));
+            match done {
+                Ok(()) => Ok((live, Facts::new())),
+                Err(refusal) => Err(live.back(refusal.into(), &mut attempt.peer_events())),
             }
-            Ok((tree, Facts::new()))
         })
     }
-}
 
-/// Keeps a release that is not to be live.
-fn keep(ready: &mut Ready, attempt: &mut Attempt, store: &Store) -> Result<(), Refusal> {
-    if !attempt.commit() {
-        let why = format!("staging {}: stopped", ready.0.project);
-        return Err(Refusal::new(Code::Cancelled, why));
+    /// Puts a release and its deployment on disk.
+    fn sync(&self, tree: &ReleaseTree, attempt: &Attempt) -> Result<(), Error> {
+        let deployment = attempt.record().deployment_id;
+        self.store.sync(&tree.project, tree.id, deployment)?;
+        attempt.sync()
     }
-    let deployment = attempt.record().deployment_id;
-    store.sync(&ready.0.project, ready.0.id, deployment)?;
-    ready.0.kept = true;
-    attempt.stage();
-    Ok(())
+
+    /// Restarts the processes here and then those of the peers. What fails in one place is taken back everywhere.
+    fn restart<'a>(
+        &'a self,
+        spec: &DeploySpec,
+        attempt: &mut Attempt,
+        mut live: Live<'a>,
+    ) -> Result<(Live<'a>, bool), Box<Failed>> {
+        let release = attempt.record().release_id;
+        let mut restarted = false;
+        if self.has_any(spec, release) {
+            let ran = self.runs_from(&spec.project);
+            live = attempt.phase(Phase::Restart, |attempt| {
+                match self.restart_here(spec, attempt, release) {
+                    Ok(()) => {
+                        live.processes_replaced(ran);
+                        Ok((live, Facts::new()))
+                    }
+                    Err(failed) => {
+                        live.processes_put_back();
+                        Err(live.back(failed, &mut attempt.peer_events()))
+                    }
+                }
+            })?;
+            restarted = true;
+        } else if let Err(error) = skip_restart(attempt) {
+            return Err(live.back(error.into(), &mut attempt.peer_events()));
+        }
+        match self.restart_peers(spec, attempt, &mut live) {
+            Ok(()) => Ok((live, restarted)),
+            Err(refusal) => Err(live.back(refusal.into(), &mut attempt.peer_events())),
+        }
+    }
+
+    /// Restarts what is live, and nothing else.
+    fn restart_alone(&self, spec: &DeploySpec, attempt: &mut Attempt) -> Outcome<'_> {
+        attempt.commit("restarting")?;
+        let release = attempt.record().release_id;
+        let restarted = self.has_any(spec, release);
+        if restarted {
+            attempt.phase(Phase::Restart, |attempt| {
+                self.restart_here(spec, attempt, release)?;
+                Ok(((), Facts::new()))
+            })?;
+        } else {
+            skip_restart(attempt)?;
+        }
+        Ok(Success {
+            made: Box::new(()),
+            staged: false,
+            restarted,
+            peer_results: Vec::new(),
+        })
+    }
+
+    /// Whether there is anything to restart. What cannot be read fails in the phase.
+    fn has_any(&self, spec: &DeploySpec, release: DeploymentId) -> bool {
+        let found = self.processes.has_any(&spec.project, release);
+        found.unwrap_or(true)
+    }
+
+    /// The one release that the processes run from; none if there are none, or if they run from several.
+    fn runs_from(&self, project: &Project) -> Option<DeploymentId> {
+        let releases = self.processes.snapshot().status(project).into_iter();
+        let releases: BTreeSet<DeploymentId> = releases.map(|one| one.release_id).collect();
+        releases.first().copied().filter(|_| releases.len() == 1)
+    }
+
+    /// Replaces the processes by those of a release. Those that ran before run again if the new ones are not healthy.
+    fn restart_here(
+        &self,
+        spec: &DeploySpec,
+        attempt: &mut Attempt,
+        release: DeploymentId,
+    ) -> Result<(), Box<Failed>> {
+        let limit = spec.options.timeout().unwrap_or(self.install_timeout);
+        let request = RestartRequest {
+            project: &spec.project,
+            release,
+            rolling: spec.restart == Restart::Rolling,
+            hook_limit: limit,
+            stop: &Stop::never(),
+        };
+        let emit = &mut |event| attempt.emit(&Event::Process(event));
+        let Err(unhealthy) = self.processes.restart(&request, emit) else {
+            return Ok(());
+        };
+        let refusal = Refusal::new(unhealthy.code, unhealthy.message);
+        let mut failed = Box::<Failed>::from(refusal);
+        failed.add("process_output", json!(unhealthy.output));
+        if self.processes.is_stopping() {
+            // Not the fault of what was deployed.
+            failed.refusal.code = Code::Interrupted;
+        }
+        Err(failed)
+    }
 }
 
-fn keep_output(attempt: &mut Attempt, ran: Result<u64, InstallFailure>) -> Result<u64, Refusal> {
-    ran.map_err(|failed| {
-        attempt.keep_output(failed.output);
-        failed.refusal
-    })
+fn skip_restart(attempt: &mut Attempt) -> Result<(), Error> {
+    let why = "the component has neither processes nor a hook";
+    attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
+    attempt.skip(Phase::Restart, why)
 }
 
 fn facts(value: serde_json::Value) -> Facts {

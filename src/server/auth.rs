@@ -113,7 +113,7 @@ pub(super) fn role(operation: &Operation) -> Role {
     match operation {
         Operation::Deploy(_)
         | Operation::Rollback(_)
-        | Operation::Drop(_)
+        | Operation::Drop(..)
         | Operation::Restart(..)
         | Operation::Sync(..)
         | Operation::Cancel(_)

@@ -53,12 +53,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api::error::{Doing, Error};
-use crate::engine::attempt::Registry;
 use crate::engine::deployer::Deployer;
 use crate::engine::install;
 use crate::engine::peers::Peer;
 use crate::engine::processes::{ProcessSettings, Processes};
 use crate::engine::recover::{self, recover};
+use crate::engine::registry::Registry;
 use crate::engine::retain::RetentionLimits;
 use crate::engine::settings::{Listen, ServeOptions};
 use crate::engine::stages::Builder;
@@ -110,10 +110,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     for one in recover(&store)? {
         recover::end_live(&store, one);
     }
-    let known = Registry {
-        store,
-        index: Arc::default(),
-    };
+    let known = Registry::new(store);
     let house = RunningServer::build(options, known, tokens, certificate.as_ref())?;
     house.announce();
     house.look_back(options.sync_from.clone())?;
@@ -187,7 +184,7 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
         store: Arc::clone(store),
         install_timeout,
         environment,
-        account: account.clone(),
+        account,
         processes: Arc::clone(&processes),
         peers: options
             .peers
@@ -201,24 +198,24 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
         payloads: options.keep_payloads,
         deployments: options.keep_deployments,
     };
-    let workers = Arc::new(Deployer::new(
-        options.max_deploys,
-        builder,
-        keep,
-        known.clone(),
-    )?);
     let limits = Limits {
         max_payload: options.max_payload,
         max_entries: options.max_entries,
         min_free_disk: options.min_free_disk,
     };
+    let max_payload = limits.max_payload;
+    let deployer = Arc::new(Deployer::new(
+        options.max_deploys,
+        builder,
+        (limits, keep),
+        known.clone(),
+    )?);
     Ok(ServerState::new(
         known,
-        workers,
+        deployer,
         Authenticator::new(tokens),
         processes,
-        limits,
-        account,
+        max_payload,
         options.max_json_body,
     ))
 }
@@ -249,7 +246,7 @@ impl RunningServer {
         let inner = Arc::new(inner);
         // Last of all: from here on there are clients.
         let gate = Gate::open(listeners, options.max_connections, inner.clone())?;
-        state.workers().cut_by(Box::new(gate.cutter()));
+        state.deployer().cut_by(Box::new(gate.cutter()));
         Ok(RunningServer {
             state,
             gate,
@@ -265,11 +262,11 @@ impl RunningServer {
         let state = Arc::clone(&self.state);
         let work = move || {
             state.processes.resume(&[]);
-            recover::fill(&state.known, &|id| state.workers().is_running(id));
+            recover::fill(&state.known, &|id| state.deployer().is_running(id));
             if let Some(from) = sync_from {
                 sync::at_start(&state, &from);
             }
-            recover::catch_up(&state.known, &|id| state.workers().is_running(id))
+            recover::catch_up(&state.known, &|id| state.deployer().is_running(id))
         };
         threads::spawn("look-back", LOOK_BACK_STACK_BYTES, work)
             .map(drop)
@@ -298,20 +295,20 @@ impl RunningServer {
         let kill = end
             .checked_sub(KILL_BEFORE_END)
             .unwrap_or_else(Instant::now);
-        let workers = self.state.workers();
-        workers.stop();
+        let deployer = self.state.deployer();
+        deployer.stop();
         // A client that stalls must not hold up the end of its deployment.
         self.gate.cut_uploads();
         // A restart on its way may take half of the time; the processes have the rest.
-        workers.wait_idle(Instant::now() + grace / 2);
+        deployer.wait_idle(Instant::now() + grace / 2);
         let processes = self.state.processes.stop(kill);
-        if !workers.wait_idle(kill) || !processes {
+        if !deployer.wait_idle(kill) || !processes {
             match child::end_survivors(self.state.root(), SurvivorScope::All) {
                 Ok(0) => {}
                 Ok(killed) => log::warn(&format!("killed {killed} processes that did not stop")),
                 Err(error) => log::warn(&error.to_string()),
             }
-            if !workers.wait_idle(end) {
+            if !deployer.wait_idle(end) {
                 log::warn("a deployment is still running; the next start ends it");
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::api::error::{Code, Refusal};
 use crate::api::record::hash_key;
+use crate::engine::spec::DeployCaller;
 use crate::server::http::Exchange;
 
 /// The longest idempotency key.
@@ -40,6 +41,15 @@ impl RequestOptions {
             key: key.transpose()?,
             connection: exchange.connection(),
         })
+    }
+
+    /// Who asks for a deployment.
+    pub(super) fn caller(&self, user: Option<String>) -> DeployCaller {
+        DeployCaller {
+            user,
+            key: self.key.clone(),
+            connection: self.connection,
+        }
     }
 }
 

@@ -1,26 +1,24 @@
 //! `get_deployment_payload` and `delete_deployment_payload`.
 
-use std::fs::File;
-
 use serde_json::{Value, json};
 
-use crate::api::error::{Code, Doing, Refusal};
+use crate::api::error::{Code, Refusal};
 use crate::api::name::DeploymentId;
 use crate::server::answers::Outcome;
 use crate::server::state::ServerState;
 
 pub(super) fn get(state: &ServerState, id: DeploymentId) -> Result<Outcome, Refusal> {
-    if state.workers.is_running(id) {
+    if state.deployer.is_running(id) {
         let why = format!("reading the payload of deployment {id}: it is still running");
         return Err(Refusal::new(Code::Conflict, why));
     }
-    let (file, length) = open(state, id)?;
+    let (file, length) = state.deployer.payload(id)?;
     let name = format!("deployment-{id}.tar.gz");
     Ok(Outcome::File(file, length, name))
 }
 
 pub(super) fn delete(state: &ServerState, id: DeploymentId) -> Result<Value, Refusal> {
-    if state.workers.is_running(id) {
+    if state.deployer.is_running(id) {
         let why = format!("deleting the payload of deployment {id}: it is still running");
         return Err(Refusal::new(Code::Conflict, why).about(id));
     }
@@ -31,21 +29,4 @@ pub(super) fn delete(state: &ServerState, id: DeploymentId) -> Result<Value, Ref
         "deployment_id": id,
         "freed_bytes": size,
     }))
-}
-
-/// A stored payload and its length.
-pub(super) fn open(state: &ServerState, id: DeploymentId) -> Result<(File, u64), Refusal> {
-    let path = state.known.store.payload(id);
-    match File::open(&path) {
-        Ok(file) => {
-            let what = || format!("reading {}", path.display());
-            let length = file.metadata().doing(what)?.len();
-            Ok((file, length))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let why = format!("the payload of deployment {id} is not stored any more");
-            Err(Refusal::new(Code::NotFound, why))
-        }
-        Err(error) => Err(error).doing(|| format!("reading {}", path.display()))?,
-    }
 }

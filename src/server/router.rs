@@ -65,7 +65,7 @@ impl ServerState {
         exchange: &mut Exchange,
         operation: &mut String,
     ) -> Result<Outcome, Refusal> {
-        if self.workers.is_stopping() {
+        if self.deployer.is_stopping() {
             return Err(stopping());
         }
         let (method, path) = (exchange.method(), exchange.path().to_owned());
@@ -78,7 +78,7 @@ impl ServerState {
             ("/", "POST", _) => {
                 let caller = self.auth.caller(exchange)?;
                 let wanted = RequestOptions::of(exchange)?;
-                let max_payload = self.limits.max_payload;
+                let max_payload = self.max_payload;
                 let request = form::read(exchange, self.max_json_body, max_payload)?;
                 operation.push_str(&request.operation().chars().take(40).collect::<String>());
                 perform(self, request, wanted, &caller)
@@ -110,7 +110,7 @@ fn perform(
     match &operation {
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
         Operation::Rollback(Rollback { project, .. })
-        | Operation::Drop(project)
+        | Operation::Drop(project, _)
         | Operation::Sync(_, Some(project))
         | Operation::Restart(project, _)
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
@@ -124,10 +124,10 @@ fn perform(
     }
     let value = match operation {
         Operation::Deploy(deploy) => {
-            return deploy::deploy(state, &deploy, request, options, caller.name());
+            return deploy::deploy(state, &deploy, request, &options, caller.name());
         }
         Operation::Rollback(rollback) => {
-            return rollback::rollback(state, &rollback, options, caller.name());
+            return rollback::rollback(state, &rollback, &options, caller.name());
         }
         Operation::GetDeployment(id) if options.events => {
             return watch::replay(state, id, options.resume.unwrap_or(0));
@@ -150,7 +150,7 @@ fn perform(
         Operation::GetDeployment(id) => show::get_deployment(state, id)?,
         Operation::DeletePayload(id) => payload::delete(state, id)?,
         Operation::Cancel(id) => cancel::cancel(state, id)?,
-        Operation::Drop(project) => drop::drop_component(state, &project)?,
+        Operation::Drop(project, first) => drop::drop_component(state, &project, first)?,
         Operation::ListDeployments(list) => {
             return Ok(list::list_deployments(state, &list, caller));
         }

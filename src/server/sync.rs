@@ -7,20 +7,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::{Map, Value, json};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::api::event::{Event, Failure, Status};
+use crate::api::event::{Event, Failure};
 use crate::api::name::Project;
-use crate::api::operation::Restart;
-use crate::engine::deployer::DeploySpec;
-use crate::engine::peers::{Peer, PeerRelease};
-use crate::engine::stages::{Then, Work};
+use crate::engine::converge::Converged;
+use crate::engine::peers::Peer;
 use crate::formats::sse;
 use crate::server::answers::{self, Outcome};
-use crate::server::deploy::intake;
 use crate::server::pump::{Batch, LiveStream, StreamSource};
 use crate::server::state::ServerState;
-use crate::server::watch;
 use crate::system::log;
-use crate::system::stop::Stop;
 use crate::system::threads;
 
 /// The stack of the thread that deploys one component after the other.
@@ -40,31 +35,21 @@ pub(super) struct Sync {
     pub(super) events: bool,
 }
 
-/// What came of one component.
-struct SyncResult {
-    project: Project,
-    id: Option<String>,
-    status: &'static str,
-    error: Option<String>,
-}
-
-impl SyncResult {
-    fn json(&self) -> Value {
-        let mut value = json!({
-            "project": self.project,
-            "deployment_id": self.id,
-            "status": self.status,
-        });
-        if let Some(error) = &self.error {
-            value["error"] = error.as_str().into();
-        }
-        value
+fn json_of(one: &Converged) -> Value {
+    let mut value = json!({
+        "project": one.project,
+        "deployment_id": one.deployment_id,
+        "status": if one.error.is_none() { "success" } else { "failed" },
+    });
+    if let Some(error) = &one.error {
+        value["error"] = error.as_str().into();
     }
+    value
 }
 
 impl Sync {
     fn peer<'a>(&self, state: &'a ServerState) -> Result<&'a Peer, Refusal> {
-        state.workers.peer(&self.from).ok_or_else(|| {
+        state.deployer.peer(&self.from).ok_or_else(|| {
             let from = self.from.escape_debug();
             Refusal::new(
                 Code::NotFound,
@@ -99,103 +84,29 @@ impl Sync {
         &self,
         state: &ServerState,
         tell: Option<&Sender<Event>>,
-    ) -> Result<Vec<SyncResult>, Refusal> {
+    ) -> Result<Vec<Converged>, Refusal> {
         let peer = self.peer(state)?;
-        let stop = Stop::never();
-        let live = peer.live(self.project.as_ref(), &stop).map_err(|why| {
-            let why = format!("catching up from {}: {why}", self.from);
-            Refusal::new(Code::ReplicateFailed, why)
-        })?;
-        let mut results = Vec::new();
-        for one in live {
-            if is_here(state, &one)? {
-                continue;
-            }
-            let project = one.project.clone();
-            let done = self
-                .deploy(state, peer, one)
-                .unwrap_or_else(|refusal| SyncResult {
-                    project,
-                    id: refusal.deployment_id.map(|id| id.to_string()),
-                    status: "failed",
-                    error: Some(refusal.message),
-                });
+        let (only, user) = (self.project.as_ref(), self.user.as_deref());
+        state.deployer.converge(peer, only, user, &mut |one| {
             if let Some(tell) = tell {
                 let one = Event::Unknown {
                     name: "sync".into(),
-                    data: done.json().to_string(),
+                    data: json_of(one).to_string(),
                 };
-                // It goes on to its end, even if nobody listens any more.
+                // It goes on to its end, even if nobody listens any longer.
                 let _ = tell.send(one);
             }
-            results.push(done);
-        }
-        Ok(results)
-    }
-
-    fn deploy(
-        &self,
-        state: &ServerState,
-        peer: &Peer,
-        one: PeerRelease,
-    ) -> Result<SyncResult, Refusal> {
-        let restart = if one.runs {
-            Restart::Immediate
-        } else {
-            Restart::No
-        };
-        let mut attempt = state.workers.begin(DeploySpec {
-            options: one.options,
-            restart,
-            ..DeploySpec::live(one.project.clone(), self.user.clone())
-        })?;
-        let id = attempt.record().deployment_id;
-        let payload = peer.payload(one.release, attempt.stop());
-        let received = payload
-            .map_err(|why| Refusal::new(Code::UploadBroken, why))
-            .and_then(|mut payload| {
-                let hash = one.payload_hash.as_deref();
-                let arrived = |id| state.workers.arrived(id);
-                intake(state).receive(&mut attempt, &mut payload, hash, &arrived)
-            });
-        let work = received.map(|staged| Work::Build(staged, Then::Activate));
-        watch::plain(state.workers.carry_on(attempt, work)?)?;
-        let record = state.known.store.read_record(id)?;
-        let failed = record.filter(|record| record.status != Status::Success);
-        Ok(SyncResult {
-            project: one.project,
-            id: Some(id.to_string()),
-            status: if failed.is_none() {
-                "success"
-            } else {
-                "failed"
-            },
-            error: failed
-                .and_then(|record| record.error)
-                .map(|error| error.message),
         })
     }
 }
 
-/// Whether what is live at the peer is live here: built from the same payload.
-fn is_here(state: &ServerState, one: &PeerRelease) -> Result<bool, Refusal> {
-    let store = &state.known.store;
-    let Some(live) = store.live(&one.project) else {
-        return Ok(false);
-    };
-    let ours = store
-        .read_record(live)?
-        .and_then(|record| record.payload_hash);
-    Ok(ours.is_some() && ours == one.payload_hash)
-}
-
 /// The last event.
-fn end(result: Result<Vec<SyncResult>, Refusal>) -> Event {
+fn end(result: Result<Vec<Converged>, Refusal>) -> Event {
     let results = match result {
         Ok(results) => results,
         Err(refusal) => return failed(refusal.code, refusal.message, Map::new()),
     };
-    let deployments: Vec<Value> = results.iter().map(SyncResult::json).collect();
+    let deployments: Vec<Value> = results.iter().map(json_of).collect();
     let broken: Vec<&str> = results
         .iter()
         .filter(|one| one.error.is_some())

@@ -24,7 +24,7 @@ pub(super) fn system_information(state: &ServerState) -> Result<Value, Refusal> 
         "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
         "disk_free": state.known.store.disk_free()?,
         "requests": state.requests.load(Ordering::Relaxed),
-        "deployments_running": state.workers.running(),
+        "deployments_running": state.deployer.running(),
         "deployments_stored": state.known.index.look(All::len),
     }))
 }

@@ -11,7 +11,7 @@ use crate::server::answers::{self, Outcome};
 use crate::server::auth::{Caller, visible};
 use crate::server::http::{Answer, Exchange};
 use crate::server::options::{self, RequestOptions};
-use crate::server::pump::{Batch, HEARTBEAT_AFTER, LiveStream, StreamSource};
+use crate::server::pump::{Batch, LiveStream, StreamSource};
 use crate::server::state::ServerState;
 use crate::store::journal::{Follower, Step};
 
@@ -26,7 +26,7 @@ pub(super) fn watch(
         // It does not resume: the newest deployment may be another one by then.
         let id = latest(state, exchange.query("project"))?;
         visible(&state.known.store, id, caller, "watching")?;
-        return Ok(watched(state.workers.follow(id, 0)?));
+        return Ok(watched(state.deployer.follow(id, 0)?));
     }
     let Ok(id) = which.parse::<DeploymentId>() else {
         return Err(Refusal::new(
@@ -36,7 +36,7 @@ pub(super) fn watch(
     };
     visible(&state.known.store, id, caller, "watching")?;
     let after = options::resume(exchange)?.unwrap_or(0);
-    let follower = state.workers.follow(id, after)?;
+    let follower = state.deployer.follow(id, after)?;
     if after > 0 && follower.at_end()? {
         // An EventSource stops at this instead of asking again and again.
         let nothing = Answer {
@@ -71,12 +71,12 @@ pub(super) fn replay(
     id: DeploymentId,
     after: u64,
 ) -> Result<Outcome, Refusal> {
-    let follower = state.workers.follow(id, after)?;
+    let follower = state.deployer.follow(id, after)?;
     if after == 0 || !follower.at_end()? {
         return Ok(watched(follower));
     }
-    let last = state.workers.follow(id, 0)?.last()?;
-    Ok(watched(state.workers.follow(id, last.saturating_sub(1))?))
+    let last = state.deployer.follow(id, 0)?.last()?;
+    Ok(watched(state.deployer.follow(id, last.saturating_sub(1))?))
 }
 
 /// Events to somebody who began nothing.
@@ -88,27 +88,20 @@ fn watched(follower: Follower) -> Outcome {
 }
 
 /// What whoever began a deployment gets: its events, or the plain answer at its end.
-pub(super) fn outcome(follower: Follower, options: &RequestOptions) -> Result<Outcome, Refusal> {
+pub(super) fn outcome(
+    state: &ServerState,
+    follower: Follower,
+    options: &RequestOptions,
+) -> Result<Outcome, Refusal> {
     if options.events {
         return Ok(Outcome::Stream(LiveStream {
             source: Box::new(DeploymentEvents(follower)),
             watching: false,
         }));
     }
-    Ok(Outcome::Answer(plain(follower)?))
-}
-
-/// Waits for a deployment's end and makes the plain answer of it.
-pub(super) fn plain(mut follower: Follower) -> Result<Answer, Refusal> {
-    let mut last = None;
-    loop {
-        match follower.next(HEARTBEAT_AFTER)? {
-            Step::Entry(entry) => last = Some(entry),
-            Step::Upload(_) | Step::Idle => {}
-            Step::End => break,
-        }
-    }
-    answers::ended(last.map(|entry| entry.meaning()))
+    Ok(Outcome::Answer(answers::ended(Some(
+        state.deployer.wait(follower)?,
+    ))?))
 }
 
 /// The events of a deployment, up to its terminal one.

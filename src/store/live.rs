@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::api::error::{Doing, Error};
+use crate::api::error::Error;
 use crate::api::name::{DeploymentId, Project};
 use crate::store::{Store, names};
-use crate::system::files::{gone, sync_dir};
 use crate::system::time::ms_of;
 
 /// A component that is live.
@@ -72,65 +70,11 @@ impl Store {
         Ok(found)
     }
 
-    /// Makes a release the live one, by one rename that survives a power loss. What the release holds must be on disk by
-    /// then ([`Store::sync`]).
-    ///
-    /// # Errors
-    /// When the link cannot be changed: the old one is live then.
-    pub fn switch(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
-        let link = self.component(project);
-        let what = || format!("making release {id} of {project} the live one");
-        // No project begins with a dot, so this name is nobody's.
-        let fresh = self.components_dir().join(format!(".{project}"));
-        gone(fs::remove_file(&fresh)).doing(what)?;
-        symlink(
-            Path::new("../releases")
-                .join(project.as_str())
-                .join(id.to_string()),
-            &fresh,
-        )
-        .doing(what)?;
-        fs::rename(&fresh, &link).doing(what)?;
-        sync_dir(&self.components_dir()).doing(what)
-    }
-
-    /// Removes all releases of a component, and the link to the live one first.
-    ///
-    /// # Errors
-    /// When something of it stays; the link does not if it could be removed.
-    pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
-        self.switch_back(project, None)?;
-        for id in self.releases(project)? {
-            self.remove_release(project, id)?;
-        }
-        Ok(())
-    }
-
-    /// Puts back what was live before: a release, or nothing.
-    ///
-    /// # Errors
-    /// When the link cannot be changed.
-    pub fn switch_back(
-        &self,
-        project: &Project,
-        previous: Option<DeploymentId>,
-    ) -> Result<(), Error> {
-        match previous {
-            Some(id) => self.switch(project, id),
-            None => {
-                let link = self.component(project);
-                let what = || format!("removing {}", link.display());
-                gone(fs::remove_file(&link)).doing(what)?;
-                sync_dir(&self.components_dir()).doing(what)
-            }
-        }
-    }
-
-    fn component(&self, project: &Project) -> PathBuf {
+    pub(super) fn component(&self, project: &Project) -> PathBuf {
         self.components_dir().join(project.as_str())
     }
 
-    fn components_dir(&self) -> PathBuf {
+    pub(super) fn components_dir(&self) -> PathBuf {
         self.root().join("components")
     }
 }
@@ -156,7 +100,7 @@ mod tests {
             .unwrap();
             store.create_deployment(id).unwrap();
             store.sync(&project, id, id).unwrap();
-            store.switch(&project, id).unwrap();
+            store.switch(&project, Some(id)).unwrap().settle();
             assert_eq!(store.live(&project), Some(id));
             assert_eq!(
                 fs::read_to_string(store.root().join("components/demo/id")).unwrap(),
@@ -165,9 +109,15 @@ mod tests {
         }
         assert_eq!(store.releases(&project).unwrap(), [first, second]);
         assert_eq!(store.components().unwrap().len(), 1);
-        store.switch_back(&project, Some(first)).unwrap();
+        let switch = store.switch(&project, Some(first)).unwrap();
         assert_eq!(store.live(&project), Some(first));
-        store.switch_back(&project, None).unwrap();
+        drop(switch);
+        assert_eq!(store.live(&project), Some(second));
+        store.switch(&project, None).unwrap().settle();
+        assert_eq!(store.live(&project), None);
+        let beside = names(&store.root().join("components")).unwrap();
+        assert!(beside.is_empty(), "{beside:?}");
+        drop(store.switch(&project, Some(second)).unwrap());
         assert_eq!(store.live(&project), None);
         store.remove_release(&project, second).unwrap();
         store.remove_release(&project, second).unwrap();

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `root` | the directories, the lock, the sockets' places, the disk |
 //! | `live` | which release of a component is live |
+//! | `switch` | from one release to another, and back |
 //! | `releases` | the trees of releases |
 //! | `deployments` | the directories of deployments, and the marks of those that run |
 //! | `payloads` | what was uploaded |
@@ -26,11 +27,13 @@ mod records;
 mod releases;
 mod remove;
 mod root;
+mod switch;
 pub mod tokens;
 
 pub use crate::store::live::Component;
 pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};
+pub use crate::store::switch::Switch;
 
 use std::fs;
 use std::path::Path;

@@ -7,12 +7,26 @@ use std::path::PathBuf;
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
 use crate::store::Store;
-use crate::system::files::gone;
+use crate::system::files::{gone, if_there};
 
 impl Store {
     /// The file of a deployment's payload.
     pub fn payload(&self, id: DeploymentId) -> PathBuf {
         self.deployment(id).join("payload")
+    }
+
+    /// A stored payload and its length; none if it is not stored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open_payload(&self, id: DeploymentId) -> Result<Option<(File, u64)>, Error> {
+        let path = self.payload(id);
+        let what = || format!("reading {}", path.display());
+        let Some(file) = if_there(File::open(&path)).doing(what)? else {
+            return Ok(None);
+        };
+        let length = file.metadata().doing(what)?.len();
+        Ok(Some((file, length)))
     }
 
     /// Makes the file of a new payload.

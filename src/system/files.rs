@@ -7,7 +7,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, flock, openat, openat2};
+use rustix::fs::{
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, flock, openat, openat2,
+    renameat_with,
+};
 use rustix::io::Errno;
 
 /// What is to survive a power loss.
@@ -108,6 +111,18 @@ pub fn sync_file_system(on: impl AsFd) -> io::Result<()> {
 pub fn free_space(on: impl AsFd) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(on)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Lets two names change places by one rename; false where the kernel or the file system cannot do that.
+///
+/// # Errors
+/// When the rename fails: nothing has changed then.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is not there need not be removed.

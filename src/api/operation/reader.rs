@@ -90,6 +90,12 @@ impl FieldReader<'_> {
         Some(Operation::Restart(project?, restart))
     }
 
+    pub(super) fn drop_component(&mut self) -> Option<Operation> {
+        let project = self.project();
+        let first = self.id("deployment_id", false);
+        Some(Operation::Drop(project?, first))
+    }
+
     pub(super) fn sync(&mut self) -> Option<Operation> {
         let from = match self.text("from") {
             None => self.fault("'from' is required".into()),

@@ -6,8 +6,9 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::{Summary, key_of};
 use crate::engine::attempt::Attempt;
+use crate::engine::deployer::Deployer;
 use crate::engine::deployer::running::DeploymentsState;
-use crate::engine::deployer::{DeploySpec, Deployer};
+use crate::engine::spec::DeploySpec;
 use crate::store::journal::Follower;
 use crate::system::time::now_ms;
 
@@ -17,7 +18,7 @@ const KEY_LASTS_MS: u64 = 24 * 60 * 60 * 1000;
 const JOIN_MAX: Duration = Duration::from_secs(60);
 
 /// What a request has begun, or joins.
-pub enum Started {
+pub(super) enum Started {
     /// A deployment of its own.
     New(Box<Attempt>),
     /// What an earlier request with the same key began.
@@ -30,7 +31,7 @@ impl Deployer {
     ///
     /// # Errors
     /// When one cannot be stopped.
-    pub fn earlier(
+    pub(super) fn earlier(
         &self,
         project: &Project,
         key: Option<&str>,
@@ -46,9 +47,9 @@ impl Deployer {
     ///
     /// # Errors
     /// As [`Deployer::begin`] and [`Deployer::earlier`].
-    pub fn begin_once(&self, spec: DeploySpec) -> Result<Started, Refusal> {
+    pub(super) fn begin_once(&self, spec: &DeploySpec) -> Result<Started, Refusal> {
         let new = |attempt| Started::New(Box::new(attempt));
-        let Some(key) = spec.key.clone() else {
+        let Some(key) = spec.caller.key.clone() else {
             return self.begin(spec).map(new);
         };
         let deadline = Instant::now() + JOIN_MAX;
@@ -61,7 +62,7 @@ impl Deployer {
                 // It began just now; that it ends is waited for, up to the deadline.
                 continue;
             }
-            let claimed = self.claim(&mut state, &spec)?;
+            let claimed = self.claim(&mut state, spec)?;
             drop(state);
             // Whoever had this component before is known by now, so nobody deploys twice with one key.
             return match self.known_of_key(&spec.project, &key) {

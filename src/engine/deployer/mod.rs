@@ -1,145 +1,102 @@
-//! The deployments that run: one a component, so many at once, each on its own thread.
+//! Deploying, for whoever asks: the router, a host that catches up, and later a fleet call the same [`Deployer`].
 //!
-//! A component is busy from [`Deployer::begin`] until the deployment's terminal event is in its journal and its record; both
-//! ends are the life of an [`Attempt`]. Past `extract`, a deployment that builds holds one of the `--max-deploys` places or
-//! waits for one in phase `queue`.
+//! One deployment a component, several at once, each on its own thread. A component is busy from the beginning of a
+//! deployment until its terminal event is in its journal and its record; both ends are the life of an [`Attempt`]. Past
+//! `extract`, a deployment that builds holds one of the `--max-deploys` permits or waits for one in phase `queue`.
 //!
 //! | file | what for |
 //! | --- | --- |
-//! | `running` | what runs, and what is busy with it |
-//! | `ending` | stopping deployments, one or all |
+//! | `build` | a payload that arrives is built |
+//! | `earlier` | a release of an earlier deployment becomes live again |
+//! | `restart`, `drop` | the operations of those names |
+//! | `stopping` | stopping deployments, one or all |
 //! | `joining` | a request that comes twice |
+//! | `running` | what runs, and what is busy with it |
 
-mod ending;
+mod build;
+mod drop;
+mod earlier;
 mod joining;
+mod restart;
 mod running;
+mod stopping;
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select_biased};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::api::event::{Opening, Phase};
+use crate::api::event::{Event, Opening, Phase};
 use crate::api::name::{DeploymentId, Project};
-use crate::api::operation::{Options, Restart};
-use crate::engine::attempt::{Attempt, Facts, Registry};
-use crate::engine::deployer::ending::stopped_as;
-pub use crate::engine::deployer::joining::Started;
+use crate::engine::attempt::{Attempt, Facts};
+pub use crate::engine::deployer::build::Incoming;
+pub use crate::engine::deployer::running::CutUpload;
 use crate::engine::deployer::running::{
-    Busy, DeploymentsState, RunningDeployment, RunningDeployments,
+    Busy, DeploymentsState, Hold, RunningDeployment, RunningDeployments,
 };
-pub use crate::engine::deployer::running::{CutUpload, Hold};
+use crate::engine::deployer::stopping::stopped_as;
+use crate::engine::ending::Ending;
+use crate::engine::outcome::{Failed, Outcome};
 use crate::engine::peers::Peer;
+use crate::engine::registry::Registry;
 use crate::engine::retain::{RetentionLimits, retain};
-use crate::engine::stages::{Builder, Then, Work};
-use crate::store::journal::Follower;
+use crate::engine::spec::DeploySpec;
+use crate::engine::stages::{Builder, Work};
+use crate::formats::archive::Limits;
+use crate::store::journal::{Follower, Step};
 use crate::system::host;
 use crate::system::log;
-use crate::system::stop::{self, SharedStopper};
+use crate::system::stop::{self, SharedStopper, Stop};
 use crate::system::threads;
 use crate::system::time::now_ms;
 
 /// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels.
 const STACK_BYTES: usize = 512 << 10;
+/// How often an end that the disk did not take is tried to be written again.
+const WRITE_AGAIN_EVERY: Duration = Duration::from_secs(1);
+/// The longest single wait for the next event of a deployment whose end is waited for.
+const WAIT_STEP: Duration = Duration::from_secs(15);
 
 /// All running deployments, and the way to start one.
 pub struct Deployer {
     known: Registry,
     running: Arc<RunningDeployments>,
-    places: (Sender<()>, Receiver<()>),
+    permits: (Sender<()>, Receiver<()>),
     builder: Builder,
+    limits: Limits,
     keep: RetentionLimits,
     node: String,
+    stopper: SharedStopper,
+    stop: Stop,
 }
 
-/// One of the `--max-deploys` places; dropping it gives it back.
+/// One of the `--max-deploys` permits; dropping it gives it back.
 struct DeployPermit(Sender<()>);
 
 impl Drop for DeployPermit {
     fn drop(&mut self) {
-        // The channel has room for every place there is.
+        // The channel has room for every permit there is.
         let _ = self.0.try_send(());
     }
 }
 
-/// What a deployment is to be.
-#[derive(Debug, Clone)]
-pub struct DeploySpec {
-    /// The component.
-    pub project: Project,
-    /// An existing release that becomes live; none to build one.
-    pub release: Option<DeploymentId>,
-    /// Whether an existing release is built again from its payload.
-    pub rebuilds: bool,
-    /// What becomes of the release; a restart alone has none.
-    pub then: Option<Then>,
-    /// The deployment that it undoes.
-    pub rollback_of: Option<DeploymentId>,
-    /// How it is built.
-    pub options: Options,
-    /// Whether its processes are restarted.
-    pub restart: Restart,
-    /// The name of the token that asks.
-    pub user: Option<String>,
-    /// The SHA-256 of the idempotency key, in hex.
-    pub key: Option<String>,
-    /// The number of the connection that uploads.
-    pub connection: Option<u64>,
-}
-
-impl DeploySpec {
-    /// A release that is built from a payload and becomes live, and nothing else.
-    pub fn live(project: Project, user: Option<String>) -> DeploySpec {
-        DeploySpec {
-            project,
-            release: None,
-            rebuilds: false,
-            then: Some(Then::Activate),
-            rollback_of: None,
-            options: Options::default(),
-            restart: Restart::No,
-            user,
-            key: None,
-            connection: None,
-        }
-    }
-
-    fn phases(&self) -> Vec<Phase> {
-        let mut phases = Vec::new();
-        if self.release.is_none() || self.rebuilds {
-            phases.extend([Phase::Extract, Phase::Install, Phase::Load]);
-        }
-        if let Some(Then::Replicate { .. }) = self.then {
-            phases.push(Phase::Replicate);
-        }
-        if let Some(Then::Activate | Then::Replicate { .. }) = self.then {
-            phases.push(Phase::Activate);
-        }
-        if self.restart != Restart::No {
-            phases.push(Phase::Restart);
-        }
-        phases
-    }
-}
-
 impl Deployer {
-    /// Deployments of the components in the builder's root, `places` of them at once past `extract`.
+    /// Deployments of the components in the builder's root, `permits` of them at once past `extract`.
     ///
     /// # Errors
     /// When the root cannot be read.
     pub fn new(
-        places: usize,
+        permits: usize,
         builder: Builder,
-        keep: RetentionLimits,
+        (limits, keep): (Limits, RetentionLimits),
         known: Registry,
     ) -> Result<Deployer, Error> {
-        // As many tokens as places: taking one is the right to go on.
-        let channel = bounded(places);
-        for _ in 0..places {
-            channel
-                .0
-                .send(())
-                .doing(|| "making the places of --max-deploys".into())?;
+        // As many tokens as permits: taking one is the right to go on.
+        let channel = bounded(permits);
+        for _ in 0..permits {
+            let sent = channel.0.send(());
+            sent.doing(|| "making the permits of --max-deploys".into())?;
         }
         let newest = known.store.deployments()?.last().copied();
         let running = RunningDeployments {
@@ -150,19 +107,18 @@ impl Deployer {
             ..RunningDeployments::default()
         };
         let node = host::name();
+        let (stopper, stop) = stop::pair()?;
         Ok(Deployer {
+            stopper: SharedStopper::new(stopper),
+            stop,
             known,
             running: Arc::new(running),
-            places: channel,
+            permits: channel,
             builder,
+            limits,
             keep,
             node,
         })
-    }
-
-    /// Whether there are any peers.
-    pub fn has_peers(&self) -> bool {
-        !self.builder.peers.is_empty()
     }
 
     /// A peer, by its name here.
@@ -171,31 +127,28 @@ impl Deployer {
         peers.find(|peer| peer.name() == name)
     }
 
+    /// Where deployments are kept and known.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.known
+    }
+
+    /// Ready when the server is to end.
+    pub fn stop_signal(&self) -> &Stop {
+        &self.stop
+    }
+
     /// How to end an upload that nobody waits for any more.
     pub fn cut_by(&self, cut: CutUpload) {
         // There is one gate.
         let _ = self.running.cut.set(cut);
     }
 
-    /// Keeps a component from being deployed.
-    ///
-    /// # Errors
-    /// `busy` with the id of the running deployment, or `stopping`.
-    pub fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
-        let busy = Busy {
-            deployment: None,
-            release: None,
-            key: None,
-        };
-        running::claim(&self.running, &mut self.running.lock(), project, busy)
-    }
-
     /// Begins a deployment: from here on it has an id and a journal, and its component is busy.
     ///
     /// # Errors
     /// `busy` with the id of the running one, `stopping`, or the disk's refusal.
-    pub fn begin(&self, spec: DeploySpec) -> Result<Attempt, Refusal> {
-        let claimed = self.claim(&mut self.running.lock(), &spec)?;
+    fn begin(&self, spec: &DeploySpec) -> Result<Attempt, Refusal> {
+        let claimed = self.claim(&mut self.running.lock(), spec)?;
         self.open(spec, claimed)
     }
 
@@ -210,15 +163,19 @@ impl Deployer {
         let id = DeploymentId::after(state.newest, now_ms(), random);
         let busy = Busy {
             deployment: Some(id),
-            release: spec.release,
-            key: spec.key.clone(),
+            release: spec.plan.release(),
+            key: spec.caller.key.clone(),
         };
         let hold = running::claim(&self.running, state, &spec.project, busy)?;
         state.newest = Some(id);
         Ok((id, hold))
     }
 
-    fn open(&self, spec: DeploySpec, (id, hold): (DeploymentId, Hold)) -> Result<Attempt, Refusal> {
+    fn open(
+        &self,
+        spec: &DeploySpec,
+        (id, hold): (DeploymentId, Hold),
+    ) -> Result<Attempt, Refusal> {
         let (stopper, stop) = stop::pair()?;
         let stopper = SharedStopper::new(stopper);
         let opening = Opening {
@@ -226,14 +183,14 @@ impl Deployer {
             phases: spec.phases(),
             previous: self.known.store.live(&spec.project),
             at: now_ms(),
-            release_id: spec.release.unwrap_or(id),
-            rollback_of: spec.rollback_of,
+            release_id: spec.plan.release().unwrap_or(id),
+            rollback_of: spec.plan.rollback_of(),
             origin_node: self.node.clone(),
             restart_mode: spec.restart.mode().map(str::to_owned),
-            user: spec.user,
-            options: spec.options,
-            idempotency_key: spec.key,
-            project: spec.project,
+            user: spec.caller.user.clone(),
+            options: spec.options.clone(),
+            idempotency_key: spec.caller.key.clone(),
+            project: spec.project.clone(),
         };
         let stops = (stopper.clone(), stop);
         let attempt = Attempt::open(self.known.clone(), opening, stops, Box::new(hold))?;
@@ -241,8 +198,8 @@ impl Deployer {
             live: Arc::downgrade(attempt.live()),
             stopper,
             why: Arc::default(),
-            connection: spec.connection,
-            uploads: spec.release.is_none(),
+            connection: spec.caller.connection,
+            uploads: spec.plan.release().is_none(),
         };
         let mut state = self.running.lock();
         if state.stopping {
@@ -254,78 +211,105 @@ impl Deployer {
         Ok(attempt)
     }
 
-    /// Carries a deployment on to its work, or ends it with why there is none; whoever asked follows it from its beginning.
-    ///
-    /// # Errors
-    /// When its events cannot be followed.
-    pub fn carry_on(
+    /// Runs a deployment on a thread of its own, or ends it with why there is no work; whoever asked follows it from its
+    /// beginning. If no thread can be made, the deployment ends.
+    fn carry_on(
         self: &Arc<Self>,
+        spec: DeploySpec,
         attempt: Attempt,
-        work: Result<Work, Refusal>,
+        work: Result<Work, Box<Failed>>,
     ) -> Result<Follower, Refusal> {
         let follower = self.follow(attempt.record().deployment_id, 0)?;
-        match work {
-            Ok(work) => self.submit(work, attempt),
-            Err(refusal) => self.end(attempt, Err(refusal)),
+        let work = match work {
+            Ok(work) => work,
+            Err(failed) => {
+                self.end(attempt, Err(failed));
+                return Ok(follower);
+            }
+        };
+        let deployer = Arc::clone(self);
+        let name = format!("deploy-{}", attempt.record().deployment_id);
+        let input = (spec, work, attempt);
+        let spawned = threads::hand_over(name, STACK_BYTES, input, move |(spec, work, attempt)| {
+            deployer.run(&spec, work, attempt);
+        });
+        if let Err((error, (_, work, attempt))) = spawned {
+            drop(work);
+            let why = format!("deploying: no thread could be made for it: {error}");
+            self.end(attempt, Err(Refusal::new(Code::Internal, why).into()));
         }
         Ok(follower)
     }
 
-    /// Does the work of a deployment, on a thread of its own. If there is no thread, the deployment ends.
-    fn submit(self: &Arc<Self>, work: Work, attempt: Attempt) {
-        let workers = Arc::clone(self);
-        let id = attempt.record().deployment_id;
-        let run = move |(work, attempt)| workers.run(work, attempt);
-        let input = (work, attempt);
-        let spawned = threads::hand_over(format!("deploy-{id}"), STACK_BYTES, input, run);
-        if let Err((error, (work, attempt))) = spawned {
-            drop(work);
-            let why = format!("deploying: no thread could be made for it: {error}");
-            self.end(attempt, Err(Refusal::new(Code::Internal, why)));
-        }
-    }
-
-    fn run(&self, work: Work, mut attempt: Attempt) {
-        let outcome = self.deploy(work, &mut attempt);
+    fn run(self: &Arc<Self>, spec: &DeploySpec, work: Work, mut attempt: Attempt) {
+        let permit = match work {
+            Work::Unpacked(_) => self.permit(&mut attempt).map(Some),
+            // What only switches holds nobody up.
+            Work::Built(_) | Work::Restart => Ok(None),
+        };
+        let outcome = permit.and_then(|permit| self.builder.run(spec, work, &mut attempt, permit));
         self.end(attempt, outcome);
     }
 
     /// Ends a deployment, and then removes what is too much of the past. Nobody waits for that: the end is told by then.
-    fn end(&self, attempt: Attempt, outcome: Result<(), Refusal>) {
-        let (project, id) = (
-            attempt.record().project.clone(),
-            attempt.record().deployment_id,
-        );
+    fn end(self: &Arc<Self>, attempt: Attempt, outcome: Outcome<'_>) {
+        let record = attempt.record();
+        let (project, id) = (record.project.clone(), record.deployment_id);
         let why = self.why_stopped(id);
-        attempt.end(outcome.map_err(|refusal| stopped_as(refusal, why)));
-        let set_aside = |release| {
-            // Under the lock, so that nobody begins to need it in between.
-            let state = self.running.lock();
-            let mut busy = state.busy.values();
-            let runs = self.builder.processes.use_release(&project, release);
-            if runs || busy.any(|busy| busy.release == Some(release)) {
-                return Ok(None);
-            }
-            let store = &self.known.store;
-            store.set_release_aside(&project, release).map(Some)
-        };
-        if let Err(error) = retain(&self.known, &project, self.keep, &set_aside) {
+        let outcome = outcome.map_err(|mut failed| {
+            failed.refusal = stopped_as(failed.refusal, why);
+            failed
+        });
+        if let Some(ending) = attempt.end(outcome) {
+            self.write_later(id, ending);
+        }
+        if let Err(error) = self.retain(&project) {
             log::warn(&format!("tidying up after deployment {id}: {error}"));
         }
     }
 
-    fn deploy(&self, work: Work, attempt: &mut Attempt) -> Result<(), Refusal> {
-        let place = match work {
-            Work::Build(..) => Some(self.place(attempt)?),
-            // What only switches holds nobody up.
-            Work::Activate(_) | Work::Restart => None,
+    /// Writes an end that the disk did not take once it does, until the server stops; then the next start does it.
+    fn write_later(self: &Arc<Self>, id: DeploymentId, mut ending: Ending) {
+        let deployer = Arc::clone(self);
+        let write = move || {
+            let is_stopping = |state: &DeploymentsState| state.stopping;
+            while !deployer
+                .running
+                .wait(Instant::now() + WRITE_AGAIN_EVERY, is_stopping)
+            {
+                if ending.write().is_ok() {
+                    deployer.known.forget_feed(id);
+                    log::info(&format!("the end of deployment {id} is on disk now"));
+                    return;
+                }
+            }
         };
-        self.builder.run(work, attempt, place)
+        if let Err(error) = threads::spawn(format!("ending-{id}"), STACK_BYTES, write) {
+            log::error(&format!(
+                "making a thread that ends deployment {id}: {error}"
+            ));
+        }
     }
 
-    /// Takes a place, at once or after phase `queue`.
-    fn place(&self, attempt: &mut Attempt) -> Result<DeployPermit, Refusal> {
-        let (give, take) = &self.places;
+    /// Removes what is too much of a component's past.
+    fn retain(&self, project: &Project) -> Result<(), Error> {
+        let set_aside = |release| {
+            // Under the lock, so that nobody begins to need it in between.
+            let state = self.running.lock();
+            let mut busy = state.busy.values();
+            let runs = self.builder.processes.use_release(project, release);
+            if runs || busy.any(|busy| busy.release == Some(release)) {
+                return Ok(None);
+            }
+            let store = &self.known.store;
+            store.set_release_aside(project, release).map(Some)
+        };
+        retain(&self.known, project, self.keep, &set_aside)
+    }
+
+    /// Takes a permit, at once or after phase `queue`.
+    fn permit(&self, attempt: &mut Attempt) -> Result<DeployPermit, Box<Failed>> {
+        let (give, take) = &self.permits;
         match take.try_recv() {
             Ok(()) => return Ok(DeployPermit(give.clone())),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
@@ -333,7 +317,7 @@ impl Deployer {
         attempt.phase(Phase::Queue, |attempt| {
             select_biased! {
                 recv(attempt.stop().channel()) -> _ => {
-                    Err(Refusal::new(Code::Cancelled, "waiting for a place: stopped"))
+                    Err(Refusal::new(Code::Cancelled, "waiting for a place: stopped").into())
                 }
                 recv(take) -> _ => Ok((DeployPermit(give.clone()), Facts::new())),
             }
@@ -358,10 +342,33 @@ impl Deployer {
             let one = state.running.get(&id);
             one.and_then(|one| one.live.upgrade())
         };
+        let live = live.or_else(|| self.known.unwritten_end(id));
         if live.is_none() && !dir.exists() {
             return Err(not_found(id));
         }
         Ok(Follower::new(&dir, after, live.as_ref()))
+    }
+
+    /// The terminal event of a deployment, once it has ended.
+    ///
+    /// # Errors
+    /// When its journal cannot be read, or has no end.
+    pub fn wait(&self, mut follower: Follower) -> Result<Event, Refusal> {
+        let mut last = None;
+        loop {
+            match follower.next(WAIT_STEP)? {
+                Step::Entry(entry) => last = Some(entry),
+                Step::Upload(_) | Step::Idle => {}
+                Step::End => break,
+            }
+        }
+        match last.map(|entry| entry.meaning()) {
+            Some(event @ (Event::Done(_) | Event::Error(_))) => Ok(event),
+            _ => {
+                let why = "reading the end of a deployment: its journal has none";
+                Err(Refusal::new(Code::Internal, why))
+            }
+        }
     }
 
     /// Whether the server is ending.

@@ -87,7 +87,7 @@ impl RunningDeployments {
 }
 
 /// Keeps a component busy; dropping it frees the component.
-pub struct Hold {
+pub(super) struct Hold {
     running: Arc<RunningDeployments>,
     project: Project,
     id: Option<DeploymentId>,

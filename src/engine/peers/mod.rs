@@ -183,20 +183,25 @@ impl Peer {
             .map(drop)
     }
 
-    /// Makes live again what was before, or nothing if nothing was.
+    /// Takes back what a build of ours made live: what was live before is so again. If nothing was, nothing is, and the
+    /// build alone is removed.
     ///
     /// # Errors
     /// Why it is not.
     pub fn undo(
         &self,
         project: &Project,
-        before: Option<DeploymentId>,
+        build: &Build,
         restart: bool,
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<(), String> {
-        let fields = match before {
-            None => fields("drop_component", project),
+        let fields = match build.previous {
+            None => {
+                let mut fields = fields("drop_component", project);
+                fields.insert("deployment_id".into(), build.id.to_string().into());
+                fields
+            }
             Some(id) => {
                 let mut fields = fields("rollback_component", project);
                 fields.insert("deployment_id".into(), id.to_string().into());
@@ -205,7 +210,8 @@ impl Peer {
             }
         };
         let mut talk = self.talk(QUICK, stop, tell);
-        talk.run(&mut || self.client.call(&fields, before.is_some()))
+        let stream = build.previous.is_some();
+        talk.run(&mut || self.client.call(&fields, stream))
             .map(drop)
     }
 

@@ -10,7 +10,9 @@ use serde_json::json;
 use crate::api::error::{Code, Refusal};
 use crate::api::event::{Phase, Upload};
 use crate::api::name::DeploymentId;
-use crate::engine::attempt::{Attempt, Facts, checkpoint};
+use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::checkpoint::checkpoint;
+use crate::engine::outcome::Failed;
 use crate::engine::stages::{ReleaseTree, Staged, facts};
 use crate::formats::archive::{self, Limits};
 use crate::store::Store;
@@ -60,7 +62,7 @@ impl Intake<'_> {
         source: &mut dyn Read,
         expected: Option<&str>,
         arrived: &dyn Fn(DeploymentId) -> bool,
-    ) -> Result<Staged, Refusal> {
+    ) -> Result<Staged, Box<Failed>> {
         let id = attempt.record().deployment_id;
         attempt.phase(Phase::Extract, |attempt| {
             let mut payload = PayloadFile {
@@ -72,7 +74,7 @@ impl Intake<'_> {
             let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
             if !arrived(id) {
                 let why = "receiving the payload: stopped";
-                return Err(Refusal::new(Code::Cancelled, why));
+                return Err(Refusal::new(Code::Cancelled, why).into());
             }
             payload.kept = true;
             Ok((Staged(tree), facts))
@@ -88,7 +90,7 @@ impl Intake<'_> {
         attempt: &mut Attempt,
         payload: &mut File,
         expected: Option<&str>,
-    ) -> Result<Staged, Refusal> {
+    ) -> Result<Staged, Box<Failed>> {
         attempt.phase(Phase::Extract, |attempt| {
             let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
             Ok((Staged(tree), facts))
@@ -101,7 +103,7 @@ impl Intake<'_> {
         source: &mut dyn Read,
         payload: Option<&File>,
         expected: Option<&str>,
-    ) -> Result<(ReleaseTree, Facts), Refusal> {
+    ) -> Result<(ReleaseTree, Facts), Box<Failed>> {
         let (project, id) = (
             attempt.record().project.clone(),
             attempt.record().release_id,
@@ -137,7 +139,7 @@ impl Intake<'_> {
                 "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
                 unpacked.payload_hash
             );
-            return Err(Refusal::new(Code::BadRequest, why));
+            return Err(Refusal::new(Code::BadRequest, why).into());
         }
         let facts = json!({
             "payload_hash": unpacked.payload_hash,

@@ -3,16 +3,18 @@
 use std::thread;
 
 use crossbeam_channel::bounded;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::event::{Event, PeerEvent, Phase};
-use crate::api::name::DeploymentId;
+use crate::api::event::{PeerEvent, Phase};
+use crate::api::name::Project;
 use crate::api::operation::Restart;
 use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::outcome::Failed;
 use crate::engine::peers::{Build, OnPeerEvent, Peer, StageRequest};
+use crate::engine::spec::DeploySpec;
+use crate::engine::stages::live::Live;
 use crate::engine::stages::{Builder, ReleaseTree};
-use crate::system::log;
 use crate::system::stop::Stop;
 use crate::system::threads;
 use crate::system::time::now_ms;
@@ -36,8 +38,8 @@ struct Member<'a> {
     completed_at: u64,
     /// Its build, once there is one.
     build: Option<Build>,
-    /// What was live there before, once its build is live.
-    before: Option<Option<DeploymentId>>,
+    /// The deployment that made it live there, until that is taken back.
+    live: Option<Build>,
     /// Its processes were to be those of its build.
     restarted: bool,
     error: Option<String>,
@@ -78,15 +80,15 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Asks those members that still go along at once, passes on what happens meanwhile, and writes down who failed.
+    /// Asks those members that have not failed yet, all at once, passes on what happens meanwhile, and writes down who failed.
     fn each<T: Send>(
         &mut self,
-        attempt: &mut Attempt,
+        pass_on: &mut dyn FnMut(PeerEvent),
         whom: impl Fn(&Member<'a>) -> bool,
         work: impl Fn(&Member<'a>, OnPeerEvent<'_>) -> Result<T, String> + Sync,
     ) -> Vec<(usize, T)> {
         let whom = |member: &Member<'a>| member.goes_along() && whom(member);
-        let asked = self.ask(attempt, whom, work);
+        let asked = self.ask(pass_on, whom, work);
         let mut well = Vec::new();
         for (n, result, at) in asked {
             self.members[n].completed_at = at;
@@ -100,7 +102,7 @@ impl<'a> Fleet<'a> {
 
     fn ask<T: Send>(
         &self,
-        attempt: &mut Attempt,
+        pass_on: &mut dyn FnMut(PeerEvent),
         whom: impl Fn(&Member<'a>) -> bool,
         work: impl Fn(&Member<'a>, OnPeerEvent<'_>) -> Result<T, String> + Sync,
     ) -> Vec<PeerAnswer<T>> {
@@ -119,12 +121,14 @@ impl<'a> Fleet<'a> {
                 asked.push((n, spawned));
             }
             drop(sender);
-            pass_on(attempt, &receiver);
+            receiver.into_iter().for_each(&mut *pass_on);
             let ended = asked.into_iter().map(|(n, thread)| {
                 let (result, at) = match thread.map(thread::ScopedJoinHandle::join) {
                     Ok(Ok(ended)) => ended,
                     Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                    Err(error) => (Err(format!("there is no thread for it: {error}")), now_ms()),
+                    // Without a thread it is done here, in turn, and nobody is told of its events: what is to be taken back
+                    // must be.
+                    Err(_) => (work(&self.members[n], &|_| ()), now_ms()),
                 };
                 (n, result, at)
             });
@@ -132,25 +136,31 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    /// Takes back, all at once, what those members have made live.
-    fn undo(
+    /// Takes back, all at once, what the members have made live.
+    pub(super) fn undo(&mut self, project: &Project, pass_on: &mut dyn FnMut(PeerEvent)) {
+        self.undo_some(project, pass_on, |_| true);
+    }
+
+    fn undo_some(
         &mut self,
-        attempt: &mut Attempt,
-        tree: &ReleaseTree,
+        project: &Project,
+        pass_on: &mut dyn FnMut(PeerEvent),
         whom: impl Fn(&Member<'a>) -> bool,
     ) {
-        let stop = Stop::never();
-        let whom = |member: &Member<'a>| member.before.is_some() && whom(member);
-        let asked = self.ask(attempt, whom, |member, tell| {
-            let before = member.before.flatten();
+        let whom = |member: &Member<'a>| member.live.is_some() && whom(member);
+        let asked = self.ask(pass_on, whom, |member, tell| {
+            let Some(build) = &member.live else {
+                return Ok(());
+            };
             // Processes that nobody touched still run from the release before.
             let restart = member.restarted;
-            let peer = member.peer;
-            peer.undo(&tree.project, before, restart, &stop, tell)
+            member
+                .peer
+                .undo(project, build, restart, &Stop::never(), tell)
         });
         for (n, undone, at) in asked {
             let member = &mut self.members[n];
-            member.before = None;
+            member.live = None;
             member.completed_at = at;
             member.taken_back(undone);
         }
@@ -171,14 +181,11 @@ impl<'a> Fleet<'a> {
         Err(Refusal::new(Code::ReplicateFailed, why))
     }
 
-    /// Writes down how the peers did, for the result or for the error.
-    pub(super) fn report(&self, attempt: &mut Attempt, well: bool) {
-        if self.members.is_empty() {
-            return;
-        }
+    /// How the peers did, in a deployment that went well or not.
+    pub(super) fn report(&self, well: bool) -> PeerReport {
         let results = self.members.iter().map(|member| {
             let completed = member.completed_at.max(member.started_at);
-            // Who only built it is no success of a deployment that failed elsewhere.
+            // A peer that only built it has no success in a deployment that failed elsewhere.
             let kept = (!well).then_some("built, but not made live");
             let error = member.error.as_deref().or(kept);
             json!({
@@ -190,20 +197,28 @@ impl<'a> Fleet<'a> {
             })
         });
         let failed = self.members.iter().filter(|member| member.error.is_some());
-        let failed: Vec<&str> = failed.map(|member| member.peer.name()).collect();
-        if !failed.is_empty() {
-            attempt.add_to_error("failed_peers", json!(failed));
+        PeerReport {
+            results: results.collect(),
+            failed: failed.map(|member| member.peer.name().to_owned()).collect(),
         }
-        attempt.peers(results.collect());
     }
 }
 
-/// Passes on what happens at peers, until nobody tells any more.
-fn pass_on(attempt: &mut Attempt, events: &crossbeam_channel::Receiver<PeerEvent>) {
-    for event in events {
-        if let Err(error) = attempt.emit(&Event::Peer(event)) {
-            // The next thing that is written says so, too, and ends the deployment.
-            log::warn(&error.to_string());
+/// How the peers did.
+pub(super) struct PeerReport {
+    /// One result a peer.
+    pub(super) results: Vec<Value>,
+    failed: Vec<String>,
+}
+
+impl PeerReport {
+    /// Says it in a failure.
+    pub(super) fn add_to(self, failed: &mut Failed) {
+        if !self.failed.is_empty() {
+            failed.add("failed_peers", json!(self.failed));
+        }
+        if !self.results.is_empty() {
+            failed.add("peer_results", self.results.into());
         }
     }
 }
@@ -215,7 +230,7 @@ impl Builder {
         attempt: &mut Attempt,
         tree: &ReleaseTree,
         ignores: bool,
-    ) -> Result<Fleet<'_>, Refusal> {
+    ) -> Result<Fleet<'_>, Box<Failed>> {
         let stop = attempt.stop().clone();
         attempt.phase(Phase::Replicate, |attempt| {
             let at = now_ms();
@@ -224,7 +239,7 @@ impl Builder {
                 started_at: at,
                 completed_at: at,
                 build: None,
-                before: None,
+                live: None,
                 restarted: false,
                 error: None,
             };
@@ -247,85 +262,82 @@ impl Builder {
                 timeout: self.replicate_timeout,
             };
             let staged = fleet.each(
-                attempt,
+                &mut attempt.peer_events(),
                 |_| true,
                 |member, tell| member.peer.stage(&stage, &stop, tell),
             );
             for (n, build) in staged {
                 fleet.members[n].build = Some(build);
             }
-            if stop.stopped() {
-                fleet.report(attempt, false);
+            let verdict = if stop.stopped() {
                 let why = format!("replicating {}: stopped", tree.project);
-                return Err(Refusal::new(Code::Cancelled, why));
+                Err(Refusal::new(Code::Cancelled, why))
+            } else {
+                fleet.verdict(&format!("replicating {}", tree.project))
+            };
+            match verdict {
+                Ok(()) => Ok((fleet, Facts::new())),
+                Err(refusal) => {
+                    let mut failed = Box::<Failed>::from(refusal);
+                    fleet.report(false).add_to(&mut failed);
+                    Err(failed)
+                }
             }
-            fleet
-                .verdict(&format!("replicating {}", tree.project))
-                .inspect_err(|_| fleet.report(attempt, false))?;
-            Ok((fleet, Facts::new()))
         })
     }
 
     /// Makes the builds of the peers live, all at once.
-    pub(super) fn activate_fleet(
+    pub(super) fn activate_peers(
         &self,
         attempt: &mut Attempt,
-        fleet: &mut Fleet<'_>,
-        tree: &ReleaseTree,
+        live: &mut Live<'_>,
     ) -> Result<(), Refusal> {
+        let project = live.project().clone();
         // It is too late to stop: what has begun is carried through.
-        let stop = Stop::never();
-        let live = fleet.each(
-            attempt,
+        let made = live.fleet.each(
+            &mut attempt.peer_events(),
             |_| true,
             |member, tell| {
                 let build = member.build()?;
-                member.peer.activate(&tree.project, build, &stop, tell)
+                member.peer.activate(&project, build, &Stop::never(), tell)
             },
         );
-        for (n, build) in live {
-            fleet.members[n].before = Some(build.previous);
+        for (n, build) in made {
+            live.fleet.members[n].live = Some(build);
         }
-        fleet.verdict(&format!("activating {}", tree.project))
+        live.fleet.verdict(&format!("activating {project}"))
     }
 
     /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy.
     /// One that is left behind has live again what ran there before: its next start must not begin what failed.
-    pub(super) fn restart_fleet(
+    pub(super) fn restart_peers(
         &self,
+        spec: &DeploySpec,
         attempt: &mut Attempt,
-        fleet: &mut Fleet<'_>,
-        tree: &ReleaseTree,
+        live: &mut Live<'_>,
     ) -> Result<(), Refusal> {
-        let rolling = attempt.record().restart_mode.as_deref() == Restart::Rolling.mode();
-        let stop = Stop::never();
-        let project = &tree.project;
+        let rolling = spec.restart == Restart::Rolling;
+        let project = &spec.project;
         let timeout = self.replicate_timeout;
         let what = format!("restarting {project}");
         let names: Vec<&str> = self.peers.iter().map(Peer::name).collect();
         let at_once = if rolling { 1 } else { names.len().max(1) };
+        let fleet = &mut live.fleet;
         for turn in names.chunks(at_once) {
             let is_it = |member: &Member<'_>| turn.contains(&member.peer.name());
             for member in fleet.members.iter_mut().filter(|member| is_it(member)) {
                 member.restarted = true;
             }
-            fleet.each(attempt, is_it, |member, tell| {
+            fleet.each(&mut attempt.peer_events(), is_it, |member, tell| {
                 let build = (member.build()?, rolling);
-                member.peer.restart(project, build, timeout, &stop, tell)
+                let never = Stop::never();
+                member.peer.restart(project, build, timeout, &never, tell)
             });
             fleet.verdict(&what)?;
-            fleet.undo(attempt, tree, |member| !member.goes_along());
+            fleet.undo_some(project, &mut attempt.peer_events(), |member| {
+                !member.goes_along()
+            });
         }
         Ok(())
-    }
-
-    /// Takes back what the peers have made live.
-    pub(super) fn undo_fleet(
-        &self,
-        attempt: &mut Attempt,
-        fleet: &mut Fleet<'_>,
-        tree: &ReleaseTree,
-    ) {
-        fleet.undo(attempt, tree, |_| true);
     }
 }

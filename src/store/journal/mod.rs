@@ -26,6 +26,7 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
 pub use crate::store::journal::follower::{Follower, Step};
 use crate::system::files::{self, Durability};
+use crate::system::log;
 use crate::system::time::now_ms;
 
 /// The size at which a file of the journal is full: with four files it bounds a journal at 16 MiB and an entry.
@@ -84,6 +85,8 @@ pub struct Journal {
     file: File,
     segment: u32,
     segment_bytes: u64,
+    /// Behind `segment_bytes` may stand what the disk took only half, or did not keep.
+    torn: bool,
     next_id: u64,
     line: Vec<u8>,
     live: Arc<LiveFeed>,
@@ -107,6 +110,7 @@ impl Journal {
             file,
             segment: 0,
             segment_bytes: 0,
+            torn: false,
             next_id: 1,
             line: Vec::new(),
             live: Arc::default(),
@@ -146,6 +150,7 @@ impl Journal {
             file,
             segment,
             segment_bytes: whole.bytes,
+            torn: false,
             next_id: last + 1,
             line: Vec::new(),
             live,
@@ -203,18 +208,36 @@ impl Journal {
     /// # Errors
     /// When the disk does not take it. The files then end with the entry before, as if this one had never been.
     pub fn append(&mut self, event: &Event) -> Result<Arc<Entry>, Error> {
-        let (entry, written) = self.seal(event);
-        written?;
+        let entry = self.entry(event);
+        self.write(&entry)?;
         self.publish(&entry);
         Ok(entry)
     }
 
-    /// Writes one event, which nobody is told of before [`Journal::publish`]: what is to be true by the time that it is
-    /// seen is done in between. An entry that the disk did not take can be published too, and reaches the live followers.
-    pub fn seal(&mut self, event: &Event) -> (Arc<Entry>, Result<(), Error>) {
-        let entry = Arc::new(Entry::new(self.next_id, now_ms(), event));
-        let written = self.write(&entry);
-        (entry, written)
+    /// The next entry, which is neither written nor told yet.
+    pub fn entry(&self, event: &Event) -> Arc<Entry> {
+        Arc::new(Entry::new(self.next_id, now_ms(), event))
+    }
+
+    /// Writes an entry so that it survives a power loss, and tells nobody before [`Journal::publish`]: what is to be true by
+    /// the time that it is seen is done in between. An entry that the disk did not take can be published too, and reaches the
+    /// live followers.
+    ///
+    /// # Errors
+    /// When the disk does not take it, or does not keep it. The files then end with the entry before.
+    pub fn seal(&mut self, entry: &Entry) -> Result<(), Error> {
+        let before = (self.segment, self.segment_bytes);
+        self.write(entry)?;
+        self.sync().inspect_err(|_| {
+            // It must not be found by a start that knows nothing of the failure.
+            self.segment_bytes = if before.0 == self.segment {
+                before.1
+            } else {
+                0
+            };
+            self.torn = true;
+            self.mend();
+        })
     }
 
     /// Offers an entry to whoever follows.
@@ -243,34 +266,48 @@ impl Journal {
     }
 
     fn write(&mut self, entry: &Entry) -> Result<(), Error> {
+        let written = self.write_line(entry);
+        written.doing(|| format!("writing the journal in {}", self.dir.display()))
+    }
+
+    fn write_line(&mut self, entry: &Entry) -> io::Result<()> {
         self.line.clear();
-        let what = || format!("writing the journal in {}", self.dir.display());
-        serde_json::to_writer(&mut self.line, entry).doing(what)?;
+        serde_json::to_writer(&mut self.line, entry)?;
         self.line.push(b'\n');
         if self.segment_bytes > 0 && self.segment_bytes + self.line.len() as u64 > SEGMENT_BYTES {
             self.rotate()?;
         }
+        if self.torn {
+            self.file.set_len(self.segment_bytes)?;
+            self.torn = false;
+        }
         if let Err(error) = self.file.write_all(&self.line) {
-            // Half a line must not stay where the next entry would be glued to it. If even that fails, the next start
-            // mends it.
-            let _ = self.file.set_len(self.segment_bytes);
-            return Err(error).doing(|| format!("writing the journal in {}", self.dir.display()));
+            self.torn = true;
+            self.mend();
+            return Err(error);
         }
         self.segment_bytes += self.line.len() as u64;
         Ok(())
     }
 
-    fn rotate(&mut self) -> Result<(), Error> {
+    /// Cuts off what the disk took only half: the next entry would be glued to it. If even that fails, the next write or the
+    /// next start does it.
+    fn mend(&mut self) {
+        if self.file.set_len(self.segment_bytes).is_ok() {
+            self.torn = false;
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
         let path = segment_path(&self.dir, self.segment + 1);
-        let what = || format!("making the journal's segment {}", path.display());
         self.file = OpenOptions::new()
             .append(true)
             .mode(0o600)
             .create(true)
             .truncate(false)
-            .open(&path)
-            .doing(what)?;
+            .open(&path)?;
         self.segment += 1;
+        self.torn = false;
         self.segment_bytes = 0;
         if let Some(old) = self
             .segment
@@ -278,8 +315,10 @@ impl Journal {
             .filter(|old| *old > 0)
         {
             let path = segment_path(&self.dir, old);
-            fs::remove_file(&path)
-                .doing(|| format!("removing the journal's old segment {}", path.display()))?;
+            // One more of them than there should be fails nothing.
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn(&format!("removing {}: {error}", path.display()));
+            }
         }
         Ok(())
     }

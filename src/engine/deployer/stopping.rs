@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::api::error::{Code, Refusal};
+use crate::api::event::Status;
 use crate::api::name::DeploymentId;
 use crate::engine::deployer::running::DeploymentsState;
 use crate::engine::deployer::{Deployer, not_found};
@@ -17,11 +18,25 @@ impl Deployer {
         state.running.get(&id)?.why.get().copied()
     }
 
+    /// Cancels a deployment, and waits until it has ended and its component is free.
+    ///
+    /// # Errors
+    /// As [`Deployer::stop_one`], and `conflict` if it ended by itself at the same time.
+    pub fn cancel(&self, id: DeploymentId) -> Result<(), Refusal> {
+        self.stop_one(id, Code::Cancelled)?;
+        let summary = self.known.store.read_summary(id)?;
+        if summary.is_some_and(|one| one.status == Status::Cancelled) {
+            return Ok(());
+        }
+        let why = format!("cancelling deployment {id}: it ended by itself at the same time");
+        Err(Refusal::new(Code::Conflict, why).about(id))
+    }
+
     /// Stops a deployment that has not become live, for a reason, and waits until it has ended and its component is free.
     ///
     /// # Errors
     /// `not_found`, or `conflict` if it has ended or is past the point where it could be stopped.
-    pub fn stop_one(&self, id: DeploymentId, why: Code) -> Result<(), Refusal> {
+    pub(super) fn stop_one(&self, id: DeploymentId, why: Code) -> Result<(), Refusal> {
         let conflict = |what: &str| {
             let why = format!("stopping deployment {id}: it {what}");
             Refusal::new(Code::Conflict, why).about(id)
@@ -54,7 +69,7 @@ impl Deployer {
     }
 
     /// A payload arrived whole: from here on its upload cannot break. False if the deployment was stopped before.
-    pub fn arrived(&self, id: DeploymentId) -> bool {
+    pub(super) fn arrived(&self, id: DeploymentId) -> bool {
         let mut state = self.running.lock();
         let Some(one) = state.running.get_mut(&id) else {
             return true;
@@ -70,6 +85,7 @@ impl Deployer {
     pub fn stop(&self) {
         let mut state = self.running.lock();
         state.stopping = true;
+        self.stopper.stop();
         for one in state.running.values() {
             one.stop(Code::Interrupted);
         }

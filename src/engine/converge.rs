@@ -1,0 +1,121 @@
+//! Making what is live here equal to what is wanted.
+//!
+//! It is called at the start and whenever somebody asks, looks at what is wanted and at what is here, and deploys what
+//! differs. It never trusts that it heard of everything before.
+
+use std::sync::Arc;
+
+use crate::api::error::{Code, Refusal};
+use crate::api::event::Event;
+use crate::api::name::Project;
+use crate::api::operation::Restart;
+use crate::engine::deployer::{Deployer, Incoming, stopping};
+use crate::engine::peers::{Peer, PeerRelease};
+use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
+
+/// What came of one component.
+#[derive(Debug)]
+pub struct Converged {
+    /// Its name.
+    pub project: Project,
+    /// The deployment that was to make it equal; none if it could not begin.
+    pub deployment_id: Option<String>,
+    /// Why it is not.
+    pub error: Option<String>,
+}
+
+impl Deployer {
+    /// Deploys here what is live at a peer and not here, one component after the other, or one alone. `tell` hears of each.
+    ///
+    /// # Errors
+    /// When it is not known what is live there, or the server stops. What came of one component does not end it.
+    pub fn converge(
+        self: &Arc<Self>,
+        from: &Peer,
+        only: Option<&Project>,
+        user: Option<&str>,
+        tell: &mut dyn FnMut(&Converged),
+    ) -> Result<Vec<Converged>, Refusal> {
+        let stop = self.stop_signal();
+        let wanted = from.live(only, stop).map_err(|why| {
+            let why = format!("catching up from {}: {why}", from.name());
+            Refusal::new(Code::ReplicateFailed, why)
+        })?;
+        let mut all = Vec::new();
+        for one in wanted {
+            if stop.stopped() {
+                return Err(stopping());
+            }
+            if self.is_here(&one)? {
+                continue;
+            }
+            let project = one.project.clone();
+            let done = self
+                .fetch(from, one, user)
+                .unwrap_or_else(|refusal| Converged {
+                    project,
+                    deployment_id: refusal.deployment_id.map(|id| id.to_string()),
+                    error: Some(refusal.message),
+                });
+            tell(&done);
+            all.push(done);
+        }
+        Ok(all)
+    }
+
+    /// Deploys what is live at a peer from the payload that the peer has stored.
+    fn fetch(
+        self: &Arc<Self>,
+        from: &Peer,
+        one: PeerRelease,
+        user: Option<&str>,
+    ) -> Result<Converged, Refusal> {
+        let restart = if one.runs {
+            Restart::Immediate
+        } else {
+            Restart::No
+        };
+        let spec = DeploySpec {
+            project: one.project.clone(),
+            plan: Plan::Build(Then::Activate),
+            restart,
+            options: one.options,
+            caller: DeployCaller {
+                user: user.map(str::to_owned),
+                ..DeployCaller::default()
+            },
+        };
+        let release = one.release;
+        let incoming = Incoming {
+            open: Box::new(move |stop| match from.payload(release, &stop) {
+                Ok(payload) => Ok(Box::new(payload)),
+                Err(why) => Err(Refusal::new(Code::UploadBroken, why)),
+            }),
+            sha256: one.payload_hash.as_deref(),
+            least: 0,
+        };
+        let follower = self.build(spec, incoming)?;
+        let (deployment_id, error) = match self.wait(follower)? {
+            Event::Error(failure) => (failure.deployment_id, Some(failure.message)),
+            Event::Done(result) => (result["deployment_id"].as_str().map(str::to_owned), None),
+            _ => (None, None),
+        };
+        Ok(Converged {
+            project: one.project,
+            deployment_id,
+            error,
+        })
+    }
+
+    /// Whether what is live at a peer is live here: built from the same payload.
+    fn is_here(&self, one: &PeerRelease) -> Result<bool, Refusal> {
+        let store = &self.registry().store;
+        let Some(live) = store.live(&one.project) else {
+            return Ok(false);
+        };
+        let ours = store
+            .read_record(live)?
+            .and_then(|record| record.payload_hash);
+        Ok(ours.is_some() && ours == one.payload_hash)
+    }
+}

@@ -1,0 +1,84 @@
+//! A payload that arrives is built.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::api::error::{Code, Refusal};
+use crate::api::name::Project;
+use crate::engine::deployer::Deployer;
+use crate::engine::deployer::joining::Started;
+use crate::engine::spec::{DeploySpec, Plan, Then};
+use crate::engine::stages::{Intake, Work};
+use crate::store::journal::Follower;
+use crate::system::stop::Stop;
+
+/// Begins to read a payload. The stop ends the reading early.
+type OpenPayload<'a> = Box<dyn FnOnce(Stop) -> Result<Box<dyn Read + 'a>, Refusal> + 'a>;
+
+/// A payload on its way.
+pub struct Incoming<'a> {
+    /// Begins to read it.
+    pub open: OpenPayload<'a>,
+    /// The SHA-256 that it must have, in hex.
+    pub sha256: Option<&'a str>,
+    /// How many bytes it has at least.
+    pub least: u64,
+}
+
+impl Deployer {
+    /// Receives a payload and deploys it as the spec says. The follower shows the deployment from its beginning; it is that of
+    /// an earlier request if this one has the same key.
+    ///
+    /// # Errors
+    /// Why no deployment has begun.
+    pub fn build(
+        self: &Arc<Self>,
+        spec: DeploySpec,
+        incoming: Incoming<'_>,
+    ) -> Result<Follower, Refusal> {
+        let project = &spec.project;
+        if let Some(earlier) = self.earlier(project, spec.caller.key.as_deref())? {
+            return Ok(earlier);
+        }
+        let replicates = matches!(spec.plan, Plan::Build(Then::Replicate { .. }));
+        if replicates && self.builder.peers.is_empty() {
+            let why = format!("deploying {project}: this server has no peers to replicate to");
+            return Err(Refusal::new(Code::ReplicateFailed, why));
+        }
+        self.has_room(project, incoming.least)?;
+        let mut attempt = match self.begin_once(&spec)? {
+            Started::New(attempt) => *attempt,
+            Started::Earlier(follower) => return Ok(follower),
+        };
+        let arrived = |id| self.arrived(id);
+        let staged = (incoming.open)(attempt.stop().clone())
+            .map_err(Into::into)
+            .and_then(|mut source| {
+                let sha256 = incoming.sha256;
+                self.intake()
+                    .receive(&mut attempt, &mut source, sha256, &arrived)
+            });
+        self.carry_on(spec, attempt, staged.map(Work::Unpacked))
+    }
+
+    /// Refuses a payload for which there is no room, by what is known of its size.
+    fn has_room(&self, project: &Project, least: u64) -> Result<(), Refusal> {
+        let (free, kept) = (self.known.store.disk_free()?, self.limits.min_free_disk);
+        if least <= free.saturating_sub(kept) {
+            return Ok(());
+        }
+        let why = format!(
+            "receiving the payload of {project}: it has {least} bytes or more, and of the disk {free} are free, of which \
+             {kept} stay so"
+        );
+        Err(Refusal::new(Code::NoSpace, why))
+    }
+
+    pub(super) fn intake(&self) -> Intake<'_> {
+        Intake {
+            store: &self.known.store,
+            limits: &self.limits,
+            owner: self.builder.account.as_deref(),
+        }
+    }
+}

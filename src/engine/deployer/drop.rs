@@ -1,0 +1,82 @@
+//! Removing a component.
+
+use crate::api::error::{Code, Error, Refusal};
+use crate::api::name::{DeploymentId, Project};
+use crate::engine::deployer::running::{self, Busy, Hold};
+use crate::engine::deployer::{Deployer, not_found};
+use crate::system::log;
+
+impl Deployer {
+    /// Stops a component and removes it with its releases.
+    ///
+    /// # Errors
+    /// `not_found`, `busy`, or why it is still there: what was live is live then.
+    pub fn drop_component(&self, project: &Project) -> Result<(), Refusal> {
+        let store = &self.known.store;
+        let _hold = self.hold(project)?;
+        if store.live(project).is_none() && store.releases(project)?.is_empty() {
+            let why = format!("dropping {project}: there is no such component");
+            return Err(Refusal::new(Code::NotFound, why));
+        }
+        self.take_down(project)?;
+        for release in store.releases(project)? {
+            self.remove(project, release);
+        }
+        log::info(&format!("{project} is dropped"));
+        Ok(())
+    }
+
+    /// Makes nothing of a component live if this deployment made its own release live, and removes that release alone: how
+    /// a first deployment is taken back.
+    ///
+    /// # Errors
+    /// `not_found`, `busy`, `conflict` if something else is live, or why it still is.
+    pub fn undo_first(&self, project: &Project, id: DeploymentId) -> Result<(), Refusal> {
+        let store = &self.known.store;
+        let _hold = self.hold(project)?;
+        let record = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
+        if record.project != *project {
+            return Err(not_found(id));
+        }
+        match store.live(project) {
+            Some(live) if live == record.release_id => self.take_down(project)?,
+            Some(live) => {
+                let why = format!("taking back {id} of {project}: release {live} is live");
+                return Err(Refusal::new(Code::Conflict, why).about(live));
+            }
+            None => {}
+        }
+        self.remove(project, record.release_id);
+        log::info(&format!("deployment {id} of {project} is taken back"));
+        Ok(())
+    }
+
+    /// Makes nothing live, and stops what runs. If that cannot be written down, what was live is live again.
+    fn take_down(&self, project: &Project) -> Result<(), Error> {
+        let switch = self.known.store.switch(project, None)?;
+        switch.sync()?;
+        self.builder.processes.drop_component(project)?;
+        switch.settle();
+        Ok(())
+    }
+
+    /// Removes a release that is not live. What stays of it, retention or the next start removes.
+    fn remove(&self, project: &Project, release: DeploymentId) {
+        if let Err(error) = self.known.store.remove_release(project, release) {
+            log::warn(&error.to_string());
+        }
+    }
+
+    /// Keeps a component from being deployed.
+    ///
+    /// # Errors
+    /// `busy` with the id of the running deployment, or `stopping`.
+    fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
+        let busy = Busy {
+            deployment: None,
+            release: None,
+            key: None,
+        };
+        running::claim(&self.running, &mut self.running.lock(), project, busy)
+    }
+}

@@ -1,0 +1,44 @@
+//! Restarting what is live: a deployment with the phase `restart` alone.
+
+use std::sync::Arc;
+
+use crate::api::error::{Code, Refusal};
+use crate::api::name::Project;
+use crate::api::operation::{Options, Restart};
+use crate::engine::deployer::Deployer;
+use crate::engine::deployer::joining::Started;
+use crate::engine::spec::{DeployCaller, DeploySpec, Plan};
+use crate::engine::stages::Work;
+use crate::store::journal::Follower;
+
+impl Deployer {
+    /// Restarts what is live.
+    ///
+    /// # Errors
+    /// `not_found` if nothing is live, `busy`, or why no deployment has begun.
+    pub fn restart(
+        self: &Arc<Self>,
+        project: &Project,
+        restart: Restart,
+        caller: DeployCaller,
+    ) -> Result<Follower, Refusal> {
+        if let Some(earlier) = self.earlier(project, caller.key.as_deref())? {
+            return Ok(earlier);
+        }
+        let Some(live) = self.known.store.live(project) else {
+            let why = format!("restarting {project}: nothing of it is live");
+            return Err(Refusal::new(Code::NotFound, why));
+        };
+        let spec = DeploySpec {
+            project: project.clone(),
+            plan: Plan::Restart(live),
+            restart,
+            options: Options::default(),
+            caller,
+        };
+        match self.begin_once(&spec)? {
+            Started::New(attempt) => self.carry_on(spec, *attempt, Ok(Work::Restart)),
+            Started::Earlier(follower) => Ok(follower),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The end of a deployment on its way to the disk: the terminal event, the record, and the mark that goes.
+//!
+//! Each step is tried again from where it failed, so that one failing call, or a disk that is full for a while, leaves no
+//! deployment without an end. What a server cannot write before it ends is found by its mark, and the next start ends it.
+
+use std::sync::Arc;
+
+use crate::api::error::Error;
+use crate::api::event::{Entry, Event};
+use crate::api::record::Record;
+use crate::engine::checkpoint::checkpoint;
+use crate::store::Store;
+use crate::store::journal::{Journal, LiveFeed};
+
+/// A deployment that has ended, as far as its end is on disk.
+pub struct Ending {
+    store: Arc<Store>,
+    journal: Journal,
+    record: Record,
+    /// The terminal event, which everybody sees as the same entry.
+    entry: Arc<Entry>,
+    /// Whether the record knows the end.
+    applied: bool,
+    next: EndStep,
+}
+
+/// What is to be written next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndStep {
+    Journal,
+    Record,
+    /// The mark goes last: as long as it is there, the next start looks after this deployment.
+    Mark,
+    Done,
+}
+
+impl Ending {
+    /// An end of which nothing is on disk yet.
+    pub(super) fn new(
+        store: Arc<Store>,
+        journal: Journal,
+        record: Record,
+        event: &Event,
+    ) -> Ending {
+        let entry = journal.entry(event);
+        Ending {
+            store,
+            journal,
+            record,
+            entry,
+            applied: false,
+            next: EndStep::Journal,
+        }
+    }
+
+    /// The record. It knows the end once that is on disk or was told.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The place where followers join.
+    pub fn live(&self) -> &Arc<LiveFeed> {
+        self.journal.live()
+    }
+
+    /// Whether the terminal event is in the journal and on disk.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.next != EndStep::Journal
+    }
+
+    /// Ends in another way instead; nothing of the first one is on disk.
+    pub(super) fn instead(self, event: &Event) -> Ending {
+        let Ending {
+            store,
+            journal,
+            record,
+            ..
+        } = self;
+        Ending::new(store, journal, record, event)
+    }
+
+    /// Puts the terminal event into the journal, on disk.
+    pub(super) fn seal(&mut self) -> Result<(), Error> {
+        if self.is_sealed() {
+            return Ok(());
+        }
+        self.journal.seal(&self.entry)?;
+        self.apply();
+        self.next = EndStep::Record;
+        Ok(())
+    }
+
+    /// Writes what is left to be written.
+    ///
+    /// # Errors
+    /// What the disk does not take; the next call goes on there.
+    pub fn write(&mut self) -> Result<(), Error> {
+        self.seal()?;
+        checkpoint("recorded");
+        if self.next == EndStep::Record {
+            self.store.write_record(&self.record, true)?;
+            self.next = EndStep::Mark;
+        }
+        if self.next == EndStep::Mark {
+            self.store.unmark(self.record.deployment_id)?;
+            self.next = EndStep::Done;
+        }
+        checkpoint("ended");
+        Ok(())
+    }
+
+    /// Tells the end to whoever follows, whether it is on disk or not.
+    pub(super) fn publish(&mut self) {
+        self.journal.publish(&self.entry);
+    }
+
+    /// Lets the record know the end.
+    pub(super) fn apply(&mut self) {
+        if !self.applied {
+            self.applied = true;
+            self.record.apply(&self.entry);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a deployment is to be, as a value.
+
+use crate::api::event::Phase;
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::{Options, Restart};
+
+/// What a deployment is to be.
+#[derive(Debug, Clone)]
+pub struct DeploySpec {
+    /// The component.
+    pub project: Project,
+    /// Where its release comes from, and what becomes of it.
+    pub plan: Plan,
+    /// Whether its processes are restarted.
+    pub restart: Restart,
+    /// How it is built.
+    pub options: Options,
+    /// Who asks.
+    pub caller: DeployCaller,
+}
+
+/// Where a deployment's release comes from, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// It is built from a payload that arrives.
+    Build(Then),
+    /// It was built by an earlier deployment and removed since; it is built again from the stored payload and becomes live.
+    Rebuild(Earlier),
+    /// It was built by an earlier deployment and becomes live.
+    Activate(Earlier),
+    /// It is live, and its processes are restarted.
+    Restart(DeploymentId),
+}
+
+/// What becomes of a release that was built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is kept, and is not live.
+    Stage,
+    /// It becomes live.
+    Activate,
+    /// It becomes live here and on every peer.
+    Replicate {
+        /// Peers that fail are left behind.
+        ignores: bool,
+    },
+}
+
+/// A release of an earlier deployment that becomes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// The deployment that built it.
+    pub release: DeploymentId,
+    /// The deployment that a rollback undoes.
+    pub rollback_of: Option<DeploymentId>,
+}
+
+/// Who asks for a deployment, and by which request.
+#[derive(Debug, Clone, Default)]
+pub struct DeployCaller {
+    /// The name of the token; none on the unix socket.
+    pub user: Option<String>,
+    /// The SHA-256 of the idempotency key, in hex.
+    pub key: Option<String>,
+    /// The gate's number of the connection that uploads.
+    pub connection: Option<u64>,
+}
+
+impl Plan {
+    /// The existing release that it needs; none if it builds its own.
+    pub fn release(&self) -> Option<DeploymentId> {
+        match self {
+            Plan::Build(_) => None,
+            Plan::Rebuild(earlier) | Plan::Activate(earlier) => Some(earlier.release),
+            Plan::Restart(release) => Some(*release),
+        }
+    }
+
+    /// The deployment that it undoes.
+    pub fn rollback_of(&self) -> Option<DeploymentId> {
+        match self {
+            Plan::Rebuild(earlier) | Plan::Activate(earlier) => earlier.rollback_of,
+            Plan::Build(_) | Plan::Restart(_) => None,
+        }
+    }
+}
+
+impl DeploySpec {
+    /// The phases that are to come, in order; whether `queue` comes is not known yet.
+    pub fn phases(&self) -> Vec<Phase> {
+        let mut phases = match self.plan {
+            Plan::Build(_) | Plan::Rebuild(_) => vec![Phase::Extract, Phase::Install, Phase::Load],
+            Plan::Activate(_) | Plan::Restart(_) => Vec::new(),
+        };
+        match self.plan {
+            Plan::Build(Then::Replicate { .. }) => {
+                phases.extend([Phase::Replicate, Phase::Activate]);
+            }
+            Plan::Build(Then::Activate) | Plan::Rebuild(_) | Plan::Activate(_) => {
+                phases.push(Phase::Activate);
+            }
+            Plan::Build(Then::Stage) | Plan::Restart(_) => {}
+        }
+        if self.restart != Restart::No {
+            phases.push(Phase::Restart);
+        }
+        phases
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_phases_of_each_plan() {
+        use Phase::{Activate, Extract, Install, Load, Replicate, Restart as Again};
+        let id = DeploymentId::after(None, 1, [0; 10]);
+        let earlier = Earlier {
+            release: id,
+            rollback_of: None,
+        };
+        let replicate = Then::Replicate { ignores: false };
+        let table: &[(Plan, Restart, &[Phase])] = &[
+            (
+                Plan::Build(Then::Stage),
+                Restart::No,
+                &[Extract, Install, Load],
+            ),
+            (
+                Plan::Build(Then::Activate),
+                Restart::Rolling,
+                &[Extract, Install, Load, Activate, Again],
+            ),
+            (
+                Plan::Build(replicate),
+                Restart::No,
+                &[Extract, Install, Load, Replicate, Activate],
+            ),
+            (
+                Plan::Rebuild(earlier),
+                Restart::No,
+                &[Extract, Install, Load, Activate],
+            ),
+            (
+                Plan::Activate(earlier),
+                Restart::Immediate,
+                &[Activate, Again],
+            ),
+            (Plan::Restart(id), Restart::Immediate, &[Again]),
+        ];
+        for (plan, restart, phases) in table {
+            let spec = DeploySpec {
+                project: "demo".parse().unwrap(),
+                plan: *plan,
+                restart: *restart,
+                options: Options::default(),
+                caller: DeployCaller::default(),
+            };
+            assert_eq!(spec.phases(), *phases, "{plan:?}");
+        }
+    }
+}

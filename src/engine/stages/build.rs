@@ -1,0 +1,90 @@
+//! From a payload that was unpacked to a release that can run.
+
+use serde_json::json;
+
+use crate::api::event::{Event, Phase};
+use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::install::{self, Choice, InstallRequest};
+use crate::engine::manifest;
+use crate::engine::outcome::Failed;
+use crate::engine::stages::{Builder, Ready, Staged, facts};
+
+impl Builder {
+    /// Installs the dependencies.
+    pub(super) fn install(
+        &self,
+        staged: Staged,
+        attempt: &mut Attempt,
+    ) -> Result<Staged, Box<Failed>> {
+        let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
+        let release = staged.0.path();
+        let request = InstallRequest {
+            options: &options,
+            default_timeout: self.install_timeout,
+            release: &release,
+            project: &staged.0.project,
+            id: staged.0.id,
+            root: self.store.root(),
+            environment: &self.environment,
+            account: self.account.as_deref(),
+            stop: &stop,
+        };
+        let (choice, warnings) = match install::choose(&request) {
+            Ok(chosen) => chosen,
+            Err(refusal) => return attempt.phase(Phase::Install, |_| Err(refusal.into())),
+        };
+        for warning in warnings {
+            attempt.emit(&Event::Warning(warning))?;
+        }
+        match choice {
+            Choice::Skip(why) => attempt.skip(Phase::Install, &why)?,
+            Choice::Run(installer) => attempt.phase(Phase::Install, |attempt| {
+                let manager = installer.manager.clone();
+                let ran = install::run(&request, &installer, &mut |line| {
+                    attempt.emit(&Event::Install(line))
+                });
+                let lines = ran?;
+                Ok(((), facts(json!({ "manager": manager, "lines": lines }))))
+            })?,
+        }
+        Ok(staged)
+    }
+
+    /// Makes sure that the release can run.
+    pub(super) fn load(&self, staged: Staged, attempt: &mut Attempt) -> Result<Ready, Box<Failed>> {
+        let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
+        attempt.phase(Phase::Load, |attempt| {
+            let release = staged.0.path();
+            let project = &staged.0.project;
+            let manifest = manifest::manifest(&release)?;
+            manifest::package(&release)?;
+            manifest::procfile(&release)?;
+            let environment = self.store.root().join("env").join(project.as_str());
+            manifest::environment(&environment)?;
+            if manifest::is_open_to_others(&environment) {
+                let warning = format!(
+                    "{} can be read by others than its owner",
+                    environment.display()
+                );
+                attempt.emit(&Event::Warning(warning))?;
+            }
+            let request = InstallRequest {
+                options: &options,
+                default_timeout: self.install_timeout,
+                release: &release,
+                project,
+                id: staged.0.id,
+                root: self.store.root(),
+                environment: &self.environment,
+                account: self.account.as_deref(),
+                stop: &stop,
+            };
+            let ran = install::check(&request, &manifest, &mut |line| {
+                attempt.emit(&Event::Install(line))
+            });
+            ran?;
+            Ok(((), Facts::new()))
+        })?;
+        Ok(Ready(staged.0))
+    }
+}
