@@ -172,10 +172,11 @@ fn sparse_copy(from: &Path, to: &Path) -> u64 {
     let mut source = File::open(from).unwrap();
     let mut copy = File::create(to).unwrap();
     let mut sum = DefaultHasher::new();
-    let mut block = vec![0; 64 << 10];
+    let (mut block, zeros) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     for at in (0..SIZE).step_by(block.len()) {
         source.read_exact(&mut block).unwrap();
-        if block.iter().any(|byte| *byte != 0) {
+        // Compared as a whole, which is quick in a debug build, too.
+        if block != zeros {
             sum.write_u64(at);
             sum.write(&block);
             copy.seek(SeekFrom::Start(at)).unwrap();
