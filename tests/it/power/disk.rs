@@ -26,6 +26,8 @@ pub(super) enum Flushed {
     /// The names and sizes of all files, but not their contents: somebody else's `fsync` commits the journal of the file
     /// system. A new file whose content was not synced is empty then.
     Names,
+    /// All of it: there is no loss.
+    Everything,
 }
 
 /// Returns whether this machine can mount images of ext4.
@@ -107,13 +109,18 @@ impl Disk {
     /// Takes the power away, and gives what is on the disks.
     pub(super) fn lose_power(self, host: TestServer, flushed: Flushed) -> Disk {
         stop(&host);
-        if flushed == Flushed::Names {
-            for part in self.parts {
-                // A change of an inode that nobody else writes.
-                let place = host.path(part);
-                let mode = fs::metadata(&place).unwrap().permissions();
-                fs::set_permissions(&place, mode).unwrap();
-                File::open(&place).unwrap().sync_all().unwrap();
+        for part in self.parts {
+            let path = host.path(part);
+            let place = File::open(&path).unwrap();
+            match flushed {
+                Flushed::Nothing => {}
+                Flushed::Names => {
+                    // A change of an inode that nobody else writes.
+                    let mode = place.metadata().unwrap().permissions();
+                    fs::set_permissions(&path, mode).unwrap();
+                    place.sync_all().unwrap();
+                }
+                Flushed::Everything => rustix::fs::syncfs(&place).unwrap(),
             }
         }
         let after = Disk {
