@@ -361,18 +361,16 @@ fn health_wait(flushed: Flushed, healthy: bool) -> Result<(), String> {
 }
 
 fn parked(flushed: Flushed, checkpoint: &str) -> Result<(), String> {
+    const BACK: State = ("failed", Some(1), None);
+    const FORTH: State = ("success", Some(2), None);
     let (world, host) = park(flushed, checkpoint, &[]);
-    let back = ("failed", Some(1), None);
-    let forth = ("success", Some(2), None);
-    world.check(
-        &host,
-        match checkpoint {
-            "synced" => &[back],
-            // The new link is not synced yet, and may have reached the disk all the same.
-            "switched" => &[back, forth],
-            _ => &[forth],
-        },
-    )
+    let expected: &[State] = match checkpoint {
+        "synced" => &[BACK],
+        // The new link is not synced yet, and may have reached the disk all the same.
+        "switched" => &[BACK, FORTH],
+        _ => &[FORTH],
+    };
+    world.check(&host, expected)
 }
 
 fn switched_with_restart(flushed: Flushed) -> Result<(), String> {
