@@ -14,7 +14,7 @@ use crate::cli::commands::CommandError;
 use crate::cli::commands::call::Call;
 use crate::cli::commands::follow::{Following, Subject};
 use crate::cli::commands::session::Session;
-use crate::cli::screen::Screen;
+use crate::cli::screen::{Screen, units};
 use crate::client::{Client, DeploymentRef, NoResult};
 use crate::formats::archive::{self, PackOptions};
 use crate::system::files::{if_there, read_up_to};
@@ -57,6 +57,12 @@ pub(crate) fn run(
     let plan = archive::plan(dir, &pack_options).map_err(CommandError::usage)?;
     for warning in plan.warnings() {
         screen.warning(warning);
+    }
+    for (name, bytes) in plan.holes() {
+        let holes = units::size(*bytes);
+        screen.warning(&format!(
+            "'{name}' has holes of {holes}, which are sent as zeros"
+        ));
     }
     let key = match &options.idempotency_key {
         Some(key) => key.clone(),

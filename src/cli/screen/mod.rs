@@ -19,7 +19,7 @@ mod sending;
 mod sink;
 mod table;
 mod terminal;
-mod units;
+pub(crate) mod units;
 mod yaml;
 
 use std::env;

@@ -1,40 +1,32 @@
 //! Judging an archive entry by entry and writing its tree.
 //!
-//! The tar crate reads; what is written, and where, is decided here. Only what this archive has made itself is ever gone
+//! [`TarReader`] reads; what is written, and where, is decided here. Only what this archive has made itself is ever gone
 //! through: a path's parents must be directories of the [`Tree`], files are created and never opened, so no link is
 //! followed while writing. Directories stay private (0700) until the end, when links are judged and modes applied.
 
-use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
 
 use crate::api::error::{Code, Refusal};
-use crate::formats::archive::feed::{BUFFER, Budgeted, Disconnected, Feed, GzipMembers};
+use crate::formats::archive::feed::{BUFFER, Disconnected, Feed, GzipMembers};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
+use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::{Name, bad, bad_text};
+use crate::formats::archive::reader::{NotTar, TAR_BLOCK, TarEntry, TarReader, fill};
+use crate::formats::archive::sniff;
+use crate::formats::archive::sparse::SparseFile;
 use crate::formats::archive::tree::{EntryKind, Id, ROOT, Tree};
 use crate::formats::archive::unpack::{Limits, Owner};
 use crate::formats::archive::visible;
 
-/// What one entry's headers may take: long names and PAX records are kept in memory, and a bomb of them compresses 1000:1.
-/// Real ones have at most some KiB.
-const HEADERS: u64 = 256 * 1024;
-
-/// What may be read beside a file's own bytes while they are read.
-const SLACK: u64 = 1024;
-
 /// Why an entry is refused whose content is a map of what it has.
 const SPARSE: &str = "it is a sparse file";
-
-/// A tar header, and half of an end marker.
-const TAR_BLOCK: u64 = 512;
 
 /// What was made.
 pub(super) struct Tally {
@@ -59,23 +51,12 @@ pub(super) fn extract(
     } else {
         Box::new(feed)
     };
-    let allowance = Rc::new(Cell::new(0));
-    let mut archive = Archive::new(Budgeted::new(plain, Rc::clone(&allowance)));
+    let mut archive = TarReader::new(plain);
     let mut writer = TreeWriter::new(release, limits)?;
-    let mut entries = archive.entries().map_err(|error| writer.broken(&error))?;
-    // Where the next entry's own header is, if no header that describes it comes before.
-    let mut next = 0;
-    loop {
-        allowance.set(HEADERS);
-        let Some(entry) = entries.next() else { break };
-        let mut entry = entry.map_err(|error| writer.broken(&error))?;
-        allowance.set(entry.size().saturating_add(SLACK));
-        let described = entry.raw_header_position() != next;
-        writer.entry(&mut entry, described)?;
-        let end = entry.raw_file_position().saturating_add(entry.size());
-        next = end.checked_next_multiple_of(TAR_BLOCK).unwrap_or(u64::MAX);
+    writer.zipped = gzip;
+    while let Some(entry) = archive.next().map_err(|error| writer.broken(&error))? {
+        writer.entry(&entry, &mut archive)?;
     }
-    allowance.set(u64::MAX);
     end(archive.into_inner(), &mut writer)?;
     writer.finish(owner)
 }
@@ -96,7 +77,7 @@ fn end(mut rest: impl Read, writer: &mut TreeWriter<'_>) -> Result<(), Refusal> 
         }
         zeros += read as u64;
     }
-    if zeros < TAR_BLOCK {
+    if zeros < TAR_BLOCK as u64 {
         return Err(bad("the archive is truncated: it has no end marker"));
     }
     if writer.seen == 0 {
@@ -118,6 +99,8 @@ pub(super) struct TreeWriter<'a> {
     /// The last entry's name, for faults of what follows it.
     last: String,
     seen: u64,
+    /// The archive comes out of gzip.
+    zipped: bool,
     pub(super) rooted: bool,
     pub(super) bytes: u64,
     pub(super) files: u64,
@@ -141,6 +124,7 @@ impl<'a> TreeWriter<'a> {
             buffer: vec![0; BUFFER],
             last: String::new(),
             seen: 0,
+            zipped: false,
             rooted: false,
             bytes: 0,
             files: 0,
@@ -149,20 +133,24 @@ impl<'a> TreeWriter<'a> {
 
     /// The refusal for what the tar reader, or gzip below it, did not like.
     fn broken(&self, error: &io::Error) -> Refusal {
+        let inner = error.get_ref();
+        if let Some(NotTar { start, .. }) = inner.and_then(|inner| inner.downcast_ref())
+            && let Some(what) = sniff::name(start)
+        {
+            let inside = if self.zipped { " in gzip" } else { "" };
+            return bad(format!("the payload is {what}{inside}; send tar or tar.gz"));
+        }
         let place = if self.seen == 0 {
-            "the payload is no readable tar or tar.gz archive".to_owned()
+            "the payload is not a readable tar or tar.gz archive".to_owned()
         } else {
             format!("the archive is damaged after '{}'", self.last)
         };
-        let why = if error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<Disconnected>())
-        {
+        let why = if inner.is_some_and(|inner| inner.is::<Disconnected>()) {
             return Refusal::new(Code::UploadBroken, "the payload is not complete");
         } else if error.kind() == io::ErrorKind::UnexpectedEof {
             "it is truncated".to_owned()
         } else {
-            // The tar crate puts names from the archive into some of its messages.
+            // The tar crate puts fields of the archive into some of its messages.
             visible(error.to_string().as_bytes())
         };
         bad(format!("{place}: {why}"))
@@ -178,13 +166,13 @@ impl<'a> TreeWriter<'a> {
         Ok(())
     }
 
-    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>, described: bool) -> Result<(), Refusal> {
+    fn entry(&mut self, entry: &TarEntry, content: &mut impl Read) -> Result<(), Refusal> {
         self.seen += 1;
         self.count(self.seen)?;
-        let kind = entry.header().entry_type();
+        let (kind, size) = (entry.kind, entry.size);
         if kind == EntryType::XGlobalHeader {
-            // The tar crate would give a name or a PAX header that stands before it to this one instead of to the next.
-            return if described {
+            // Readers differ in what a name or a PAX header that stands before it belongs to.
+            return if entry.described {
                 Err(bad(
                     "a global PAX header stands between a name and its entry",
                 ))
@@ -192,20 +180,20 @@ impl<'a> TreeWriter<'a> {
                 Ok(())
             };
         }
-        let raw = entry.path_bytes().into_owned();
-        let name = Name::parse(&raw)?;
+        let name = Name::parse(&entry.path)?;
         self.last.clone_from(&name.shown);
         let directory = kind == EntryType::Directory
             // Before POSIX a directory was a file whose name ends with a slash.
-            || (matches!(kind, EntryType::Regular | EntryType::Continuous) && raw.ends_with(b"/"));
+            || (matches!(kind, EntryType::Regular | EntryType::Continuous)
+                && entry.path.ends_with(b"/"));
         let link = matches!(kind, EntryType::Symlink | EntryType::Link);
         let why = match kind {
             EntryType::Char | EntryType::Block => "it is a device node",
             EntryType::Fifo => "it is a FIFO",
             EntryType::GNUSparse => SPARSE,
             // Readers differ in whether the content of these follows, so what one checks another would not see.
-            _ if directory && entry.size() > 0 => "a directory must not have content",
-            _ if link && entry.size() > 0 => "a link must not have content",
+            _ if directory && size > 0 => "a directory must not have content",
+            _ if link && size > 0 => "a link must not have content",
             _ if directory || link => "",
             EntryType::Regular | EntryType::Continuous => "",
             _ => "its kind is unknown",
@@ -213,14 +201,36 @@ impl<'a> TreeWriter<'a> {
         if !why.is_empty() {
             return Err(name.refuse(why));
         }
-        // Not before: asked of an unknown kind, the tar crate would read all of its content into memory.
         records(entry, &name)?;
-        match kind {
-            EntryType::Symlink => self.symlink(&name, &target(entry, &name)?),
-            EntryType::Link => self.hard_link(&name, &target(entry, &name)?),
-            _ if directory => self.directory(&name, mode(entry, &name)?),
-            _ => self.file(&name, entry),
+        if litter::by_name(&name.path) {
+            return Ok(());
         }
+        match kind {
+            EntryType::Symlink => self.symlink(&name, target(entry, &name)?),
+            EntryType::Link => self.hard_link(&name, target(entry, &name)?),
+            _ if directory => self.directory(&name, mode(entry, &name)?),
+            _ => self.file_or_litter(&name, entry, content),
+        }
+    }
+
+    /// Writes a file, unless it is what macOS keeps beside another one.
+    fn file_or_litter(
+        &mut self,
+        name: &Name,
+        entry: &TarEntry,
+        content: &mut impl Read,
+    ) -> Result<(), Refusal> {
+        if !litter::may_be_apple_double(&name.path) {
+            return self.file(name, entry, content);
+        }
+        let mut start = [0; APPLE_DOUBLE.len()];
+        let most = usize::try_from(entry.size).unwrap_or(usize::MAX);
+        let most = most.min(start.len());
+        let len = fill(content, &mut start[..most]).map_err(|error| self.broken(&error))?;
+        if start[..len] == APPLE_DOUBLE {
+            return Ok(());
+        }
+        self.file(name, entry, &mut (&start[..len]).chain(content))
     }
 
     /// The directory that holds the entry, made where it is only implied, and the entry's own name in it.
@@ -310,33 +320,38 @@ impl<'a> TreeWriter<'a> {
         rustix::fs::unlinkat(&self.root, &name.path, AtFlags::empty()).map_err(failed)
     }
 
-    fn file<R: Read>(&mut self, name: &Name, entry: &mut Entry<'_, R>) -> Result<(), Refusal> {
+    fn file(
+        &mut self,
+        name: &Name,
+        entry: &TarEntry,
+        content: &mut impl Read,
+    ) -> Result<(), Refusal> {
         let mode = mode(entry, name)? | 0o600;
         self.make_way(name, EntryKind::File)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.root, &name.path, flags, Mode::from_raw_mode(mode))
             .map_err(|errno| unmade(name, "making the file", errno))?;
-        let mut file = File::from(file);
-        let mut left = entry.size();
+        let mut file = SparseFile::new(File::from(file));
+        let writing = |error| unwritten(format!("writing '{}'", name.shown), error);
+        let mut left = entry.size;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
-            let read = entry
-                .read(&mut self.buffer[..most])
-                .map_err(|error| self.broken(&error))?;
-            if read == 0 {
+            let len = fill(content, &mut self.buffer[..most]);
+            let len = len.map_err(|error| self.broken(&error))?;
+            if len < most {
                 return Err(name.refuse("its content is truncated"));
             }
-            self.room.take(read as u64)?;
-            file.write_all(&self.buffer[..read])
-                .map_err(|error| unwritten(format!("writing '{}'", name.shown), error))?;
-            left -= read as u64;
+            let room = &mut self.room;
+            file.write(&self.buffer[..len], &mut |bytes| room.take(bytes), &writing)?;
+            left -= len as u64;
         }
+        let file = file.end().map_err(writing)?;
         if mode & self.masked != 0 {
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
                 .map_err(|errno| unmade(name, "setting the mode", errno))?;
         }
-        self.bytes += entry.size();
+        self.bytes += entry.size;
         self.files += 1;
         Ok(())
     }
@@ -359,7 +374,7 @@ impl<'a> TreeWriter<'a> {
         }
         if at.is_none_or(|id| self.tree.kind(id) != EntryKind::File) {
             return Err(name.refuse(format!(
-                "it is a hard link to '{shown}', which is no file that came before it"
+                "it is a hard link to '{shown}', which is not a file that came before it"
             )));
         }
         if path == name.path {
@@ -383,37 +398,27 @@ fn masked(root: &OwnedFd) -> Result<u32, Errno> {
     Ok(0o777 & !mode)
 }
 
-fn mode<R: Read>(entry: &Entry<'_, R>, name: &Name) -> Result<u32, Refusal> {
-    let mode = entry.header().mode();
-    let mode = mode.map_err(|_| name.refuse("its mode is no octal number"))?;
+fn mode(entry: &TarEntry, name: &Name) -> Result<u32, Refusal> {
+    let mode = entry
+        .mode
+        .ok_or_else(|| name.refuse("its mode is not octal"))?;
     Ok(mode & 0o777)
 }
 
-fn target<R: Read>(entry: &Entry<'_, R>, name: &Name) -> Result<Vec<u8>, Refusal> {
-    let target = entry.link_name_bytes();
-    Ok(target
-        .ok_or_else(|| name.refuse("it is a link without a target"))?
-        .into_owned())
+fn target<'e>(entry: &'e TarEntry, name: &Name) -> Result<&'e [u8], Refusal> {
+    let target = entry.target.as_deref();
+    target.ok_or_else(|| name.refuse("it is a link without a target"))
 }
 
-/// Refuses PAX records that the tar crate passes over in silence, and those of sparse files, whose content is a map.
-fn records<R: Read>(entry: &mut Entry<'_, R>, name: &Name) -> Result<(), Refusal> {
-    let Ok(Some(records)) = entry.pax_extensions() else {
-        return Ok(());
-    };
-    let mut sparse = false;
-    // The entry's own name is a made-up one then, and the real one, if it is told, a record of its own.
-    let mut real = None;
-    for record in records {
-        let record = record.map_err(|_| name.refuse("it has an unreadable PAX record"))?;
-        sparse |= record.key_bytes().starts_with(b"GNU.sparse.");
-        if record.key_bytes() == b"GNU.sparse.name" {
-            real = Some(visible(record.value_bytes()));
-        }
+/// Refuses PAX records that cannot be read, and those of sparse files, whose content is a map.
+fn records(entry: &TarEntry, name: &Name) -> Result<(), Refusal> {
+    let pax = &entry.pax;
+    if pax.unreadable {
+        return Err(name.refuse("it has an unreadable PAX record"));
     }
-    match real {
-        Some(real) => Err(bad(format!("'{real}': {SPARSE}"))),
-        None if sparse => Err(name.refuse(SPARSE)),
+    match &pax.sparse_name {
+        Some(real) => Err(bad(format!("'{}': {SPARSE}", visible(real)))),
+        None if pax.sparse => Err(name.refuse(SPARSE)),
         None => Ok(()),
     }
 }

@@ -1,10 +1,8 @@
 //! The bytes of a payload on their way from the thread that receives them to the one that unpacks them: a few buffers that
 //! go round, so that the memory is constant and each side waits for the other; then, if need be, out of gzip.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, Read};
-use std::rc::Rc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use flate2::bufread::GzDecoder;
@@ -200,44 +198,6 @@ fn only_zeros(rest: &mut impl BufRead) -> io::Result<()> {
     }
 }
 
-/// A reader that refuses to go on once its allowance is used up: it bounds what a tar reader collects in memory.
-pub(super) struct Budgeted<R> {
-    inner: R,
-    left: Rc<Cell<u64>>,
-}
-
-/// More was read than allowed.
-#[derive(Debug)]
-pub(super) struct Exhausted;
-
-impl fmt::Display for Exhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("its headers are too large")
-    }
-}
-
-impl std::error::Error for Exhausted {}
-
-impl<R> Budgeted<R> {
-    /// A reader of `inner` whose allowance whoever holds the cell sets.
-    pub(super) fn new(inner: R, left: Rc<Cell<u64>>) -> Budgeted<R> {
-        Budgeted { inner, left }
-    }
-}
-
-impl<R: Read> Read for Budgeted<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
-        if left == 0 && !into.is_empty() {
-            return Err(io::Error::other(Exhausted));
-        }
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(into.len());
-        let read = self.inner.read(&mut into[..most])?;
-        self.left.set(left - read as u64);
-        Ok(read)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,17 +275,5 @@ mod tests {
             feed.consume(len);
         }
         assert!(filler.made <= 2, "{}", filler.made);
-    }
-
-    #[test]
-    fn an_allowance_ends() {
-        let left = Rc::new(Cell::new(3));
-        let mut reader = Budgeted::new(&b"abcdef"[..], Rc::clone(&left));
-        let mut into = [0; 8];
-        assert_eq!(reader.read(&mut into).unwrap(), 3);
-        assert!(reader.read(&mut into).is_err());
-        left.set(10);
-        assert_eq!(reader.read(&mut into).unwrap(), 3);
-        assert_eq!(reader.read(&mut into).unwrap(), 0);
     }
 }

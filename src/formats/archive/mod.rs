@@ -15,7 +15,11 @@
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
 //! | `unpack` | receives a payload: limits, hash, the two threads |
 //! | `feed` | the bytes on their way from one thread to the other, and out of gzip |
+//! | `reader` | the entries of a tar, with what the headers before them say |
+//! | `sniff` | the names of what was sent instead of a tar |
 //! | `extract` | judges entry by entry and writes the tree |
+//! | `sparse` | a file that keeps its holes |
+//! | `litter` | what macOS leaves beside files |
 //! | `path` | which names and link targets are taken |
 //! | `settle` | what comes last: flattening, links, modes |
 //! | `tree` | what was made so far, compactly, and where links lead |
@@ -25,9 +29,13 @@ mod extract;
 mod feed;
 mod free_space;
 mod gzip;
+mod litter;
 mod pack;
 mod path;
+mod reader;
 mod settle;
+mod sniff;
+mod sparse;
 #[cfg(test)]
 mod testing;
 mod tree;

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
@@ -17,8 +17,12 @@ use tar::{EntryType, Header};
 
 use crate::api::error::{Doing, Error};
 use crate::formats::archive::gzip::Gzip;
+use crate::formats::archive::litter;
 use crate::formats::archive::path::stays;
+use crate::formats::archive::reader::{TAR_BLOCK, fill};
+use crate::formats::archive::sparse;
 use crate::formats::archive::visible;
+use crate::system::files::open_at_once;
 
 /// Every entry's modification time: 1980-01-01, the earliest that no archiver has trouble with.
 const MTIME: u64 = 315_532_800;
@@ -26,8 +30,8 @@ const MTIME: u64 = 315_532_800;
 /// How much of a file is read at once, and chosen for together.
 const CHUNK: usize = 256 * 1024;
 
-/// A tar archive's unit.
-const TAR_BLOCK: usize = 512;
+/// Holes of so many bytes are worth a word: their zeros take time to read.
+const HOLES_NOTED: u64 = 1 << 20;
 
 /// What goes along that is left out by default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,6 +55,7 @@ pub struct PackPlan {
     mode: u32,
     items: Vec<PackItem>,
     warnings: Vec<String>,
+    holes: Vec<(String, u64)>,
     total: u64,
 }
 
@@ -70,7 +75,7 @@ enum PackKind {
 /// Walks `dir` and decides what will be packed.
 ///
 /// # Errors
-/// No such directory, nothing in it to pack, or something in it that cannot be read; the error names the path.
+/// No such directory, no file in it to pack, or something in it that cannot be read; the error names the path.
 pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
     let root = dir
         .canonicalize()
@@ -81,20 +86,22 @@ pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
         mode: metadata.permissions().mode() & 0o777,
         items: Vec::new(),
         warnings: Vec::new(),
+        holes: Vec::new(),
         total: 0,
     };
     let mut directories = VecDeque::from([PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         plan.walk(&directory, options, &mut directories)?;
     }
-    if plan.items.is_empty() {
+    let is_file = |item: &PackItem| matches!(item.what, PackKind::File(_));
+    if !plan.items.iter().any(is_file) {
         let left_out = match plan.warnings.as_slice() {
             [] => String::new(),
             warnings => format!(" ({})", warnings.join("; ")),
         };
         return Err(Error::new(
             format!("packing {}", dir.display()),
-            format!("there is nothing in it to pack{left_out}"),
+            format!("there is no file in it to pack{left_out}"),
         ));
     }
     plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -111,6 +118,11 @@ impl PackPlan {
     /// What is left out and might be missed; each names its entry.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The files that have large holes, and the bytes of those: they are sent as zeros.
+    pub fn holes(&self) -> &[(String, u64)] {
+        &self.holes
     }
 
     /// Writes the tar.gz, `level` 0 (nothing deflated) to 9. `progress` is told how many bytes of the files have been
@@ -183,11 +195,15 @@ impl PackPlan {
             let metadata =
                 fs::symlink_metadata(self.root.join(&path)).doing(|| self.doing(bytes))?;
             let kind = metadata.file_type();
+            if litter::by_name(bytes) || (kind.is_file() && self.is_apple_double(&path)?) {
+                continue;
+            }
             let what = if kind.is_dir() {
                 PackKind::Directory
             } else if kind.is_file() {
                 self.readable(&path)?;
                 self.total += metadata.len();
+                self.note_holes(&path, &metadata)?;
                 PackKind::File(metadata.len())
             } else if kind.is_symlink() {
                 match self.link(&path)? {
@@ -211,6 +227,34 @@ impl PackPlan {
             if kind.is_dir() {
                 directories.push_back(path);
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a file is what macOS keeps beside another one.
+    fn is_apple_double(&self, path: &Path) -> Result<bool, Error> {
+        let bytes = path.as_os_str().as_bytes();
+        if !litter::may_be_apple_double(bytes) {
+            return Ok(false);
+        }
+        let mut start = [0; litter::APPLE_DOUBLE.len()];
+        let read =
+            open_at_once(&self.root.join(path)).and_then(|mut file| fill(&mut file, &mut start));
+        let len = read.doing(|| self.doing(bytes))?;
+        Ok(start[..len] == litter::APPLE_DOUBLE)
+    }
+
+    fn note_holes(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+        // Looking into the file is only worth it where the disk has less than the file.
+        let on_disk = metadata.blocks().saturating_mul(512);
+        if metadata.len().saturating_sub(on_disk) < HOLES_NOTED {
+            return Ok(());
+        }
+        let bytes = path.as_os_str().as_bytes();
+        let file = open_at_once(&self.root.join(path)).doing(|| self.doing(bytes))?;
+        let holes = sparse::holes(&file, metadata.len());
+        if holes >= HOLES_NOTED {
+            self.holes.push((visible(bytes), holes));
         }
         Ok(())
     }
@@ -370,20 +414,6 @@ fn fits(field: &mut [u8], name: &[u8]) -> bool {
     let len = name.len().min(field.len());
     field[..len].copy_from_slice(&name[..len]);
     len == name.len()
-}
-
-/// Reads until the buffer is full or the file ends.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match file.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(len)
 }
 
 #[cfg(test)]
@@ -552,6 +582,30 @@ mod tests {
     }
 
     #[test]
+    fn what_macos_leaves_stays_out_and_holes_are_told() {
+        let at = Temporary::new();
+        let root = at.0.join("app");
+        write(root.join("index.html"), "1");
+        write(root.join("._index.html"), "\0\x05\x16\x07attributes");
+        write(root.join("._mine"), "\0\x05");
+        write(root.join("img/.DS_Store"), "x");
+        write(root.join("__MACOSX/index.html"), "x");
+        write(root.join("disk.img"), "x");
+        let disk = File::options().write(true).open(root.join("disk.img"));
+        disk.unwrap().set_len(64 << 20).unwrap();
+        let plan = plan(&root, &PackOptions::default()).unwrap();
+        let shown = |item: &PackItem| String::from_utf8_lossy(&item.path).into_owned();
+        let names: Vec<String> = plan.items.iter().map(shown).collect();
+        assert_eq!(names, ["._mine", "disk.img", "img", "index.html"]);
+        assert_eq!(plan.warnings(), [""; 0]);
+        let [(name, holes)] = plan.holes() else {
+            panic!("{:?}", plan.holes());
+        };
+        assert_eq!(name, "disk.img");
+        assert!((63 << 20..64 << 20).contains(holes), "{holes}");
+    }
+
+    #[test]
     fn what_cannot_be_packed_is_named() {
         let at = Temporary::new();
         let with = |name: &str, make: &dyn Fn(&Path)| {
@@ -564,11 +618,20 @@ mod tests {
             (at.0.join("none"), "none: No such file"),
             (
                 with("empty", &|_| {}),
-                "empty: there is nothing in it to pack",
+                "empty: there is no file in it to pack",
             ),
             (
                 with("modules", &|path| write(path.join("node_modules/x"), "")),
-                "modules: there is nothing",
+                "modules: there is no file",
+            ),
+            (
+                with("directories", &|path| {
+                    fs::create_dir_all(path.join("a/b")).unwrap();
+                    symlink("b", path.join("a/l")).unwrap();
+                    write(path.join(".DS_Store"), "x");
+                    write(path.join("a/._b"), "\0\x05\x16\x07");
+                }),
+                "directories: there is no file in it to pack",
             ),
             (
                 with("links", &|path| symlink("/", path.join("l")).unwrap()),

@@ -21,6 +21,10 @@ impl TreeWriter<'_> {
     pub(super) fn finish(mut self, owner: Option<Owner>) -> Result<Tally, Refusal> {
         let top = self.flatten()?;
         self.judge_links(top)?;
+        // Its sender has left out what matters, and it would replace what is live.
+        if self.files == 0 {
+            return Err(bad("there is no regular file in the archive"));
+        }
         self.hand_over(top, owner)?;
         Ok(Tally {
             bytes: self.bytes,

@@ -251,7 +251,6 @@ mod tests {
                 ],
                 vec![".flatten 644 2".into(), "a/ 755".into(), "a/a 644 1".into()],
             ),
-            ("an only directory, empty", vec![dir("a", 0o755)], vec![]),
             (
                 "not with an entry for the root",
                 vec![dir("./", 0o755), file("./a/b", "1")],
@@ -366,6 +365,53 @@ mod tests {
                     .collect(),
             ),
             (
+                "values with newlines, whole or made to look like another record",
+                vec![
+                    dir("./", 0o755),
+                    pax(
+                        b'x',
+                        &[
+                            ("SCHILY.acl.access", b"user::rw-\nuser:nobody:r--\n"),
+                            ("comment", b"A\n22 linkpath=/etc/evil\n18 path=../evil\n"),
+                            ("path", b"real"),
+                        ],
+                    ),
+                    file("made-up", "1"),
+                    pax(b'g', &[("comment", b"A\n22 linkpath=/etc/evil\n")]),
+                    pax(b'x', &[("comment", b"A\n22 linkpath=/etc/evil\n")]),
+                    link("l", "real"),
+                    pax(b'x', &[("size", b"2")]),
+                    sized(b'0', b"two", 0o644, b"", b"22", 0),
+                ],
+                vec!["l -> real".into(), "real 644 1".into(), "two 644 22".into()],
+            ),
+            (
+                "what macOS leaves is dropped and hinders no flattening",
+                vec![
+                    file("._app", "\0\x05\x16\x07attributes"),
+                    dir("app", 0o755),
+                    file("app/._index.html", "\0\x05\x16\x07"),
+                    file("app/index.html", "1"),
+                    file("app/._mine", "\0\x05\x16"),
+                    file("app/._its", "\0\x05\x16\x08"),
+                    file("app/.DS_Store", "x"),
+                    file("app/img/.DS_Store", "x"),
+                    dir("__MACOSX", 0o755),
+                    file("__MACOSX/app/x", "1"),
+                    link("__MACOSX/l", "x"),
+                ],
+                vec![
+                    "._its 644 \0\x05\x16\x08".into(),
+                    "._mine 644 \0\x05\x16".into(),
+                    "index.html 644 1".into(),
+                ],
+            ),
+            (
+                "a first name that looks like something else",
+                vec![dir("./", 0o755), file("{a}", "1"), file("PK\x03\x04", "2")],
+                vec!["PK\x03\x04 644 2".into(), "{a} 644 1".into()],
+            ),
+            (
                 "old ways",
                 vec![
                     dir("./", 0o755),
@@ -440,7 +486,7 @@ mod tests {
             ),
             (
                 vec![pax(b'x', &[("path", b"a\nb")]), good.clone()],
-                "unreadable PAX record",
+                "'a^Jb': the name contains a newline",
             ),
             (
                 vec![named(b'L', too_long.as_bytes()), good.clone()],
@@ -599,21 +645,37 @@ mod tests {
             ),
             (vec![], "the archive is empty"),
             (
+                vec![dir("./", 0o755), dir("a/b", 0o755), link("l", "a")],
+                "there is no regular file in the archive",
+            ),
+            (
+                vec![pax(b'g', &[("comment", b"x")])],
+                "there is no regular file",
+            ),
+            (
+                vec![
+                    file("a/.DS_Store", "x"),
+                    file("__MACOSX/a/x", "x"),
+                    file("a/._x", "\0\x05\x16\x07rest"),
+                ],
+                "there is no regular file",
+            ),
+            (
                 vec![good.clone(), b"nonsense".repeat(64)],
                 "the archive is damaged after 'a'",
             ),
             (
                 vec![named(b'L', b"b"), named(b'L', b"c"), good.clone()],
-                "two long name",
+                "two headers of one kind",
             ),
-            (vec![named(b'L', b"b")], "no future member"),
+            (vec![named(b'L', b"b")], "an entry that does not come"),
         ];
         let mut bad_mode = file("x", "");
         bad_mode[100..107].copy_from_slice(b"rwxr-xr");
         bad_mode[148..156].copy_from_slice(b"        ");
         let sum: u32 = bad_mode[..512].iter().map(|&byte| u32::from(byte)).sum();
         bad_mode[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        table.push((vec![bad_mode], "'x': its mode is no octal number"));
+        table.push((vec![bad_mode], "'x': its mode is not octal"));
         for (entries, part) in table {
             for bytes in [tar(&entries), gz(&tar(&entries))] {
                 let refusal = unpacked(&bytes).expect_err(part);
@@ -636,7 +698,7 @@ mod tests {
             (one.clone(), "no end marker"),
             (with(&one, &[0; 512]), "no end marker"),
             (with(&one, &[0; 1023]), "no end marker"),
-            (one[..700].to_vec(), "damaged after 'a': unexpected EOF"),
+            (one[..700].to_vec(), "damaged after 'a': it is truncated"),
             (one[..515].to_vec(), "'a': its content is truncated"),
             (with(&one, &one[..300]), "damaged after 'a'"),
             (with(&whole, b"x"), "followed by something else"),
@@ -648,9 +710,22 @@ mod tests {
             (wrong_sum, "damaged after 'a'"),
             (with(&zipped, b"x"), "something that is not gzip follows"),
             (with(&zipped, b"\x1f\x8b"), "truncated"),
-            (b"hello".to_vec(), "no readable tar or tar.gz"),
-            (b"PK\x03\x04".repeat(200), "no readable tar or tar.gz"),
-            (vec![0], "no readable tar or tar.gz"),
+            (b"hello".to_vec(), "the payload is text; send tar or tar.gz"),
+            (b"\x01".repeat(600), "not a readable tar or tar.gz"),
+            (vec![0], "not a readable tar or tar.gz"),
+            (
+                b"PK\x03\x04".repeat(200),
+                "is a zip archive; send tar or tar.gz",
+            ),
+            (
+                gz(&b"PK\x03\x04".repeat(200)),
+                "is a zip archive in gzip; send",
+            ),
+            (gz(&zipped), "is gzip in gzip; send tar or tar.gz"),
+            (
+                b"<!doctype html>\n<p>".repeat(99),
+                "is an HTML page; send tar",
+            ),
         ];
         for (bytes, part) in table {
             let refusal = unpacked(&bytes).expect_err(part);
