@@ -38,6 +38,27 @@ const NUMBERS: &[&str] = &[
     "lines",
 ];
 
+/// All other fields: texts, and what has rules of its own.
+const OTHERS: &[&str] = &[
+    "operation",
+    "project",
+    "deployment_id",
+    "payload",
+    "payload_sha256",
+    "package",
+    "install_command",
+    "restart",
+    "status",
+    "from",
+];
+
+/// Whether some operation has a field of this name. What is none of theirs is not kept.
+pub fn is_known(name: &str) -> bool {
+    [BOOLEANS, NUMBERS, OTHERS]
+        .iter()
+        .any(|names| names.contains(&name))
+}
+
 /// A form field's text as the JSON value that its name asks for. A text that does not fit stays text, and the
 /// operation's own reading refuses it by name.
 pub fn typed(name: &str, text: &str) -> Value {

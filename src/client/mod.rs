@@ -31,6 +31,7 @@ use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 use ureq::Agent;
+use ureq::config::RedirectAuthHeaders;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
@@ -309,7 +310,9 @@ impl Client {
             headers.push(("Accept", "text/event-stream".into()));
         }
         let state = Arc::new(Transfer::default());
-        let agent = self.agent(&state, stream);
+        // The newest deployment is redirected to itself, and nothing else of ours is.
+        let redirects = u32::from(path.starts_with("/deployments/latest/"));
+        let agent = self.agent(&state, stream, redirects);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
         let sent = Arc::new(AtomicU64::new(0));
         let job = PreparedRequest {
@@ -336,12 +339,13 @@ impl Client {
     }
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
-    fn agent(&self, state: &Arc<Transfer>, stream: bool) -> Agent {
+    fn agent(&self, state: &Arc<Transfer>, stream: bool, redirects: u32) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
             .proxy(None)
-            .max_redirects(0)
+            .max_redirects(redirects)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .max_redirects_will_error(false)
             .max_idle_connections(0)
             .tls_config(self.tls.clone())

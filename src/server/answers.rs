@@ -36,14 +36,15 @@ pub(super) fn json_text(status: u16, body: Vec<u8>) -> Answer {
     }
 }
 
-/// The answer that tells a refusal.
-pub(super) fn refused(refusal: &Refusal) -> Answer {
+/// The answer that tells a refusal. A browser would keep a password that it was asked for, so it is not asked.
+pub(super) fn refused(refusal: &Refusal, browser: bool) -> Answer {
     let mut answer = json(refusal.code.status(), &Value::Object(refusal.body()));
     if refusal.code == Code::Unauthorized {
-        answer.headers.push((
-            "WWW-Authenticate",
-            "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"".into(),
-        ));
+        let ways = match browser {
+            false => "Bearer realm=\"gangplank\", Basic realm=\"gangplank\"",
+            true => "Bearer realm=\"gangplank\"",
+        };
+        answer.headers.push(("WWW-Authenticate", ways.into()));
     }
     if let Some(after) = refusal.code.retry_after() {
         answer

@@ -1,12 +1,12 @@
 //! Who asks, and what they may do.
 
 mod attempts;
+pub(super) mod browser;
 
 use std::time::Instant;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
-use crate::api::operation::Operation;
 use crate::engine::deployer::not_found;
 use crate::server::auth::attempts::WrongAttempts;
 use crate::server::http::{ClientAddress, Exchange};
@@ -61,17 +61,25 @@ impl Caller {
         self.0.as_ref().map(|identity| identity.name.clone())
     }
 
-    /// Refuses an operation that needs another role.
-    pub(super) fn needs(&self, role: Role, operation: &str) -> Result<(), Refusal> {
+    /// Refuses an operation that needs another role. One that nobody knows is refused later, by its name.
+    pub(super) fn may_ask(&self, operation: &str) -> Result<(), Refusal> {
+        let needed = role(operation).unwrap_or(Role::Read);
         match &self.0 {
-            Some(identity) if identity.role < role => Err(forbidden(format!(
+            Some(identity) if identity.role < needed => Err(forbidden(format!(
                 "{operation} needs the role '{}', and the token '{}' has '{}'",
-                role.word(),
+                needed.word(),
                 identity.name,
                 identity.role.word()
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether nothing that the caller may ask for comes with a payload.
+    pub(super) fn only_looks(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|identity| identity.role < Role::Deploy)
     }
 
     /// Whether a component is none of the caller's business.
@@ -84,7 +92,7 @@ impl Caller {
     /// Refuses an operation on all components to somebody who is limited to some.
     pub(super) fn is_unlimited(&self, operation: &str) -> Result<(), Refusal> {
         match &self.0 {
-            Some(identity) if !identity.projects.is_empty() => Err(forbidden(format!(
+            Some(identity) if self.is_limited() => Err(forbidden(format!(
                 "{operation}: the token '{}' is limited to some components; name one",
                 identity.name
             ))),
@@ -92,15 +100,31 @@ impl Caller {
         }
     }
 
-    /// Refuses an operation on a component that is none of the caller's business.
+    /// Whether the caller is limited to some components.
+    pub(super) fn is_limited(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|identity| !identity.projects.is_empty())
+    }
+
+    /// Refuses an operation on a component that is none of the caller's business: it is as if there were none.
     pub(super) fn may_touch(&self, project: &Project, operation: &str) -> Result<(), Refusal> {
         if !self.is_barred_from(project) {
             return Ok(());
         }
         let name = self.name().unwrap_or_default();
-        Err(forbidden(format!(
-            "{operation}: the token '{name}' is limited to other components than {project}"
-        )))
+        let why = format!("{operation}: there is no component '{project}' for the token '{name}'");
+        Err(Refusal::new(Code::NotFound, why))
+    }
+
+    /// Refuses to have to do with a deployment of such a component, in the words for one that is not there.
+    pub(super) fn may_see(&self, store: &Store, id: DeploymentId) -> Result<(), Refusal> {
+        match store.read_summary(id) {
+            Ok(Some(one)) if !self.is_barred_from(&one.project) => Ok(()),
+            // Whose a damaged one is, nobody can tell.
+            Err(error) if !self.is_limited() => Err(error.into()),
+            _ => Err(not_found(id)),
+        }
     }
 }
 
@@ -108,36 +132,34 @@ fn forbidden(message: String) -> Refusal {
     Refusal::new(Code::Forbidden, message)
 }
 
-/// The least role that may ask for an operation.
-pub(super) fn role(operation: &Operation) -> Role {
-    match operation {
-        Operation::Deploy(_)
-        | Operation::Rollback(_)
-        | Operation::Drop(..)
-        | Operation::Restart(..)
-        | Operation::Sync(..)
-        | Operation::Cancel(_)
-        | Operation::DeletePayload(_) => Role::Deploy,
+/// The least role that may ask for an operation; none for one that nobody knows.
+fn role(operation: &str) -> Option<Role> {
+    Some(match operation {
+        "deploy_component"
+        | "rollback_component"
+        | "drop_component"
+        | "restart_component"
+        | "sync"
+        | "cancel_deployment"
+        | "delete_deployment_payload" => Role::Deploy,
         // It is the component's source, secrets included if there are any.
-        Operation::GetPayload(_) => Role::Admin,
-        Operation::GetDeployment(_)
-        | Operation::ListDeployments(_)
-        | Operation::GetLogs(_)
-        | Operation::GetComponents
-        | Operation::RegistrationInfo
-        | Operation::SystemInformation => Role::Read,
-    }
+        "get_deployment_payload" => Role::Admin,
+        "get_deployment" | "list_deployments" | "get_logs" | "get_components"
+        | "registration_info" | "system_information" => Role::Read,
+        _ => return None,
+    })
 }
 
-/// Refuses to show a deployment of a component that is none of the caller's business.
-pub(super) fn visible(
-    store: &Store,
-    id: DeploymentId,
-    caller: &Caller,
-    name: &str,
-) -> Result<(), Refusal> {
-    match store.read_summary(id)? {
-        Some(one) => caller.may_touch(&one.project, name),
-        None => Err(not_found(id)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::Operation;
+
+    #[test]
+    fn every_operation_needs_a_role() {
+        for name in Operation::NAMES {
+            assert!(role(name).is_some(), "{name}");
+        }
+        assert_eq!(role("fly"), None);
     }
 }

@@ -5,6 +5,7 @@ use crate::api::operation::Deploy;
 use crate::engine::deployer::Incoming;
 use crate::engine::spec::{DeploySpec, Plan, Then};
 use crate::server::answers::Outcome;
+use crate::server::auth::Caller;
 use crate::server::form::{Bytes, RequestBody};
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
@@ -16,22 +17,23 @@ pub(super) fn deploy(
     deploy: &Deploy,
     request: RequestBody<'_>,
     options: &RequestOptions,
-    user: Option<String>,
+    caller: &Caller,
 ) -> Result<Outcome, Refusal> {
     let project = &deploy.project;
     let bad = |why: &str| {
         let why = format!("deploying {project}: {why}");
         Err(Refusal::new(Code::BadRequest, why))
     };
-    let caller = options.caller(user);
+    let by = options.caller(caller.name());
     let follower = match (request.payload, deploy.release) {
         (Some(_), Some(_)) => return bad("a payload and a 'deployment_id' cannot go together"),
         (None, None) => {
             return bad("a payload is required, as the last part of a form or as base64");
         }
-        (None, Some(id)) => state
-            .deployer
-            .activate(project, id, deploy.restart, caller)?,
+        (None, Some(id)) => {
+            caller.may_see(&state.known.store, id)?;
+            state.deployer.activate(project, id, deploy.restart, by)?
+        }
         (Some(payload), None) => {
             let then = match (deploy.activate, deploy.replicated) {
                 (false, _) => Then::Stage,
@@ -45,7 +47,7 @@ pub(super) fn deploy(
                 plan: Plan::Build(then),
                 restart: deploy.restart,
                 options: deploy.options.clone(),
-                caller,
+                caller: by,
             };
             let incoming = Incoming {
                 open: Box::new(|stop| Ok(Box::new(Bytes::new(payload, stop)))),

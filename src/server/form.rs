@@ -1,8 +1,13 @@
-//! A request's body: its fields, and the payload that follows them.
+//! A request's body: its fields, and the payload behind them.
+//!
+//! Who may ask for the operation is looked at as soon as its name is there: somebody who may not does not get to send more.
+
+mod json;
 
 use std::io::{self, Cursor, Read};
 
-use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::read::DecoderReader;
 use serde_json::Value;
 
@@ -10,6 +15,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::operation::{self, Fields};
 use crate::formats::archive;
 use crate::formats::multipart::{self, Part, Reader};
+use crate::server::auth::Caller;
 use crate::server::http::Exchange;
 use crate::system::stop::Stop;
 
@@ -23,32 +29,37 @@ pub(super) struct RequestBody<'a> {
 
 /// What may follow a form's last boundary, which nobody reads, and a payload is not refused for.
 const EPILOGUE_MAX: u64 = 1 << 10;
+/// Names that mean something to every object of JavaScript, so that no client sends them and means well.
+const FORBIDDEN_NAMES: [&str; 3] = ["__proto__", "constructor", "prototype"];
+/// Takes base64 with and without the signs at its end.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// A payload that is still to be read.
 pub(super) enum PayloadSource<'a> {
     /// In the body, where the reader stands.
     Part(Box<Reader<&'a mut dyn Read>>),
     /// It came as base64 among the fields.
-    Base64(Box<DecoderReader<'static, GeneralPurpose, Cursor<String>>>),
+    Base64(Box<DecoderReader<'static, GeneralPurpose, Base64Text>>),
 }
 
-impl RequestBody<'_> {
-    /// The operation's name, for the log.
-    pub(super) fn operation(&self) -> &str {
-        self.fields
-            .get("operation")
-            .and_then(Value::as_str)
-            .unwrap_or("-")
-    }
+/// The limits of a body.
+pub(super) struct BodyLimits {
+    pub(super) max_json_body: u64,
+    pub(super) max_payload: Option<u64>,
 }
 
-/// Reads a body up to its payload. One that cannot but be too large is refused unread.
-pub(super) fn read(
-    exchange: &mut Exchange,
-    max_json_body: u64,
-    max_payload: Option<u64>,
-) -> Result<RequestBody<'_>, Refusal> {
-    let declared = exchange.declared_length().unwrap_or(0);
+/// Reads a body up to its payload. One that cannot but be too large is refused unread. The name of the operation is put
+/// down as soon as it is known, for the log.
+pub(super) fn read<'a>(
+    exchange: &'a mut Exchange,
+    limits: &BodyLimits,
+    caller: &Caller,
+    operation: &mut String,
+) -> Result<RequestBody<'a>, Refusal> {
+    let declared = exchange.declared_length();
     let media = exchange
         .header("Content-Type")
         .unwrap_or_default()
@@ -59,14 +70,20 @@ pub(super) fn read(
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
+    let mut admit = |name: &str| {
+        *operation = name.chars().take(40).collect();
+        caller.may_ask(name)
+    };
     match essence.as_str() {
         "multipart/form-data" => {
             let boundary = multipart::boundary(&media)?;
+            let declared = declared.unwrap_or(0);
+            let max_payload = limits.max_payload;
             archive::fits(
                 max_payload,
                 declared.saturating_sub(multipart::FIELDS_LEN_MAX),
             )?;
-            let mut request = read_multipart(exchange.body(), &boundary)?;
+            let mut request = read_multipart(exchange.body(), &boundary, &mut admit)?;
             if let Some(PayloadSource::Part(reader)) = &request.payload {
                 let around = reader.position() + boundary.len() as u64 + EPILOGUE_MAX;
                 request.payload_least = declared.saturating_sub(around);
@@ -75,11 +92,17 @@ pub(super) fn read(
             Ok(request)
         }
         "application/json" => {
+            let max = limits.max_json_body;
             // Whoever says so beforehand need not send it.
-            if declared > max_json_body {
-                return Err(too_large(max_json_body));
+            if declared.is_some_and(|declared| declared > max) {
+                return Err(json::too_large(max));
             }
-            read_json(exchange.body(), max_json_body)
+            let body = json::JsonBody {
+                max,
+                declared,
+                small: caller.only_looks(),
+            };
+            body.read(exchange.body(), &mut admit)
         }
         _ => {
             let why = "Unsupported Media Type: send application/json or multipart/form-data";
@@ -88,13 +111,25 @@ pub(super) fn read(
     }
 }
 
-fn read_multipart<'a>(body: &'a mut dyn Read, boundary: &str) -> Result<RequestBody<'a>, Refusal> {
+fn read_multipart<'a>(
+    body: &'a mut dyn Read,
+    boundary: &str,
+    admit: &mut dyn FnMut(&str) -> Result<(), Refusal>,
+) -> Result<RequestBody<'a>, Refusal> {
     let mut reader = Reader::new(body, boundary);
     let mut fields = Fields::new();
     loop {
         match reader.next()? {
             Part::Field { name, value } => {
-                let value = operation::typed(&name, &value);
+                check_name(&name)?;
+                if name == "operation" {
+                    admit(&value)?;
+                }
+                // What nobody reads is not kept, but for its name.
+                let value = match operation::is_known(&name) {
+                    true => operation::typed(&name, &value),
+                    false => Value::Null,
+                };
                 if fields.insert(name.clone(), value).is_some() {
                     let why = format!(
                         "reading the form: the field '{}' comes twice",
@@ -110,55 +145,85 @@ fn read_multipart<'a>(body: &'a mut dyn Read, boundary: &str) -> Result<RequestB
                     payload_least: 0,
                 });
             }
-            Part::End => return with_base64(fields),
+            Part::End => {
+                let payload = match fields.remove("payload") {
+                    None | Some(Value::Null) => None,
+                    Some(Value::String(text)) => Some(Base64Text::whole(text.into_bytes())),
+                    Some(_) => return Err(bad("'payload' must be a base64 string")),
+                };
+                return Ok(with_base64(fields, payload));
+            }
         }
     }
 }
 
-fn read_json<'a>(body: &mut dyn Read, max: u64) -> Result<RequestBody<'a>, Refusal> {
-    let mut text = Vec::new();
-    let read = body.take(max.saturating_add(1)).read_to_end(&mut text);
-    read.map_err(|error| Refusal::new(Code::UploadBroken, format!("reading the body: {error}")))?;
-    if text.len() as u64 > max {
-        return Err(too_large(max));
+/// Refuses a name that no field may have.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    if FORBIDDEN_NAMES.contains(&name) {
+        let why = format!("reading the fields: the field '{name}' is not allowed");
+        return Err(bad(why));
     }
-    let value: Value = serde_json::from_slice(&text).map_err(|error| {
-        bad(format!(
-            "Body is not valid JSON but content-type is set to 'application/json': {error}"
-        ))
-    })?;
-    match value {
-        Value::Object(fields) if !fields.is_empty() => with_base64(fields),
-        _ => Err(bad("Invalid JSON.")),
-    }
+    Ok(())
 }
 
-/// Takes the payload from among the fields, if it is there.
-fn with_base64<'a>(mut fields: Fields) -> Result<RequestBody<'a>, Refusal> {
-    let payload = match fields.remove("payload") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(PayloadSource::Base64(Box::new(DecoderReader::new(
-            Cursor::new(text),
-            &STANDARD,
-        )))),
-        Some(_) => return Err(bad("'payload' must be a base64 string")),
-    };
-    Ok(RequestBody {
+fn with_base64<'a>(fields: Fields, payload: Option<Base64Text>) -> RequestBody<'a> {
+    let decoder = |text| PayloadSource::Base64(Box::new(DecoderReader::new(text, &BASE64)));
+    RequestBody {
         fields,
-        payload,
+        payload: payload.map(decoder),
         payload_least: 0,
-    })
+    }
 }
 
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
 }
 
-fn too_large(max: u64) -> Refusal {
-    let why = format!(
-        "reading the body: JSON over {max} bytes; send the payload as multipart/form-data instead"
-    );
-    Refusal::new(Code::TooLarge, why)
+/// Base64 as it is written: with line breaks or without, in the usual alphabet or in that for URLs. It gives the usual one
+/// without line breaks.
+pub(super) struct Base64Text {
+    text: Cursor<Vec<u8>>,
+    end: usize,
+}
+
+impl Base64Text {
+    /// All of a text.
+    fn whole(text: Vec<u8>) -> Base64Text {
+        let end = text.len();
+        Base64Text::part(text, 0, end)
+    }
+
+    /// A part of a text, which is not copied for it.
+    fn part(text: Vec<u8>, begin: usize, end: usize) -> Base64Text {
+        let mut text = Cursor::new(text);
+        text.set_position(begin as u64);
+        Base64Text { text, end }
+    }
+}
+
+impl Read for Base64Text {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = usize::try_from(self.text.position()).map_err(io::Error::other)?;
+        let rest = self.text.get_ref().get(at..self.end).unwrap_or_default();
+        let (mut taken, mut given) = (0, 0);
+        for byte in rest {
+            let plain = match byte {
+                b'-' => b'+',
+                b'_' => b'/',
+                other => *other,
+            };
+            if !byte.is_ascii_whitespace() {
+                let Some(place) = buffer.get_mut(given) else {
+                    break;
+                };
+                *place = plain;
+                given += 1;
+            }
+            taken += 1;
+        }
+        self.text.set_position((at + taken) as u64);
+        Ok(given)
+    }
 }
 
 /// The payload's bytes, up to a proper end of the request: after the last one it makes sure that the form ends there too.
@@ -195,6 +260,34 @@ impl Read for Bytes<'_> {
                 },
                 read => Ok(read),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_as_it_is_written() {
+        let table = [
+            ("", Some("")),
+            ("aGVsbG8/Pz8+", Some("hello???>")),
+            ("aGVsbG8_Pz8-", Some("hello???>")),
+            ("aGVs\nbG8/\r\nPz8+\n", Some("hello???>")),
+            ("aGVsbG8=", Some("hello")),
+            ("aGVsbG8", Some("hello")),
+            ("aGVsbG8=\n", Some("hello")),
+            (" a G V s b G 8 ", Some("hello")),
+            ("aGVsbG8*", None),
+            ("aGVsb", None),
+            ("aGVsbG8=aGVsbG8=", None),
+        ];
+        for (text, expected) in table {
+            let mut found = String::new();
+            let text_in = Base64Text::part(format!("..{text}..").into_bytes(), 2, 2 + text.len());
+            let read = DecoderReader::new(text_in, &BASE64).read_to_string(&mut found);
+            assert_eq!(read.ok().map(|_| found.as_str()), expected, "{text:?}");
         }
     }
 }

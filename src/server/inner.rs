@@ -170,7 +170,7 @@ fn hand_over(
             "there is no thread for a further request; try again",
         );
         // A client that has gone meanwhile needs no answer.
-        let _ = exchange.answer(refused(&refusal));
+        let _ = exchange.answer(refused(&refusal, false));
     }
 }
 

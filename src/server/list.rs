@@ -1,12 +1,7 @@
 //! `list_deployments`: found in the index, and copied from the records one by one while it is sent, so that a listing costs a
 //! few records of memory.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
@@ -14,6 +9,7 @@ use crate::api::operation::List;
 use crate::api::record::{EventLog, Summary};
 use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
+use crate::server::members::ObjectMembers;
 use crate::server::state::ServerState;
 use crate::store::Store;
 use crate::system::log;
@@ -147,36 +143,6 @@ fn copy(body: &mut Vec<u8>, text: &[u8], present: bool, events: bool) -> Result<
     }
     body.push(b'}');
     Ok(())
-}
-
-/// The members of an object, unread and in their order.
-struct ObjectMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for ObjectMembers<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMembers<'de>, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = ObjectMembers<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<ObjectMembers<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(ObjectMembers(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | `auth` | who asks, and what they may do |
 //! | `options` | what a request's head says |
 //! | `form` | a request's body: its fields, and the payload behind them |
+//! | `members` | the members of an object of JSON, unread |
 //! | `answers` | what becomes of a request, and the JSON of every answer |
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `drop`, `sync` | the operations that change what is live |
@@ -28,6 +29,7 @@ pub mod http;
 mod inner;
 mod list;
 mod logs;
+mod members;
 mod notify;
 mod options;
 mod payload;
@@ -48,6 +50,7 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -203,21 +206,22 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
         max_entries: options.max_entries,
         min_free_disk: options.min_free_disk,
     };
-    let max_payload = limits.max_payload;
-    let deployer = Arc::new(Deployer::new(
-        options.max_deploys,
-        builder,
-        (limits, keep),
-        known.clone(),
-    )?);
-    Ok(ServerState::new(
-        known,
-        deployer,
-        Authenticator::new(tokens),
+    Ok(ServerState {
+        known: known.clone(),
+        max_payload: limits.max_payload,
+        deployer: Arc::new(Deployer::new(
+            options.max_deploys,
+            builder,
+            (limits, keep),
+            known,
+        )?),
         processes,
-        max_payload,
-        options.max_json_body,
-    ))
+        max_json_body: options.max_json_body,
+        tls: options.tls.is_some(),
+        started: Instant::now(),
+        requests: AtomicU64::new(0),
+        auth: Authenticator::new(tokens),
+    })
 }
 
 /// All that runs.

@@ -3,6 +3,7 @@
 use crate::api::error::Refusal;
 use crate::api::operation::Rollback;
 use crate::server::answers::Outcome;
+use crate::server::auth::Caller;
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::watch;
@@ -12,14 +13,17 @@ pub(super) fn rollback(
     state: &ServerState,
     rollback: &Rollback,
     options: &RequestOptions,
-    user: Option<String>,
+    caller: &Caller,
 ) -> Result<Outcome, Refusal> {
     let Rollback {
         project,
         to,
         restart,
     } = rollback;
-    let caller = options.caller(user);
-    let follower = state.deployer.rollback(project, *to, *restart, caller)?;
+    if let Some(id) = to {
+        caller.may_see(&state.known.store, *id)?;
+    }
+    let by = options.caller(caller.name());
+    let follower = state.deployer.rollback(project, *to, *restart, by)?;
     watch::outcome(state, follower, options)
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation::{Logs, Operation, Rollback};
 use crate::engine::deployer::stopping;
 use crate::server::answers::{Outcome, json, json_text, refused};
-use crate::server::auth::{Caller, role, visible};
-use crate::server::form::{self, RequestBody};
+use crate::server::auth::{Caller, browser};
+use crate::server::form::{self, BodyLimits, RequestBody};
 use crate::server::http::Exchange;
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
@@ -38,7 +40,7 @@ impl ServerState {
                 if refusal.code == Code::Internal {
                     log::error(&format!("{asked}: {}", refusal.message));
                 }
-                Outcome::Answer(refused(&refusal))
+                Outcome::Answer(refused(&refusal, browser::is_browser(&exchange)))
             });
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
@@ -65,25 +67,28 @@ impl ServerState {
         exchange: &mut Exchange,
         operation: &mut String,
     ) -> Result<Outcome, Refusal> {
+        browser::refuse_other_sites(exchange, self.tls)?;
         if self.deployer.is_stopping() {
             return Err(stopping());
         }
-        let (method, path) = (exchange.method(), exchange.path().to_owned());
+        let (method, path) = (exchange.method(), plain_path(exchange.path()));
         let events = path
             .strip_prefix("/deployments/")
             .and_then(|rest| rest.strip_suffix("/events"));
         match (path.as_str(), method.as_str(), events) {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(system::health())),
             ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
-            ("/", "POST", _) => {
+            ("", "POST", _) => {
                 let caller = self.auth.caller(exchange)?;
                 let wanted = RequestOptions::of(exchange)?;
-                let max_payload = self.max_payload;
-                let request = form::read(exchange, self.max_json_body, max_payload)?;
-                operation.push_str(&request.operation().chars().take(40).collect::<String>());
+                let limits = BodyLimits {
+                    max_json_body: self.max_json_body,
+                    max_payload: self.max_payload,
+                };
+                let request = form::read(exchange, &limits, &caller, operation)?;
                 perform(self, request, wanted, &caller)
             }
-            ("/", ..) => Ok(bad_method(&path, "POST")),
+            ("", ..) => Ok(bad_method("/", "POST")),
             (_, "GET", Some(which)) => {
                 let caller = self.auth.caller(exchange)?;
                 watch::watch(self, exchange, which, &caller)
@@ -97,6 +102,12 @@ impl ServerState {
     }
 }
 
+/// A path without the slashes that a proxy with a prefix makes too many.
+fn plain_path(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    parts.fold(String::new(), |path, part| path + "/" + part)
+}
+
 /// Performs the operation of a `POST /`.
 fn perform(
     state: &Arc<ServerState>,
@@ -104,9 +115,10 @@ fn perform(
     options: RequestOptions,
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
-    let name = request.operation().to_owned();
     let operation = Operation::parse(&request.fields)?;
-    caller.needs(role(&operation), &name)?;
+    let name = request.fields.get("operation").and_then(Value::as_str);
+    let name = name.unwrap_or_default().to_owned();
+    caller.may_ask(&name)?;
     match &operation {
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
         Operation::Rollback(Rollback { project, .. })
@@ -117,17 +129,17 @@ fn perform(
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
         | Operation::DeletePayload(id)
-        | Operation::Cancel(id) => visible(&state.known.store, *id, caller, &name)?,
+        | Operation::Cancel(id) => caller.may_see(&state.known.store, *id)?,
         // All components are somebody else's business, too.
         Operation::Sync(_, None) => caller.is_unlimited(&name)?,
         _ => {}
     }
     let value = match operation {
         Operation::Deploy(deploy) => {
-            return deploy::deploy(state, &deploy, request, &options, caller.name());
+            return deploy::deploy(state, &deploy, request, &options, caller);
         }
         Operation::Rollback(rollback) => {
-            return rollback::rollback(state, &rollback, &options, caller.name());
+            return rollback::rollback(state, &rollback, &options, caller);
         }
         Operation::GetDeployment(id) if options.events => {
             return watch::replay(state, id, options.resume.unwrap_or(0));
@@ -156,7 +168,7 @@ fn perform(
         }
         Operation::GetComponents => status::get_components(state, caller)?,
         Operation::RegistrationInfo => system::registration_info(),
-        Operation::SystemInformation => system::system_information(state)?,
+        Operation::SystemInformation => system::system_information(state, caller)?,
     };
     Ok(Outcome::Answer(json(200, &value)))
 }
@@ -170,7 +182,7 @@ fn send_pieces(
         Ok(first) => first,
         Err(error) => {
             log::error(&error.to_string());
-            let refusal = refused(&error.into());
+            let refusal = refused(&error.into(), false);
             return (refusal.status, exchange.answer(refusal));
         }
     };
@@ -194,7 +206,7 @@ fn send_pieces(
 /// The answer to a method that the path does not know; it says which ones it does.
 fn bad_method(path: &str, allowed: &str) -> Outcome {
     let why = format!("{path} takes {allowed}");
-    let mut answer = refused(&Refusal::new(Code::BadMethod, why));
+    let mut answer = refused(&Refusal::new(Code::BadMethod, why), false);
     answer.headers.push(("Allow", allowed.to_owned()));
     Outcome::Answer(answer)
 }

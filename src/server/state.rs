@@ -17,33 +17,14 @@ pub(crate) struct ServerState {
     pub(super) processes: Arc<Processes>,
     pub(super) max_payload: Option<u64>,
     pub(super) max_json_body: u64,
+    /// The TCP listeners speak TLS.
+    pub(super) tls: bool,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
     pub(super) auth: Authenticator,
 }
 
 impl ServerState {
-    pub(super) fn new(
-        known: Registry,
-        deployer: Arc<Deployer>,
-        auth: Authenticator,
-        processes: Arc<Processes>,
-        max_payload: Option<u64>,
-        max_json_body: u64,
-    ) -> ServerState {
-        let (started, requests) = (Instant::now(), AtomicU64::new(0));
-        ServerState {
-            known,
-            deployer,
-            max_payload,
-            max_json_body,
-            started,
-            requests,
-            processes,
-            auth,
-        }
-    }
-
     pub(super) fn deployer(&self) -> &Deployer {
         &self.deployer
     }

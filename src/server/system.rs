@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
+use crate::server::auth::Caller;
 use crate::server::http::Answer;
 use crate::server::state::ServerState;
 use crate::store::index::All;
@@ -17,18 +18,33 @@ pub(super) fn registration_info() -> Value {
     json!({ "version": REGISTRATION })
 }
 
-pub(super) fn system_information(state: &ServerState) -> Result<Value, Refusal> {
+/// Performs `system_information`. Who is limited to some components is told of their deployments alone.
+pub(super) fn system_information(state: &ServerState, caller: &Caller) -> Result<Value, Refusal> {
+    let (running, stored) = match caller.is_limited() {
+        false => (state.deployer.running(), state.known.index.look(All::len)),
+        true => state.known.index.look(|all| {
+            let own = || {
+                all.values()
+                    .filter(|one| !caller.is_barred_from(&one.project))
+            };
+            (
+                own().filter(|one| !one.status.ended()).count(),
+                own().count(),
+            )
+        }),
+    };
     let uptime = state.started.elapsed().as_millis();
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ms": u64::try_from(uptime).unwrap_or(u64::MAX),
         "disk_free": state.known.store.disk_free()?,
         "requests": state.requests.load(Ordering::Relaxed),
-        "deployments_running": state.deployer.running(),
-        "deployments_stored": state.known.index.look(All::len),
+        "deployments_running": running,
+        "deployments_stored": stored,
     }))
 }
 
+/// Answers `GET /health`.
 pub(super) fn health() -> Answer {
     let body = b"gangplank is running.".to_vec();
     Answer {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::Event;
 use crate::api::name::DeploymentId;
 use crate::api::record::Summary;
 use crate::formats::sse;
 use crate::server::answers::{self, Outcome};
-use crate::server::auth::{Caller, visible};
+use crate::server::auth::Caller;
 use crate::server::http::{Answer, Exchange};
 use crate::server::options::{self, RequestOptions};
 use crate::server::pump::{Batch, LiveStream, StreamSource};
@@ -23,10 +25,7 @@ pub(super) fn watch(
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
     if which == "latest" {
-        // It does not resume: the newest deployment may be another one by then.
-        let id = latest(state, exchange.query("project"))?;
-        visible(&state.known.store, id, caller, "watching")?;
-        return Ok(watched(state.deployer.follow(id, 0)?));
+        return latest(state, exchange, caller);
     }
     let Ok(id) = which.parse::<DeploymentId>() else {
         return Err(Refusal::new(
@@ -34,7 +33,7 @@ pub(super) fn watch(
             format!("No deployment found with id '{}'", which.escape_debug()),
         ));
     };
-    visible(&state.known.store, id, caller, "watching")?;
+    caller.may_see(&state.known.store, id)?;
     let after = options::resume(exchange)?.unwrap_or(0);
     let follower = state.deployer.follow(id, after)?;
     if after > 0 && follower.at_end()? {
@@ -50,19 +49,36 @@ pub(super) fn watch(
     Ok(watched(follower))
 }
 
-/// The newest deployment, of a component or of all.
-fn latest(state: &ServerState, project: Option<&str>) -> Result<DeploymentId, Refusal> {
-    let is_of = |one: &Summary| project.is_none_or(|project| one.project.as_str() == project);
+/// Points to the newest deployment, of a component or of all that are the caller's business, so that an EventSource that
+/// comes back comes back to the same one.
+fn latest(state: &ServerState, exchange: &Exchange, caller: &Caller) -> Result<Outcome, Refusal> {
+    let project = exchange.query("project");
+    let is_it = |one: &Summary| {
+        project.is_none_or(|project| one.project.as_str() == project)
+            && !caller.is_barred_from(&one.project)
+    };
     let found = state.known.index.look(|all| {
-        let newest = all.iter().rev().find(|(_, one)| is_of(one));
+        let newest = all.iter().rev().find(|(_, one)| is_it(one));
         newest.map(|(id, _)| *id)
     });
-    found.ok_or_else(|| {
+    let id = found.ok_or_else(|| {
         let of = project
             .map(|project| format!(" of '{}'", project.escape_debug()))
             .unwrap_or_default();
         Refusal::new(Code::NotFound, format!("No deployment{of} found"))
-    })
+    })?;
+    // Relative, since a proxy may have put something before the path.
+    let up = match exchange.path().ends_with('/') {
+        false => "..",
+        true => "../..",
+    };
+    let mut location = format!("{up}/{id}/events");
+    if let Some(from) = options::resume(exchange)?.filter(|_| exchange.query("from").is_some()) {
+        location += &format!("?from={from}");
+    }
+    let mut answer = answers::json(307, &json!({ "deployment_id": id }));
+    answer.headers.push(("Location", location));
+    Ok(Outcome::Answer(answer))
 }
 
 /// Replays and follows; if nothing comes after the event that was asked for, the terminal one is sent again.

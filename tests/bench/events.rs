@@ -182,22 +182,32 @@ impl Watcher {
     fn join(server: &Server) -> Watcher {
         // A deployment that has not begun yet is asked for again; ten seconds are enough for any machine.
         for _ in 0..1000 {
-            let mut stream = TcpStream::connect(server.address()).unwrap();
-            let request = format!(
-                "GET /deployments/latest/events?project=bench HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\
-                 Authorization: Bearer {}\r\n\r\n",
-                server.token()
-            );
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut watcher = Watcher(BufReader::with_capacity(1 << 16, Stamped { stream, at: 0 }));
-            while let Some(line) = watcher.line() {
-                if line.contains(r#""phase":"install","status":"start""#) {
-                    return watcher;
+            let mut newest = Watcher::ask(server, "/deployments/latest/events?project=bench");
+            let lines = std::iter::from_fn(|| newest.line());
+            let location = lines
+                .filter_map(|line| Some(line.strip_prefix("Location: ..")?.trim().to_owned()))
+                .next();
+            if let Some(rest) = location {
+                let mut watcher = Watcher::ask(server, &format!("/deployments{rest}"));
+                while let Some(line) = watcher.line() {
+                    if line.contains(r#""phase":"install","status":"start""#) {
+                        return watcher;
+                    }
                 }
             }
             thread::sleep(Duration::from_millis(10));
         }
         panic!("there is no installation to watch");
+    }
+
+    fn ask(server: &Server, path: &str) -> Watcher {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            server.token()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        Watcher(BufReader::with_capacity(1 << 16, Stamped { stream, at: 0 }))
     }
 
     fn line(&mut self) -> Option<String> {

@@ -54,7 +54,7 @@ fn curl_deploys_and_watches() {
     );
     assert_eq!(records(&live).last().unwrap().event, "done");
     let watched = curl(&[
-        "-N",
+        "-NL",
         &format!("{url}deployments/latest/events?project=curled"),
     ]);
     assert_eq!(watched, live);

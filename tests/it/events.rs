@@ -85,10 +85,6 @@ fn everybody_sees_the_same_now_and_later() {
     let id = events[0].data["deployment_id"].as_str().unwrap().to_owned();
     let path = format!("/deployments/{id}/events");
     assert_eq!(watch(&host, &path, &[]).text(), live.text());
-    assert_eq!(
-        watch(&host, "/deployments/latest/events?project=demo", &[]).text(),
-        live.text()
-    );
     let again = json!({"operation": "get_deployment", "deployment_id": id}).to_string();
     let post = |headers: &[&str]| {
         let headers: Vec<&str> = headers
@@ -252,6 +248,73 @@ fn newest(host: &TestServer) -> String {
 }
 
 #[test]
+fn the_latest_is_redirected_to_the_deployment_that_it_means() {
+    let host = TestServer::start();
+    let deploy = |project| {
+        let answer = host.deploy(&[("project", project)], &component());
+        answer.json()["deployment_id"].as_str().unwrap().to_owned()
+    };
+    let (first, second) = (deploy("a"), deploy("b"));
+    // What is asked, and where it points: relative, as a proxy with a prefix needs it.
+    let table = [
+        ("/deployments/latest/events", &second, "..", ""),
+        ("/deployments/latest/events?project=b", &second, "..", ""),
+        ("/deployments/latest/events?project=a", &first, "..", ""),
+        (
+            "/deployments/latest/events?from=3",
+            &second,
+            "..",
+            "?from=3",
+        ),
+        ("/deployments/latest/events/?project=a", &first, "../..", ""),
+    ];
+    for (path, id, up, query) in table {
+        let answer = watch(&host, path, &["Last-Event-ID: 4"]);
+        assert_eq!(answer.status, 307, "{path}: {}", answer.text());
+        let location = format!("{up}/{id}/events{query}");
+        assert_eq!(answer.header("Location"), Some(location.as_str()), "{path}");
+        assert_eq!(&answer.json()["deployment_id"], id);
+    }
+    assert_eq!(
+        watch(&host, "/deployments/latest/events?from=x", &[]).status,
+        400
+    );
+    // An EventSource that comes back with the last id stops there.
+    let events = watch(&host, &format!("/deployments/{first}/events"), &[]).events();
+    let last = format!("Last-Event-ID: {}", events.len());
+    let path = format!("/deployments/{first}/events");
+    assert_eq!(watch(&host, &path, &[&last]).status, 204);
+    // Our own client goes where it points.
+    let watched = host.cli(&["watch", "a", "--output", "json"]);
+    assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    let result: serde_json::Value = serde_json::from_slice(&watched.stdout).unwrap();
+    assert_eq!(result["deployment_id"], first);
+}
+
+#[test]
+fn slashes_too_many_are_none() {
+    let host = TestServer::start();
+    let id = host.deploy(&[("project", "a")], &component()).json()["deployment_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let table = [
+        ("GET", "//health".to_owned(), 200),
+        ("GET", "/health/".to_owned(), 200),
+        ("GET", format!("//deployments//{id}/events"), 200),
+        ("GET", format!("/deployments/{id}/events//"), 200),
+        ("GET", "//".to_owned(), 405),
+        ("POST", "//".to_owned(), 415),
+        ("GET", "/healthy".to_owned(), 404),
+        ("GET", "/deployments//events".to_owned(), 404),
+    ];
+    for (method, path, status) in table {
+        let answer = host.ask(method, &path, &[], b"");
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+}
+
+#[test]
 fn a_client_of_http_1_0_gets_the_stream_unchunked() {
     let host = TestServer::start();
     assert_eq!(
@@ -262,6 +325,7 @@ fn a_client_of_http_1_0_gets_the_stream_unchunked() {
     let token = &host.token;
     let head =
         format!("GET /deployments/latest/events HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let head = head.replace("latest", &newest(&host));
     stream.write_all(head.as_bytes()).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -330,6 +394,7 @@ fn a_watcher_that_never_reads_holds_nobody_up() {
         let head = format!(
             "GET /deployments/latest/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
+        let head = head.replace("latest", &newest(&host));
         stuck.write_all(head.as_bytes()).unwrap();
         // It is there as soon as it was sent the first bytes, and reads no more after them.
         stuck.read_exact(&mut [0; 16]).unwrap();

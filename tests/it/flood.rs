@@ -107,6 +107,21 @@ impl Server {
         format!("Authorization: Bearer {}\r\n", self.token)
     }
 
+    /// The path of the newest deployment's events.
+    fn newest(&self) -> String {
+        let authorization = self.authorization();
+        let request =
+            format!("GET /deployments/latest/events HTTP/1.1\r\nHost: x\r\n{authorization}\r\n");
+        let answer = self.ask(request.as_bytes());
+        let location = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("Location: .."));
+        format!(
+            "/deployments{}",
+            location.unwrap_or_else(|| panic!("{answer}"))
+        )
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.root.join("log")).unwrap()
     }
@@ -426,7 +441,8 @@ fn watchers_hold_at_most_half() {
     let server = Server::start(&["--max-connections", "6"]);
     let _upload = server.open_upload("a");
     let request = format!(
-        "GET /deployments/latest/events HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        server.newest(),
         server.authorization()
     );
     let mut watchers = Vec::new();
@@ -462,7 +478,7 @@ fn a_watcher_that_goes_gives_its_permit_back() {
     let _upload = server.open_upload("a");
     let mut stream = UnixStream::connect(server.root.join("run/gangplank.sock")).unwrap();
     stream
-        .write_all(b"GET /deployments/latest/events HTTP/1.1\r\n\r\n")
+        .write_all(format!("GET {} HTTP/1.1\r\n\r\n", server.newest()).as_bytes())
         .unwrap();
     assert!(head(&mut stream).starts_with("HTTP/1.1 200 "));
     assert_eq!(server.connections(), 2);
@@ -587,7 +603,8 @@ fn clients_of_http_1_0() {
     drop(server.open_upload("a"));
     server.eventually("it fails", || server.log().contains(" of a failed"));
     let request = format!(
-        "GET /deployments/latest/events HTTP/1.0\r\n{}\r\n",
+        "GET {} HTTP/1.0\r\n{}\r\n",
+        server.newest(),
         server.authorization()
     );
     let stream = server.ask(request.as_bytes());

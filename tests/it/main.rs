@@ -26,6 +26,7 @@ mod serve;
 mod service;
 mod small;
 mod smuggle;
+mod strangers;
 mod test_server;
 mod tidy;
 mod tls;

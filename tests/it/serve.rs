@@ -375,14 +375,14 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
         host.ask_as_anyone("POST", "/", &headers, operation.to_string().as_bytes())
     };
     assert_eq!(deploy(&ci, "mine").status, 200);
-    for (token, project, part) in [(&ci, "theirs", "limited"), (&reader, "mine", "'deploy'")] {
+    let table = [
+        (&ci, "theirs", 404, "not_found", "'theirs'"),
+        (&reader, "mine", 403, "forbidden", "'deploy'"),
+    ];
+    for (token, project, status, word, part) in table {
         let answer = deploy(token, project);
         let (code, message) = answer.refusal();
-        assert_eq!(
-            (answer.status, code.as_str()),
-            (403, "forbidden"),
-            "{message}"
-        );
+        assert_eq!((answer.status, code.as_str()), (status, word), "{message}");
         assert!(
             message.contains("deploy_component") && message.contains(part),
             "{message}"
@@ -407,7 +407,7 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
     let show = json!({"operation": "get_deployment", "deployment_id": theirs});
     assert_eq!(
         (ask(&reader, &show).status, ask(&ci, &show).status),
-        (200, 403)
+        (200, 404)
     );
     assert_eq!(
         ask(&ci, &json!({"operation": "registration_info"})).status,
@@ -421,7 +421,7 @@ fn tokens_have_roles_and_components_and_can_be_revoked() {
         assert_eq!(
             host.ask_as_anyone("GET", &theirs, &[&authorization], b"")
                 .status,
-            403,
+            404,
             "{theirs}"
         );
     }

@@ -3,7 +3,12 @@
 use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project};
-use crate::api::operation::{Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback};
+use crate::api::operation::{
+    Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known,
+};
+
+/// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
+const COMMAND_LEN_MAX: usize = (128 << 10) - 1;
 
 /// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
 pub(super) struct FieldReader<'a> {
@@ -13,6 +18,8 @@ pub(super) struct FieldReader<'a> {
 
 impl FieldReader<'_> {
     fn get(&self, name: &str) -> Option<&Value> {
+        // What is not known is not even kept.
+        debug_assert!(is_known(name), "{name}");
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
@@ -24,6 +31,10 @@ impl FieldReader<'_> {
     fn text(&mut self, name: &str) -> Option<String> {
         match self.get(name) {
             None => None,
+            // It ends every text that a system call takes.
+            Some(Value::String(text)) if text.contains('\0') => {
+                self.fault(format!("'{name}' must not have a NUL in it"))
+            }
             Some(Value::String(text)) => Some(text.clone()),
             Some(_) => self.fault(format!("'{name}' must be a string")),
         }
@@ -152,6 +163,14 @@ impl FieldReader<'_> {
         {
             self.faults
                 .push("'install_command' is not allowed to be empty".into());
+        }
+        if install_command
+            .as_deref()
+            .is_some_and(|command| command.len() > COMMAND_LEN_MAX)
+        {
+            self.faults.push(format!(
+                "'install_command' must not be longer than {COMMAND_LEN_MAX} bytes"
+            ));
         }
         let install_timeout = self.number("install_timeout");
         if install_timeout == Some(0) {
