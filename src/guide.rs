@@ -90,14 +90,14 @@
 //! One word names an operation everywhere: its file under `server/`, its file under `cli/commands/`, and its test. Say the word
 //! is `stop` and the operation `stop_component`. The tests in `tests/it/tidy` tell what was forgotten.
 //!
-//! 1. **The wire**: a variant of [`Operation`](crate::api::operation::Operation) with typed fields, its name among the names there, and a line that reads its
-//!    fields from a request. A refusal that is new gets a [`Code`](crate::api::error::Code), which decides the HTTP status and the exit code.
+//! 1. **The wire**: a variant of [`Operation`](crate::api::operation::Operation) with typed fields; in `api/operation/call.rs` a row with its name and
+//!    the shape of its answer, and how its fields are written; in `reader.rs` how they are read. A refusal that is new gets a [`Code`](crate::api::error::Code), which decides the HTTP status and the exit code.
 //! 2. **The work**: a method of the engine, which knows nothing of HTTP. It returns a value, or a
 //!    [`Refusal`](crate::api::error::Refusal) that says what was being done, to what, and why it failed.
 //! 3. **The server**: `server/stop.rs` with the function that answers it; a line in `server/router.rs` that calls it, with who may do it to
 //!    which component; and in `server/auth.rs` the least role that it takes.
-//! 4. **The client**: the flags in `cli/arguments`, their help in `cli/arguments/help.rs`, and `cli/commands/stop.rs` that sends it and says
-//!    what the result means.
+//! 4. **The client**: `cli/commands/stop.rs` with its help, its flags and what it sends, and its name in the table of
+//!    `cli/commands/mod.rs`.
 //! 5. **The tests**: a table of good and bad fields beside the parser; from outside in `tests/it`, by raw HTTP and by the CLI:
 //!    what it does, who may not do it, and what it leaves when the server is killed in its midst.
 //! 6. **The words**: the table in `tests/it/tidy/operations.rs`, the README's table of commands and its list of operations, and a line of

@@ -96,12 +96,12 @@
 //! [`guide`] says how to build, test, fuzz and measure, draws the statuses of a deployment, and adds an operation step by step.
 //!
 //! # Where to begin reading
-//! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`user`](cli::commands) and [`client`].
+//! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`commands`](cli::commands) and [`follow`](client::follow).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
-pub mod cli;
-pub mod client;
+mod cli;
+mod client;
 pub mod engine;
 pub mod formats;
 pub mod guide;

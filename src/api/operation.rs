@@ -1,8 +1,10 @@
-//! The operations API: what a request may ask for, read once into an [`Operation`].
+//! The operations API, for both ends: a client writes an [`Operation`] as an [`OperationCall`], a server reads it back.
 //!
 //! Fields arrive as JSON, or as the texts of a form. [`typed`] gives a form's text the type that its name asks for, so
-//! that both roads end in the same [`Fields`]. Reading collects every fault into one refusal.
+//! that both end in the same [`Fields`]. Reading collects every fault into one refusal. To add an operation: a row in
+//! [`OperationName`]'s table, a variant of [`Operation`], how it is written in `call.rs`, and how it is read in `reader.rs`.
 
+mod call;
 mod reader;
 
 use std::time::Duration;
@@ -13,6 +15,13 @@ use serde_json::{Map, Value};
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::reader::FieldReader;
+
+pub use crate::api::operation::call::{
+    AnswerShape, FieldKind, OperationCall, OperationName, name_in,
+};
+
+/// The field that names the operation.
+const NAME: &str = "operation";
 
 /// The fields of a request, by name.
 pub type Fields = Map<String, Value>;
@@ -213,62 +222,45 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The names of all operations, as on the wire.
-    pub const NAMES: &'static [&'static str] = &[
-        "deploy_component",
-        "get_deployment",
-        "list_deployments",
-        "get_deployment_payload",
-        "delete_deployment_payload",
-        "rollback_component",
-        "cancel_deployment",
-        "restart_component",
-        "get_logs",
-        "sync",
-        "drop_component",
-        "get_components",
-        "registration_info",
-        "system_information",
-    ];
-
     /// Reads a request's fields. The payload is not among them.
     ///
     /// # Errors
     /// `bad_request`, naming every fault at once.
     pub fn parse(fields: &Fields) -> Result<Operation, Refusal> {
-        let Some(name) = fields.get("operation") else {
+        use OperationName as Name;
+        let Some(name) = fields.get(NAME) else {
             return Err(bad("Request body must include an 'operation' property."));
+        };
+        let Some(known) = name.as_str().and_then(Name::parse) else {
+            let shown = name
+                .as_str()
+                .map_or_else(|| name.to_string(), str::to_owned);
+            return Err(bad(format!(
+                "Operation '{}' not found",
+                shown.chars().take(80).collect::<String>()
+            )));
         };
         let mut reader = FieldReader {
             fields,
             faults: Vec::new(),
         };
-        let operation = match name.as_str().unwrap_or_default() {
-            "deploy_component" => reader
+        let operation = match known {
+            Name::DeployComponent => reader
                 .deploy()
                 .map(|deploy| Operation::Deploy(Box::new(deploy))),
-            "get_deployment" => reader.deployment().map(Operation::GetDeployment),
-            "get_deployment_payload" => reader.deployment().map(Operation::GetPayload),
-            "delete_deployment_payload" => reader.deployment().map(Operation::DeletePayload),
-            "cancel_deployment" => reader.deployment().map(Operation::Cancel),
-            "rollback_component" => reader.rollback().map(Operation::Rollback),
-            "drop_component" => reader.drop_component(),
-            "restart_component" => reader.restart_component(),
-            "sync" => reader.sync(),
-            "get_logs" => reader.logs().map(Operation::GetLogs),
-            "list_deployments" => Some(Operation::ListDeployments(reader.list())),
-            "get_components" => Some(Operation::GetComponents),
-            "registration_info" => Some(Operation::RegistrationInfo),
-            "system_information" => Some(Operation::SystemInformation),
-            _ => {
-                let shown = name
-                    .as_str()
-                    .map_or_else(|| name.to_string(), str::to_owned);
-                return Err(bad(format!(
-                    "Operation '{}' not found",
-                    shown.chars().take(80).collect::<String>()
-                )));
-            }
+            Name::GetDeployment => reader.deployment().map(Operation::GetDeployment),
+            Name::GetDeploymentPayload => reader.deployment().map(Operation::GetPayload),
+            Name::DeleteDeploymentPayload => reader.deployment().map(Operation::DeletePayload),
+            Name::CancelDeployment => reader.deployment().map(Operation::Cancel),
+            Name::RollbackComponent => reader.rollback().map(Operation::Rollback),
+            Name::DropComponent => reader.drop_component(),
+            Name::RestartComponent => reader.restart_component(),
+            Name::Sync => reader.sync(),
+            Name::GetLogs => reader.logs().map(Operation::GetLogs),
+            Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),
+            Name::GetComponents => Some(Operation::GetComponents),
+            Name::RegistrationInfo => Some(Operation::RegistrationInfo),
+            Name::SystemInformation => Some(Operation::SystemInformation),
         };
         match operation {
             Some(operation) if reader.faults.is_empty() => Ok(operation),

@@ -1,5 +1,6 @@
 //! The command line: its arguments, a command for each operation, and the screen.
 
-pub mod arguments;
-pub mod commands;
-pub mod screen;
+mod arguments;
+pub(crate) mod commands;
+mod screen;
+mod session;

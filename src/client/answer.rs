@@ -6,36 +6,37 @@
 use serde_json::Value;
 
 use crate::api::error::{Code, Exit};
+use crate::api::operation::AnswerShape;
 
 /// A whole answer that is no event stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlainAnswer {
+pub(crate) struct PlainAnswer {
     /// The HTTP status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// The content type in lower case, without its parameters; empty if there is none.
-    pub content_type: String,
+    pub(crate) content_type: String,
     /// Where a redirect points.
-    pub location: Option<String>,
+    pub(crate) location: Option<String>,
     /// The body.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Why there is no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoResult {
+pub(crate) struct NoResult {
     /// The reason, for people.
-    pub message: String,
+    pub(crate) message: String,
     /// The reason, for machines.
-    pub code: Option<String>,
+    pub(crate) code: Option<String>,
     /// How the CLI ends.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// The deployment that it is about.
-    pub deployment_id: Option<String>,
+    pub(crate) deployment_id: Option<String>,
 }
 
 impl NoResult {
     /// A failure that only this side knows of.
-    pub fn new(exit: Exit, message: impl Into<String>) -> NoResult {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> NoResult {
         NoResult {
             message: message.into(),
             code: None,
@@ -49,27 +50,40 @@ impl NoResult {
 const SHOWN_MAX: usize = 200;
 
 impl PlainAnswer {
-    /// The result, if the answer is a success.
+    /// The result, if the answer is a success of this shape; without a shape none is.
     ///
     /// # Errors
     /// A refusal by the server, or an answer of something else.
-    pub fn judge(&self) -> Result<Value, NoResult> {
+    pub(crate) fn judge(&self, shape: Option<AnswerShape>) -> Result<Value, NoResult> {
         let success = (200..300).contains(&self.status);
-        if success && self.body.is_empty() {
-            return Ok(Value::Null);
+        match (success, shape) {
+            (true, Some(AnswerShape::Lines)) => self.lines().ok_or_else(|| self.foreign()),
+            (true, Some(AnswerShape::Bytes)) if self.content_type == BYTES => {
+                let length = self.body.len();
+                let message = format!(
+                    "the answer is a payload of {length} bytes; `gangplank payload` downloads it"
+                );
+                Err(NoResult::new(Exit::Usage, message))
+            }
+            (true, shape) => match json(&self.body)? {
+                Some(value) if shape.is_some_and(|shape| shape.fits(&value)) => Ok(value),
+                _ => Err(self.foreign()),
+            },
+            (false, _) => match json(&self.body) {
+                Ok(Some(Value::Object(map))) if map.contains_key("error") => {
+                    Err(self.refused(&map))
+                }
+                _ => Err(self.foreign()),
+            },
         }
-        if success && self.content_type == "text/plain" {
-            return Ok(Value::from(String::from_utf8_lossy(&self.body)));
-        }
-        if success && self.content_type == "application/octet-stream" {
-            let message = format!("the answer is {} bytes, not text", self.body.len());
-            return Err(NoResult::new(Exit::Usage, message));
-        }
-        match serde_json::from_slice::<Value>(&self.body) {
-            Ok(value) if success => Ok(value),
-            Ok(Value::Object(map)) if map.contains_key("error") => Err(self.refused(&map)),
-            _ => Err(self.foreign()),
-        }
+    }
+
+    /// The text, if each of its lines is one of a process: time, type, stream, and what was printed.
+    fn lines(&self) -> Option<Value> {
+        let text = std::str::from_utf8(&self.body).ok()?;
+        let is_line = |line: &str| matches!(line.split(' ').nth(2), Some("stdout" | "stderr"));
+        let fits = self.content_type == "text/plain" && text.lines().all(is_line);
+        (fits && !text.is_empty()).then(|| text.into())
     }
 
     fn refused(&self, map: &serde_json::Map<String, Value>) -> NoResult {
@@ -92,7 +106,7 @@ impl PlainAnswer {
             message += &format!(", to {}", plain(location));
         }
         let body = plain(&String::from_utf8_lossy(&self.body));
-        message += ", which is no answer of a gangplank server";
+        message += ", which is not an answer of a gangplank server";
         if !body.is_empty() {
             message += &format!(": {body}");
         }
@@ -100,18 +114,39 @@ impl PlainAnswer {
     }
 }
 
+/// The content type of a payload.
+const BYTES: &str = "application/octet-stream";
+
+/// More than a thousand records with their events have. Each value takes up to some hundred bytes once it is read, so that
+/// an answer of the largest size that holds nothing else would take gigabytes.
+const VALUES_MAX: usize = 500_000;
+
+/// The JSON that these bytes are; none if they are not.
+///
+/// # Errors
+/// When it holds too many values.
+fn json(bytes: &[u8]) -> Result<Option<Value>, NoResult> {
+    // Each value follows a bracket or a comma, but for the first. Those within texts count too, as the price of speed.
+    let values = memchr::memchr3_iter(b'{', b'[', b',', bytes).take(VALUES_MAX + 1);
+    if values.count() > VALUES_MAX {
+        let message = format!("the answer holds more than {VALUES_MAX} values; ask for fewer");
+        return Err(NoResult::new(Exit::Unreachable, message));
+    }
+    Ok(serde_json::from_slice(bytes).ok())
+}
+
 /// The result of a `done` event.
-pub fn done(data: &str) -> Value {
-    match serde_json::from_str(data) {
-        Ok(Value::Object(mut map)) => map.remove("result").unwrap_or(Value::Object(map)),
-        Ok(value) => value,
-        Err(_) => Value::from(data),
+pub(crate) fn done(data: &str) -> Value {
+    match json(data.as_bytes()) {
+        Ok(Some(Value::Object(mut map))) => map.remove("result").unwrap_or(Value::Object(map)),
+        Ok(Some(value)) => value,
+        _ => Value::from(data),
     }
 }
 
 /// The failure of an `error` event, in a stream whose head had this status.
-pub fn failed(data: &str, status: u16) -> NoResult {
-    let Ok(Value::Object(map)) = serde_json::from_str(data) else {
+pub(crate) fn failed(data: &str, status: u16) -> NoResult {
+    let Ok(Some(Value::Object(map))) = json(data.as_bytes()) else {
         return NoResult::new(exit_of(None, Some(status)), data);
     };
     let code = match map.get("code") {
@@ -128,7 +163,7 @@ pub fn failed(data: &str, status: u16) -> NoResult {
 }
 
 /// The failure of a stream that ended without a terminal event.
-pub fn cut(status: u16, deployment_id: Option<String>) -> NoResult {
+pub(crate) fn cut(status: u16, deployment_id: Option<String>) -> NoResult {
     let mut failed = if (200..300).contains(&status) {
         NoResult::new(Exit::Unknown, "the stream ended without a result")
     } else {
@@ -140,9 +175,9 @@ pub fn cut(status: u16, deployment_id: Option<String>) -> NoResult {
 }
 
 /// The id in a `deployment` event.
-pub fn deployment_id(data: &str) -> Option<String> {
-    match serde_json::from_str(data) {
-        Ok(Value::Object(map)) => id_of(&map),
+pub(crate) fn deployment_id(data: &str) -> Option<String> {
+    match json(data.as_bytes()) {
+        Ok(Some(Value::Object(map))) => id_of(&map),
         _ => None,
     }
 }
@@ -194,7 +229,10 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::operation::FieldKind;
     use serde_json::json;
+
+    const ANY: Option<AnswerShape> = Some(AnswerShape::Json);
 
     fn answer(status: u16, content_type: &str, body: &str) -> PlainAnswer {
         PlainAnswer {
@@ -252,30 +290,77 @@ mod tests {
                 Exit::Unreachable,
             ),
             (answer(301, "", ""), Exit::Unreachable),
-            (
-                answer(200, "application/octet-stream", "\u{1}"),
-                Exit::Usage,
-            ),
         ];
         for (answer, exit) in table {
-            assert_eq!(answer.judge().unwrap_err().exit, exit, "{answer:?}");
+            assert_eq!(answer.judge(ANY).unwrap_err().exit, exit, "{answer:?}");
         }
     }
 
     #[test]
-    fn successes_give_their_result() {
+    fn only_what_the_operation_answers_is_a_success() {
+        const LIST: Option<AnswerShape> = Some(AnswerShape::Object(&[("a", FieldKind::List)]));
+        const LINES: Option<AnswerShape> = Some(AnswerShape::Lines);
+        let (json_type, line) = (
+            "application/json",
+            "2026-11-24T08:16:11.000Z web stdout up\n",
+        );
         let table = [
             (
-                answer(200, "application/json", r#"{"a":1}"#),
-                json!({"a": 1}),
+                LIST,
+                answer(200, json_type, r#"{"a":[1]}"#),
+                Some(json!({"a": [1]})),
             ),
-            (answer(201, "", "[1]"), json!([1])),
-            (answer(200, "text/plain", "line\n"), json!("line\n")),
-            (answer(204, "", ""), Value::Null),
+            (LIST, answer(200, json_type, r#"{"a":1}"#), None),
+            (LIST, answer(200, json_type, r#"{"status":"ok"}"#), None),
+            (LIST, answer(200, json_type, "[]"), None),
+            (LIST, answer(200, json_type, "\"ok\""), None),
+            (LIST, answer(200, json_type, "null"), None),
+            (LIST, answer(200, json_type, ""), None),
+            (LIST, answer(204, "", ""), None),
+            (
+                LIST,
+                answer(200, "text/plain", "<html>It works</html>"),
+                None,
+            ),
+            (LIST, answer(200, BYTES, "It works"), None),
+            (ANY, answer(201, "", "[1]"), Some(json!([1]))),
+            (ANY, answer(200, "text/plain", "1"), None),
+            (ANY, answer(204, "", ""), None),
+            (LINES, answer(200, "text/plain", line), Some(json!(line))),
+            (
+                LINES,
+                answer(200, "text/plain", "It works for stdout"),
+                None,
+            ),
+            (LINES, answer(200, "text/plain", ""), None),
+            (LINES, answer(200, "text/html", line), None),
+            (None, answer(200, json_type, r#"{"a":[1]}"#), None),
         ];
-        for (answer, value) in table {
-            assert_eq!(answer.judge(), Ok(value), "{answer:?}");
+        for (shape, answer, expected) in table {
+            let judged = answer.judge(shape);
+            match expected {
+                Some(value) => assert_eq!(judged, Ok(value), "{answer:?}"),
+                None => assert_eq!(judged.unwrap_err().exit, Exit::Unreachable, "{answer:?}"),
+            }
         }
+        let payload = answer(200, BYTES, "x").judge(Some(AnswerShape::Bytes));
+        assert_eq!(payload.unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn what_holds_too_many_values_is_not_read() {
+        let many = format!("[{}{{}}]", "{},".repeat(VALUES_MAX));
+        let refused = answer(200, "", &many).judge(ANY).unwrap_err();
+        assert!(
+            refused.message.contains("500000 values"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(done(&many), Value::from(many.as_str()));
+    }
+
+    #[test]
+    fn done_gives_its_result() {
         assert_eq!(
             done(r#"{"result":{"message":"m"}}"#),
             json!({"message": "m"})
@@ -291,9 +376,9 @@ mod tests {
             "text/html",
             &format!("<h1>\x1b[2J\nBad</h1>{}", "x".repeat(300)),
         );
-        let message = foreign.judge().unwrap_err().message;
+        let message = foreign.judge(ANY).unwrap_err().message;
         assert!(
-            message.starts_with("502 Bad Gateway, which is no answer"),
+            message.starts_with("502 Bad Gateway, which is not an answer"),
             "{message}"
         );
         assert!(message.contains("<h1> [2J Bad</h1>x"), "{message}");
@@ -303,7 +388,7 @@ mod tests {
         foreign.location = Some("https://other/".into());
         assert!(
             foreign
-                .judge()
+                .judge(ANY)
                 .unwrap_err()
                 .message
                 .contains("to https://other/")

@@ -11,7 +11,8 @@
 //! time out, a stream that lasts as long as the installation. Redirects are not followed: a streamed payload cannot be
 //! sent twice, and credentials belong to the host that was named.
 
-pub mod answer;
+pub(crate) mod answer;
+pub(crate) mod follow;
 mod probe;
 mod request;
 mod state;
@@ -23,7 +24,6 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -38,16 +38,16 @@ use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector}
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::Fields;
+use crate::api::operation::{Operation, OperationCall};
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
 use crate::client::wire::{LookConnector, SocketConnector};
 use crate::formats::multipart::Form;
 use crate::formats::sse::SseRecord;
 
-pub use crate::client::answer::{NoResult, PlainAnswer};
-pub use crate::client::probe::probe;
-pub use crate::client::target::{Target, TargetCredentials};
+pub(crate) use crate::client::answer::{NoResult, PlainAnswer};
+pub(crate) use crate::client::probe::probe;
+pub(crate) use crate::client::target::{Target, TargetCredentials};
 
 /// For the connection, TLS included, and for the name's resolution.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ const NOTICES_MAX: usize = 256;
 
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestStage {
+pub(crate) enum RequestStage {
     /// There was no connection.
     Connecting,
     /// The payload could not be read; the server was told nothing that looks whole.
@@ -78,7 +78,7 @@ pub enum RequestStage {
 
 /// What happens to a request.
 #[derive(Debug)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// The payload was read to its end and handed to the connection.
     Sent,
     /// The answer begins, with this status.
@@ -97,7 +97,7 @@ pub enum Notice {
 
 /// Whose events are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeploymentRef {
+pub(crate) enum DeploymentRef {
     /// One deployment's.
     Deployment(DeploymentId),
     /// Those of a component's newest deployment.
@@ -105,7 +105,7 @@ pub enum DeploymentRef {
 }
 
 /// Sends requests to one server.
-pub struct Client {
+pub(crate) struct Client {
     target: Target,
     authorization: Option<Secret>,
     tls: TlsConfig,
@@ -122,7 +122,7 @@ impl Client {
     ///
     /// # Errors
     /// When the credentials fit into no header.
-    pub fn new(target: Target) -> Result<Client, Error> {
+    pub(crate) fn new(target: Target) -> Result<Client, Error> {
         let credentials = target.credentials().cloned();
         let client = Client {
             target,
@@ -139,7 +139,10 @@ impl Client {
     ///
     /// # Errors
     /// When they fit into no header; they are not shown.
-    pub fn with_credentials(mut self, credentials: &TargetCredentials) -> Result<Client, Error> {
+    pub(crate) fn with_credentials(
+        mut self,
+        credentials: &TargetCredentials,
+    ) -> Result<Client, Error> {
         let authorization = match credentials {
             TargetCredentials::Bearer(token) => {
                 let token = token.reveal();
@@ -172,7 +175,7 @@ impl Client {
     ///
     /// # Errors
     /// When the file cannot be read or holds no certificate.
-    pub fn with_roots(mut self, file: &Path) -> Result<Client, Error> {
+    pub(crate) fn with_roots(mut self, file: &Path) -> Result<Client, Error> {
         let doing = || format!("reading certificates from {}", file.display());
         let pem = fs::read(file).doing(doing)?;
         let mut roots: Vec<Certificate<'static>> = Vec::new();
@@ -190,69 +193,55 @@ impl Client {
     }
 
     /// Takes any certificate.
-    pub fn without_verification(mut self) -> Client {
+    pub(crate) fn without_verification(mut self) -> Client {
         self.tls = TlsConfig::builder().disable_verification(true).build();
         self
-    }
-
-    /// The server.
-    pub fn target(&self) -> &Target {
-        &self.target
     }
 
     /// An operation whose fields are sent as JSON. With `stream` the answer may be an event stream, as all should be that
     /// can take long: silence ends only a stream, never the wait for a plain answer.
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn call(&self, fields: &Fields, stream: bool) -> Result<InFlight, Error> {
-        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
-        let mut headers = vec![("Content-Type", "application/json".to_owned())];
-        if !stream {
-            headers.push(("Accept", "application/json".into()));
-        }
-        self.start("call", "/", stream, headers, Content::Whole(body))
+    /// When no thread can be started.
+    pub(crate) fn call(&self, call: &OperationCall, stream: bool) -> Result<InFlight, Error> {
+        let headers = match stream {
+            true => Vec::new(),
+            false => vec![("Accept", "application/json".to_owned())],
+        };
+        self.post("call", call, stream, headers)
     }
 
     /// As [`Client::call`] with a stream. The key lets the server know a second try.
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn call_once(&self, fields: &Fields, key: &str) -> Result<InFlight, Error> {
-        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
-        let headers = vec![
-            ("Content-Type", "application/json".to_owned()),
-            ("Idempotency-Key", key.to_owned()),
-        ];
-        self.start("call", "/", true, headers, Content::Whole(body))
+    /// When no thread can be started.
+    pub(crate) fn call_once(&self, call: &OperationCall, key: &str) -> Result<InFlight, Error> {
+        let headers = vec![("Idempotency-Key", key.to_owned())];
+        self.post("call", call, true, headers)
     }
 
     /// An operation that is answered with bytes: they come as [`Notice::Bytes`], as many at once as the memory allows, and
     /// only all of them are followed by [`Notice::Ended`].
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn download(&self, fields: &Fields) -> Result<InFlight, Error> {
-        let body = serde_json::to_vec(fields).doing(|| "writing the request".into())?;
-        let headers = vec![
-            ("Content-Type", "application/json".to_owned()),
-            ("Accept", "application/octet-stream".into()),
-        ];
-        self.start("download", "/", false, headers, Content::Whole(body))
+    /// When no thread can be started.
+    pub(crate) fn download(&self, call: &OperationCall) -> Result<InFlight, Error> {
+        let headers = vec![("Accept", "application/octet-stream".to_owned())];
+        self.post("download", call, false, headers)
     }
 
     /// An operation with a payload, streamed as the last part of a form. The key lets the server know a second try.
     ///
     /// # Errors
-    /// When there is no thread or no randomness to be had.
-    pub fn upload<R: Read + Send + 'static>(
+    /// When no thread can be started, or there is no randomness.
+    pub(crate) fn upload<R: Read + Send + 'static>(
         &self,
-        fields: &Fields,
+        call: &OperationCall,
         payload: R,
         key: &str,
     ) -> Result<InFlight, Error> {
         let mut form = Form::new()?;
-        for (name, value) in fields {
+        for (name, value) in call.fields() {
             match value {
                 Value::Null => {}
                 Value::String(text) => form.field(name, text),
@@ -270,8 +259,8 @@ impl Client {
     /// A deployment's events after the one with the number `from`, as far as they are there and then as they come.
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn events(&self, which: &DeploymentRef, from: u64) -> Result<InFlight, Error> {
+    /// When no thread can be started.
+    pub(crate) fn events(&self, which: &DeploymentRef, from: u64) -> Result<InFlight, Error> {
         let path = match which {
             DeploymentRef::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
             DeploymentRef::Latest(project) => {
@@ -282,20 +271,26 @@ impl Client {
     }
 
     /// A deployment's events after the one with the number `last`, and its terminal event in any case: what is asked when
-    /// [`Client::events`] answers that nothing comes any more.
+    /// [`Client::events`] answers that nothing more comes.
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn end(&self, id: &DeploymentId, last: u64) -> Result<InFlight, Error> {
-        let mut fields = Fields::new();
-        fields.insert("operation".into(), "get_deployment".into());
-        fields.insert("deployment_id".into(), id.to_string().into());
-        let body = serde_json::to_vec(&fields).doing(|| "writing the request".into())?;
-        let headers = vec![
-            ("Content-Type", "application/json".to_owned()),
-            ("Last-Event-ID", last.to_string()),
-        ];
-        self.start("end", "/", true, headers, Content::Whole(body))
+    /// When no thread can be started.
+    pub(crate) fn end(&self, id: DeploymentId, last: u64) -> Result<InFlight, Error> {
+        let call = OperationCall::from(Operation::GetDeployment(id));
+        let headers = vec![("Last-Event-ID", last.to_string())];
+        self.post("end", &call, true, headers)
+    }
+
+    fn post(
+        &self,
+        thread: &str,
+        call: &OperationCall,
+        stream: bool,
+        mut headers: Vec<(&'static str, String)>,
+    ) -> Result<InFlight, Error> {
+        let body = serde_json::to_vec(call.fields()).doing(|| "writing the request".into())?;
+        headers.push(("Content-Type", "application/json".to_owned()));
+        self.start(thread, "/", stream, headers, Content::Whole(body))
     }
 
     fn start(
@@ -314,7 +309,6 @@ impl Client {
         let redirects = u32::from(path.starts_with("/deployments/latest/"));
         let agent = self.agent(&state, stream, redirects);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
-        let sent = Arc::new(AtomicU64::new(0));
         let job = PreparedRequest {
             agent: agent.clone(),
             state,
@@ -324,18 +318,13 @@ impl Client {
             headers,
             authorization: self.authorization.clone(),
             content,
-            sent: Arc::clone(&sent),
             notices: sender,
         };
         std::thread::Builder::new()
             .name(thread.into())
             .spawn(move || job.run())
             .doing(|| format!("starting the thread {thread}"))?;
-        Ok(InFlight {
-            notices,
-            sent,
-            agent,
-        })
+        Ok(InFlight { notices, agent })
     }
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
@@ -388,21 +377,15 @@ impl Resolver for NoResolver {
 
 /// A request on its way. Dropping it ends the request, wherever it stands.
 #[derive(Debug)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     notices: Receiver<Notice>,
-    sent: Arc<AtomicU64>,
     agent: Agent,
 }
 
 impl InFlight {
     /// What happens, for `select!`. After the last notice it is disconnected.
-    pub fn notices(&self) -> &Receiver<Notice> {
+    pub(crate) fn notices(&self) -> &Receiver<Notice> {
         &self.notices
-    }
-
-    /// How many bytes of the request's body have been handed to the connection.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::api::error::{Doing, Error};
 ///
 /// # Errors
 /// When there is no answer in time.
-pub fn probe(url: &str, limit: Duration) -> Result<u16, Error> {
+pub(crate) fn probe(url: &str, limit: Duration) -> Result<u16, Error> {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use ureq::http::{HeaderMap, Response};
@@ -41,7 +40,6 @@ pub(crate) struct PreparedRequest {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) authorization: Option<Secret>,
     pub(crate) content: Content,
-    pub(crate) sent: Arc<AtomicU64>,
     pub(crate) notices: Sender<Notice>,
 }
 
@@ -79,7 +77,6 @@ impl PreparedRequest {
                             inner: payload,
                             stage: RequestStage::Sending,
                             state: &self.state,
-                            sent: &self.sent,
                             notices: &self.notices,
                         };
                         let result = request.send(SendBody::from_reader(&mut payload));
@@ -109,8 +106,13 @@ impl PreparedRequest {
         let mut reader = body.into_reader();
         let result = if content_type == "text/event-stream" {
             self.stream(&mut reader).map(|()| Notice::Ended)
-        } else if self.download && status == 200 && content_type == "application/octet-stream" {
-            self.bytes(&mut reader).map(|()| Notice::Ended)
+        } else if self.download && is_payload(status, &content_type, &parts.headers) {
+            match has_end(&parts.headers) {
+                true => self.bytes(&mut reader).map(|()| Notice::Ended),
+                false => Err(io::Error::other(
+                    "neither its length nor its end is marked, so that a cut one would look whole",
+                )),
+            }
         } else {
             let mut body = Vec::new();
             let result = (&mut reader).take(ANSWER_MAX + 1).read_to_end(&mut body);
@@ -223,6 +225,20 @@ fn waited(timeout: Timeout) -> String {
     }
 }
 
+/// A payload comes as an attachment. Bytes alone are what a proxy gives that knows no type for its own text.
+fn is_payload(status: u16, content_type: &str, headers: &HeaderMap) -> bool {
+    let disposition = header(headers, "content-disposition").unwrap_or_default();
+    status == 200
+        && content_type == "application/octet-stream"
+        && disposition.trim_start().starts_with("attachment")
+}
+
+/// Whether an answer that breaks off can be told from one that ends.
+fn has_end(headers: &HeaderMap) -> bool {
+    let chunked = header(headers, "transfer-encoding").unwrap_or_default();
+    headers.contains_key("content-length") || chunked.to_ascii_lowercase().contains("chunked")
+}
+
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
     Some(value.to_owned())
@@ -234,7 +250,6 @@ struct PayloadReader<'a> {
     /// The stage at which the request is if it fails now.
     stage: RequestStage,
     state: &'a Transfer,
-    sent: &'a AtomicU64,
     notices: &'a Sender<Notice>,
 }
 
@@ -252,7 +267,6 @@ impl Read for PayloadReader<'_> {
                     return Ok(0);
                 }
                 Ok(n) => {
-                    self.sent.fetch_add(n as u64, Ordering::Relaxed);
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

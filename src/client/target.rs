@@ -14,7 +14,7 @@ const PORT: u16 = 9925;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TargetCredentials {
+pub(crate) enum TargetCredentials {
     /// An access token.
     Bearer(Secret),
     /// A name and a password; at a gangplank server the token's name and the token.
@@ -28,7 +28,7 @@ pub enum TargetCredentials {
 
 /// A server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     place: Address,
     credentials: Option<TargetCredentials>,
 }
@@ -47,7 +47,7 @@ enum Address {
 
 impl Target {
     /// A unix socket.
-    pub fn unix(path: impl Into<PathBuf>) -> Target {
+    pub(crate) fn unix(path: impl Into<PathBuf>) -> Target {
         Target {
             place: Address::Unix(path.into()),
             credentials: None,
@@ -58,7 +58,7 @@ impl Target {
     ///
     /// # Errors
     /// When it is none of these; the text is named without its credentials.
-    pub fn parse(text: &str) -> Result<Target, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -101,12 +101,12 @@ impl Target {
     }
 
     /// The credentials that the target's text carried.
-    pub fn credentials(&self) -> Option<&TargetCredentials> {
+    pub(crate) fn credentials(&self) -> Option<&TargetCredentials> {
         self.credentials.as_ref()
     }
 
     /// The path, if it is a unix socket.
-    pub fn socket(&self) -> Option<&Path> {
+    pub(crate) fn socket(&self) -> Option<&Path> {
         match &self.place {
             Address::Unix(path) => Some(path),
             Address::Http { .. } => None,

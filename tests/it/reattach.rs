@@ -432,16 +432,19 @@ fn logs_and_payloads_go_to_stdout_as_they_are() {
     let (output, request) = ask(
         &["logs", "p"],
         "Content-Type: text/plain",
-        "web | one\nweb | \"two\"\n",
+        "2026-11-24T08:16:11.000Z web stdout one\n2026-11-24T08:16:11.001Z web stderr \"two\"\n",
     );
     assert_eq!(
         (output.status.code(), &*output.stdout),
-        (Some(0), &b"web | one\nweb | \"two\"\n"[..])
+        (
+            Some(0),
+            &b"2026-11-24T08:16:11.000Z web stdout one\n2026-11-24T08:16:11.001Z web stderr \"two\"\n"[..]
+        )
     );
     assert!(request.contains("get_logs"), "{request}");
 
     let cut = ask(
-        &["logs", "p", "--follow"],
+        &["logs", "p", "--follow", "--retry-for", "0"],
         "Content-Type: text/event-stream",
         &stream[0],
     )
@@ -452,7 +455,7 @@ fn logs_and_payloads_go_to_stdout_as_they_are() {
     );
 
     let id = "01976e6c-1c2b-7000-8000-000000000000";
-    let head = "Content-Type: application/octet-stream\r\nContent-Length: 5";
+    let head = "Content-Type: application/octet-stream\r\nContent-Length: 5\r\nContent-Disposition: attachment; filename=p";
     let (output, _) = ask(&["payload", id], head, "a\0b\nc");
     assert_eq!(
         (output.status.code(), &*output.stdout),

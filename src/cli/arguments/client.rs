@@ -3,63 +3,78 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pico_args::Arguments;
-
 use crate::api::name::Secret;
-use crate::cli::arguments::{Usage, value};
+use crate::cli::arguments::{CommandLine, Usage, value};
 use crate::cli::screen::{OutputFormat, Progress};
+
+/// What the help of every client command says of these options.
+pub(crate) const CLIENT_HELP: &str = "
+where to, and as whom (variables are weaker than flags):
+  --target URL          http://h:9925, https://h or unix:/path/to.sock; https
+                        and port 9925 if not said; by default the unix socket
+                        of the root on this machine
+  --token T             access token (better: --token-file F, GANGPLANK_TOKEN)
+  --token-file F        file that holds the token
+  --username U --password P
+                        the same as name and password
+  --ca-cert F           trust the certificates of this PEM file, and only them
+  GANGPLANK_TARGET GANGPLANK_TOKEN GANGPLANK_ROOT, then HARPER_CLI_TARGET
+  HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
+  Variables named for proxies are not used.
+
+what is shown:
+  --output KIND         the result on stdout: auto, text, json, yaml
+  --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
+  --raw-output          control characters of the install output as they are
+  --retry-for SECONDS   how long a broken connection is tried again (60); if
+                        given, a server never reached is waited for too
+";
 
 /// Where to, as whom, and how it is shown. The environment is not looked at yet.
 #[derive(Debug, Clone)]
-pub struct ClientOptions {
+pub(crate) struct ClientOptions {
     /// `--target`, or the word `target=`.
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// `--token`
-    pub token: Option<Secret>,
+    pub(crate) token: Option<Secret>,
     /// `--token-file`
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// `--username`, or the word.
-    pub username: Option<String>,
+    pub(crate) username: Option<String>,
     /// `--password`, or the word.
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
     /// `--ca-cert`
-    pub ca_cert: Option<PathBuf>,
+    pub(crate) ca_cert: Option<PathBuf>,
     /// The word `rejectUnauthorized=false`.
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// `--output`
-    pub output: OutputFormat,
+    pub(crate) output: OutputFormat,
     /// Whether `--output` was given, so that no word changes it.
-    pub output_given: bool,
+    pub(crate) output_given: bool,
     /// `--progress`
-    pub progress: Progress,
+    pub(crate) progress: Progress,
     /// `--raw-output`
-    pub raw_output: bool,
+    pub(crate) raw_output: bool,
     /// `--retry-for`
-    pub retry_for: Option<Duration>,
+    pub(crate) retry_for: Option<Duration>,
 }
 
-pub(crate) fn parse(arguments: &mut Arguments) -> Result<ClientOptions, Usage> {
-    let output = value::parsed(arguments, "--output", |text| {
-        text.parse()
-            .map_err(|_| "none of auto, text, json and yaml".to_owned())
-    })?;
-    let progress = value::parsed(arguments, "--progress", |text| {
-        let all = "none of auto, bar, plain, ndjson, github and quiet";
-        text.parse().map_err(|_| all.to_owned())
-    })?;
+pub(crate) fn parse(line: &mut CommandLine) -> Result<ClientOptions, Usage> {
+    let output = value::parsed(line, "--output", str::parse)?;
+    let progress = value::parsed(line, "--progress", str::parse)?;
     let options = ClientOptions {
-        target: value::text(arguments, "--target")?,
-        token: value::text(arguments, "--token")?.map(Secret::new),
-        token_file: value::path(arguments, "--token-file")?,
-        username: value::text(arguments, "--username")?,
-        password: value::text(arguments, "--password")?.map(Secret::new),
-        ca_cert: value::path(arguments, "--ca-cert")?,
+        target: value::text(line, "--target")?,
+        token: value::text(line, "--token")?.map(Secret::new),
+        token_file: value::path(line, "--token-file")?,
+        username: value::text(line, "--username")?,
+        password: value::text(line, "--password")?.map(Secret::new),
+        ca_cert: value::path(line, "--ca-cert")?,
         insecure: false,
         output: output.unwrap_or(OutputFormat::Auto),
         output_given: output.is_some(),
         progress: progress.unwrap_or(Progress::Auto),
-        raw_output: arguments.contains("--raw-output"),
-        retry_for: value::parsed(arguments, "--retry-for", value::duration)?,
+        raw_output: line.contains("--raw-output"),
+        retry_for: value::parsed(line, "--retry-for", value::duration)?,
     };
     if options.token.is_some() && options.token_file.is_some() {
         return Err(Usage::new("--token and --token-file cannot go together"));

@@ -1,248 +1,210 @@
-//! Arguments to a typed [`Command`], and the help texts.
+//! Words of the command line to values, for all commands: what they share.
 //!
-//! Whatever is not understood is refused and named: an unknown flag, a flag given twice, a leftover argument, a value that
-//! makes no sense. No value of a secret is ever named. Nothing is looked up here but the environment that is handed in.
+//! Whatever is not understood is refused and named: an unknown flag with the nearest known one, a flag given twice, a
+//! leftover argument, a value that makes no sense. No value of a secret is ever named. Nothing is looked up here but the
+//! environment that is handed in.
 
 mod client;
-mod component;
-mod deploy;
-mod help;
-mod serve;
-mod token;
-mod value;
+pub(crate) mod value;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::ops::{Deref, DerefMut};
 
 use pico_args::Arguments;
 
-use crate::api::operation::Fields;
+pub(crate) use crate::cli::arguments::client::{CLIENT_HELP, ClientOptions, parse as client};
 
-pub use crate::cli::arguments::client::ClientOptions;
-pub use crate::cli::arguments::deploy::DeployOptions;
-pub use crate::cli::arguments::token::{TokenAction, TokenOptions};
-use crate::engine::settings::ServeOptions;
-
-/// What the user wants.
-#[derive(Debug)]
-pub enum Command {
-    /// Print this text on stdout.
-    Help(String),
-    /// Run the server.
-    Serve(Box<ServeOptions>),
-    /// Change or show the access tokens of a root.
-    Token(TokenOptions),
-    /// Ask a server.
-    Client(Box<ClientOptions>, ClientRequest),
+/// The words after a command's name. Flags are taken out of it one by one; what is left in the end are its arguments.
+#[derive(Clone)]
+pub(crate) struct CommandLine {
+    flags: Arguments,
+    /// What stands after `--`, where nothing is a flag.
+    after: Vec<OsString>,
 }
 
-/// What is asked of a server.
-#[derive(Debug)]
-pub enum ClientRequest {
-    /// Deploy a directory, or activate an earlier release.
-    Deploy(Box<DeployOptions>),
-    /// Follow a deployment to its end: its id, or its component.
-    Watch(String),
-    /// The deployments, with these fields of `list_deployments`.
-    List(Fields),
-    /// One deployment's record.
-    Show(String),
-    /// What is live: all components, or one.
-    Status {
-        /// The operation.
-        fields: Fields,
-        /// The one component.
-        project: Option<String>,
-    },
-    /// The bytes of a stored payload.
-    Payload {
-        /// The operation.
-        fields: Fields,
-        /// Where they go; stdout if it is not said.
-        out: Option<PathBuf>,
-    },
-    /// What a component's processes print.
-    Logs {
-        /// The operation.
-        fields: Fields,
-        /// Whether it goes on.
-        follow: bool,
-    },
-    /// Any operation, its name among the fields.
-    Operation(Fields),
+impl CommandLine {
+    pub(crate) fn new(mut words: Vec<OsString>) -> CommandLine {
+        let after = match words.iter().position(|word| word == "--") {
+            Some(at) => words.split_off(at).split_off(1),
+            None => Vec::new(),
+        };
+        CommandLine {
+            flags: Arguments::from_vec(words),
+            after,
+        }
+    }
+
+    /// The next word, if it is not a flag.
+    pub(crate) fn subcommand(&mut self) -> Result<Option<String>, Usage> {
+        let word = self.flags.subcommand();
+        word.map_err(|error| Usage::new(error.to_string()))
+    }
+}
+
+impl Deref for CommandLine {
+    type Target = Arguments;
+
+    fn deref(&self) -> &Arguments {
+        &self.flags
+    }
+}
+
+impl DerefMut for CommandLine {
+    fn deref_mut(&mut self) -> &mut Arguments {
+        &mut self.flags
+    }
 }
 
 /// Wrong usage, in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage(String);
+pub(crate) struct Usage {
+    message: String,
+    /// A flag that was left over; why is known once the command's help has been looked at.
+    flag: Option<String>,
+}
 
 impl Usage {
-    fn new(message: impl Into<String>) -> Usage {
-        Usage(message.into())
+    pub(crate) fn new(message: impl Into<String>) -> Usage {
+        Usage {
+            message: message.into(),
+            flag: None,
+        }
+    }
+
+    /// With what is wrong about a leftover flag, by the flags that a help text names.
+    pub(crate) fn explained(self, help: &str) -> Usage {
+        let Some(flag) = self.flag else {
+            return self;
+        };
+        let known = flags_in(help);
+        if known.contains(&flag.as_str()) {
+            return Usage::new(format!(
+                "the flag {flag} was given twice, or with a value that it does not take"
+            ));
+        }
+        let nearest = known
+            .into_iter()
+            .map(|known| (distance(&flag, known), known))
+            .min()
+            // A third of the letters may differ; what is further away is a guess.
+            .filter(|(distance, known)| *distance <= known.len().max(flag.len()) / 3);
+        Usage::new(match nearest {
+            Some((_, nearest)) => format!("unknown flag {flag}; did you mean {nearest}?"),
+            None => format!("unknown flag {flag}"),
+        })
     }
 }
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for Usage {}
 
-/// The environment, by name. A variable that is set to nothing counts as not set.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The flags that a help text names.
+fn flags_in(help: &str) -> Vec<&str> {
+    let is_end = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
+    let words = help.split(is_end).filter(|word| word.starts_with("--"));
+    words.filter(|word| word.len() > 2).collect()
+}
 
-/// Reads the arguments, the program's own name not among them.
-///
-/// # Errors
-/// Wrong usage.
-pub fn parse(arguments: Vec<OsString>, environment: Environment) -> Result<Command, Usage> {
-    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
-    let mut arguments = Arguments::from_vec(arguments);
-    let Some(name) = arguments.subcommand().map_err(pico)? else {
-        return without_command(arguments);
-    };
-    if name == "help" {
-        let about = arguments.subcommand().map_err(pico)?;
-        finish(arguments)?;
-        return match about {
-            None => Ok(Command::Help(help::overview())),
-            Some(about) => match help::of(&about) {
-                Some(text) => Ok(Command::Help(text)),
-                None => Err(unknown_command(&about)),
-            },
-        };
-    }
-    let Some(text) = help::of(&name) else {
-        return Err(unknown_command(&name));
-    };
-    if arguments.contains(["-h", "--help"]) {
-        return Ok(Command::Help(text));
-    }
-    if name == "serve" {
-        return serve::parse(arguments, &environment)
-            .map(|options| Command::Serve(Box::new(options)));
-    }
-    if name == "token" {
-        return token::parse(arguments).map(Command::Token);
-    }
-    let mut options = client::parse(&mut arguments)?;
-    let request = match name.as_str() {
-        "deploy" | "deploy_component" => {
-            ClientRequest::Deploy(Box::new(deploy::parse(arguments, &mut options)?))
+/// How many letters have to be changed, added or left out to make one word of the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, letter) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
+        for (at, against) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *against);
+            diagonal = row[at + 1];
+            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
         }
-        "watch" => ClientRequest::Watch(only("ID or PROJECT", arguments)?),
-        "list" => component::list(arguments)?,
-        "rollback" => component::rollback(arguments)?,
-        "cancel" => component::cancel(arguments)?,
-        "payload" => component::payload(arguments)?,
-        "drop" => component::drop(arguments)?,
-        "restart" => component::restart(arguments)?,
-        "status" => component::status(arguments)?,
-        "logs" => component::logs(arguments)?,
-        "sync" => component::sync(arguments)?,
-        "show" => ClientRequest::Show(only("ID", arguments)?),
-        // `help::of` knows no other.
-        _ => operation(arguments, &mut options)?,
-    };
-    Ok(Command::Client(Box::new(options), request))
-}
-
-/// The few lines for who gave no command.
-pub fn usage() -> &'static str {
-    help::USAGE
-}
-
-fn without_command(mut arguments: Arguments) -> Result<Command, Usage> {
-    let version = arguments.contains(["-V", "--version"]);
-    let help = arguments.contains(["-h", "--help"]);
-    finish(arguments)?;
-    if help {
-        Ok(Command::Help(help::overview()))
-    } else if version {
-        let version = env!("CARGO_PKG_VERSION");
-        Ok(Command::Help(format!("gangplank {version}\n")))
-    } else {
-        Err(Usage::new("no command was given"))
     }
+    row[other.len()]
 }
 
-fn unknown_command(name: &str) -> Usage {
-    Usage::new(format!(
-        "unknown command {name:?}; `gangplank help` lists them"
-    ))
-}
-
-fn operation(arguments: Arguments, options: &mut ClientOptions) -> Result<ClientRequest, Usage> {
-    let (words, rest) = value::split(finish_words(arguments)?)?;
-    let mut rest = rest.into_iter();
-    let name = rest
-        .next()
-        .ok_or_else(|| Usage::new("`op` needs the NAME of an operation"))?;
-    if let Some(more) = rest.next() {
-        return Err(leftover(&more));
-    }
-    let name = name.into_string().map_err(|name| leftover(&name))?;
-    let mut fields = Fields::new();
-    fields.insert("operation".into(), name.into());
-    let packing = value::add(words, &mut fields, options)?;
-    if packing.any() {
-        return Err(Usage::new(
-            "skip_node_modules and skip_symlinks are for `deploy`, which packs a directory",
-        ));
-    }
-    Ok(ClientRequest::Operation(fields))
-}
-
-/// The one argument that a command takes.
-fn only(what: &str, arguments: Arguments) -> Result<String, Usage> {
-    let mut rest = finish_words(arguments)?.into_iter();
-    let one = rest
-        .next()
-        .ok_or_else(|| Usage::new(format!("{what} is missing")))?;
-    match rest.next() {
-        Some(more) => Err(leftover(&more)),
-        None => one.into_string().map_err(|one| leftover(&one)),
-    }
-}
+/// The environment, by name. A variable that is set to nothing counts as not set.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What is left when all flags are taken; a flag among it is one too many.
-fn finish_words(arguments: Arguments) -> Result<Vec<OsString>, Usage> {
-    let rest = arguments.finish();
-    match rest
-        .iter()
-        .find(|word| word.as_encoded_bytes().starts_with(b"-"))
-    {
+pub(crate) fn finish_words(line: CommandLine) -> Result<Vec<OsString>, Usage> {
+    let mut rest = line.flags.finish();
+    let mut words = rest.iter();
+    match words.find(|word| word.len() > 1 && word.as_encoded_bytes().starts_with(b"-")) {
         Some(flag) => Err(leftover(flag)),
-        None => Ok(rest),
+        None => {
+            rest.extend(line.after);
+            Ok(rest)
+        }
     }
 }
 
-fn finish(arguments: Arguments) -> Result<(), Usage> {
-    match finish_words(arguments)?.first() {
+/// Nothing may be left.
+pub(crate) fn finish(line: CommandLine) -> Result<(), Usage> {
+    match finish_words(line)?.first() {
         Some(word) => Err(leftover(word)),
         None => Ok(()),
     }
 }
 
-fn leftover(word: &std::ffi::OsStr) -> Usage {
-    // What stands behind the equals sign may be a secret.
+pub(crate) fn leftover(word: &OsStr) -> Usage {
+    // What stands after the equals sign may be a secret.
     let text = word.to_string_lossy();
     let shown = text.split('=').next().unwrap_or_default();
     if shown.starts_with('-') {
-        Usage::new(format!(
-            "the flag {shown} is not known here, or was given twice"
-        ))
+        Usage {
+            message: format!("unknown flag {shown}"),
+            flag: Some(shown.to_owned()),
+        }
     } else {
-        Usage::new(format!("the argument {shown:?} is one too many"))
+        Usage::new(format!("unexpected argument {shown:?}"))
     }
 }
 
-fn pico(error: pico_args::Error) -> Usage {
-    Usage::new(error.to_string())
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_flag_is_told_with_the_nearest_known_one() {
+        let help =
+            "usage: x [FLAGS]\n  --wait, --restart[=rolling]\n  --token-file F  (--output KIND)";
+        let table = [
+            ("--wat", "unknown flag --wat; did you mean --wait?"),
+            (
+                "--restrat=rolling",
+                "unknown flag --restrat; did you mean --restart?",
+            ),
+            (
+                "--tokenfile",
+                "unknown flag --tokenfile; did you mean --token-file?",
+            ),
+            ("--outptu", "unknown flag --outptu; did you mean --output?"),
+            ("--zzz", "unknown flag --zzz"),
+            ("-x", "unknown flag -x"),
+            (
+                "--wait=yes",
+                "the flag --wait was given twice, or with a value that it does not take",
+            ),
+        ];
+        for (word, expected) in table {
+            let said = leftover(word.as_ref()).explained(help).to_string();
+            assert_eq!(said, expected, "{word}");
+        }
+        assert_eq!(
+            leftover("a=b".as_ref()).to_string(),
+            "unexpected argument \"a\""
+        );
+    }
+
+    #[test]
+    fn what_stands_after_two_dashes_is_an_argument() {
+        let words = ["--wait", "a", "--", "--b", "--"].map(OsString::from);
+        let mut line = CommandLine::new(words.to_vec());
+        assert!(line.contains("--wait"));
+        assert_eq!(finish_words(line).unwrap(), ["a", "--b", "--"]);
+    }
+}

@@ -4,16 +4,52 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pico_args::Arguments;
-use serde_json::Value;
-
-use crate::api::name::Secret;
-use crate::api::operation::{Fields, typed};
-use crate::cli::arguments::{ClientOptions, Usage};
+use crate::api::name::{DeploymentId, Project, Secret};
+use crate::api::operation::{Fields, Restart, typed};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover};
 use crate::cli::screen::OutputFormat;
 
-/// A flag's text, behind a space or an equals sign.
-pub(crate) fn text(arguments: &mut Arguments, flag: &'static str) -> Result<Option<String>, Usage> {
+/// The one argument that a command takes.
+pub(crate) fn one<T>(what: &str, line: CommandLine, read: Read<T>) -> Result<T, Usage> {
+    let one = at_most_one(what, line, read)?;
+    one.ok_or_else(|| Usage::new(format!("{what} is missing")))
+}
+
+pub(crate) fn at_most_one<T>(
+    what: &str,
+    line: CommandLine,
+    read: Read<T>,
+) -> Result<Option<T>, Usage> {
+    let mut rest = finish_words(line)?.into_iter();
+    let Some(word) = rest.next() else {
+        return Ok(None);
+    };
+    if let Some(more) = rest.next() {
+        return Err(leftover(&more));
+    }
+    let word = word.into_string().map_err(|word| leftover(&word))?;
+    named(what, &word, read).map(Some)
+}
+
+type Read<T> = fn(&str) -> Result<T, String>;
+
+pub(crate) fn word(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+pub(crate) fn deployment(text: &str) -> Result<DeploymentId, String> {
+    text.parse().map_err(|_| "not a deployment id".into())
+}
+
+pub(crate) fn project(text: &str) -> Result<Project, String> {
+    text.parse().map_err(|_| "not a component name".into())
+}
+
+/// A flag's text, after a space or an equals sign.
+pub(crate) fn text(
+    arguments: &mut CommandLine,
+    flag: &'static str,
+) -> Result<Option<String>, Usage> {
     let value = arguments.opt_value_from_fn(flag, |value| Ok::<_, String>(value.to_owned()));
     match value {
         Ok(Some(value)) if value.is_empty() => Err(Usage::new(format!("{flag} needs a value"))),
@@ -25,9 +61,9 @@ pub(crate) fn text(arguments: &mut Arguments, flag: &'static str) -> Result<Opti
     }
 }
 
-/// A flag's path, which need not be UTF-8 behind a space.
+/// A flag's path, which need not be UTF-8 after a space.
 pub(crate) fn path(
-    arguments: &mut Arguments,
+    arguments: &mut CommandLine,
     flag: &'static str,
 ) -> Result<Option<PathBuf>, Usage> {
     let bytes = |value: &OsStr| Ok::<_, String>(PathBuf::from(value));
@@ -40,24 +76,24 @@ pub(crate) fn path(
     }
 }
 
-/// `--restart`, alone or with its value behind an equals sign: what follows it is never its value.
-pub(crate) fn restart(arguments: &mut Arguments) -> Result<Option<Value>, Usage> {
+/// `--restart`, alone or with its value after an equals sign: what follows it is never its value.
+pub(crate) fn restart(arguments: &mut CommandLine) -> Result<Option<Restart>, Usage> {
     let alone = arguments.contains("--restart");
     let valued = parsed(arguments, "--restart", |text| match text {
-        "true" => Ok(Value::from(true)),
-        "false" => Ok(Value::from(false)),
-        "rolling" => Ok(Value::from("rolling")),
-        _ => Err("none of true, false and rolling".to_owned()),
+        "true" => Ok(Restart::Immediate),
+        "false" => Ok(Restart::No),
+        "rolling" => Ok(Restart::Rolling),
+        _ => Err("expected true, false or rolling".to_owned()),
     })?;
     if alone && valued.is_some() {
         return Err(Usage::new("the flag --restart was given twice"));
     }
-    Ok(valued.or(alone.then_some(Value::from(true))))
+    Ok(valued.or(alone.then_some(Restart::Immediate)))
 }
 
 /// A flag's value, read by a function whose error says what it should be.
 pub(crate) fn parsed<T>(
-    arguments: &mut Arguments,
+    arguments: &mut CommandLine,
     flag: &'static str,
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, Usage> {
@@ -105,13 +141,13 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let size = number(digits)
         .ok()
         .and_then(|number| number.checked_mul(factor));
-    size.ok_or_else(|| "no size such as 1048576, 1024K, 64M or 2G".into())
+    size.ok_or_else(|| "not a size such as 1048576, 1024K, 64M or 2G".into())
 }
 
 /// A size that is not 0.
 pub(crate) fn some_bytes(text: &str) -> Result<u64, String> {
     match bytes(text)? {
-        0 => Err("nothing would fit into it".into()),
+        0 => Err("must be above 0".into()),
         size => Ok(size),
     }
 }
@@ -129,14 +165,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     // Milliseconds go over the wire in 64 bits; a thousand years are enough, and fit.
     match seconds {
         Some(seconds) if seconds <= 1000 * 366 * 24 * 3600 => Ok(Duration::from_secs(seconds)),
-        _ => Err("no time such as 30, 30s or 5m".into()),
+        _ => Err("not a time such as 30, 30s or 5m".into()),
     }
 }
 
 /// A time that is not 0.
 pub(crate) fn some_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("no time at all".into()),
+        Duration::ZERO => Err("must be above 0".into()),
         time => Ok(time),
     }
 }

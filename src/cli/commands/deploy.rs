@@ -1,54 +1,210 @@
 //! `deploy`: names the component, packs the directory, uploads it, and follows the deployment to its end.
 
-use std::fs::File;
-use std::path::Path;
+mod naming;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::api::error::{Code, Doing, Error, Exit};
-use crate::api::name::{DeploymentId, Project};
-use crate::cli::arguments::DeployOptions;
-use crate::cli::commands::CommandError;
-use crate::cli::commands::call::Call;
-use crate::cli::commands::follow::{Following, Subject};
-use crate::cli::commands::session::Session;
-use crate::cli::screen::{Screen, units};
-use crate::client::{Client, DeploymentRef, NoResult};
+use crate::api::name::DeploymentId;
+use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::screen::units;
+use crate::cli::session::follow::{FollowedRequest, Shown};
+use crate::cli::session::{CommandError, Session};
+use crate::client::{DeploymentRef, NoResult, answer};
 use crate::formats::archive::{self, PackOptions};
-use crate::system::files::{if_there, read_up_to};
 use crate::system::hex;
 
-/// The component's own settings.
-const MANIFEST: &str = "gangplank.json";
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["deploy", "deploy_component"],
+    usage: "deploy [DIR]",
+    summary: "pack a directory, upload it, follow to the end",
+    help: "\
+usage: gangplank deploy [DIR] [FLAGS] [key=value...]
+
+Packs DIR (default: the working directory) without node_modules and .git, uploads
+it, and follows the deployment to its end. `deploy_component` is the same.
+
+  --project NAME        the component; by default `project` of gangplank.json,
+                        else the directory's name
+  --install-command CMD run instead of the package manager
+  --install-timeout T   30s, 5m or seconds
+  --allow-scripts       packages may run their own scripts
+  --include-node-modules, --include-git
+                        pack these too
+  --idempotency-key K   sent with the upload; by default a new one
+  --level 0..9          compression (1)
+  --wait                while another deployment of this component is running:
+                        follow it to its end, then deploy
+  --restart[=rolling]   restart its processes then, one after the other
+  --no-activate         build it and keep it, but do not make it live
+  --replicated, --ignore-replication-errors
+                        to the server's peers too, and even if one fails
+                        (a server refuses what it cannot do yet)
+
+If the connection breaks, the upload is sent again with the same idempotency key,
+and the events go on where they stopped. Ctrl-C during the upload stops it; later
+the deployment goes on, and it is said how to follow it.
+
+key=value words are fields of the operation, install_timeout in ms as in Harper;
+target, username, password, rejectUnauthorized, json, skip_node_modules and
+skip_symlinks mean what they mean there.
+",
+    example: "gangplank deploy ./my-app --target https://apps.example",
+    parse: Parse::Client(parse),
+};
 
 /// Between two tries where there is nothing to wait for.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A manifest that is longer is none.
-const MANIFEST_MAX: u64 = 1 << 20;
+/// How hard the payload is compressed unless it is said: what a network gains by a higher level, a fast one loses.
+const LEVEL: u32 = 1;
 
-pub(crate) fn run(
-    client: &Client,
-    options: &DeployOptions,
-    retry_for: Option<Duration>,
-    screen: &mut Screen,
-) -> Result<Value, CommandError> {
+/// The longest idempotency key that a server takes.
+const KEY_MAX: usize = 128;
+
+/// What `deploy` was told.
+#[derive(Debug)]
+pub(super) struct DeployOptions {
+    /// The directory; the working directory if none was named.
+    pub(super) dir: Option<PathBuf>,
+    /// The fields of `deploy_component`; `project` only if it was given.
+    pub(super) fields: Fields,
+    /// Whether `node_modules` goes along.
+    pub(super) include_node_modules: bool,
+    /// Whether `.git` goes along.
+    pub(super) include_git: bool,
+    /// The idempotency key, if one was given.
+    pub(super) idempotency_key: Option<String>,
+    /// The compression's level, 0 to 9.
+    pub(super) level: u32,
+    /// Whether to wait while another deployment of the component is running.
+    pub(super) wait: bool,
+}
+
+impl DeployOptions {
+    /// Whether a directory is packed; else the fields name what is deployed, and the server judges that.
+    pub(super) fn packs(&self) -> bool {
+        !self.fields.contains_key("deployment_id") && !self.fields.contains_key("package")
+    }
+}
+
+fn parse(line: CommandLine, client: &mut ClientOptions) -> Result<Job, Usage> {
+    let options = read(line, client)?;
+    Ok(Job::run(move |context| run(context, &options).map(Some)))
+}
+
+pub(super) fn read(
+    mut line: CommandLine,
+    options: &mut ClientOptions,
+) -> Result<DeployOptions, Usage> {
+    let flags = flags(&mut line)?;
+    let include_node_modules = line.contains("--include-node-modules");
+    let include_git = line.contains("--include-git");
+    let wait = line.contains("--wait");
+    let idempotency_key = value::parsed(&mut line, "--idempotency-key", |key| {
+        match key.len() <= KEY_MAX && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(key.to_owned()),
+            false => Err(format!("must be 1 to {KEY_MAX} visible characters")),
+        }
+    })?;
+    let level = value::parsed(&mut line, "--level", |text| match text.as_bytes() {
+        [digit @ b'0'..=b'9'] => Ok(u32::from(digit - b'0')),
+        _ => Err("must be from 0 to 9".into()),
+    })?;
+    let (words, mut rest) = value::split(finish_words(line)?)?;
+    if rest.len() > 1 {
+        return Err(leftover(&rest[1]));
+    }
+    let mut fields = Fields::new();
+    let packing = value::add(words, &mut fields, options)?;
+    if fields.contains_key("payload") {
+        return Err(Usage::new(
+            "payload= cannot be given: it is made of the directory",
+        ));
+    }
+    if packing.skip_symlinks == Some(true) {
+        return Err(Usage::new(
+            "skip_symlinks=true is not supported: links that stay inside the directory are packed, others are left out",
+        ));
+    }
+    fields.extend(flags);
+    let options = DeployOptions {
+        dir: rest.pop().map(PathBuf::from),
+        fields,
+        include_node_modules: include_node_modules || packing.skip_node_modules == Some(false),
+        include_git,
+        idempotency_key,
+        level: level.unwrap_or(LEVEL),
+        wait,
+    };
+    if let (Some(dir), false) = (&options.dir, options.packs()) {
+        let dir = dir.display();
+        return Err(Usage::new(format!(
+            "the directory {dir} cannot go with deployment_id= or package="
+        )));
+    }
+    Ok(options)
+}
+
+/// The flags that are fields of the operation; they are stronger than words.
+fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
+    let mut fields = Fields::new();
+    if let Some(project) = value::text(line, "--project")? {
+        fields.insert("project".into(), project.into());
+    }
+    if let Some(restart) = value::restart(line)? {
+        let restart = match restart {
+            Restart::No => Value::from(false),
+            Restart::Immediate => Value::from(true),
+            Restart::Rolling => Value::from("rolling"),
+        };
+        fields.insert("restart".into(), restart);
+    }
+    if let Some(command) = value::text(line, "--install-command")? {
+        fields.insert("install_command".into(), command.into());
+    }
+    if let Some(time) = value::parsed(line, "--install-timeout", value::some_duration)? {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        fields.insert("install_timeout".into(), ms.into());
+    }
+    for (flag, name, value) in [
+        ("--allow-scripts", "install_allow_scripts", true),
+        ("--no-activate", "activate", false),
+        ("--replicated", "replicated", true),
+        (
+            "--ignore-replication-errors",
+            "ignore_replication_errors",
+            true,
+        ),
+    ] {
+        if line.contains(flag) {
+            fields.insert(name.into(), value.into());
+        }
+    }
+    Ok(fields)
+}
+
+fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandError> {
     let dir = options.dir.as_deref().unwrap_or(Path::new("."));
     let mut fields = options.fields.clone();
     let given = fields.get("project").and_then(Value::as_str);
-    let project = project(dir, given).map_err(CommandError::usage)?;
+    let project = naming::project(dir, given).map_err(CommandError::usage)?;
     fields.insert("project".into(), project.as_str().into());
+    let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     if !options.packs() {
-        let mut session = Session::new(client, screen, retry_for)?;
-        let fields = &fields;
-        let ask = Call::Operation {
-            fields,
-            stream: true,
-        };
-        return deploy(&mut session, &ask, options.wait);
+        let mut session = context.session()?;
+        return deploy(
+            &mut session,
+            &FollowedRequest::Operation(&call),
+            options.wait,
+        );
     }
     let pack_options = PackOptions {
         include_node_modules: options.include_node_modules,
@@ -56,11 +212,11 @@ pub(crate) fn run(
     };
     let plan = archive::plan(dir, &pack_options).map_err(CommandError::usage)?;
     for warning in plan.warnings() {
-        screen.warning(warning);
+        context.screen.warning(warning);
     }
     for (name, bytes) in plan.holes() {
         let holes = units::size(*bytes);
-        screen.warning(&format!(
+        context.screen.warning(&format!(
             "'{name}' has holes of {holes}, which are sent as zeros"
         ));
     }
@@ -68,21 +224,26 @@ pub(crate) fn run(
         Some(key) => key.clone(),
         None => new_key().map_err(CommandError::usage)?,
     };
-    let mut session = Session::new(client, screen, retry_for)?;
-    let ask = Call::Upload {
-        fields: &fields,
+    // From here on signals are caught, and end the upload in an orderly way.
+    let mut session = context.session()?;
+    let request = FollowedRequest::Upload {
+        call: &call,
         plan: Arc::new(plan),
         level: options.level,
         key: &key,
     };
-    deploy(&mut session, &ask, options.wait)
+    deploy(&mut session, &request, options.wait)
 }
 
 /// Deploys; with `wait`, as soon as nobody else deploys this component.
-fn deploy(session: &mut Session, ask: &Call, wait: bool) -> Result<Value, CommandError> {
+fn deploy(
+    session: &mut Session,
+    request: &FollowedRequest,
+    wait: bool,
+) -> Result<Value, CommandError> {
     let mut waited = BusyWait::default();
     loop {
-        let trouble = match Following::new(session, Subject::Deployment, None).follow(ask.clone()) {
+        let trouble = match session.follow(request.clone()) {
             Err(trouble) if wait && is_busy(&trouble) => trouble,
             result => return result,
         };
@@ -133,55 +294,21 @@ impl BusyWait {
                 .screen
                 .remark(&format!("waiting for deployment {id} to end"));
         }
-        let following = Following::new(session, Subject::Others, Some(id.to_string()));
-        match following.follow(Call::Watch(DeploymentRef::Deployment(id))) {
-            Err(trouble) => trouble.failed.exit != Exit::Interrupted,
-            Ok(_) => true,
-        }
-    }
-}
-
-/// The component: as it was given, else as its manifest says, else by the directory's own name.
-fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error> {
-    let doing = || format!("deploying {}", dir.display());
-    let canonical = dir.canonicalize().doing(doing)?;
-    if !canonical.is_dir() {
-        return Err(Error::new(doing(), "it is no directory"));
-    }
-    let (name, from) = match (given, manifest_project(&canonical)?) {
-        (Some(name), _) => (name.to_owned(), "it was given"),
-        (None, Some(name)) => (name, "gangplank.json says so"),
-        (None, None) => {
-            let name = canonical.file_name().unwrap_or_default();
-            (
-                name.to_string_lossy().into_owned(),
-                "the directory is called so",
-            )
-        }
-    };
-    name.parse().map_err(|_| {
-        let why = format!(
-            "{name:?} ({from}) is no valid project name: letters, digits, '-' and '_', at most 63, the first one a \
-             letter or a digit; name one with --project NAME"
-        );
-        Error::new(doing(), why)
-    })
-}
-
-fn manifest_project(dir: &Path) -> Result<Option<String>, Error> {
-    let path = dir.join(MANIFEST);
-    let doing = || format!("reading {}", path.display());
-    let Some(file) = if_there(File::open(&path)).doing(doing)? else {
-        return Ok(None);
-    };
-    let text = read_up_to(file, MANIFEST_MAX)
-        .doing(doing)?
-        .ok_or_else(|| Error::new(doing(), "it is over 1 MiB"))?;
-    let manifest: Value = serde_json::from_slice(&text).doing(doing)?;
-    match manifest.get("project") {
-        None => Ok(None),
-        Some(Value::String(name)) => Ok(Some(name.clone())),
-        Some(_) => Err(Error::new(doing(), "'project' is no text")),
+        let watched = FollowedRequest::Watch(DeploymentRef::Deployment(id));
+        let ended = session.follow_with(watched, &mut |screen, shown| {
+            let Shown::Record(record) = shown else {
+                return true;
+            };
+            if record.event == "error" {
+                let failed = answer::failed(&record.data, 200);
+                screen.remark(&format!("that deployment failed: {}", failed.message));
+            } else {
+                screen.record(record.id.as_deref(), &record.event, &record.data);
+            }
+            true
+        });
+        // Its failure is not ours.
+        !ended.is_err_and(|trouble| trouble.failed.exit == Exit::Interrupted)
     }
 }
 
@@ -195,37 +322,6 @@ fn new_key() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-
-    #[test]
-    fn the_component_has_a_name() {
-        let root = std::env::temp_dir().join(format!("gangplank-name-{}", std::process::id()));
-        let (good, bad) = (root.join("my-app"), root.join("my.app"));
-        fs::create_dir_all(&good).unwrap();
-        fs::create_dir_all(&bad).unwrap();
-        let name = |dir: &Path, given| project(dir, given).map(|name| name.to_string());
-        let refused = |dir: &Path, given| name(dir, given).unwrap_err().to_string();
-        assert_eq!(name(&good, None).unwrap(), "my-app");
-        assert_eq!(name(&good.join("../my-app/."), None).unwrap(), "my-app");
-        assert_eq!(name(&bad, Some("x")).unwrap(), "x");
-        assert!(refused(&bad, None).contains("--project"));
-        assert!(refused(&good, Some("a b")).contains("--project"));
-        assert!(refused(Path::new("/"), None).contains("--project"));
-        assert!(refused(&root.join("none"), Some("x")).contains("none"));
-        fs::write(good.join("gangplank.json"), r#"{"project":"other"}"#).unwrap();
-        assert_eq!(name(&good, None).unwrap(), "other");
-        assert_eq!(name(&good, Some("x")).unwrap(), "x");
-        assert!(refused(&good.join("gangplank.json"), None).contains("no directory"));
-        for (text, why) in [
-            ("{", "gangplank.json"),
-            (r#"{"project":1}"#, "no text"),
-            (r#"{"project":"a.b"}"#, "--project"),
-        ] {
-            fs::write(good.join("gangplank.json"), text).unwrap();
-            assert!(refused(&good, None).contains(why), "{text}");
-        }
-        fs::remove_dir_all(&root).unwrap();
-    }
 
     #[test]
     fn keys_differ() {

@@ -1,119 +1,211 @@
 //! `logs`: what the processes of a component print, line by line on stdout.
 
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use serde_json::Value;
 
-use crate::api::error::{Error, Exit};
-use crate::api::operation::Fields;
-use crate::cli::arguments::ClientOptions;
-use crate::cli::commands::CommandError;
-use crate::cli::commands::call::Call;
-use crate::cli::commands::follow::{Following, Subject};
-use crate::cli::commands::session::{NextNotice, Session};
-use crate::cli::screen::print_line;
-use crate::client::{NoResult, Notice, RequestStage, answer};
-use crate::formats::sse::SseRecord;
+use crate::api::error::Error;
+use crate::api::operation::{Logs, Operation, OperationCall};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::screen::{is_unread, print_line};
+use crate::cli::session::CommandError;
+use crate::cli::session::follow::{FollowedRequest, Shown};
 
-pub(crate) fn run(
-    session: &mut Session,
-    fields: &Fields,
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["logs"],
+    usage: "logs PROJECT",
+    summary: "what its processes print",
+    help: "\
+usage: gangplank logs PROJECT [FLAGS]
+
+Prints what the processes of a component have printed.
+
+  --lines N             the last N lines (100)
+  --follow              and what they print from now on
+",
+    example: "gangplank logs my-app --follow",
+    parse: Parse::Client(parse),
+};
+
+/// So many lines are asked for after a connection broke; those of them that were printed are left out.
+const AGAIN: u64 = 10_000;
+
+/// So many of the printed lines are remembered for that.
+const REMEMBERED: usize = 1000;
+
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let follow = line.contains("--follow");
+    let lines = value::parsed(&mut line, "--lines", value::number)?;
+    let project = value::one("PROJECT", line, value::project)?;
+    Ok(Job::run(move |context| {
+        let logs = |lines| {
+            OperationCall::from(Operation::GetLogs(Logs {
+                project: project.clone(),
+                lines,
+                follow,
+            }))
+        };
+        run(context, follow, [logs(lines), logs(Some(AGAIN))])
+    }))
+}
+
+/// Asks for lines as events, so that "there are none" is said, and is not an empty answer that anybody could give.
+fn run(
+    context: Context<'_>,
     follow: bool,
-    options: &ClientOptions,
+    [first, again]: [OperationCall; 2],
 ) -> Result<Option<Value>, CommandError> {
-    if follow {
-        return live(session, fields, options.raw_output).map(|()| None);
-    }
-    let ask = Call::Operation {
-        fields,
-        stream: false,
+    let options = context.options;
+    let mut printer = LogPrinter {
+        follow,
+        raw: options.raw_output,
+        text: (options.output_given && !follow).then(String::new),
+        seen: SeenLines::default(),
+        failed: None,
     };
-    let value = Following::new(session, Subject::Reading, None).follow(ask)?;
-    match &value {
-        Value::String(text) if !options.output_given => {
-            for line in text.lines() {
-                if !printed(line, options.raw_output)? {
-                    break;
-                }
-            }
-            Ok(None)
-        }
-        _ => Ok(Some(value)),
-    }
-}
-
-/// Until the stream ends, which one that is followed never does by itself, or nobody reads any more.
-fn live(session: &mut Session, fields: &Fields, raw: bool) -> Result<(), CommandError> {
-    let running = session
-        .client
-        .call(fields, true)
-        .map_err(CommandError::usage)?;
-    let mut status = 0;
-    loop {
-        match session.next(&running) {
-            NextNotice::Notice(Notice::Record(record)) => match record.event.as_str() {
-                "log" if printed(&line(&record), raw)? => {}
-                "log" => return Ok(()),
-                "done" => return Ok(()),
-                "error" => return Err(answer::failed(&record.data, status).into()),
-                _ => {}
-            },
-            NextNotice::Notice(Notice::Head(head)) => status = head,
-            NextNotice::Notice(Notice::Answer(answer)) => return answer_of(&answer.judge()?, raw),
-            NextNotice::Notice(Notice::Broken(stage, error)) => return Err(broken(stage, &error)),
-            NextNotice::Notice(Notice::Ended) | NextNotice::Gone => {
-                let message = "the log ended without its last event";
-                return Err(NoResult::new(Exit::Unreachable, message).into());
-            }
-            NextNotice::Notice(_) | NextNotice::Tick => {}
-            NextNotice::Signal => {
-                let mut trouble =
-                    CommandError::from(NoResult::new(Exit::Interrupted, "interrupted"));
-                trouble.watch = false;
-                return Err(trouble);
-            }
-        }
-        if session.due() {
-            session.tick();
-        }
-    }
-}
-
-/// A server that streams nothing has given all that there is.
-fn answer_of(value: &Value, raw: bool) -> Result<(), CommandError> {
+    let request = FollowedRequest::Lines {
+        first: &first,
+        again: follow.then_some(&again),
+    };
+    let mut session = context.session()?;
+    let value = session.follow_with(request, &mut |_, shown| printer.show(shown))?;
+    // A server that streams nothing gives all lines at once.
     for line in value.as_str().unwrap_or_default().lines() {
-        if !printed(line, raw)? {
+        if !printer.print(line) {
             break;
         }
     }
-    Ok(())
-}
-
-fn broken(stage: RequestStage, error: &Error) -> CommandError {
-    let what = match stage {
-        RequestStage::Reading => "the log was cut: ",
-        _ => "",
-    };
-    NoResult::new(Exit::Unreachable, format!("{what}{error}")).into()
-}
-
-/// `TYPE | line`.
-fn line(record: &SseRecord) -> String {
-    let Ok(value) = serde_json::from_str::<Value>(&record.data) else {
-        return record.data.clone();
-    };
-    let part = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
-    format!("{} | {}", part("type"), part("line"))
-}
-
-/// False if nobody reads any more.
-fn printed(line: &str, raw: bool) -> Result<bool, CommandError> {
-    match print_line(line, raw) {
-        Ok(()) => Ok(true),
-        Err(error) if error.io().is_some_and(is_unread) => Ok(false),
-        Err(error) => Err(CommandError::usage(error)),
+    match printer.failed {
+        Some(error) if error.io().is_some_and(is_unread) => Ok(None),
+        Some(error) => Err(CommandError::usage(error)),
+        None => Ok(printer.text.map(Value::from)),
     }
 }
 
-/// Nobody reads stdout.
-pub(crate) fn is_unread(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::BrokenPipe
+/// Prints the lines of a log, none twice.
+struct LogPrinter {
+    follow: bool,
+    raw: bool,
+    /// Where the lines are collected, if they are one result.
+    text: Option<String>,
+    seen: SeenLines,
+    failed: Option<Error>,
+}
+
+impl LogPrinter {
+    /// False if nobody reads any further.
+    fn show(&mut self, shown: Shown<'_>) -> bool {
+        let record = match shown {
+            Shown::Record(record) if record.event == "log" => record,
+            Shown::Record(_) => return true,
+            Shown::Again => {
+                self.seen.begin_again();
+                return true;
+            }
+        };
+        let Ok(value) = serde_json::from_str::<Value>(&record.data) else {
+            return self.print(&record.data);
+        };
+        let part = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
+        if !self.seen.is_new(part("time"), &record.data) {
+            return true;
+        }
+        let line = match self.follow {
+            true => format!("{} | {}", part("type"), part("line")),
+            false => ["time", "type", "stream", "line"].map(part).join(" "),
+        };
+        self.print(&line)
+    }
+
+    fn print(&mut self, line: &str) -> bool {
+        if let Some(text) = &mut self.text {
+            text.extend([line, "\n"]);
+            return true;
+        }
+        self.failed = print_line(line, self.raw).err();
+        self.failed.is_none()
+    }
+}
+
+/// The newest lines that were printed: their times, and a number made of each.
+#[derive(Default)]
+struct SeenLines {
+    newest: VecDeque<(String, u64)>,
+    /// What of them may come again since the connection was made anew, and how often.
+    again: HashMap<u64, usize>,
+    /// Lines from before this time are not new.
+    oldest: String,
+}
+
+impl SeenLines {
+    fn begin_again(&mut self) {
+        self.again.clear();
+        for (_, number) in &self.newest {
+            *self.again.entry(*number).or_default() += 1;
+        }
+        self.oldest = self
+            .newest
+            .front()
+            .map(|(time, _)| time.clone())
+            .unwrap_or_default();
+    }
+
+    fn is_new(&mut self, time: &str, line: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        line.hash(&mut hasher);
+        let number = hasher.finish();
+        if let Some(count) = self.again.get_mut(&number).filter(|count| **count > 0) {
+            *count -= 1;
+            return false;
+        }
+        // Times are RFC 3339 in UTC with milliseconds, so that they are in order as texts.
+        if time < self.oldest.as_str() {
+            return false;
+        }
+        if self.newest.len() == REMEMBERED {
+            self.newest.pop_front();
+        }
+        self.newest.push_back((time.to_owned(), number));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_come_again_are_not_printed_again() {
+        let mut seen = SeenLines::default();
+        let mut new = |lines: &[(&str, &str)]| -> Vec<bool> {
+            lines
+                .iter()
+                .map(|(time, line)| seen.is_new(time, line))
+                .collect()
+        };
+        // The same line twice within a millisecond is two lines.
+        assert_eq!(
+            new(&[("2", "a"), ("2", "a"), ("3", "b"), ("2", "late")]),
+            [true; 4]
+        );
+        seen.begin_again();
+        let mut new = |lines: &[(&str, &str)]| -> Vec<bool> {
+            lines
+                .iter()
+                .map(|(time, line)| seen.is_new(time, line))
+                .collect()
+        };
+        let again = [
+            ("1", "z"),
+            ("2", "a"),
+            ("2", "a"),
+            ("2", "late"),
+            ("3", "b"),
+            ("3", "b"),
+            ("4", "c"),
+        ];
+        assert_eq!(new(&again), [false, false, false, false, false, true, true]);
+    }
 }

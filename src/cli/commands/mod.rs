@@ -1,37 +1,155 @@
-//! The user's edge: runs the client's commands, and is the one place that says what went wrong and how the program ends.
+//! The commands, a file each: what its help says, how its arguments are read, and what it does. To add one, write its file
+//! as its neighbours are, and name it in [`COMMANDS`].
 //!
-//! It joins the typed command of `cli`, the packing of `archive`, the requests of `client` and the output of `screen`.
-//! Stdout gets the result alone, and only if there is one.
+//! Here is the one place that says what went wrong and how the program ends. Stdout gets the result alone, and only if
+//! there is one.
 
-mod call;
-mod connect;
+mod cancel;
 mod deploy;
-mod follow;
+mod drop;
+mod list;
 mod logs;
-mod pack;
+mod op;
 mod payload;
-mod retry_window;
-mod session;
+mod restart;
+mod rollback;
+mod serve;
+mod show;
+mod status;
+mod sync;
 mod token;
+mod watch;
 
 use std::ffi::OsString;
+use std::fmt;
 
 use serde_json::Value;
 
 use crate::api::error::Exit;
-use crate::api::name::{DeploymentId, Project};
-use crate::api::operation::Fields;
-use crate::cli::arguments::{self, ClientOptions, ClientRequest, Command, TokenOptions};
-use crate::cli::commands::call::Call;
-use crate::cli::commands::follow::{Following, Subject};
-use crate::cli::commands::session::Session;
+use crate::api::operation::OperationCall;
+use crate::cli::arguments::{
+    self, CLIENT_HELP, ClientOptions, CommandLine, Environment, Usage, finish,
+};
+use crate::cli::commands::token::TokenOptions;
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
-use crate::client::{DeploymentRef, NoResult};
+use crate::cli::session::{CommandError, Session, connect};
+use crate::client::Client;
 use crate::engine::settings::ServeOptions;
+
+/// All commands, in the order in which the help lists them.
+const COMMANDS: &[CommandSpec] = &[
+    serve::COMMAND,
+    deploy::COMMAND,
+    watch::COMMAND,
+    list::COMMAND,
+    show::COMMAND,
+    rollback::COMMAND,
+    cancel::COMMAND,
+    payload::COMMAND,
+    status::COMMAND,
+    restart::COMMAND,
+    drop::COMMAND,
+    logs::COMMAND,
+    sync::COMMAND,
+    op::COMMAND,
+    token::COMMAND,
+];
+
+/// A command.
+struct CommandSpec {
+    /// Its word, and others that mean the same.
+    words: &'static [&'static str],
+    /// How the list of all commands shows it.
+    usage: &'static str,
+    summary: &'static str,
+    /// Its help, but for the example, and for the options that all client commands have.
+    help: &'static str,
+    example: &'static str,
+    parse: Parse,
+}
+
+/// How a command's arguments are read.
+enum Parse {
+    Client(fn(CommandLine, &mut ClientOptions) -> Result<Job, Usage>),
+    Local(fn(CommandLine, Environment) -> Result<Command, Usage>),
+}
+
+impl CommandSpec {
+    fn of(word: &str) -> Result<&'static CommandSpec, Usage> {
+        let mut all = COMMANDS.iter();
+        all.find(|command| command.words.contains(&word))
+            .ok_or_else(|| {
+                Usage::new(format!(
+                    "unknown command {word:?}; `gangplank help` lists them"
+                ))
+            })
+    }
+
+    fn help(&self) -> String {
+        let shared = match self.parse {
+            Parse::Client(_) => CLIENT_HELP,
+            Parse::Local(_) => "",
+        };
+        format!("{}{shared}\nexample:\n  {}\n", self.help, self.example)
+    }
+}
+
+/// What the user wants.
+#[derive(Debug)]
+enum Command {
+    /// Print this text on stdout.
+    Help(String),
+    Serve(Box<ServeOptions>),
+    Token(TokenOptions),
+    /// Ask a server.
+    Client(Box<ClientOptions>, Job),
+}
+
+/// What a command asks a server.
+enum Job {
+    /// One operation, whose answer is the result.
+    Operation(OperationCall),
+    /// More than that.
+    Run(RunJob),
+}
+
+type RunJob = Box<dyn FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send>;
+
+impl Job {
+    /// A job that gives the result to be printed; none if all was printed on the way.
+    fn run(
+        job: impl FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send + 'static,
+    ) -> Job {
+        Job::Run(Box::new(job))
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Job::Operation(call) => write!(f, "{call:?}"),
+            Job::Run(_) => f.write_str("Run"),
+        }
+    }
+}
+
+/// What a job works with.
+struct Context<'a> {
+    client: &'a Client,
+    options: &'a ClientOptions,
+    screen: &'a mut Screen,
+}
+
+impl<'a> Context<'a> {
+    /// Begins to ask the server. Signals are caught from here on.
+    fn session(self) -> Result<Session<'a>, CommandError> {
+        Session::new(self.client, self.screen, self.options.retry_for)
+    }
+}
 
 /// What is left to be done when the arguments were read.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// Nothing: the program ends like this.
     End(Exit),
     /// Run the server.
@@ -39,18 +157,18 @@ pub enum Next {
 }
 
 /// Reads the arguments, the program's own name not among them, and does what they say but for running the server.
-pub fn start(arguments: Vec<OsString>) -> Next {
+pub(crate) fn start(arguments: Vec<OsString>) -> Next {
     let nothing = arguments.is_empty();
     let environment = |name: &str| std::env::var(name).ok();
-    match arguments::parse(arguments, &environment) {
+    match parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
-        Ok(Command::Token(options)) => Next::End(token(&options)),
+        Ok(Command::Token(options)) => Next::End(run_token(&options)),
         Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text, None)),
-        Ok(Command::Client(options, request)) => Next::End(run(&options, request)),
+        Ok(Command::Client(options, job)) => Next::End(run(&options, job)),
         Err(usage) => {
             let mut screen = Screen::new(Progress::Plain, false);
             if nothing {
-                for line in arguments::usage().lines() {
+                for line in usage_text().lines() {
                     screen.remark(line);
                 }
             } else {
@@ -61,7 +179,93 @@ pub fn start(arguments: Vec<OsString>) -> Next {
     }
 }
 
-fn token(options: &TokenOptions) -> Exit {
+fn parse(words: Vec<OsString>, environment: Environment) -> Result<Command, Usage> {
+    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let mut line = CommandLine::new(words);
+    let Some(name) = line.subcommand()? else {
+        return without_command(line);
+    };
+    if name == "help" {
+        let about = line.subcommand()?;
+        finish(line)?;
+        return Ok(Command::Help(match about {
+            None => overview(),
+            Some(about) => CommandSpec::of(&about)?.help(),
+        }));
+    }
+    let spec = CommandSpec::of(&name)?;
+    let help = spec.help();
+    if line.contains(["-h", "--help"]) {
+        return Ok(Command::Help(help));
+    }
+    let command = match spec.parse {
+        Parse::Local(parse) => parse(line, &environment),
+        Parse::Client(parse) => arguments::client(&mut line).and_then(|mut options| {
+            let job = parse(line, &mut options)?;
+            Ok(Command::Client(Box::new(options), job))
+        }),
+    };
+    command.map_err(|usage| usage.explained(&help))
+}
+
+fn without_command(mut line: CommandLine) -> Result<Command, Usage> {
+    let version = line.contains(["-V", "--version"]);
+    let help = line.contains(["-h", "--help"]);
+    finish(line).map_err(|usage| usage.explained("--version --help"))?;
+    if help {
+        Ok(Command::Help(overview()))
+    } else if version {
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(Command::Help(format!("gangplank {version}\n")))
+    } else {
+        Err(Usage::new("no command was given"))
+    }
+}
+
+/// The few lines for who gave no command.
+fn usage_text() -> String {
+    let mut text = "usage: gangplank COMMAND [FLAGS]\ncommands:".to_owned();
+    let mut width = "commands:".len();
+    for (at, command) in COMMANDS.iter().enumerate() {
+        let comma = if at + 1 < COMMANDS.len() { "," } else { "" };
+        let word = format!(" {}{comma}", command.words[0]);
+        if width + word.len() > 80 {
+            text += "\n         ";
+            width = 9;
+        }
+        width += word.len();
+        text += &word;
+    }
+    text + "\n`gangplank help` says more, `gangplank help COMMAND` all.\n"
+}
+
+/// All commands.
+fn overview() -> String {
+    let lines = COMMANDS
+        .iter()
+        .map(|command| format!("  {:<21} {}\n", command.usage, command.summary));
+    format!(
+        "\
+gangplank: deploy a directory to a server, and watch it live
+
+usage: gangplank COMMAND [FLAGS]
+
+{}
+`gangplank help COMMAND` and `gangplank COMMAND --help` say more.
+
+exit codes:
+  0 success  1 the server said no  2 wrong usage, or something local
+  3 server not reached, or upload broken  4 not authorised
+  5 outcome unknown  6 busy  130 interrupted
+
+example:
+  gangplank serve &  gangplank deploy ./my-app
+",
+        lines.collect::<String>()
+    )
+}
+
+fn run_token(options: &TokenOptions) -> Exit {
     match token::run(options) {
         Ok((value, output)) => print(&value, output, None),
         Err(error) => {
@@ -71,9 +275,9 @@ fn token(options: &TokenOptions) -> Exit {
     }
 }
 
-fn run(options: &ClientOptions, request: ClientRequest) -> Exit {
+fn run(options: &ClientOptions, job: Job) -> Exit {
     let mut screen = Screen::new(options.progress, options.raw_output);
-    let result = ask(options, request, &mut screen);
+    let result = ask(options, job, &mut screen);
     screen.finish();
     match result {
         Ok(Some(value)) => print(&value, options.output, Some(screen)),
@@ -85,121 +289,22 @@ fn run(options: &ClientOptions, request: ClientRequest) -> Exit {
     }
 }
 
-/// A failure, and whether the screen has shown its reason already, as it does for an `error` event.
-#[derive(Debug)]
-pub(crate) struct CommandError {
-    pub(crate) failed: NoResult,
-    pub(crate) shown: bool,
-    /// Whether the deployment may go on and can be watched.
-    pub(crate) watch: bool,
-}
-
-impl From<NoResult> for CommandError {
-    fn from(failed: NoResult) -> CommandError {
-        CommandError {
-            watch: matches!(failed.exit, Exit::Unknown | Exit::Interrupted),
-            failed,
-            shown: false,
-        }
-    }
-}
-
-impl CommandError {
-    pub(crate) fn usage(message: impl ToString) -> CommandError {
-        NoResult::new(Exit::Usage, message.to_string()).into()
-    }
-}
-
 /// Does it, and gives the result that is to be printed; none if all was printed on the way.
 fn ask(
     options: &ClientOptions,
-    request: ClientRequest,
+    job: Job,
     screen: &mut Screen,
 ) -> Result<Option<Value>, CommandError> {
     let client = connect::client(options, screen)?;
-    if let ClientRequest::Deploy(deploy) = &request {
-        return deploy::run(&client, deploy, options.retry_for, screen).map(Some);
+    let context = Context {
+        client: &client,
+        options,
+        screen,
+    };
+    match job {
+        Job::Operation(call) => context.session()?.call(&call).map(Some),
+        Job::Run(job) => job(context),
     }
-    let mut session = Session::new(&client, screen, options.retry_for)?;
-    let session = &mut session;
-    match request {
-        // It was handled above, since it catches signals later.
-        ClientRequest::Deploy(_) => Ok(None),
-        ClientRequest::Watch(which) => watch(session, &which).map(Some),
-        ClientRequest::List(fields) => call(session, &fields, Subject::Reading).map(Some),
-        ClientRequest::Show(id) => {
-            let id: DeploymentId = id.parse().map_err(CommandError::usage)?;
-            let mut fields = Fields::new();
-            fields.insert("operation".into(), "get_deployment".into());
-            fields.insert("deployment_id".into(), id.to_string().into());
-            call(session, &fields, Subject::Reading).map(Some)
-        }
-        ClientRequest::Operation(fields) => call(session, &fields, Subject::Operation).map(Some),
-        ClientRequest::Status { fields, project } => {
-            let value = call(session, &fields, Subject::Reading)?;
-            only(value, project.as_deref()).map(Some)
-        }
-        ClientRequest::Payload { fields, out } => payload::run(session, &fields, out.as_deref()),
-        ClientRequest::Logs { fields, follow } => logs::run(session, &fields, follow, options),
-    }
-}
-
-/// The components; if one is named, it alone.
-fn only(mut value: Value, project: Option<&str>) -> Result<Value, CommandError> {
-    let Some(project) = project else {
-        return Ok(value);
-    };
-    let all = value.get_mut("components").and_then(Value::as_array_mut);
-    let found = all.is_some_and(|all| {
-        all.retain(|component| component.get("project").and_then(Value::as_str) == Some(project));
-        !all.is_empty()
-    });
-    if !found {
-        let message = format!("no component {project} is deployed");
-        return Err(NoResult::new(Exit::Refused, message).into());
-    }
-    Ok(value)
-}
-
-fn watch(session: &mut Session, which: &str) -> Result<Value, CommandError> {
-    // An id is no likely name of a component.
-    let which = match which.parse::<DeploymentId>() {
-        Ok(id) => DeploymentRef::Deployment(id),
-        Err(_) => DeploymentRef::Latest(which.parse::<Project>().map_err(|_| {
-            CommandError::usage(format!(
-                "{which:?} is neither a deployment's id nor a component's name"
-            ))
-        })?),
-    };
-    let id = match &which {
-        DeploymentRef::Deployment(id) => Some(id.to_string()),
-        DeploymentRef::Latest(_) => None,
-    };
-    Following::new(session, Subject::Watching, id).follow(Call::Watch(which))
-}
-
-/// Operations that begin a deployment and tell of it, or of several; each can take long, and is asked for as a stream.
-const DEPLOYING: &[&str] = &[
-    "deploy_component",
-    "rollback_component",
-    "restart_component",
-];
-const LONG: &[&str] = &["sync"];
-
-fn call(session: &mut Session, fields: &Fields, subject: Subject) -> Result<Value, CommandError> {
-    let name = fields
-        .get("operation")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let deploys = DEPLOYING.contains(&name);
-    let follow = name == "get_logs" && fields.get("follow") == Some(&Value::Bool(true));
-    let stream = deploys || follow || LONG.contains(&name);
-    let subject = if deploys {
-        Subject::Deployment
-    } else {
-        subject
-    };
-    Following::new(session, subject, None).follow(Call::Operation { fields, stream })
 }
 
 fn print(value: &Value, output: OutputFormat, screen: Option<Screen>) -> Exit {

@@ -7,37 +7,70 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::api::error::{Doing, Error, Exit};
-use crate::api::operation::Fields;
-use crate::cli::commands::CommandError;
-use crate::cli::commands::logs::is_unread;
-use crate::cli::commands::session::{NextNotice, Session};
-use crate::cli::screen::{print_bytes, stdout_is_terminal};
+use crate::api::name::DeploymentId;
+use crate::api::operation::{Operation, OperationCall};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
+use crate::cli::commands::{CommandSpec, Job, Parse};
+use crate::cli::screen::{is_unread, print_bytes, stdout_is_terminal};
+use crate::cli::session::{CommandError, Session};
+use crate::client::follow::NextNotice;
 use crate::client::{NoResult, Notice};
 
-pub(crate) fn run(
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["payload"],
+    usage: "payload ID",
+    summary: "download or delete a stored payload",
+    help: "\
+usage: gangplank payload ID [--out FILE | --delete] [FLAGS]
+
+Downloads the payload of a deployment as it was uploaded, to stdout, or deletes it.
+
+  --out FILE            into this file, which is there when it is whole
+  --delete              delete it at the server
+",
+    example: "gangplank payload 01976e6c-1c2b-7000-8000-000000000000 --out app.tgz",
+    parse: Parse::Client(parse),
+};
+
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let out = value::path(&mut line, "--out")?;
+    let delete = line.contains("--delete");
+    if delete && out.is_some() {
+        return Err(Usage::new("--out and --delete cannot go together"));
+    }
+    let id = value::one("ID", line, value::deployment)?;
+    if delete {
+        return Ok(Job::Operation(Operation::DeletePayload(id).into()));
+    }
+    Ok(Job::run(move |context| {
+        download(&mut context.session()?, id, out.as_deref())
+    }))
+}
+
+fn download(
     session: &mut Session,
-    fields: &Fields,
+    id: DeploymentId,
     out: Option<&Path>,
 ) -> Result<Option<Value>, CommandError> {
+    let call = OperationCall::from(Operation::GetPayload(id));
     let Some(path) = out else {
         if stdout_is_terminal() {
             return Err(CommandError::usage(
                 "a payload is binary, and stdout is a terminal: name a file with --out FILE, or redirect it",
             ));
         }
-        return match receive(session, fields, &mut print_bytes) {
+        return match receive(session, &call, &mut print_bytes) {
             Err(Stopped::Local(error)) if error.io().is_some_and(is_unread) => Ok(None),
             result => result.map(|_| None).map_err(CommandError::from),
         };
     };
     let mut target = OutFile::open(path).map_err(CommandError::usage)?;
-    let bytes = receive(session, fields, &mut |bytes| target.write(bytes))?;
+    let bytes = receive(session, &call, &mut |bytes| target.write(bytes))?;
     target.keep().map_err(CommandError::usage)?;
-    let id = fields.get("deployment_id").cloned().unwrap_or_default();
     let file = path.display().to_string();
     let message = format!("Saved {bytes} bytes to {file}");
     Ok(Some(
-        json!({ "message": message, "deployment_id": id, "file": file, "bytes": bytes }),
+        json!({ "message": message, "deployment_id": id.to_string(), "file": file, "bytes": bytes }),
     ))
 }
 
@@ -64,11 +97,11 @@ impl From<Stopped> for CommandError {
 /// Receives all bytes, and says how many they were.
 fn receive(
     session: &mut Session,
-    fields: &Fields,
+    call: &OperationCall,
     take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<u64, Stopped> {
     let stopped = |exit, message: String| Stopped::Remote(NoResult::new(exit, message));
-    let running = session.client.download(fields).map_err(Stopped::Local)?;
+    let running = session.client.download(call).map_err(Stopped::Local)?;
     let mut received = 0;
     loop {
         match session.next(&running) {
@@ -78,8 +111,8 @@ fn receive(
             }
             NextNotice::Notice(Notice::Ended) => return Ok(received),
             NextNotice::Notice(Notice::Answer(answer)) => {
-                let failed = match answer.judge() {
-                    Ok(_) => NoResult::new(Exit::Unreachable, "the answer is no payload"),
+                let failed = match answer.judge(None) {
+                    Ok(_) => NoResult::new(Exit::Unreachable, "the answer is not a payload"),
                     Err(failed) => failed,
                 };
                 return Err(Stopped::Remote(failed));
@@ -92,17 +125,14 @@ fn receive(
                 let message = "the request's thread is gone".to_owned();
                 return Err(stopped(Exit::Unreachable, message));
             }
-            NextNotice::Signal => return Err(stopped(Exit::Interrupted, "interrupted".to_owned())),
+            NextNotice::Stop => return Err(stopped(Exit::Interrupted, "interrupted".to_owned())),
             NextNotice::Notice(Notice::Head(_) | Notice::Sent | Notice::Record(_))
             | NextNotice::Tick => {}
-        }
-        if session.due() {
-            session.tick();
         }
     }
 }
 
-/// Where the bytes go: beside the file under another name until they are all there, or into what is no regular file.
+/// Where the bytes go: beside the file under another name until they are all there, or into what is not a regular file.
 struct OutFile {
     file: File,
     /// What is there and what it will be called; none if the bytes go there at once.
@@ -127,7 +157,7 @@ impl OutFile {
         }
         let name = real
             .file_name()
-            .ok_or_else(|| Error::new(doing(), "it is no name of a file"))?;
+            .ok_or_else(|| Error::new(doing(), "not the name of a file"))?;
         let mut beside = std::ffi::OsString::from(".");
         beside.push(name);
         beside.push(format!(".{}.part", std::process::id()));

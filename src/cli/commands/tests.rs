@@ -29,23 +29,23 @@ fn serve(answer: &'static str, whole: bool) -> (String, JoinHandle<Vec<u8>>) {
     (target, thread)
 }
 
-fn arguments(text: &str, target: &str) -> (ClientOptions, ClientRequest) {
+fn read(text: &str, target: &str) -> (ClientOptions, Job) {
     let words = text
         .split_whitespace()
         .chain(["--target", target, "--progress", "quiet"]);
     // Without it what is lost would be tried again for a minute.
     let none = ["--retry-for", "0"].into_iter();
     let words = words.chain(none.filter(|_| !text.contains("--retry-for")));
-    match arguments::parse(words.map(OsString::from).collect(), &|_| None) {
-        Ok(Command::Client(options, request)) => (*options, request),
+    match parse(words.map(OsString::from).collect(), &|_| None) {
+        Ok(Command::Client(options, job)) => (*options, job),
         other => panic!("{other:?}"),
     }
 }
 
 fn asked(text: &str, target: &str) -> Result<Value, CommandError> {
-    let (options, request) = arguments(text, target);
+    let (options, job) = read(text, target);
     let mut screen = Screen::new(Progress::Quiet, false);
-    ask(&options, request, &mut screen).map(Option::unwrap_or_default)
+    ask(&options, job, &mut screen).map(Option::unwrap_or_default)
 }
 
 struct CommandDir(PathBuf);
@@ -158,23 +158,85 @@ fn a_result_is_a_success() {
         let request = String::from_utf8_lossy(&thread.join().unwrap()).to_ascii_lowercase();
         assert!(request.contains("accept: text/event-stream"), "{request}");
     }
-    let plain =
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
     let show = format!("show {DEPLOYMENT}");
-    for (text, part) in [
-        ("list --limit 3", "\"limit\":3"),
-        (&show, DEPLOYMENT),
-        ("op x y=z", "\"y\":\"z\""),
+    for (text, part, body) in [
+        ("list --limit 3", "\"limit\":3", "{\"deployments\":[]}"),
+        (
+            &show,
+            DEPLOYMENT,
+            "{\"deployment_id\":\"i\",\"status\":\"s\"}",
+        ),
+        ("op x y=z", "\"y\":\"z\"", "{\"a\":1}"),
     ] {
+        let plain = json_answer(body);
         let (target, thread) = serve(plain, true);
-        assert_eq!(
-            asked(text, &target).unwrap(),
-            serde_json::json!({"a": 1}),
-            "{text}"
-        );
+        let expected: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(asked(text, &target).unwrap(), expected, "{text}");
         let request = String::from_utf8_lossy(&thread.join().unwrap()).into_owned();
         assert!(request.contains(part), "{request}");
     }
+}
+
+fn json_answer(body: &str) -> &'static str {
+    let length = body.len();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    format!("{head}Content-Length: {length}\r\n\r\n{body}").leak()
+}
+
+#[test]
+fn a_2xx_of_something_else_is_not_a_success() {
+    let dir = CommandDir::new("foreign");
+    std::fs::write(dir.0.join("a"), "a").unwrap();
+    let foreign = [
+        "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\nIt works",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 8\r\n\r\nIt works",
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 8\r\n\r\nIt works",
+        json_answer("[]"),
+        json_answer("{}"),
+        json_answer("\"ok\""),
+        json_answer("{\"status\":\"ok\"}"),
+        json_answer("{\"message\":1}"),
+    ];
+    let (deploy, show) = (dir.deploy(), format!("show {DEPLOYMENT}"));
+    let (cancel, payload) = (
+        format!("cancel {DEPLOYMENT}"),
+        format!("payload {DEPLOYMENT}"),
+    );
+    let (delete, watch) = (format!("{payload} --delete"), format!("watch {DEPLOYMENT}"));
+    let out = dir.0.join("out");
+    let payload = format!("{payload} --out {}", out.display());
+    for text in [
+        &*deploy,
+        &*show,
+        &*cancel,
+        &*payload,
+        &*delete,
+        &*watch,
+        "watch demo",
+        "list",
+        "status",
+        "rollback demo",
+        "restart demo",
+        "drop demo",
+        "logs demo",
+        "logs demo --follow",
+        "sync --from x",
+        "op get_components",
+    ] {
+        for answer in foreign {
+            let (target, thread) = serve(answer, true);
+            let trouble = asked(text, &target).unwrap_err();
+            assert_eq!(
+                trouble.failed.exit,
+                Exit::Unreachable,
+                "{text} {answer:?}: {trouble:?}"
+            );
+            thread.join().unwrap();
+        }
+    }
+    assert!(!out.exists());
 }
 
 #[test]
@@ -214,8 +276,6 @@ fn local_trouble_is_found_before_anything_is_sent() {
     for text in [
         &*dir.deploy(),
         "deploy /nonexistent --project demo",
-        "watch a.b",
-        "show x",
         "list --token-file /nonexistent",
     ] {
         let trouble = asked(text, nobody).unwrap_err();
@@ -240,14 +300,14 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
         crate::client::Client::new(crate::client::Target::parse(&target).unwrap()).unwrap();
     let mut screen = Screen::new(Progress::Quiet, false);
     let mut session = Session::new(&client, &mut screen, None).unwrap();
-    let following = Following::new(&mut session, Subject::Deployment, None);
-    let ask = Call::Upload {
-        fields: &Fields::new(),
+    let call = OperationCall::new("deploy_component", Default::default());
+    let request = crate::cli::session::follow::FollowedRequest::Upload {
+        call: &call,
         plan: std::sync::Arc::new(plan),
         level: 0,
         key: "k",
     };
-    let trouble = following.follow(ask).unwrap_err();
+    let trouble = session.follow(request).unwrap_err();
     assert_eq!(trouble.failed.exit, Exit::Usage);
     assert!(
         trouble.failed.message.contains("No such file"),
@@ -257,4 +317,5 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
 }
 
 mod again;
+mod arguments;
 mod commands;

@@ -1,18 +1,108 @@
 //! `token`: changes and shows the access tokens of a root on this machine. No server is asked: it reads the file at each use.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::api::error::{Doing, Error};
-use crate::cli::arguments::{TokenAction, TokenOptions};
+use crate::api::name::Project;
+use crate::cli::arguments::{CommandLine, Environment, Usage, finish, leftover, value};
+use crate::cli::commands::{Command, CommandSpec, Parse};
 use crate::cli::screen::OutputFormat;
-use crate::store::tokens::Tokens;
+use crate::store::tokens::{Role, Tokens};
 use crate::system::paths;
+
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["token"],
+    usage: "token add|list|revoke",
+    summary: "access tokens of a root on this machine",
+    help: "\
+usage: gangplank token add NAME [--role R] [--project P]... [--root DIR]
+       gangplank token list [--root DIR]
+       gangplank token revoke NAME [--root DIR]
+
+Access tokens of a root on this machine. `add` prints the token, once, alone on
+stdout; only its hash is kept. A change holds from the server's next request on.
+
+  --root DIR            the server's root (GANGPLANK_ROOT)
+  --role R              admin: everything; deploy: all but payload download and
+                        tokens; read: looking only (deploy)
+  --project P           limited to this component; may be repeated
+  --output KIND         the list on stdout: auto, text, json, yaml
+",
+    example: "gangplank token add ci --role deploy --project my-app > ci.token",
+    parse: Parse::Local(parse),
+};
+
+/// What the one argument is called where it is missing.
+const NAME: &str = "the NAME of the token";
+
+/// What becomes of a root's tokens.
+#[derive(Debug)]
+pub(crate) struct TokenOptions {
+    /// The root; none for the default one.
+    pub(crate) root: Option<PathBuf>,
+    /// How the list is printed.
+    pub(crate) output: OutputFormat,
+    /// What is done.
+    pub(crate) action: TokenAction,
+}
+
+/// What is done with a token.
+#[derive(Debug)]
+pub(crate) enum TokenAction {
+    /// Make one.
+    Add {
+        /// Its name.
+        name: String,
+        /// What it allows.
+        role: Role,
+        /// The components that it is limited to.
+        projects: Vec<Project>,
+    },
+    /// Show all.
+    List,
+    /// Take one away, by its name.
+    Revoke(String),
+}
+
+fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
+    let root = value::path(&mut line, "--root")?;
+    let output = value::parsed(&mut line, "--output", str::parse)?;
+    let word = line.subcommand()?;
+    let action = match word.as_deref() {
+        Some("add") => {
+            let role = value::parsed(&mut line, "--role", str::parse)?;
+            let mut projects = Vec::new();
+            while let Some(name) = value::parsed(&mut line, "--project", value::project)? {
+                projects.push(name);
+            }
+            TokenAction::Add {
+                name: value::one(NAME, line, value::word)?,
+                role: role.unwrap_or(Role::Deploy),
+                projects,
+            }
+        }
+        Some("list") => {
+            finish(line)?;
+            TokenAction::List
+        }
+        Some("revoke") => TokenAction::Revoke(value::one(NAME, line, value::word)?),
+        Some(other) => return Err(leftover(other.as_ref())),
+        None => return Err(Usage::new("`token` needs one of add, list and revoke")),
+    };
+    Ok(Command::Token(TokenOptions {
+        root,
+        output: output.unwrap_or(OutputFormat::Auto),
+        action,
+    }))
+}
 
 /// Does it, and gives what is to be printed, and how.
 ///
 /// # Errors
 /// When there is no such root, or its tokens cannot be read or changed.
-pub(crate) fn run(options: &TokenOptions) -> Result<(Value, OutputFormat), Error> {
+pub(super) fn run(options: &TokenOptions) -> Result<(Value, OutputFormat), Error> {
     let root = match &options.root {
         Some(root) => root.clone(),
         None => paths::default_root()?,

@@ -30,14 +30,16 @@ use std::time::Instant;
 
 use crate::system::host;
 
-pub use result::{OutputFormat, print_bytes, print_line, print_result, stdout_is_terminal};
+pub(crate) use result::{
+    OutputFormat, is_unread, print_bytes, print_line, print_result, stdout_is_terminal,
+};
 
 use page::RelayStyle;
 use sink::Sink;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// `bar` on a terminal, `github` on a runner of GitHub's, else `plain`.
     #[default]
     Auto,
@@ -65,8 +67,8 @@ impl FromStr for Progress {
             "github" => Progress::Github,
             "quiet" => Progress::Quiet,
             _ => {
-                return Err(format!(
-                    "{word:?} is no way to show progress: it is one of auto, bar, plain, ndjson, github, quiet"
+                return Err(String::from(
+                    "expected one of auto, bar, plain, ndjson, github, quiet",
                 ));
             }
         })
@@ -75,26 +77,26 @@ impl FromStr for Progress {
 
 /// What the screen knows of where it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Stderr is a terminal.
-    pub terminal: bool,
+    pub(crate) terminal: bool,
     /// `CI` is set: what is printed is kept as a log.
-    pub ci: bool,
+    pub(crate) ci: bool,
     /// `TERM=dumb`: the terminal knows no escape codes.
-    pub dumb: bool,
+    pub(crate) dumb: bool,
     /// `GITHUB_ACTIONS=true`: what is printed is read by GitHub's runner.
-    pub github: bool,
+    pub(crate) github: bool,
     /// `NO_COLOR` is set.
-    pub no_color: bool,
+    pub(crate) no_color: bool,
     /// The locale's characters are UTF-8.
-    pub utf8: bool,
+    pub(crate) utf8: bool,
     /// Asks for the terminal's columns; they change when its window does.
-    pub columns: fn() -> u16,
+    pub(crate) columns: fn() -> u16,
 }
 
 impl Surroundings {
     /// Looks around.
-    pub fn look() -> Surroundings {
+    pub(crate) fn look() -> Surroundings {
         let text = |name: &str| {
             env::var_os(name)
                 .unwrap_or_default()
@@ -163,7 +165,7 @@ trait Renderer: Send {
 }
 
 /// Shows on stderr what happens. Dropping it finishes it.
-pub struct Screen {
+pub(crate) struct Screen {
     show: Box<dyn Renderer>,
     clock: Box<dyn Fn() -> Instant + Send>,
 }
@@ -176,7 +178,7 @@ impl fmt::Debug for Screen {
 
 impl Screen {
     /// A screen on stderr. With `raw_output` the output of programs is shown as it is, terminal sequences included.
-    pub fn new(progress: Progress, raw_output: bool) -> Screen {
+    pub(crate) fn new(progress: Progress, raw_output: bool) -> Screen {
         let around = Surroundings::look();
         Screen::with(
             progress,
@@ -188,7 +190,7 @@ impl Screen {
     }
 
     /// A screen that writes elsewhere, with another clock, somewhere else.
-    pub fn with(
+    pub(crate) fn with(
         progress: Progress,
         raw_output: bool,
         around: Surroundings,
@@ -224,48 +226,48 @@ impl Screen {
     }
 
     /// The upload has sent so many of so many bytes, both uncompressed. Fewer than before are a new attempt.
-    pub fn upload(&mut self, bytes: u64, total: u64) {
+    pub(crate) fn upload(&mut self, bytes: u64, total: u64) {
         self.show.upload(bytes, total, self.now());
     }
 
     /// The upload is complete: call it once all was sent, before the first record, and not if it broke.
-    pub fn uploaded(&mut self, bytes: u64) {
+    pub(crate) fn uploaded(&mut self, bytes: u64) {
         self.show.uploaded(bytes, self.now());
     }
 
     /// Shows a record of the event stream, an `error` at its end included.
-    pub fn record(&mut self, id: Option<&str>, event: &str, data: &str) {
+    pub(crate) fn record(&mut self, id: Option<&str>, event: &str, data: &str) {
         self.show.record(id, event, data, self.now());
     }
 
     /// Something that the client itself has to say, such as that it connects again.
-    pub fn remark(&mut self, message: &str) {
+    pub(crate) fn remark(&mut self, message: &str) {
         self.show.say(Remark::Note, message, self.now());
     }
 
     /// Something that may be wrong.
-    pub fn warning(&mut self, message: &str) {
+    pub(crate) fn warning(&mut self, message: &str) {
         self.show.say(Remark::Warning, message, self.now());
     }
 
     /// Something that went wrong, with the word of its code. Not for the `error` of a stream, which [`Screen::record`] shows.
-    pub fn error(&mut self, message: &str, code: Option<&str>) {
+    pub(crate) fn error(&mut self, message: &str, code: Option<&str>) {
         self.show.say(Remark::Error(code), message, self.now());
     }
 
     /// To be called every 100 to 200 ms while waiting, and while busy too: it moves the live line and says what is waited for.
-    pub fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.show.tick(self.now());
     }
 
     /// To be called whenever there is nothing more at hand: what was gathered is written. Without it, lines wait for the
     /// next [`Screen::tick`].
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.show.flush(self.now());
     }
 
     /// Writes what is left and gives the terminal back. To be called before the result goes to stdout.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.show.finish(self.now());
     }
 }

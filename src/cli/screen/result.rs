@@ -13,7 +13,7 @@ use crate::cli::screen::yaml::yaml;
 
 /// In which form the result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OutputFormat {
+pub(crate) enum OutputFormat {
     /// On a terminal `yaml`, a list a table; elsewhere `json`.
     #[default]
     Auto,
@@ -35,9 +35,7 @@ impl FromStr for OutputFormat {
             "json" => OutputFormat::Json,
             "yaml" => OutputFormat::Yaml,
             _ => {
-                return Err(format!(
-                    "{word:?} is no form of output: it is one of auto, text, json, yaml"
-                ));
+                return Err("expected one of auto, text, json, yaml".to_owned());
             }
         })
     }
@@ -47,7 +45,7 @@ impl FromStr for OutputFormat {
 ///
 /// # Errors
 /// When it cannot be written; that nobody reads it any more is none.
-pub fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
+pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
     let text = rendered(value, output, io::stdout().is_terminal());
     printed(&mut io::stdout(), &text)
 }
@@ -58,7 +56,7 @@ pub fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
 /// # Errors
 /// When it cannot be written. Here it is one that nobody reads any more, as [`Error::io`] tells, since whoever follows a
 /// log has to end then.
-pub fn print_line(line: &str, raw: bool) -> Result<(), Error> {
+pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let mut text = if raw || !io::stdout().is_terminal() {
         line.to_owned()
@@ -75,15 +73,20 @@ pub fn print_line(line: &str, raw: bool) -> Result<(), Error> {
 ///
 /// # Errors
 /// When they cannot be written; that nobody reads them any more is one here, as of [`print_line`].
-pub fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     sink::write_all(&mut out, bytes)
         .and_then(|()| out.flush())
         .doing(|| "writing to stdout".into())
 }
 
+/// Whether it failed because nobody reads stdout.
+pub(crate) fn is_unread(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe
+}
+
 /// Whether what is printed is read on a terminal.
-pub fn stdout_is_terminal() -> bool {
+pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 

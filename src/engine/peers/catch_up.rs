@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project};
-use crate::api::operation::{Fields, Options};
+use crate::api::operation::{Operation, Options};
 use crate::client::{InFlight, Notice};
 use crate::engine::peers::Peer;
 use crate::system::stop::Stop;
@@ -35,9 +35,7 @@ impl Peer {
     /// # Errors
     /// Why that is not known.
     pub fn live(&self, only: Option<&Project>, stop: &Stop) -> Result<Vec<PeerRelease>, String> {
-        let mut fields = Fields::new();
-        fields.insert("operation".into(), "get_components".into());
-        let answer = self.ask(&fields, stop)?;
+        let answer = self.ask(Operation::GetComponents, stop)?;
         let mut found = Vec::new();
         for one in answer["components"].as_array().into_iter().flatten() {
             let text = |name: &str| one[name].as_str().unwrap_or_default();
@@ -45,7 +43,7 @@ impl Peer {
                 text("project").parse::<Project>(),
                 text("release_id").parse::<DeploymentId>(),
             ) else {
-                return Err(format!("its answer names no component: {one}"));
+                return Err(format!("its answer does not name a component: {one}"));
             };
             if only.is_some_and(|only| *only != project) {
                 continue;
@@ -65,10 +63,7 @@ impl Peer {
     }
 
     fn record(&self, id: DeploymentId, stop: &Stop) -> Result<Value, String> {
-        let mut fields = Fields::new();
-        fields.insert("operation".into(), "get_deployment".into());
-        fields.insert("deployment_id".into(), id.to_string().into());
-        self.ask(&fields, stop)
+        self.ask(Operation::GetDeployment(id), stop)
     }
 
     /// A stored payload of it, as it comes.
@@ -76,10 +71,7 @@ impl Peer {
     /// # Errors
     /// When there is no thread to be had for it.
     pub fn payload(&self, id: DeploymentId, stop: &Stop) -> Result<Download, String> {
-        let mut fields = Fields::new();
-        fields.insert("operation".into(), "get_deployment_payload".into());
-        fields.insert("deployment_id".into(), id.to_string().into());
-        let running = self.client.download(&fields);
+        let running = self.client.download(&Operation::GetPayload(id).into());
         Ok(Download {
             running: running.map_err(|error| error.to_string())?,
             stop: stop.clone(),
@@ -121,8 +113,8 @@ impl Read for Download {
                 Ok(Notice::Sent | Notice::Head(_) | Notice::Record(_)) => {}
                 Ok(Notice::Ended) => self.ended = true,
                 Ok(Notice::Answer(answer)) => {
-                    let why = match answer.judge() {
-                        Ok(_) => "its answer is no payload".to_owned(),
+                    let why = match answer.judge(None) {
+                        Ok(_) => "its answer is not a payload".to_owned(),
                         Err(failed) => failed.message,
                     };
                     return Err(io::Error::other(why));

@@ -17,8 +17,9 @@ use serde_json::Value;
 use crate::api::error::{Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::{Fields, Options};
-use crate::client::{Client, Target, TargetCredentials};
+use crate::api::operation::{Deploy, Operation, OperationCall, Options, Restart, Rollback};
+use crate::client::follow::Subject;
+use crate::client::{Client, InFlight, Target, TargetCredentials};
 use crate::engine::peers::talk::Talk;
 use crate::system::stop::Stop;
 
@@ -118,23 +119,18 @@ impl Peer {
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<Build, String> {
-        let mut fields = fields("deploy_component", stage.project);
-        fields.insert("activate".into(), false.into());
-        fields.insert("payload_sha256".into(), stage.sha256.into());
-        if let Some(command) = &stage.options.install_command {
-            fields.insert("install_command".into(), command.as_str().into());
-        }
-        if let Some(timeout) = stage.options.install_timeout {
-            fields.insert("install_timeout".into(), timeout.into());
-        }
-        let scripts = stage.options.install_allow_scripts;
-        fields.insert("install_allow_scripts".into(), scripts.into());
+        let call = OperationCall::from(Operation::Deploy(Box::new(Deploy {
+            activate: false,
+            options: stage.options.clone(),
+            payload_sha256: Some(stage.sha256.to_owned()),
+            ..Deploy::of(stage.project.clone())
+        })));
         let key = format!("stage-{}", stage.origin);
         let mut talk = self.talk(stage.timeout, stop, tell);
-        let ended = talk.run(&mut || {
+        let ended = talk.run(Subject::Deployment, call.shape(), &mut || {
             let payload = File::open(stage.payload)
                 .doing(|| format!("reading {}", stage.payload.display()))?;
-            self.client.upload(&fields, payload, &key)
+            self.client.upload(&call, payload, &key)
         });
         if ended.is_err() && talk.id.is_some() {
             self.cancel(talk.id);
@@ -154,12 +150,14 @@ impl Peer {
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<Build, String> {
-        let mut fields = fields("deploy_component", project);
-        fields.insert("deployment_id".into(), build.id.to_string().into());
+        let operation = Operation::Deploy(Box::new(Deploy {
+            release: Some(build.id),
+            ..Deploy::of(project.clone())
+        }));
         let mut talk = self.talk(QUICK, stop, tell);
         // A first try whose answer was lost may have made it live already, which a second one must hear.
         let key = format!("activate-{}", build.id);
-        talk.run(&mut || self.client.call_once(&fields, &key))?;
+        self.once(&mut talk, operation, &key)?;
         talk.build()
     }
 
@@ -175,12 +173,14 @@ impl Peer {
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<(), String> {
-        let mut fields = fields("restart_component", project);
-        fields.insert("rolling".into(), rolling.into());
+        let restart = match rolling {
+            true => Restart::Rolling,
+            false => Restart::Immediate,
+        };
+        let operation = Operation::Restart(project.clone(), restart);
         let key = format!("restart-{}", build.id);
         let mut talk = self.talk(timeout, stop, tell);
-        talk.run(&mut || self.client.call_once(&fields, &key))
-            .map(drop)
+        self.once(&mut talk, operation, &key).map(drop)
     }
 
     /// Takes back what a build of ours made live: what was live before is so again. If nothing was, nothing is, and the
@@ -196,23 +196,29 @@ impl Peer {
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<(), String> {
-        let fields = match build.previous {
-            None => {
-                let mut fields = fields("drop_component", project);
-                fields.insert("deployment_id".into(), build.id.to_string().into());
-                fields
-            }
-            Some(id) => {
-                let mut fields = fields("rollback_component", project);
-                fields.insert("deployment_id".into(), id.to_string().into());
-                fields.insert("restart".into(), restart.into());
-                fields
+        let restart = match restart {
+            true => Restart::Immediate,
+            false => Restart::No,
+        };
+        let project = project.clone();
+        let stream = build.previous.is_some();
+        let (subject, operation) = match build.previous {
+            None => (Subject::Operation, Operation::Drop(project, Some(build.id))),
+            to => {
+                let rollback = Rollback {
+                    project,
+                    to,
+                    restart,
+                };
+                (Subject::Deployment, Operation::Rollback(rollback))
             }
         };
         let mut talk = self.talk(QUICK, stop, tell);
-        let stream = build.previous.is_some();
-        talk.run(&mut || self.client.call(&fields, stream))
-            .map(drop)
+        // Either ends in the same state if it is done twice.
+        self.run(&mut talk, subject, operation, |client, call| {
+            client.call(call, stream)
+        })
+        .map(drop)
     }
 
     /// Tells a peer that nobody wants a deployment any more. Whether it hears is its affair.
@@ -221,30 +227,43 @@ impl Peer {
             return;
         };
         let stop = Stop::never();
-        let mut fields = Fields::new();
-        fields.insert("operation".into(), "cancel_deployment".into());
-        fields.insert("deployment_id".into(), id.to_string().into());
         let mut talk = self.talk(Duration::from_secs(5), &stop, &|_| ());
-        let _ = talk.run(&mut || self.client.call(&fields, false));
+        let operation = Operation::Cancel(id);
+        let _ = self.run(&mut talk, Subject::Operation, operation, |client, call| {
+            client.call(call, false)
+        });
     }
 
     /// The answer to an operation that only asks.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn ask(&self, fields: &Fields, stop: &Stop) -> Result<Value, String> {
+    pub fn ask(&self, operation: Operation, stop: &Stop) -> Result<Value, String> {
         let mut talk = self.talk(QUICK, stop, &|_| ());
-        talk.run(&mut || self.client.call(fields, false))
+        self.run(&mut talk, Subject::Reading, operation, |client, call| {
+            client.call(call, false)
+        })
+    }
+
+    fn run(
+        &self,
+        talk: &mut Talk<'_>,
+        subject: Subject,
+        operation: Operation,
+        begin: impl Fn(&Client, &OperationCall) -> Result<InFlight, Error>,
+    ) -> Result<Value, String> {
+        let call = OperationCall::from(operation);
+        talk.run(subject, call.shape(), &mut || begin(&self.client, &call))
+    }
+
+    /// Begins a deployment with a key, so that a second try joins the first one's.
+    fn once(&self, talk: &mut Talk<'_>, operation: Operation, key: &str) -> Result<Value, String> {
+        self.run(talk, Subject::Deployment, operation, |client, call| {
+            client.call_once(call, key)
+        })
     }
 
     fn talk<'a>(&'a self, timeout: Duration, stop: &'a Stop, tell: OnPeerEvent<'a>) -> Talk<'a> {
         Talk::new(self, Instant::now() + timeout, stop, tell)
     }
-}
-
-fn fields(operation: &str, project: &Project) -> Fields {
-    let mut fields = Fields::new();
-    fields.insert("operation".into(), operation.into());
-    fields.insert("project".into(), project.as_str().into());
-    fields
 }

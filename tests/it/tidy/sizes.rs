@@ -8,14 +8,16 @@ use super::{code, folder_of, rust_files, top};
 /// How many lines of code each folder may have, without tests, comments and blank lines. A ceiling is raised only by a
 /// commit that says why.
 const CEILINGS: [(&str, usize); 8] = [
-    ("api", 1_500),
+    // With what a client writes.
+    ("api", 1_700),
     ("system", 1_600),
     ("formats", 3_000),
     ("store", 1_700),
-    ("client", 1_500),
-    ("engine", 5_800),
+    // With the one follower, for the CLI and the peers.
+    ("client", 1_950),
+    ("engine", 6_100),
     ("server", 5_000),
-    ("cli", 5_000),
+    ("cli", 4_800),
 ];
 
 /// The lines of code of a file.

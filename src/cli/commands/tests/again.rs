@@ -70,9 +70,9 @@ fn await_closing(mut stream: &std::net::TcpStream) {
 }
 
 #[derive(Clone, Default)]
-struct Shown(Arc<Mutex<Vec<u8>>>);
+struct ShownText(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Shown {
+impl Write for ShownText {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -85,7 +85,7 @@ impl Write for Shown {
 
 /// What a command gives, and what the plain screen shows of it.
 pub(crate) fn told(text: &str, target: &str) -> (Result<Option<Value>, CommandError>, Vec<String>) {
-    let (options, request) = arguments(text, target);
+    let (options, request) = read(text, target);
     let around = Surroundings {
         terminal: false,
         ci: false,
@@ -95,7 +95,7 @@ pub(crate) fn told(text: &str, target: &str) -> (Result<Option<Value>, CommandEr
         utf8: false,
         columns: || 80,
     };
-    let shown = Shown::default();
+    let shown = ShownText::default();
     let writer = Box::new(shown.clone());
     let mut screen = Screen::with(
         Progress::Plain,
@@ -350,7 +350,7 @@ fn nothing_is_sent_twice_without_a_key_and_nobody_unknown_is_waited_for() {
     }
     // As the options are without --retry-for.
     let dir = app("nobody");
-    let (mut options, request) = arguments(&dir.deploy(), "http://127.0.0.1:1");
+    let (mut options, request) = read(&dir.deploy(), "http://127.0.0.1:1");
     options.retry_for = None;
     let begun = Instant::now();
     let trouble = ask(&options, request, &mut Screen::new(Progress::Quiet, false)).unwrap_err();

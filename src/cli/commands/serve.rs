@@ -5,15 +5,53 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pico_args::Arguments;
-
-use crate::cli::arguments::{Environment, Usage, finish, value};
+use crate::cli::arguments::{CommandLine, Environment, Usage, finish, value};
+use crate::cli::commands::{Command, CommandSpec, Parse};
 use crate::engine::peers::PeerOptions;
 use crate::engine::settings::{Listen, ServeOptions};
 
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["serve"],
+    usage: "serve",
+    summary: "run the server in the foreground",
+    help: "\
+usage: gangplank serve [FLAGS]
+
+Runs the server in the foreground until SIGTERM or SIGINT.
+
+  --root DIR            everything it owns lives here
+  --listen ADDR         host:port, [::1]:port or unix:PATH; may be repeated
+                        (127.0.0.1:9925)
+  --tls-cert FILE       HTTPS on the TCP listeners: PEM certificates and their
+  --tls-key FILE        key, read again at SIGHUP
+  --max-connections N   connections at once (256)
+  --max-deploys N       deployments past extract at once (number of cores)
+  --max-payload BYTES   the largest payload (no limit)
+  --max-json-body BYTES the largest JSON body (8M)
+  --min-free-disk BYTES left free on the disk (64M)
+  --max-entries N       entries in one payload (1000000)
+  --keep-releases N     kept of each component (5)
+  --keep-payloads N     kept of each component (5)
+  --keep-deployments N  kept of each component (200)
+  --install-timeout S   for requests that name none (3600)
+  --run-as USER         what components say runs as this user; needs root
+  --peer NAME=URL       a server to deploy to as well; may be repeated
+  --peer-token-file NAME=FILE, --peer-ca NAME=FILE
+                        its token, and whom to trust
+  --replicate-timeout S for each peer to build (600)
+  --sync-from NAME      catch up from this peer at the start
+  --grace S             from the signal to the end (10)
+
+BYTES take K, M and G, times 30s and 5m. Each flag has a variable that is weaker:
+--max-payload is GANGPLANK_MAX_PAYLOAD; GANGPLANK_LISTEN takes commas.
+",
+    example: "gangplank serve --root /srv/apps --listen 0.0.0.0:9925 --max-payload 2G",
+    parse: Parse::Local(parse),
+};
+
 /// A flag, or its variable.
 struct FlagReader<'a> {
-    arguments: Arguments,
+    line: CommandLine,
     environment: Environment<'a>,
 }
 
@@ -23,7 +61,7 @@ impl FlagReader<'_> {
         flag: &'static str,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, Usage> {
-        if let Some(value) = value::parsed(&mut self.arguments, flag, &read)? {
+        if let Some(value) = value::parsed(&mut self.line, flag, &read)? {
             return Ok(Some(value));
         }
         let name = variable(flag);
@@ -35,7 +73,7 @@ impl FlagReader<'_> {
 
     fn listen(&mut self) -> Result<Vec<Listen>, Usage> {
         let mut all = Vec::new();
-        while let Some(one) = value::parsed(&mut self.arguments, "--listen", listen)? {
+        while let Some(one) = value::parsed(&mut self.line, "--listen", listen)? {
             all.push(one);
         }
         let name = variable("--listen");
@@ -53,7 +91,7 @@ impl FlagReader<'_> {
     /// All values of a flag, or those of its variable, each `NAME=VALUE`.
     fn pairs(&mut self, flag: &'static str) -> Result<Vec<(String, String)>, Usage> {
         let mut all = Vec::new();
-        while let Some(one) = value::parsed(&mut self.arguments, flag, pair)? {
+        while let Some(one) = value::parsed(&mut self.line, flag, pair)? {
             all.push(one);
         }
         let name = variable(flag);
@@ -69,7 +107,7 @@ impl FlagReader<'_> {
         let mut peers: Vec<PeerOptions> = Vec::new();
         for (name, url) in self.pairs("--peer")? {
             if peers.iter().any(|peer| peer.name == name) {
-                return Err(Usage::new(format!("--peer {name}: it comes twice")));
+                return Err(Usage::new(format!("--peer {name} was given twice")));
             }
             peers.push(PeerOptions {
                 name,
@@ -82,7 +120,7 @@ impl FlagReader<'_> {
             for (name, path) in self.pairs(flag)? {
                 let Some(peer) = peers.iter_mut().find(|peer| peer.name == name) else {
                     return Err(Usage::new(format!(
-                        "{flag} {name}: there is no --peer of that name"
+                        "{flag} {name}: no --peer has that name"
                     )));
                 };
                 let path = Some(PathBuf::from(path));
@@ -118,7 +156,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() && !value.is_empty() && name.bytes().all(fits) => {
             Ok((name.to_owned(), value.to_owned()))
         }
-        _ => Err("it is not NAME=VALUE".to_owned()),
+        _ => Err("expected NAME=VALUE".to_owned()),
     }
 }
 
@@ -127,15 +165,9 @@ fn variable(flag: &str) -> String {
     format!("GANGPLANK_{}", name.to_ascii_uppercase())
 }
 
-pub(crate) fn parse(
-    mut arguments: Arguments,
-    environment: Environment,
-) -> Result<ServeOptions, Usage> {
-    let root = value::path(&mut arguments, "--root")?;
-    let mut settings = FlagReader {
-        arguments,
-        environment,
-    };
+fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usage> {
+    let root = value::path(&mut line, "--root")?;
+    let mut settings = FlagReader { line, environment };
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let options = ServeOptions {
         root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
@@ -179,11 +211,11 @@ pub(crate) fn parse(
         && !options.peers.iter().any(|peer| peer.name == *from)
     {
         return Err(Usage::new(format!(
-            "--sync-from {from}: there is no --peer of that name"
+            "--sync-from {from}: no --peer has that name"
         )));
     }
-    finish(settings.arguments)?;
-    Ok(options)
+    finish(settings.line)?;
+    Ok(Command::Serve(Box::new(options)))
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
@@ -193,11 +225,11 @@ fn listen(text: &str) -> Result<Listen, String> {
             path => Ok(Listen::Unix(PathBuf::from(path))),
         };
     }
-    let wrong = || "none of host:port, [::1]:port and unix:PATH".to_owned();
+    let wrong = || "expected host:port, [::1]:port or unix:PATH".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || port.parse::<u16>().is_err() {
-        return Err("the port is no number from 0 to 65535".into());
+        return Err("the port must be a number from 0 to 65535".into());
     }
     let fits = match host
         .strip_prefix('[')

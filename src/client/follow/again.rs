@@ -3,82 +3,88 @@
 use std::time::Instant;
 
 use crate::api::error::Exit;
-use crate::cli::commands::CommandError;
-use crate::cli::commands::call::Call;
-use crate::cli::commands::follow::{FailedTry, Following, LossKind, Subject};
 use crate::client::NoResult;
+use crate::client::follow::{
+    AnswerFollower, Asked, FailedTry, FollowError, FollowHost, FollowNews, LossKind, Repeat,
+};
 
-impl Following<'_, '_> {
+impl AnswerFollower<'_> {
     /// Nothing comes any more, so that the end has been lost too, and is asked for by itself.
-    pub(super) fn over<'q>(&mut self, ask: Call<'q>) -> Result<Call<'q>, CommandError> {
+    pub(super) fn over(
+        &mut self,
+        asked: Asked,
+        host: &mut dyn FollowHost,
+    ) -> Result<Asked, FollowError> {
         match self.known() {
-            Some(id) if !matches!(ask, Call::End(..)) => Ok(Call::End(id, self.last)),
+            Some(id) if !matches!(asked, Asked::End(_)) => Ok(Asked::End(id)),
             _ => {
                 let trouble = self.lost("the events are over, and had no end");
                 let kind = LossKind::Broken;
-                self.again(ask, FailedTry { kind, trouble })
+                self.again(asked, FailedTry { kind, trouble }, host)
             }
         }
     }
 
     /// What is asked next, after a while, or the end of all trying.
-    pub(super) fn again<'q>(
+    pub(super) fn again(
         &mut self,
-        ask: Call<'q>,
+        asked: Asked,
         loss: FailedTry,
-    ) -> Result<Call<'q>, CommandError> {
-        if !self.may_try(&ask, loss.kind) {
+        host: &mut dyn FollowHost,
+    ) -> Result<Asked, FollowError> {
+        if !self.may_try(asked, loss.kind) {
             return Err(loss.trouble);
         }
-        let Some(wait) = self.patience.lost(Instant::now()) else {
+        let Some(wait) = self.window.lost(Instant::now()) else {
             return Err(self.given_up(loss));
         };
-        self.say(&ask, &loss);
-        if !self.session.pause(wait) {
+        self.say(asked, &loss, host);
+        if !host.pause(wait) {
             return Err(self.interrupted());
         }
         Ok(match self.known() {
-            Some(id) if self.proven => Call::Resume(id, self.last),
-            _ => ask,
+            Some(id) if self.proven => Asked::Events(id),
+            _ => asked,
         })
     }
 
-    fn may_try(&self, ask: &Call, kind: LossKind) -> bool {
-        let given = self.session.retry_for.is_some();
-        match ask {
-            Call::Resume(..) | Call::End(..) => true,
-            _ if self.proven && self.known().is_some() => true,
+    fn may_try(&self, asked: Asked, kind: LossKind) -> bool {
+        if asked != Asked::Request || (self.proven && self.known().is_some()) {
+            return true;
+        }
+        let given = self.options.retry_for.is_some();
+        match self.options.repeat {
             // Whoever begins to tell of a deployment without its name knows no keys either.
-            Call::Upload { .. } => (given || self.session.reached) && !self.nameless,
-            Call::Watch(_) => given || self.proven,
-            Call::Operation { .. } => {
-                given && (kind == LossKind::Unreached || self.subject == Subject::Reading)
-            }
+            Repeat::Upload => (given || self.options.reached) && !self.nameless,
+            Repeat::Freely => given || self.options.reached,
+            Repeat::Events => given || self.proven,
+            Repeat::Reading => given,
+            Repeat::Unsent => given && kind == LossKind::Unreached,
         }
     }
 
-    fn say(&mut self, ask: &Call, loss: &FailedTry) {
+    fn say(&mut self, asked: Asked, loss: &FailedTry, host: &mut dyn FollowHost) {
         let said = std::mem::replace(&mut self.said, true);
         let reason = &loss.trouble.failed.message;
         let follows = self.proven && self.known().is_some();
+        let uploads = self.options.repeat == Repeat::Upload && asked == Asked::Request;
         let remark = match loss.kind {
             _ if follows => format!("connection lost ({reason}); reconnecting"),
             // An upload has shown how far it came, so it is said each time that it begins anew.
-            LossKind::Broken if ask.uploads() => format!("upload broken ({reason}); trying again"),
-            LossKind::Unanswered if ask.uploads() => {
+            LossKind::Broken if uploads => format!("upload broken ({reason}); trying again"),
+            LossKind::Unanswered if uploads => {
                 format!("answer lost ({reason}); sending the upload again")
             }
             _ => format!("{reason}; trying again"),
         };
-        let anew = ask.uploads() && !follows && loss.kind != LossKind::Unreached;
+        let anew = uploads && !follows && loss.kind != LossKind::Unreached;
         if anew || !said {
-            self.session.screen.remark(&remark);
-            self.session.screen.flush();
+            host.news(FollowNews::Lost(remark));
         }
     }
 
     /// The time is over.
-    fn given_up(&mut self, loss: FailedTry) -> CommandError {
+    fn given_up(&mut self, loss: FailedTry) -> FollowError {
         let followed = self.proven && self.follows();
         if !followed && !self.unknown {
             return loss.trouble;
@@ -91,7 +97,7 @@ impl Following<'_, '_> {
     }
 
     /// The server does not give the events that are missing.
-    pub(super) fn refused(&mut self, failed: NoResult) -> CommandError {
+    pub(super) fn refused(&mut self, failed: NoResult) -> FollowError {
         let exit = match failed.exit {
             Exit::Unauthorized => Exit::Unauthorized,
             _ => Exit::Unknown,

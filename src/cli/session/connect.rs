@@ -6,8 +6,8 @@ use std::fs;
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
 use crate::cli::arguments::ClientOptions;
-use crate::cli::commands::CommandError;
 use crate::cli::screen::Screen;
+use crate::cli::session::CommandError;
 use crate::client::{Client, Target, TargetCredentials};
 use crate::system::paths;
 

@@ -1,38 +1,63 @@
 //! What all requests of one command share: the server, the screen, the signals, and the patience.
 
+pub(crate) mod connect;
+pub(crate) mod follow;
+pub(crate) mod pack;
+
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
 
-use crate::cli::commands::CommandError;
+use crate::api::error::Exit;
 use crate::cli::screen::Screen;
-use crate::client::{Client, InFlight, Notice};
+use crate::client::follow::{FollowError, NextNotice};
+use crate::client::{Client, InFlight, NoResult};
 use crate::system::signals::Signals;
 
 /// How often time passes on the screen.
 const TICK: Duration = Duration::from_millis(100);
+
+/// A failure, and whether the screen has shown its reason already, as it does for an `error` event.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    pub(crate) failed: NoResult,
+    pub(crate) shown: bool,
+    /// Whether the deployment may go on and can be watched.
+    pub(crate) watch: bool,
+}
+
+impl From<FollowError> for CommandError {
+    fn from(error: FollowError) -> CommandError {
+        CommandError {
+            failed: error.failed,
+            shown: error.shown,
+            watch: error.watch,
+        }
+    }
+}
+
+impl From<NoResult> for CommandError {
+    fn from(failed: NoResult) -> CommandError {
+        FollowError::from(failed).into()
+    }
+}
+
+impl CommandError {
+    pub(crate) fn usage(message: impl ToString) -> CommandError {
+        NoResult::new(Exit::Usage, message.to_string()).into()
+    }
+}
 
 /// One command's requests.
 pub(crate) struct Session<'a> {
     pub(crate) client: &'a Client,
     pub(crate) screen: &'a mut Screen,
     /// `--retry-for`, if it was given.
-    pub(crate) retry_for: Option<Duration>,
+    retry_for: Option<Duration>,
     /// The server has been connected to in this run.
-    pub(crate) reached: bool,
+    reached: bool,
     signals: Signals,
     ticked: Instant,
-}
-
-/// What is next.
-pub(crate) enum NextNotice {
-    Notice(Notice),
-    /// Only a panic ends a request's thread without its last notice.
-    Gone,
-    /// SIGINT, SIGTERM or SIGHUP.
-    Signal,
-    /// Some time passed.
-    Tick,
 }
 
 impl<'a> Session<'a> {
@@ -51,21 +76,19 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Waits for what is next, at most one tick.
-    pub(crate) fn next(&self, running: &InFlight) -> NextNotice {
+    /// Waits for what is next, at most one tick. Time passes on the screen however busy it is.
+    pub(crate) fn next(&mut self, running: &InFlight) -> NextNotice {
+        if self.ticked.elapsed() >= TICK {
+            self.tick();
+        }
         select! {
             recv(running.notices()) -> notice => notice.map_or(NextNotice::Gone, NextNotice::Notice),
-            recv(self.signals.channel()) -> _ => NextNotice::Signal,
+            recv(self.signals.channel()) -> _ => NextNotice::Stop,
             default(TICK) => NextNotice::Tick,
         }
     }
 
-    /// Whether it is time to call [`Session::tick`], however busy it is.
-    pub(crate) fn due(&self) -> bool {
-        self.ticked.elapsed() >= TICK
-    }
-
-    pub(crate) fn tick(&mut self) {
+    fn tick(&mut self) {
         self.ticked = Instant::now();
         self.screen.tick();
     }

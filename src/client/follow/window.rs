@@ -14,14 +14,14 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// The time that runs from the first loss on, until there is news.
 #[derive(Debug)]
-pub(crate) struct RetryWindow {
+pub(super) struct RetryWindow {
     limit: Duration,
     since: Option<Instant>,
     wait: Duration,
 }
 
 impl RetryWindow {
-    pub(crate) fn new(limit: Option<Duration>) -> RetryWindow {
+    pub(super) fn new(limit: Option<Duration>) -> RetryWindow {
         RetryWindow {
             limit: limit.unwrap_or(LIMIT),
             since: None,
@@ -30,13 +30,13 @@ impl RetryWindow {
     }
 
     /// Something new came: the next loss is a first one.
-    pub(crate) fn news(&mut self) {
+    pub(super) fn news(&mut self) {
         self.since = None;
         self.wait = SHORTEST;
     }
 
     /// It was lost, and is tried again after this time; not at all if the time is over.
-    pub(crate) fn lost(&mut self, now: Instant) -> Option<Duration> {
+    pub(super) fn lost(&mut self, now: Instant) -> Option<Duration> {
         let since = *self.since.get_or_insert(now);
         let left = self
             .limit
@@ -50,7 +50,7 @@ impl RetryWindow {
     }
 
     /// Whether a try that has brought nothing yet is not waited for any longer.
-    pub(crate) fn over(&self, now: Instant) -> bool {
+    pub(super) fn over(&self, now: Instant) -> bool {
         self.since
             .is_some_and(|since| now.saturating_duration_since(since) > self.limit + GRACE)
     }

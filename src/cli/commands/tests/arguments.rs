@@ -1,3 +1,5 @@
+//! What the arguments of each command mean, and what is refused.
+
 use super::*;
 use crate::cli::screen::OutputFormat;
 use crate::engine::peers::PeerOptions;
@@ -18,11 +20,12 @@ fn line(text: &str) -> Result<Command, Usage> {
     with(&[], &text.split_whitespace().collect::<Vec<_>>())
 }
 
-fn deploy(text: &str) -> (ClientOptions, DeployOptions) {
-    match line(text) {
-        Ok(Command::Client(options, ClientRequest::Deploy(deploy))) => (*options, *deploy),
-        other => panic!("{text}: {other:?}"),
-    }
+fn deploy(text: &str) -> (ClientOptions, deploy::DeployOptions) {
+    let words = text.split_whitespace().skip(1).map(OsString::from);
+    let mut line = CommandLine::new(words.collect());
+    let mut options = crate::cli::arguments::client(&mut line).unwrap();
+    let deploy = deploy::read(line, &mut options).unwrap();
+    (options, deploy)
 }
 
 #[test]
@@ -35,7 +38,7 @@ fn what_is_wrong_is_named() {
         ("--nope", "--nope"),
         ("--version more", "\"more\""),
         ("list --nope", "--nope"),
-        ("list --nope=hunter2", "--nope is"),
+        ("list --nope=hunter2", "unknown flag --nope"),
         ("list more", "\"more\""),
         ("list --limit x", "--limit \"x\""),
         ("list --limit -1", "--limit \"-1\""),
@@ -91,8 +94,14 @@ fn what_is_wrong_is_named() {
         ("deploy . deployment_id=x", "deployment_id="),
         ("serve --peer a", "--peer"),
         ("serve --peer a=b --peer a=c", "twice"),
-        ("serve --peer a=b --peer-ca c=d", "no --peer of that name"),
-        ("serve --sync-from a", "no --peer of that name"),
+        ("serve --peer a=b --peer-ca c=d", "no --peer has that name"),
+        ("serve --sync-from a", "no --peer has that name"),
+        ("deploy --wat", "unknown flag --wat; did you mean --wait?"),
+        ("deploy --restrat=rolling", "did you mean --restart?"),
+        ("serve --max-deploy 3", "did you mean --max-deploys?"),
+        ("list --tokn x", "did you mean --token?"),
+        ("list more", "unexpected argument \"more\""),
+        ("watch a.b", "neither"),
         ("serve --tls-cert c", "--tls-key"),
         ("serve more", "\"more\""),
         ("serve --listen 9925", "--listen \"9925\""),
@@ -124,23 +133,8 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn help_has_an_example_for_each_command() {
-    for command in [
-        "serve",
-        "deploy",
-        "deploy_component",
-        "watch",
-        "list",
-        "show",
-        "rollback",
-        "cancel",
-        "payload",
-        "status",
-        "restart",
-        "drop",
-        "logs",
-        "sync",
-        "op",
-    ] {
+    let words = COMMANDS.iter().flat_map(|command| command.words);
+    for command in words {
         for text in [
             format!("{command} --help"),
             format!("{command} -h"),
@@ -170,7 +164,7 @@ fn a_deploy_with_flags() {
     assert_eq!(
         json!(options.fields),
         json!({
-            "operation": "deploy_component", "project": "p", "restart": "rolling", "install_command": "make",
+            "project": "p", "restart": "rolling", "install_command": "make",
             "install_timeout": 300_000, "install_allow_scripts": true, "activate": false, "replicated": true,
             "ignore_replication_errors": true,
         })
@@ -195,7 +189,7 @@ fn a_deploy_with_words() {
     assert_eq!(
         json!(deploy.fields),
         json!({
-            "operation": "deploy_component", "project": "flag", "restart": true, "install_timeout": 500,
+            "project": "flag", "restart": true, "install_timeout": 500,
             "install_command": "true", "other": "a=b",
         })
     );
@@ -215,20 +209,27 @@ fn flags_are_stronger_than_words_and_paths_may_hold_equals_signs() {
 }
 
 #[test]
-fn other_requests() {
-    let request = |text: &str| match line(text) {
-        Ok(Command::Client(_, request)) => request,
-        other => panic!("{other:?}"),
-    };
-    let ClientRequest::List(fields) = request("list --project p --status failed --limit 5") else {
-        panic!()
-    };
-    assert_eq!(
-        json!(fields),
-        json!({"operation": "list_deployments", "project": "p", "status": "failed", "limit": 5})
-    );
+fn operations_by_their_arguments() {
     let id = "01976e6c-1c2b-7000-8000-000000000000";
     let operations = [
+        (
+            "list --project p --status failed --limit 5",
+            json!({"operation": "list_deployments", "project": "p", "status": "failed", "limit": 5}),
+        ),
+        ("list", json!({"operation": "list_deployments"})),
+        (
+            "show ID",
+            json!({"operation": "get_deployment", "deployment_id": id}),
+        ),
+        (
+            "show -- ID",
+            json!({"operation": "get_deployment", "deployment_id": id}),
+        ),
+        (
+            "op get_logs project=p lines=5 follow=true",
+            json!({"operation": "get_logs", "project": "p", "lines": 5, "follow": true}),
+        ),
+        ("op x -- a=-b", json!({"operation": "x", "a": "-b"})),
         (
             "rollback p --to ID --restart=rolling",
             json!({"operation": "rollback_component", "project": "p", "deployment_id": id, "restart": "rolling"}),
@@ -263,35 +264,30 @@ fn other_requests() {
         ),
     ];
     for (text, expected) in operations {
-        let ClientRequest::Operation(fields) = request(&text.replace("ID", id)) else {
+        let Ok(Command::Client(_, Job::Operation(call))) = line(&text.replace("ID", id)) else {
             panic!("{text}")
         };
-        assert_eq!(json!(fields), expected, "{text}");
+        assert_eq!(json!(call.fields()), expected, "{text}");
     }
-    assert!(matches!(
-        request("logs p --follow --lines 7"),
-        ClientRequest::Logs { fields, follow: true }
-            if json!(fields) == json!({"operation": "get_logs", "project": "p", "follow": true, "lines": 7})
-    ));
-    assert!(matches!(
-        request(&format!("payload {id} --out f")),
-        ClientRequest::Payload { fields, out: Some(out) }
-            if fields["operation"] == "get_deployment_payload" && out.as_os_str() == "f"
-    ));
-    assert!(matches!(
-        request("status p"),
-        ClientRequest::Status { project: Some(project), .. } if project == "p"
-    ));
+    for text in [
+        "logs p --follow --lines 7",
+        "payload ID --out f",
+        "status p",
+        "status",
+        "watch p",
+        "watch ID",
+        "deploy --wait",
+    ] {
+        let command = line(&text.replace("ID", id));
+        assert!(
+            matches!(command, Ok(Command::Client(_, Job::Run(_)))),
+            "{text}"
+        );
+    }
     assert!(deploy("deploy --wait").1.wait && !deploy("deploy").1.wait);
-    assert!(matches!(request("watch p"), ClientRequest::Watch(which) if which == "p"));
-    assert!(matches!(request("show i"), ClientRequest::Show(id) if id == "i"));
-    let ClientRequest::Operation(fields) = request("op get_logs project=p lines=5 follow=true")
-    else {
-        panic!()
-    };
     assert_eq!(
-        json!(fields),
-        json!({"operation": "get_logs", "project": "p", "lines": 5, "follow": true})
+        deploy("deploy -- --odd").1.dir,
+        Some(PathBuf::from("--odd"))
     );
 }
 

@@ -1,0 +1,457 @@
+//! Writing an operation as the fields that a client sends, and what the answer to it has to look like.
+
+use serde_json::Value;
+
+use crate::api::name::Project;
+use crate::api::operation::{Deploy, Fields, List, Logs, NAME, Operation, Options, Restart};
+
+/// What a success of an operation looks like. Anything else that is answered with a 2xx comes from something that stands in
+/// the server's place, such as a proxy's page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerShape {
+    /// A JSON object with these fields, each of this kind.
+    Object(&'static [(&'static str, FieldKind)]),
+    /// Lines of text: time, process type, `stdout` or `stderr`, and what was printed.
+    Lines,
+    /// The bytes of a payload.
+    Bytes,
+    /// Any JSON object or list: the operation is one that this client does not know.
+    Json,
+}
+
+/// What a field of an answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldKind {
+    /// A string.
+    Text,
+    /// An array.
+    List,
+}
+
+impl AnswerShape {
+    /// Whether a JSON value has this shape.
+    pub fn fits(self, value: &Value) -> bool {
+        match self {
+            AnswerShape::Object(fields) => fields.iter().all(|(name, kind)| {
+                value.get(name).is_some_and(|value| match kind {
+                    FieldKind::Text => value.is_string(),
+                    FieldKind::List => value.is_array(),
+                })
+            }),
+            AnswerShape::Json => value.is_object() || value.is_array(),
+            AnswerShape::Lines | AnswerShape::Bytes => false,
+        }
+    }
+}
+
+macro_rules! operations {
+    ($($name:ident $word:literal $shape:expr;)+) => {
+        /// The name of each operation that there is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum OperationName { $(#[doc = $word] $name,)+ }
+
+        impl OperationName {
+            /// All of them.
+            pub const ALL: &'static [OperationName] = &[$(OperationName::$name,)+];
+
+            /// The word on the wire.
+            pub const fn word(self) -> &'static str {
+                match self { $(OperationName::$name => $word,)+ }
+            }
+
+            const fn shape(self) -> AnswerShape {
+                match self { $(OperationName::$name => $shape,)+ }
+            }
+        }
+    };
+}
+
+use AnswerShape::{Bytes, Lines, Object};
+use FieldKind::{List as AList, Text};
+
+/// The beginning of a deployment, which its answer names.
+const DEPLOYS: AnswerShape = Object(&[("message", Text), ("deployment_id", Text)]);
+
+operations! {
+    DeployComponent "deploy_component" DEPLOYS;
+    GetDeployment "get_deployment" Object(&[("deployment_id", Text), ("status", Text)]);
+    ListDeployments "list_deployments" Object(&[("deployments", AList)]);
+    GetDeploymentPayload "get_deployment_payload" Bytes;
+    DeleteDeploymentPayload "delete_deployment_payload" DEPLOYS;
+    RollbackComponent "rollback_component" DEPLOYS;
+    CancelDeployment "cancel_deployment" Object(&[("message", Text), ("status", Text)]);
+    RestartComponent "restart_component" DEPLOYS;
+    GetLogs "get_logs" Lines;
+    Sync "sync" Object(&[("message", Text), ("deployments", AList)]);
+    DropComponent "drop_component" Object(&[("message", Text)]);
+    GetComponents "get_components" Object(&[("components", AList)]);
+    RegistrationInfo "registration_info" Object(&[("version", Text)]);
+    SystemInformation "system_information" Object(&[("version", Text)]);
+}
+
+impl OperationName {
+    /// The operation of a word from the wire.
+    pub fn parse(word: &str) -> Option<OperationName> {
+        let mut all = OperationName::ALL.iter().copied();
+        all.find(|name| name.word() == word)
+    }
+
+    /// Whether it begins a deployment, whose events its answer may be.
+    pub const fn deploys(self) -> bool {
+        matches!(
+            self,
+            OperationName::DeployComponent
+                | OperationName::RollbackComponent
+                | OperationName::RestartComponent
+        )
+    }
+
+    /// Whether it changes nothing.
+    pub const fn reads(self) -> bool {
+        matches!(
+            self,
+            OperationName::GetDeployment
+                | OperationName::ListDeployments
+                | OperationName::GetDeploymentPayload
+                | OperationName::GetLogs
+                | OperationName::GetComponents
+                | OperationName::RegistrationInfo
+                | OperationName::SystemInformation
+        )
+    }
+}
+
+/// The operation that a request's fields name.
+pub fn name_in(fields: &Fields) -> Option<&str> {
+    fields.get(NAME)?.as_str()
+}
+
+/// What a client sends: an operation's name and its fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperationCall(Fields);
+
+impl OperationCall {
+    /// With these fields, of which nothing is known: the server judges them.
+    pub fn new(name: &str, fields: Fields) -> OperationCall {
+        let mut all = Fields::new();
+        all.insert(NAME.into(), name.into());
+        all.extend(fields.into_iter().filter(|(field, _)| field != NAME));
+        OperationCall(all)
+    }
+
+    /// Its fields, the name first.
+    pub fn fields(&self) -> &Fields {
+        &self.0
+    }
+
+    /// Its name, if this client knows it.
+    pub fn name(&self) -> Option<OperationName> {
+        OperationName::parse(name_in(&self.0)?)
+    }
+
+    /// Whether it can take long, so that it is asked for as an event stream: silence ends a stream, never the wait for a
+    /// plain answer.
+    pub fn is_long(&self) -> bool {
+        match self.name() {
+            Some(OperationName::Sync) => true,
+            Some(OperationName::GetLogs) => self.0.get("follow") == Some(&Value::Bool(true)),
+            name => name.is_some_and(OperationName::deploys),
+        }
+    }
+
+    /// What a success looks like.
+    pub fn shape(&self) -> AnswerShape {
+        self.name().map_or(AnswerShape::Json, OperationName::shape)
+    }
+}
+
+impl From<&Operation> for OperationCall {
+    fn from(operation: &Operation) -> OperationCall {
+        OperationCall::new(operation.name().word(), operation.fields())
+    }
+}
+
+impl From<Operation> for OperationCall {
+    fn from(operation: Operation) -> OperationCall {
+        OperationCall::from(&operation)
+    }
+}
+
+/// Collects fields, and leaves out those that say nothing.
+#[derive(Default)]
+struct FieldWriter(Fields);
+
+impl FieldWriter {
+    fn with(mut self, name: &str, value: impl Into<Value>) -> FieldWriter {
+        match value.into() {
+            Value::Null => {}
+            value => {
+                self.0.insert(name.into(), value);
+            }
+        }
+        self
+    }
+
+    /// A field that is left out where it is false.
+    fn flag(self, name: &str, value: bool) -> FieldWriter {
+        self.with(name, value.then_some(true))
+    }
+
+    fn options(self, options: &Options) -> FieldWriter {
+        self.with("install_command", options.install_command.clone())
+            .with("install_timeout", options.install_timeout)
+            .flag("install_allow_scripts", options.install_allow_scripts)
+    }
+}
+
+impl Restart {
+    fn field(self) -> Value {
+        match self {
+            Restart::No => Value::Null,
+            Restart::Immediate => true.into(),
+            Restart::Rolling => "rolling".into(),
+        }
+    }
+}
+
+impl Operation {
+    fn name(&self) -> OperationName {
+        match self {
+            Operation::Deploy(_) => OperationName::DeployComponent,
+            Operation::GetDeployment(_) => OperationName::GetDeployment,
+            Operation::ListDeployments(_) => OperationName::ListDeployments,
+            Operation::GetPayload(_) => OperationName::GetDeploymentPayload,
+            Operation::DeletePayload(_) => OperationName::DeleteDeploymentPayload,
+            Operation::Rollback(_) => OperationName::RollbackComponent,
+            Operation::Cancel(_) => OperationName::CancelDeployment,
+            Operation::Restart(..) => OperationName::RestartComponent,
+            Operation::GetLogs(_) => OperationName::GetLogs,
+            Operation::Sync(..) => OperationName::Sync,
+            Operation::Drop(..) => OperationName::DropComponent,
+            Operation::GetComponents => OperationName::GetComponents,
+            Operation::RegistrationInfo => OperationName::RegistrationInfo,
+            Operation::SystemInformation => OperationName::SystemInformation,
+        }
+    }
+
+    /// The fields, without the name.
+    fn fields(&self) -> Fields {
+        let writer = FieldWriter::default();
+        let written = match self {
+            Operation::Deploy(deploy) => deploy.write(writer),
+            Operation::GetDeployment(id)
+            | Operation::GetPayload(id)
+            | Operation::DeletePayload(id)
+            | Operation::Cancel(id) => writer.with("deployment_id", id.to_string()),
+            Operation::ListDeployments(list) => list.write(writer),
+            Operation::Rollback(rollback) => writer
+                .with("project", rollback.project.as_str())
+                .with("deployment_id", rollback.to.map(|id| id.to_string()))
+                .with("restart", rollback.restart.field()),
+            Operation::Restart(project, restart) => writer
+                .with("project", project.as_str())
+                .flag("rolling", *restart == Restart::Rolling),
+            Operation::GetLogs(logs) => logs.write(writer),
+            Operation::Sync(from, project) => writer
+                .with("from", from.as_str())
+                .with("project", project.as_ref().map(|project| project.as_str())),
+            Operation::Drop(project, first) => writer
+                .with("project", project.as_str())
+                .with("deployment_id", first.map(|id| id.to_string())),
+            Operation::GetComponents
+            | Operation::RegistrationInfo
+            | Operation::SystemInformation => writer,
+        };
+        written.0
+    }
+}
+
+impl Deploy {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        writer
+            .with("project", self.project.as_str())
+            .with("deployment_id", self.release.map(|id| id.to_string()))
+            .with("restart", self.restart.field())
+            .with("activate", (!self.activate).then_some(false))
+            .options(&self.options)
+            .with("payload_sha256", self.payload_sha256.clone())
+            .flag("replicated", self.replicated)
+            .flag("ignore_replication_errors", self.ignore_replication_errors)
+    }
+
+    /// A payload that is built and made live, as who says nothing else gets it.
+    pub fn of(project: Project) -> Deploy {
+        Deploy {
+            project,
+            release: None,
+            restart: Restart::No,
+            activate: true,
+            options: Options::default(),
+            payload_sha256: None,
+            replicated: false,
+            ignore_replication_errors: false,
+        }
+    }
+}
+
+impl List {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        writer
+            .with("project", self.project.clone())
+            .with("status", self.status.clone())
+            .with("since", self.since)
+            .with("until", self.until)
+            .with("limit", self.limit)
+            .with("offset", (self.offset > 0).then_some(self.offset))
+            .flag("include_events", self.include_events)
+    }
+}
+
+impl Logs {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        writer
+            .with("project", self.project.as_str())
+            .with("lines", self.lines)
+            .flag("follow", self.follow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::{Rollback, typed};
+    use serde_json::json;
+
+    const ID: &str = "01976e6c-1c2b-7000-8000-000000000000";
+
+    fn all() -> Vec<Operation> {
+        let project: Project = "demo".parse().unwrap();
+        let id = ID.parse().unwrap();
+        let stage = Deploy {
+            activate: false,
+            options: Options {
+                install_command: Some("true".into()),
+                install_timeout: Some(60_000),
+                install_allow_scripts: true,
+            },
+            payload_sha256: Some("a".repeat(64)),
+            ..Deploy::of(project.clone())
+        };
+        let release = Deploy {
+            release: Some(id),
+            restart: Restart::Rolling,
+            ..Deploy::of(project.clone())
+        };
+        let replicated = Deploy {
+            replicated: true,
+            ignore_replication_errors: true,
+            restart: Restart::Immediate,
+            ..Deploy::of(project.clone())
+        };
+        let rollback = |to, restart| {
+            Operation::Rollback(Rollback {
+                project: project.clone(),
+                to,
+                restart,
+            })
+        };
+        let logs = |lines, follow| {
+            Operation::GetLogs(Logs {
+                project: project.clone(),
+                lines,
+                follow,
+            })
+        };
+        vec![
+            Operation::Deploy(Box::new(Deploy::of(project.clone()))),
+            Operation::Deploy(Box::new(stage)),
+            Operation::Deploy(Box::new(release)),
+            Operation::Deploy(Box::new(replicated)),
+            Operation::GetDeployment(id),
+            Operation::GetPayload(id),
+            Operation::DeletePayload(id),
+            Operation::Cancel(id),
+            rollback(None, Restart::No),
+            rollback(Some(id), Restart::Immediate),
+            Operation::Restart(project.clone(), Restart::Immediate),
+            Operation::Restart(project.clone(), Restart::Rolling),
+            logs(None, false),
+            logs(Some(7), true),
+            Operation::Sync("berlin".into(), None),
+            Operation::Sync("berlin".into(), Some(project.clone())),
+            Operation::Drop(project.clone(), None),
+            Operation::Drop(project.clone(), Some(id)),
+            Operation::ListDeployments(List::default()),
+            Operation::ListDeployments(List {
+                project: Some("123".into()),
+                status: Some("failed".into()),
+                since: Some(1),
+                until: Some(2),
+                limit: Some(3),
+                offset: 4,
+                include_events: true,
+            }),
+            Operation::GetComponents,
+            Operation::RegistrationInfo,
+            Operation::SystemInformation,
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_from_json_and_from_a_form() {
+        for operation in all() {
+            let call = OperationCall::from(&operation);
+            assert_eq!(Operation::parse(call.fields()), Ok(operation.clone()));
+            // As a form carries it: each value as text, typed by its name.
+            let form = call.fields().iter().map(|(name, value)| {
+                let text = value.as_str().map_or(value.to_string(), str::to_owned);
+                (name.clone(), typed(name, &text))
+            });
+            assert_eq!(Operation::parse(&form.collect()), Ok(operation));
+        }
+        for name in OperationName::ALL {
+            assert!(all().iter().any(|one| one.name() == *name), "{name:?}");
+            assert_eq!(OperationName::parse(name.word()), Some(*name));
+        }
+    }
+
+    #[test]
+    fn a_success_has_a_shape() {
+        let table = [
+            (
+                "deploy_component",
+                json!({"message": "m", "deployment_id": ID}),
+                true,
+            ),
+            ("deploy_component", json!({"message": "m"}), false),
+            ("deploy_component", json!({"status": "ok"}), false),
+            (
+                "list_deployments",
+                json!({"deployments": [], "total": 0}),
+                true,
+            ),
+            ("list_deployments", json!({"deployments": {}}), false),
+            ("list_deployments", json!([]), false),
+            ("get_components", json!({"message": "hello"}), false),
+            ("drop_component", json!({"message": 1}), false),
+            ("drop_component", json!(null), false),
+            ("get_logs", json!({"message": "m"}), false),
+            ("search_by_value", json!([1]), true),
+            ("search_by_value", json!("text"), false),
+        ];
+        for (name, value, fits) in table {
+            let call = OperationCall::new(name, Fields::new());
+            assert_eq!(call.shape().fits(&value), fits, "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn a_name_stands_first_and_once() {
+        let mut fields = Fields::new();
+        fields.insert("project".into(), "p".into());
+        fields.insert(NAME.into(), "other".into());
+        let call = OperationCall::new("x", fields);
+        let text = serde_json::to_string(call.fields()).unwrap();
+        assert_eq!(text, r#"{"operation":"x","project":"p"}"#);
+    }
+}

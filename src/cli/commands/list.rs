@@ -1,0 +1,33 @@
+//! `list`: deployments, newest first.
+
+use crate::api::operation::{List, Operation};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish, value};
+use crate::cli::commands::{CommandSpec, Job, Parse};
+
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["list"],
+    usage: "list",
+    summary: "deployments, newest first",
+    help: "\
+usage: gangplank list [FLAGS]
+
+Lists deployments, newest first.
+
+  --project NAME        only this component's
+  --status S            only those in this status
+  --limit N             at most so many (100)
+",
+    example: "gangplank list --project my-app --status failed --limit 5",
+    parse: Parse::Client(parse),
+};
+
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let list = List {
+        project: value::text(&mut line, "--project")?,
+        status: value::text(&mut line, "--status")?,
+        limit: value::parsed(&mut line, "--limit", value::number)?,
+        ..List::default()
+    };
+    finish(line)?;
+    Ok(Job::Operation(Operation::ListDeployments(list).into()))
+}

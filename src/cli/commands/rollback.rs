@@ -1,0 +1,33 @@
+//! `rollback`: makes the release live again that was live before, or a named one.
+
+use crate::api::operation::{Operation, Restart, Rollback};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
+use crate::cli::commands::{CommandSpec, Job, Parse};
+
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["rollback"],
+    usage: "rollback PROJECT",
+    summary: "make the previous release live again",
+    help: "\
+usage: gangplank rollback PROJECT [FLAGS]
+
+Makes the release live again that was live before, and follows that to its end.
+
+  --to ID               the release of this deployment instead
+  --restart[=rolling]   restart the processes then
+",
+    example: "gangplank rollback my-app --restart",
+    parse: Parse::Client(parse),
+};
+
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let to = value::parsed(&mut line, "--to", value::deployment)?;
+    let restart = value::restart(&mut line)?.unwrap_or(Restart::No);
+    let project = value::one("PROJECT", line, value::project)?;
+    let rollback = Rollback {
+        project,
+        to,
+        restart,
+    };
+    Ok(Job::Operation(Operation::Rollback(rollback).into()))
+}

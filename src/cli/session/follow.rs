@@ -1,0 +1,230 @@
+//! Requests that are followed to their end on a screen, until a signal comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api::error::{Error, Exit};
+use crate::api::operation::OperationCall;
+use crate::cli::screen::Screen;
+use crate::cli::session::pack::{self, PackingThread};
+use crate::cli::session::{CommandError, Session};
+use crate::client::follow::{
+    AnswerFollower, FollowHost, FollowNews, FollowOptions, NextNotice, Repeat, Subject,
+};
+use crate::client::{DeploymentRef, InFlight};
+use crate::formats::archive::PackPlan;
+use crate::formats::sse::SseRecord;
+
+/// What is asked.
+#[derive(Clone)]
+pub(crate) enum FollowedRequest<'a> {
+    Operation(&'a OperationCall),
+    /// An operation with a payload, which is packed for each try anew.
+    Upload {
+        call: &'a OperationCall,
+        plan: Arc<PackPlan>,
+        level: u32,
+        key: &'a str,
+    },
+    /// The lines that a component's processes print, as events; `again` is asked where they are to go on.
+    Lines {
+        first: &'a OperationCall,
+        again: Option<&'a OperationCall>,
+    },
+    /// The events of a component's newest deployment, or all of one's.
+    Watch(DeploymentRef),
+}
+
+/// What is to be shown.
+pub(crate) enum Shown<'a> {
+    Record(&'a SseRecord),
+    /// Lines that were shown may come again.
+    Again,
+}
+
+/// Shows it; false if nobody wants more.
+pub(crate) type Show<'a> = &'a mut dyn FnMut(&mut Screen, Shown<'_>) -> bool;
+
+impl FollowedRequest<'_> {
+    fn options(&self, session: &Session) -> FollowOptions {
+        let (subject, repeat, shape, id) = match self {
+            FollowedRequest::Operation(call) => {
+                let (subject, repeat) = match call.name() {
+                    Some(name) if name.deploys() => (Subject::Deployment, Repeat::Unsent),
+                    Some(name) if name.reads() => (Subject::Reading, Repeat::Reading),
+                    _ => (Subject::Operation, Repeat::Unsent),
+                };
+                (subject, repeat, Some(call.shape()), None)
+            }
+            FollowedRequest::Upload { call, .. } => (
+                Subject::Deployment,
+                Repeat::Upload,
+                Some(call.shape()),
+                None,
+            ),
+            FollowedRequest::Lines { first, again } => {
+                let repeat = match again {
+                    Some(_) => Repeat::Events,
+                    None => Repeat::Reading,
+                };
+                (Subject::Reading, repeat, Some(first.shape()), None)
+            }
+            FollowedRequest::Watch(which) => {
+                let id = match which {
+                    DeploymentRef::Deployment(id) => Some(id.to_string()),
+                    DeploymentRef::Latest(_) => None,
+                };
+                (Subject::Watching, Repeat::Events, None, id)
+            }
+        };
+        FollowOptions {
+            subject,
+            repeat,
+            shape,
+            id,
+            retry_for: session.retry_for,
+            reached: session.reached,
+        }
+    }
+}
+
+impl Session<'_> {
+    /// The answer to an operation.
+    pub(crate) fn call(&mut self, call: &OperationCall) -> Result<Value, CommandError> {
+        self.follow(FollowedRequest::Operation(call))
+    }
+
+    /// Follows a request to its end, and shows its events.
+    pub(crate) fn follow(&mut self, request: FollowedRequest) -> Result<Value, CommandError> {
+        self.follow_with(request, &mut |screen, shown| {
+            if let Shown::Record(record) = shown {
+                screen.record(record.id.as_deref(), &record.event, &record.data);
+            }
+            true
+        })
+    }
+
+    /// As [`Session::follow`], with its events shown by somebody else.
+    pub(crate) fn follow_with(
+        &mut self,
+        request: FollowedRequest,
+        show: Show<'_>,
+    ) -> Result<Value, CommandError> {
+        let mut follower = AnswerFollower::new(self.client, request.options(self));
+        let mut following = Following {
+            session: self,
+            request,
+            show,
+            packing: None,
+            sending: false,
+            begun: false,
+            unwanted: false,
+        };
+        let result = follower.follow(&mut following);
+        let (packing, unwanted) = (following.packing.take(), following.unwanted);
+        self.reached |= follower.reached();
+        if unwanted {
+            return Ok(Value::Null);
+        }
+        result.map_err(|mut error| {
+            // The packing knows its failure better than the request that read it.
+            if error.failed.exit == Exit::Usage
+                && let Some(failure) = packing.and_then(PackingThread::failure)
+            {
+                error.failed.message = failure.to_string();
+            }
+            CommandError::from(error)
+        })
+    }
+}
+
+/// A request while it is followed.
+struct Following<'f, 'a, 'r> {
+    session: &'f mut Session<'a>,
+    request: FollowedRequest<'r>,
+    show: Show<'f>,
+    packing: Option<PackingThread>,
+    /// The payload is being sent, and nothing was answered.
+    sending: bool,
+    /// Lines have come, so that they go on.
+    begun: bool,
+    /// Nobody wants to see more.
+    unwanted: bool,
+}
+
+impl FollowHost for Following<'_, '_, '_> {
+    fn begin(&mut self) -> Result<InFlight, Error> {
+        let client = self.session.client;
+        match &self.request {
+            FollowedRequest::Operation(call) => client.call(call, call.is_long()),
+            FollowedRequest::Lines { first, again } => {
+                let call = match (self.begun, again) {
+                    (true, Some(again)) => {
+                        self.unwanted |= !(self.show)(self.session.screen, Shown::Again);
+                        again
+                    }
+                    _ => first,
+                };
+                client.call(call, true)
+            }
+            FollowedRequest::Watch(which) => client.events(which, 0),
+            FollowedRequest::Upload {
+                call,
+                plan,
+                level,
+                key,
+            } => {
+                let (packing, payload) = pack::start(Arc::clone(plan), *level)?;
+                self.packing = Some(packing);
+                self.sending = true;
+                client.upload(call, payload, key)
+            }
+        }
+    }
+
+    fn next(&mut self, running: &InFlight) -> NextNotice {
+        if self.unwanted {
+            return NextNotice::Stop;
+        }
+        let next = self.session.next(running);
+        if let (Some(packing), true, NextNotice::Tick) = (&self.packing, self.sending, &next) {
+            let (bytes, total) = packing.progress();
+            self.session.screen.upload(bytes, total);
+        }
+        next
+    }
+
+    fn pause(&mut self, time: Duration) -> bool {
+        self.session.pause(time)
+    }
+
+    fn news(&mut self, news: FollowNews<'_>) {
+        let screen = &mut *self.session.screen;
+        match news {
+            FollowNews::Sent => {
+                self.sending = false;
+                if let Some(packing) = &self.packing {
+                    screen.uploaded(packing.progress().0);
+                }
+            }
+            FollowNews::Head { status, early } => {
+                self.sending = false;
+                if early && (200..300).contains(&status) {
+                    // It answers by the idempotency key alone.
+                    screen.remark("the server has this upload already");
+                }
+            }
+            FollowNews::Record { record, .. } => {
+                self.begun = true;
+                self.unwanted |= !(self.show)(screen, Shown::Record(record));
+            }
+            FollowNews::Lost(remark) => {
+                screen.remark(&remark);
+                screen.flush();
+            }
+            FollowNews::Reconnected => screen.remark("reconnected"),
+        }
+    }
+}
