@@ -116,7 +116,7 @@ fn perform(
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
     let operation = Operation::parse(&request.fields)?;
-    let name = request.fields.get("operation").and_then(Value::as_str);
+    let name = operation::name_in(&request.fields);
     let name = name.unwrap_or_default().to_owned();
     caller.may_ask(&name)?;
     match &operation {
