@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use serde_json::Value;
-
 use crate::api::error::{Code, Error, Refusal};
-use crate::api::operation::{Logs, Operation, Rollback};
+use crate::api::operation::{self, Logs, Operation, Rollback};
 use crate::engine::deployer::stopping;
 use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
