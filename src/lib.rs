@@ -59,20 +59,24 @@
 //! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
 //! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)) | the child has started |
-//! | `deploy-ID`, one a deployment | waits for a place, installs, loads, activates | the terminal event is in the journal |
+//! | `deploy-ID`, one a deployment | waits for a permit, installs, loads, activates, restarts | the terminal event is in the journal |
+//! | `ending-ID`, one a deployment whose end the disk did not take | tries every second to write it | it is written, or stop |
 //!
 //! The client has one thread a request, one that packs, and one for signals; its main thread shows.
 //!
-//! Every channel has a capacity and its reason. Locks are leaves: nothing is called under one that takes another. What is to
-//! stop is told so by a disconnect ([`stop`](system::stop)).
+//! Every channel has a capacity and its reason. Locks are leaves, which means that nothing is called under one that takes
+//! another, but for one: the lock of what is deployed ([`deployer`](engine::deployer)). Under it a deployment is told to stop,
+//! a release that nobody needs is renamed, and for that the processes are asked, so it comes before the locks of these. What is
+//! to stop is told so by a disconnect ([`stop`](system::stop)).
 //!
 //! # What always holds
 //! - **A stream ends with exactly one `done` or `error`**, panics included: [`engine::attempt::Attempt`] writes it when it is
 //!   dropped. This is why the release profile keeps unwinding.
 //! - **A watcher costs a deployment nothing.** The journal is written first and offered with `try_send`; who falls behind
 //!   reads the file. Any number of watchers sees the same bytes, up to the journal's bound.
-//! - **A failing deployment never touches what is live.** Each stage undoes itself when it is dropped, so the way out by `?`
-//!   and the way out by a panic are the same.
+//! - **A failed deployment never changes what is live.** Each stage undoes itself when it is dropped, so the way out by `?`
+//!   and the way out by a panic are the same. A release that is live stays such a stage ([`engine::stages`]) until the end of
+//!   its deployment is on disk: an end that the disk does not take switches back, here and on the peers.
 //! - **Memory does not grow** with a payload, a line of output, a journal or the number of events.
 //! - **Nobody is told of an end before it is true**: first the terminal event is in the journal and the record on disk, then
 //!   the component is free, then the watchers are told.
@@ -82,7 +86,7 @@
 //!
 //! 1. The payload and the release are written, and the journal says `activate` `start`.
 //! 2. `syncfs` puts all of that on disk, and the journal's file is synced.
-//! 3. A new link is made beside the old one, renamed over it, and the directory is synced.
+//! 3. A new link is made beside the old one, the two change places by one rename, and the directory is synced.
 //! 4. The journal says `done`, and is synced; the record is replaced by a rename, and synced.
 //!
 //! A deployment that runs is marked by a file in `ROOT/run`, made before and removed after everything else of it. A start

@@ -1,17 +1,17 @@
 //! The stages of a deployment, as types that consume each other: [`Staged`] (unpacked) → [`Ready`] (installed and loaded) →
-//! [`Live`] (the link leads to it) → kept, once the end of the deployment is on disk. Dropping a stage undoes what it made, so
+//! `Live` (the link leads to it) → kept, once the end of the deployment is on disk. Dropping a stage undoes what it made, so
 //! a `?` on the way, or a panic, leaves what was live before and nothing of what was not to be.
 //!
 //! | stage | what a drop undoes |
 //! | --- | --- |
 //! | [`Staged`], [`Ready`] | the release's directory, if this deployment made it |
-//! | [`Live`] | the link, the processes, what the peers made live; both releases stay |
+//! | `Live` | the link, the processes, what the peers made live; both releases stay |
 //!
 //! | file | what for |
 //! | --- | --- |
 //! | `intake` | from a payload to [`Staged`] |
 //! | `build` | from [`Staged`] to [`Ready`] |
-//! | `live` | [`Live`], and the way back |
+//! | `live` | `Live`, and the way back |
 //! | `replicate` | the peers of one deployment |
 
 mod build;

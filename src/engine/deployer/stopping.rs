@@ -21,7 +21,7 @@ impl Deployer {
     /// Cancels a deployment, and waits until it has ended and its component is free.
     ///
     /// # Errors
-    /// As [`Deployer::stop_one`], and `conflict` if it ended by itself at the same time.
+    /// `not_found`, `conflict` if it has ended or is past the point where it could be stopped, and `conflict` if it ended by itself at the same time.
     pub fn cancel(&self, id: DeploymentId) -> Result<(), Refusal> {
         self.stop_one(id, Code::Cancelled)?;
         let summary = self.known.store.read_summary(id)?;

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
@@ -13,6 +14,10 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
 use crate::api::record::Record;
 use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, segments};
+
+/// How often a read that failed is tried again, and the wait before: 5 s in all, for what is busy is seldom so for longer.
+const READ_AGAIN: u32 = 50;
+const READ_AGAIN_WAIT: Duration = Duration::from_millis(100);
 
 /// What a follower sees next.
 #[derive(Debug)]
@@ -75,11 +80,28 @@ impl Follower {
         }
     }
 
-    /// The next thing to see; waits for it at most `wait`.
+    /// The next thing to see; waits for it at most `wait`. A moment without descriptors, or a read that fails once, does not
+    /// end it: it is tried again for a while.
     ///
     /// # Errors
     /// When the files cannot be read.
     pub fn next(&mut self, wait: Duration) -> Result<Step, Error> {
+        let mut seen = self.look(wait);
+        for _ in 0..READ_AGAIN {
+            match seen {
+                Err(error) if error.io().is_some_and(may_pass) => {
+                    // Where it stood in the file is not known after an error.
+                    self.reading = None;
+                    thread::sleep(READ_AGAIN_WAIT);
+                    seen = self.look(wait);
+                }
+                seen => return seen,
+            }
+        }
+        seen
+    }
+
+    fn look(&mut self, wait: Duration) -> Result<Step, Error> {
         if self.ended {
             return Ok(Step::End);
         }
@@ -285,4 +307,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// Whether what failed may work in a moment. What a file holds does not change by that.
+fn may_pass(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+    )
 }
