@@ -31,10 +31,12 @@
 //!
 //! # The gate
 //! tiny_http trusts its clients: a declared length that is too large aborts the process, an unread chunked body is read as
-//! further requests, and a moment without descriptors ends it for good. So [`gate`](server::gate) owns the sockets. It reads each head
-//! itself, strictly, within a size and a time; frames each body anew; lets one request a connection through to tiny_http,
-//! which listens on a private unix socket; and relays the one answer. Its thread looks at both sides at once, so an early
-//! answer reaches a client that is still sending. TLS ends here, too: what lies behind knows nothing of it.
+//! further requests, a few bodies that are slow to come stall everybody, and a moment without descriptors ends it for good. So
+//! [`gate`](server::gate) owns the sockets. It reads each head itself, strictly, within a size and a time, and lets one request
+//! a connection through. tiny_http, which listens on a private unix socket, gets that head alone, parses it, and hands out the
+//! request. The thread that answers it takes the client's connection from the gate by its number: it reads the body strictly
+//! from the client's own socket, and writes the answer to it. What the client still sends after that is read and dropped, so
+//! that the answer reaches it. TLS ends here, too: what lies behind knows nothing of it.
 //!
 //! # What runs, and where else
 //! A release that is live does not run by itself: [`processes`](engine::processes) starts what its `Procfile` says, keeps it running from that
@@ -49,14 +51,15 @@
 //! | --- | --- | --- |
 //! | `main` | starts the house, waits for a signal, takes the house apart | all below have ended, or the grace is over |
 //! | `signals` | turns signals into messages, and the second one to stop into the end | with the process |
-//! | `gate-accept`, one a listener | takes connections, or lets the oldest idle one give way | stop |
-//! | `gate-N`, one a connection | owns the client's socket: TLS, head, body, answer, close | the answer is through, or a deadline |
+//! | `gate-accept`, one a listener | takes connections, or lets one give way that is idle or has its answer | stop |
+//! | `gate-N`, one a connection | TLS and the head, until somebody takes the request | `http-N` has it, or a deadline |
+//! | `gate-drain` | reads and drops what clients still send after their answer, and closes them | the gate and the last of them are gone |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
 //! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `door` | takes requests from tiny_http | it is unblocked |
-//! | `http-N`, one a request | reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
+//! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
 //! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)) | the child has started |
 //! | `deploy-ID`, one a deployment | waits for a permit, installs, loads, activates, restarts | the terminal event is in the journal |

@@ -29,7 +29,7 @@ use ureq::unversioned::transport::{
 
 use crate::client::state::{LOOKED_AT, Transfer};
 use crate::system::poll::{PollFd, PollFlags, wait};
-use crate::system::socket::{peek, receive_into, send};
+use crate::system::socket::{peek, receive, send};
 
 /// While a good answer has begun and there is no room for writing, it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -319,7 +319,7 @@ impl Transport for ClientStream {
             } else {
                 self.wait(timeout)?;
             }
-            if let Some(n) = receive_into(&self.stream, self.buffers.input_append_buf())? {
+            if let Some(n) = receive(&self.stream, self.buffers.input_append_buf())? {
                 self.buffers.input_appended(n);
                 return Ok(n > 0);
             }

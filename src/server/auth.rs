@@ -9,7 +9,8 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::deployer::not_found;
 use crate::server::auth::attempts::WrongAttempts;
-use crate::server::http::{ClientAddress, Exchange};
+use crate::server::gate::ClientAddress;
+use crate::server::http::Exchange;
 use crate::store::Store;
 use crate::store::tokens::{Credentials, Identity, Role, Tokens};
 
@@ -42,7 +43,7 @@ impl Authenticator {
         };
         match identity {
             Some(identity) => return Ok(Caller(Some(identity))),
-            None if address.is_some_and(|from| self.attempts.wrong(from, Instant::now())) => {}
+            None if self.attempts.wrong(address, Instant::now()) => {}
             None => return Err(Refusal::new(Code::Unauthorized, "Login failed")),
         }
         Err(Refusal::new(

@@ -1,22 +1,30 @@
-//! HTTP as the server's rooms see it: an [`Exchange`] is one request and the way to its one answer.
+//! HTTP as the rest of the server sees it: an [`Exchange`] is one request and the way to its one answer.
 //!
-//! The only room that knows tiny_http, which no client reaches but through the gate: who asks, by which kind of listener and
-//! with how long a body is the gate's word, in private fields. Three of its habits are worked around here and nowhere else: a body must be read
-//! before the writer is taken, or the taking blocks; what it buffers is sent only on an explicit flush, so an event stream
-//! writes one chunk with one call and flushes it; and it swallows a client that is gone, so an answer that "was sent" says
-//! nothing about its arrival.
+//! The only file that knows tiny_http, which no client reaches but through the gate. tiny_http accepts, reads the head and
+//! hands out requests; the client's connection comes from the gate, in the same process, by the number in that head. So the
+//! body is read from the client's socket and the answer written to it, and nothing in tiny_http ever waits for a client.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tiny_http::{HTTPVersion, Header, Request, Response, Server, StatusCode};
 
 use crate::api::error::{Doing, Error};
-use crate::server::gate::headers;
+use crate::formats::sse;
+use crate::server::gate::{ClientAddress, Connection, PendingConnections, ResponseWriter, headers};
+
+/// A comment goes out after this much silence: below the 30 s and 60 s after which proxies give up.
+const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
+/// How long whoever sends a stream waits for something to send before it looks for its client with [`EventStream::idle`].
+/// It is a part of the time between heartbeats, and seldom enough to cost nothing with a thousand watchers.
+pub const PULSE: Duration = Duration::from_secs(5);
+/// An answer up to this size is written together with its head.
+const SMALL_ANSWER: usize = 64 << 10;
+/// How much of a file is read at once.
+const FILE_BUFFER: usize = 64 << 10;
 
 /// The socket that requests come in by: a private one, which only the gate connects to.
 pub struct HttpListener(Arc<Server>);
@@ -31,8 +39,11 @@ impl Unblock {
     }
 }
 
+/// A request that nobody answers yet. Dropped unanswered, it makes the gate answer.
+pub struct HttpRequest(Request);
+
 impl HttpListener {
-    /// Serves a unix socket. What comes by it is believed about who asks.
+    /// Serves a unix socket.
     ///
     /// # Errors
     /// When the server cannot be started on it.
@@ -51,51 +62,31 @@ impl HttpListener {
     ///
     /// # Errors
     /// When the socket takes no more connections. Requests that came before may still follow.
-    pub fn next(&self) -> io::Result<Option<Exchange>> {
+    pub fn next(&self) -> io::Result<Option<HttpRequest>> {
         match self.0.recv() {
-            Ok(request) => Ok(Some(Exchange::new(request))),
+            Ok(request) => Ok(Some(HttpRequest(request))),
             Err(error) if error.kind() == io::ErrorKind::Other => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientAddress {
-    /// Somebody on this machine who may open the unix socket.
-    Local,
-    /// A TCP client, by the socket's word.
-    Remote(Option<IpAddr>),
-}
-
-impl fmt::Display for ClientAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClientAddress::Local => f.write_str("unix"),
-            ClientAddress::Remote(Some(address)) => address.fmt(f),
-            ClientAddress::Remote(None) => f.write_str("-"),
-        }
-    }
-}
-
 /// One request, and the way to its answer.
 pub struct Exchange {
-    request: Request,
-    client: ClientAddress,
+    connection: Connection,
+    method: String,
+    version: HTTPVersion,
+    headers: Vec<Header>,
     path: String,
     query: Vec<(String, String)>,
 }
 
 impl Exchange {
-    fn new(request: Request) -> Exchange {
-        // Nobody is taken for local who was not said to be.
-        let client = match field(&request, headers::LISTENER) {
-            Some(headers::LOCAL) => ClientAddress::Local,
-            _ => ClientAddress::Remote(
-                field(&request, headers::PEER).and_then(|text| text.parse().ok()),
-            ),
-        };
+    /// Takes the client's connection; nothing if it is not there, for then the gate has answered.
+    pub fn take(request: HttpRequest, pending: &PendingConnections) -> Option<Exchange> {
+        let request = request.0;
+        let number = field(request.headers(), headers::CONNECTION)?;
+        let connection = pending.take(number.parse().ok()?)?;
         let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
         let query = query
             .split('&')
@@ -104,23 +95,27 @@ impl Exchange {
                 let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
                 (unescape(name), unescape(value))
             });
-        let (path, query) = (unescape(path), query.collect());
-        Exchange {
-            request,
-            client,
-            path,
-            query,
-        }
+        let exchange = Exchange {
+            connection,
+            method: request.method().to_string(),
+            version: request.http_version().clone(),
+            headers: request.headers().to_vec(),
+            path: unescape(path),
+            query: query.collect(),
+        };
+        // Dropped unused, it closes the private connection, which tells the gate that the client's is taken.
+        drop(request.into_writer());
+        Some(exchange)
     }
 
     /// Who asks.
     pub fn client(&self) -> ClientAddress {
-        self.client
+        self.connection.client()
     }
 
     /// The method, as it came.
     pub fn method(&self) -> String {
-        self.request.method().to_string()
+        self.method.clone()
     }
 
     /// The path, without query and percent signs.
@@ -138,76 +133,80 @@ impl Exchange {
 
     /// The first header of a name, in any case.
     pub fn header(&self, name: &'static str) -> Option<&str> {
-        field(&self.request, name)
+        field(&self.headers, name)
     }
 
     /// The length that the client declared for the body.
     pub fn declared_length(&self) -> Option<u64> {
-        self.header(headers::LENGTH)
-            .and_then(|text| text.parse().ok())
+        self.connection.declared_length()
     }
 
     /// The number of the connection at the gate, which can cut its upload off.
-    pub fn connection(&self) -> Option<u64> {
-        self.header(headers::CONNECTION)
-            .and_then(|text| text.parse().ok())
+    pub fn connection(&self) -> u64 {
+        self.connection.number()
     }
 
     /// The body, as it arrives.
     pub fn body(&mut self) -> &mut dyn Read {
-        self.request.as_reader()
+        &mut self.connection
     }
 
     /// Gives the one answer.
     ///
     /// # Errors
-    /// When the client is gone, where that shows.
+    /// When the client is gone, or the gate has refused the body.
     pub fn answer(self, answer: Answer) -> io::Result<()> {
-        let mut response =
-            Response::from_data(answer.body).with_status_code(StatusCode(answer.status));
-        let headers = [
-            ("Content-Type", answer.content_type.to_owned()),
-            ("Connection", "close".to_owned()),
-        ];
-        for (name, value) in headers.into_iter().chain(answer.headers) {
-            // A value of ours that is no header would be a bug; the answer is worth more than the header.
-            if let Ok(header) = Header::from_bytes(name, value) {
-                response.add_header(header);
-            }
+        let mut bytes = head(&answer, answer.body.len(), self.version);
+        let mut writer = self.connection.respond()?;
+        let body = if self.method == "HEAD" {
+            &[][..]
+        } else {
+            &answer.body[..]
+        };
+        if body.len() <= SMALL_ANSWER {
+            bytes.extend_from_slice(body);
+            writer.write_all(&bytes)?;
+        } else {
+            writer.write_all(&bytes)?;
+            writer.write_all(body)?;
         }
-        self.request.respond(response)
+        writer.end();
+        Ok(())
     }
 
     /// Gives a file as the one answer: all of its `length` bytes, to be saved under a name.
     ///
     /// # Errors
-    /// When the client is gone, where that shows.
+    /// When the client is gone, or the file cannot be read; then the answer is cut off.
     pub fn send_file(self, file: File, length: u64, name: &str) -> io::Result<()> {
-        let mut headers = Vec::new();
         let disposition = format!("attachment; filename=\"{name}\"");
-        for (name, value) in [
-            ("Content-Type", "application/octet-stream"),
-            ("Content-Disposition", &disposition),
-            ("Connection", "close"),
-        ] {
-            // As above, the answer is worth more than a header.
-            headers.extend(Header::from_bytes(name, value));
+        let answer = Answer {
+            status: 200,
+            content_type: "application/octet-stream",
+            headers: vec![("Content-Disposition", disposition)],
+            body: Vec::new(),
+        };
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let mut writer = self.connection.respond()?;
+        writer.write_all(&head(&answer, length, self.version))?;
+        let (mut left, mut buffer) = (length, vec![0; FILE_BUFFER.min(length)]);
+        while left > 0 {
+            let part = left.min(FILE_BUFFER);
+            (&file).read_exact(&mut buffer[..part])?;
+            writer.write_all(&buffer[..part])?;
+            left -= part;
         }
-        // A length that this machine's own numbers do not hold goes without one, in chunks.
-        let length = usize::try_from(length).ok();
-        let response = Response::new(StatusCode(200), headers, file, length, None);
-        self.request
-            .respond(response.with_chunked_threshold(usize::MAX))
+        writer.end();
+        Ok(())
     }
 
-    /// Begins an answer that goes on, to somebody who only watches events or to whoever began what they tell of. The body
-    /// must have been read.
+    /// Begins an answer that goes on, to somebody who only watches events or to whoever began what they tell of.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// When the client is gone, or the gate has refused the body, or one watcher more.
     pub fn stream(self, content_type: &str, watching: bool) -> io::Result<EventStream> {
-        // A client of HTTP/1.0 knows no chunks: its stream ends with the connection.
-        let chunked = *self.request.http_version() >= HTTPVersion(1, 1);
+        // A client of HTTP/1.0 does not know chunks: its stream ends with the connection.
+        let chunked = self.version >= HTTPVersion(1, 1);
         let mut head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n\
              Connection: close\r\n",
@@ -215,19 +214,19 @@ impl Exchange {
         if chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
         }
-        if watching {
-            head.push_str(headers::WATCHER);
-            head.push_str(": yes\r\n");
-        }
         head.push_str("\r\n");
-        let mut stream = EventStream {
-            writer: self.request.into_writer(),
-            chunked,
-            buffer: Vec::new(),
+        let mut writer = if watching {
+            self.connection.respond_to_watcher()?
+        } else {
+            self.connection.respond()?
         };
-        stream.writer.write_all(head.as_bytes())?;
-        stream.writer.flush()?;
-        Ok(stream)
+        writer.write_all(head.as_bytes())?;
+        writer.goes_on();
+        Ok(EventStream {
+            writer,
+            chunked,
+            sent: Instant::now(),
+        })
     }
 }
 
@@ -244,29 +243,72 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// The head of an answer whose body has `length` bytes.
+fn head(answer: &Answer, length: usize, version: HTTPVersion) -> Vec<u8> {
+    let mut response = Response::new(
+        StatusCode(answer.status),
+        Vec::new(),
+        io::empty(),
+        Some(length),
+        None,
+    )
+    .with_chunked_threshold(usize::MAX);
+    let content_type = ("Content-Type", answer.content_type);
+    let more = answer.headers.iter();
+    let more = more.map(|(name, value)| (*name, value.as_str()));
+    for (name, value) in [content_type].into_iter().chain(more) {
+        // A value of ours that is not a header would be a bug; the answer is worth more than the header.
+        if let Ok(header) = Header::from_bytes(name, value) {
+            response.add_header(header);
+        }
+    }
+    let mut head = Vec::with_capacity(256);
+    // Writing to a vector cannot fail.
+    let _ = response.raw_print(&mut head, version, &[], true, None);
+    // tiny_http has an opinion of its own about this field, and does not let it be set.
+    head.truncate(head.len().saturating_sub(2));
+    head.extend_from_slice(b"Connection: close\r\n\r\n");
+    head
+}
+
 /// An answer that goes on.
 pub struct EventStream {
-    writer: Box<dyn Write + Send>,
+    writer: ResponseWriter,
     chunked: bool,
-    buffer: Vec<u8>,
+    /// When something was sent last.
+    sent: Instant,
 }
 
 impl EventStream {
-    /// Sends something now: one chunk, one write, one flush.
+    /// Sends something now: one chunk, one write.
     ///
     /// # Errors
     /// When the client is gone. The stream is of no use after that.
     pub fn send(&mut self, records: &[u8]) -> io::Result<()> {
+        self.sent = Instant::now();
         if !self.chunked {
-            self.writer.write_all(records)?;
-            return self.writer.flush();
+            return self.writer.write_all(records);
         }
-        self.buffer.clear();
-        write!(self.buffer, "{:x}\r\n", records.len())?;
-        self.buffer.extend_from_slice(records);
-        self.buffer.extend_from_slice(b"\r\n");
-        self.writer.write_all(&self.buffer)?;
-        self.writer.flush()
+        // Not kept: a thousand watchers hold nothing between their events.
+        let mut chunk = Vec::with_capacity(records.len() + 16);
+        write!(chunk, "{:x}\r\n", records.len())?;
+        chunk.extend_from_slice(records);
+        chunk.extend_from_slice(b"\r\n");
+        self.writer.write_all(&chunk)
+    }
+
+    /// To be called when there was nothing to send for a [`PULSE`]: sends a heartbeat when it is time.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn idle(&mut self) -> io::Result<()> {
+        if self.writer.is_gone() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if self.sent.elapsed() < HEARTBEAT_AFTER {
+            return Ok(());
+        }
+        self.send(sse::HEARTBEAT)
     }
 
     /// Ends the stream well.
@@ -277,19 +319,20 @@ impl EventStream {
         if self.chunked {
             self.writer.write_all(b"0\r\n\r\n")?;
         }
-        self.writer.flush()
+        self.writer.end();
+        Ok(())
     }
 }
 
 /// The first field of a name, in any case.
-fn field<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
-    let mut headers = request.headers().iter();
+fn field<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
     headers
+        .iter()
         .find(|header| header.field.equiv(name))
         .map(|header| header.value.as_str())
 }
 
-/// Takes percent signs out of a part of a URL; what is no escape stays as it is, and what is no UTF-8 becomes U+FFFD.
+/// Takes percent signs out of a part of a URL; what is not an escape stays as it is, and what is not UTF-8 becomes U+FFFD.
 fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());

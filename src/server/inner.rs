@@ -12,10 +12,9 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::server::answers::refused;
-use crate::server::gate;
-use crate::server::http::{Exchange, HttpListener, Unblock};
+use crate::api::error::{Doing, Error};
+use crate::server::gate::{self, PendingConnections};
+use crate::server::http::{Exchange, HttpListener, HttpRequest, Unblock};
 use crate::server::sockets;
 use crate::system::log;
 use crate::system::threads;
@@ -26,10 +25,18 @@ const STACK_BYTES: usize = 512 << 10;
 /// Answers one request.
 pub(super) type Handler = dyn Fn(Exchange) + Send + Sync;
 
+/// What becomes of a request that comes in.
+#[derive(Clone)]
+struct Answering {
+    answer: Arc<Handler>,
+    /// Where the clients' connections are.
+    pending: Arc<PendingConnections>,
+}
+
 /// The server, whichever of its lives it is in.
 pub(super) struct InnerServer {
     path: PathBuf,
-    answer: Arc<Handler>,
+    requests: Answering,
     state: Mutex<InnerState>,
 }
 
@@ -52,17 +59,19 @@ impl InnerServer {
     pub(super) fn start(
         path: &Path,
         answer: Arc<Handler>,
+        pending: Arc<PendingConnections>,
     ) -> Result<(InnerServer, Receiver<Infallible>), Error> {
         // Nothing is ever sent: the channel only tells when its last sender is gone.
         let (answering, answered) = bounded(0);
-        let life = begin(path, &answer, &answering)?;
+        let requests = Answering { answer, pending };
+        let life = begin(path, &requests, &answering)?;
         let state = InnerState {
             life: Some(life),
             answering: Some(answering),
         };
         let inner = InnerServer {
             path: path.to_owned(),
-            answer,
+            requests,
             state: Mutex::new(state),
         };
         Ok((inner, answered))
@@ -112,20 +121,20 @@ impl gate::Upstream for InnerServer {
         if let Some(life) = state.life.take() {
             end(life);
         }
-        state.life = Some(begin(&self.path, &self.answer, &answering).map_err(io::Error::other)?);
+        state.life = Some(begin(&self.path, &self.requests, &answering).map_err(io::Error::other)?);
         UnixStream::connect(&self.path)
     }
 }
 
 fn begin(
     path: &Path,
-    answer: &Arc<Handler>,
+    requests: &Answering,
     answering: &Sender<Infallible>,
 ) -> Result<ServerInstance, Error> {
     let door = HttpListener::open(sockets::bind(path)?)?;
     let unblock = door.unblock();
-    let (answer, answering) = (Arc::clone(answer), answering.clone());
-    let work = move || attend(&door, &answer, &answering);
+    let (requests, answering) = (requests.clone(), answering.clone());
+    let work = move || attend(&door, &requests, &answering);
     let thread = threads::spawn("door", STACK_BYTES, work)
         .doing(|| "making a thread for the server behind the gate".into())?;
     Ok(ServerInstance { unblock, thread })
@@ -138,10 +147,10 @@ fn end(life: ServerInstance) {
 }
 
 /// Takes requests, each to a thread of its own.
-fn attend(door: &HttpListener, answer: &Arc<Handler>, answering: &Sender<Infallible>) {
+fn attend(door: &HttpListener, requests: &Answering, answering: &Sender<Infallible>) {
     for number in 0_u64.. {
         match door.next() {
-            Ok(Some(exchange)) => hand_over(number, exchange, answer, answering),
+            Ok(Some(request)) => hand_over(number, request, requests, answering),
             Ok(None) => return,
             // What it took before still comes; the next connection finds out and starts it again.
             Err(error) => log::error(&format!(
@@ -151,26 +160,23 @@ fn attend(door: &HttpListener, answer: &Arc<Handler>, answering: &Sender<Infalli
     }
 }
 
+/// Without a thread the request is dropped, and the gate, which has the client's connection still, refuses it.
 fn hand_over(
     number: u64,
-    exchange: Exchange,
-    answer: &Arc<Handler>,
+    request: HttpRequest,
+    requests: &Answering,
     answering: &Sender<Infallible>,
 ) {
-    let (answer, answering) = (Arc::clone(answer), answering.clone());
-    let work = move |exchange| {
-        answer(exchange);
+    let (requests, answering) = (requests.clone(), answering.clone());
+    let work = move || {
+        if let Some(exchange) = Exchange::take(request, &requests.pending) {
+            (requests.answer)(exchange);
+        }
         drop(answering);
     };
-    let spawned = threads::hand_over(format!("http-{number}"), STACK_BYTES, exchange, work);
-    if let Err((error, exchange)) = spawned {
+    let spawned = threads::spawn(format!("http-{number}"), STACK_BYTES, work);
+    if let Err(error) = spawned {
         log::error(&format!("making a thread for a request: {error}"));
-        let refusal = Refusal::new(
-            Code::Full,
-            "there is no thread for a further request; try again",
-        );
-        // A client that has gone meanwhile needs no answer.
-        let _ = exchange.answer(refused(&refusal, false));
     }
 }
 
@@ -178,38 +184,30 @@ fn hand_over(
 mod tests {
     use super::*;
     use crate::server::gate::Upstream as _;
-    use crate::server::http::Answer;
-    use std::io::{Read, Write};
+    use std::io::Read;
 
-    fn ask(inner: &InnerServer) -> String {
+    /// Whether somebody takes requests: whoever does closes the connection of one that nobody waits for.
+    fn serves(inner: &InnerServer) -> bool {
         let mut stream = inner.connect().unwrap();
-        stream
-            .write_all(
-                b"GET / HTTP/1.1\r\nConnection: close\r\nGangplank-Gate-Listener: local\r\n\r\n",
-            )
-            .unwrap();
+        io::Write::write_all(
+            &mut stream,
+            b"GET / HTTP/1.1\r\nConnection: close\r\nGangplank-Gate-Connection: 7\r\n\r\n",
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        answer
+        answer.starts_with("HTTP/1.1 500 ")
     }
 
     #[test]
     fn a_server_that_died_lives_again_until_it_is_stopped() {
         let dir = std::env::temp_dir().join(format!("gangplank-inner-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let answer = |exchange: Exchange| {
-            let body = exchange.client().to_string().into_bytes();
-            let answer = Answer {
-                status: 200,
-                content_type: "text/plain",
-                headers: Vec::new(),
-                body,
-            };
-            exchange.answer(answer).unwrap();
-        };
+        let answer = |_: Exchange| panic!("there is no connection to answer");
+        let pending = Arc::<PendingConnections>::default();
         let (inner, answered) =
-            InnerServer::start(&dir.join("door.sock"), Arc::new(answer)).unwrap();
-        assert!(ask(&inner).ends_with("\r\n\r\nunix"));
+            InnerServer::start(&dir.join("door.sock"), Arc::new(answer), pending).unwrap();
+        assert!(serves(&inner));
 
         // What a dead one leaves: nobody listens, with the socket's file or without.
         for leaves_file in [false, true] {
@@ -217,7 +215,7 @@ mod tests {
             if leaves_file {
                 drop(std::os::unix::net::UnixListener::bind(dir.join("door.sock")).unwrap());
             }
-            assert!(ask(&inner).ends_with("\r\n\r\nunix"));
+            assert!(serves(&inner));
         }
 
         inner.stop();

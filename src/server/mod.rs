@@ -67,7 +67,7 @@ use crate::engine::settings::{Listen, ServeOptions};
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
 use crate::server::auth::Authenticator;
-use crate::server::gate::{Certificate, Gate, Listener};
+use crate::server::gate::{Certificate, Gate, Listener, PendingConnections};
 use crate::server::http::Exchange;
 use crate::server::inner::InnerServer;
 use crate::server::state::ServerState;
@@ -93,7 +93,7 @@ const KILL_BEFORE_END: Duration = Duration::from_secs(1);
 /// When it cannot start, saying which part and why.
 pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     // First of all, so that a signal during the start is not lost.
-    let signals = signals::of_server(options.tls.is_some())?;
+    let signals = signals::of_server()?;
     let certificate = match &options.tls {
         Some((cert, key)) => Some(Arc::new(Certificate::load(cert, key)?)),
         None => None,
@@ -123,7 +123,7 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
         match certificate.as_ref().map(|certificate| certificate.reload()) {
             Some(Ok(())) => log::info("read the certificate again"),
             Some(Err(error)) => log::error(&format!("{error}; the one from before goes on")),
-            None => {}
+            None => log::info("SIGHUP: without a certificate there is nothing to read again"),
         }
     }
     notify::tell("STOPPING=1");
@@ -246,10 +246,18 @@ impl RunningServer {
         let (listeners, sockets) = listen(options, local, certificate)?;
         let answerer = Arc::clone(&state);
         let answer = move |exchange: Exchange| answerer.answer(exchange);
-        let (inner, answering) = InnerServer::start(&door, Arc::new(answer))?;
+        let pending = Arc::<PendingConnections>::default();
+        let (inner, answering) = InnerServer::start(&door, Arc::new(answer), Arc::clone(&pending))?;
         let inner = Arc::new(inner);
+        let processes = Arc::clone(&state.processes);
         // Last of all: from here on there are clients.
-        let gate = Gate::open(listeners, options.max_connections, inner.clone())?;
+        let gate = Gate::open(
+            listeners,
+            options.max_connections,
+            inner.clone(),
+            pending,
+            Box::new(move || processes.descriptors()),
+        )?;
         state.deployer().cut_by(Box::new(gate.cutter()));
         Ok(RunningServer {
             state,

@@ -39,7 +39,7 @@ impl RequestOptions {
             events,
             resume: resume(exchange)?,
             key: key.transpose()?,
-            connection: exchange.connection(),
+            connection: Some(exchange.connection()),
         })
     }
 

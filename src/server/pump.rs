@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use crate::api::error::Error;
 use crate::formats::sse;
-use crate::server::http::Exchange;
+use crate::server::http::{Exchange, PULSE};
 use crate::system::log;
 
-/// A comment goes out after so much silence: below the 30 s and 60 s after which proxies give up.
-pub(super) const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
 /// Records that are there already go out together up to so many bytes: one write for a burst, and none waits.
 const BURST_BYTES: usize = 32 << 10;
 
@@ -46,9 +44,9 @@ impl LiveStream {
     pub(super) fn send(mut self, exchange: Exchange) -> io::Result<()> {
         let mut stream = exchange.stream("text/event-stream", self.watching)?;
         stream.send(sse::OPEN)?;
-        let mut records = Vec::new();
         loop {
-            records.clear();
+            // Not kept: a thousand watchers hold nothing between their events.
+            let mut records = Vec::new();
             let gathered = self.gather(&mut records);
             let ended = gathered
                 .inspect_err(|error| log::error(&error.to_string()))
@@ -56,7 +54,7 @@ impl LiveStream {
             if !records.is_empty() {
                 stream.send(&records)?;
             } else if !ended {
-                stream.send(sse::HEARTBEAT)?;
+                stream.idle()?;
             }
             if ended {
                 // A client that has seen the end may close before the stream does; nothing is lost by then.
@@ -68,7 +66,7 @@ impl LiveStream {
 
     /// Waits for the first record, and takes those that are there behind it. Says whether that was the end.
     fn gather(&mut self, records: &mut Vec<u8>) -> Result<bool, Error> {
-        let mut wait = HEARTBEAT_AFTER;
+        let mut wait = PULSE;
         while records.len() < BURST_BYTES {
             match self.source.next(records, wait)? {
                 Batch::Records => wait = Duration::ZERO,

@@ -58,18 +58,14 @@ pub enum Signal {
     Reload,
 }
 
-/// The signals arrive here, until the second one to stop, which ends the process at once. Only where there is something to
-/// read again is SIGHUP taken from the terminal's closing, which it means otherwise.
+/// The signals arrive here, until the second one to stop, which ends the process at once. SIGHUP never ends it: what runs
+/// must not depend on the terminal that somebody started it from.
 ///
 /// # Errors
 /// When the system gives neither a pipe nor a thread for it.
-pub fn of_server(reloads: bool) -> Result<Receiver<Signal>, Error> {
-    let wanted: &[i32] = if reloads {
-        &[SIGTERM, SIGINT, SIGHUP]
-    } else {
-        &[SIGTERM, SIGINT]
-    };
-    let mut signals = SignalSet::new(wanted).doing(|| "catching signals".into())?;
+pub fn of_server() -> Result<Receiver<Signal>, Error> {
+    let mut signals =
+        SignalSet::new([SIGTERM, SIGINT, SIGHUP]).doing(|| "catching signals".into())?;
     // One to stop, and one to reload that is not done yet: a further one would do the same.
     let (sender, receiver) = bounded(2);
     let wait = move || {

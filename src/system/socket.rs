@@ -8,31 +8,20 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg, sockopt,
 };
 
-/// Reads without waiting, into the spare capacity of a buffer, of which there must be some: `None` if nothing has come, 0 at
-/// the end.
+/// Reads without waiting: `None` if nothing has come, 0 at the end.
 ///
 /// # Errors
 /// When the connection is broken.
-pub fn receive(fd: impl AsFd, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
-    debug_assert!(into.len() < into.capacity());
-    without_waiting(|| Ok(recv(&fd, spare_capacity(into), RecvFlags::DONTWAIT)?.0))
-}
-
-/// As [`receive`], into a slice.
-///
-/// # Errors
-/// When the connection is broken.
-pub fn receive_into(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     without_waiting(|| Ok(recv(&fd, &mut *buffer, RecvFlags::DONTWAIT)?.0))
 }
 
-/// As [`receive_into`], and leaves what has come where it is.
+/// As [`receive`], and leaves what has come where it is.
 ///
 /// # Errors
 /// When the connection is broken.
@@ -128,13 +117,13 @@ mod tests {
     fn what_comes_is_read_without_waiting() {
         let (here, there) = UnixStream::pair().unwrap();
         let mut buffer = [0; 4];
-        assert_eq!(receive_into(&here, &mut buffer).unwrap(), None);
+        assert_eq!(receive(&here, &mut buffer).unwrap(), None);
         assert_eq!(send(&there, b"abcdef").unwrap(), Some(6));
         assert_eq!(peek(&here, &mut buffer).unwrap(), Some(4));
-        assert_eq!(receive_into(&here, &mut buffer).unwrap(), Some(4));
-        let mut more = Vec::with_capacity(4);
-        assert_eq!(receive(&here, &mut more).unwrap(), Some(2));
-        assert_eq!((&buffer, &more[..]), (b"abcd", &b"ef"[..]));
+        assert_eq!(receive(&here, &mut buffer).unwrap(), Some(4));
+        assert_eq!(&buffer, b"abcd");
+        assert_eq!(receive(&here, &mut buffer).unwrap(), Some(2));
+        assert_eq!(&buffer[..2], b"ef");
         while send(&there, &[0; 1 << 16]).unwrap().is_some() {}
         drop(here);
         assert!(send(&there, b"x").is_err());

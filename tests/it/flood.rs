@@ -165,15 +165,25 @@ impl Server {
         names.map(|name| name.trim().to_owned()).collect()
     }
 
+    /// How many clients have a thread: one until the head of the request is there, another one until the answer is.
     fn connections(&self) -> usize {
         let threads = self.threads();
-        threads
-            .iter()
-            .filter(|name| {
-                name.strip_prefix("gate-")
-                    .is_some_and(|rest| rest != "accept")
-            })
-            .count()
+        let is_one = |name: &&String| {
+            let number = name
+                .strip_prefix("gate-")
+                .or_else(|| name.strip_prefix("http-"));
+            number.is_some_and(|number| number.parse::<u64>().is_ok())
+        };
+        threads.iter().filter(is_one).count()
+    }
+
+    fn health_by_unix_socket(&self) -> String {
+        let mut stream = UnixStream::connect(self.root.join("run/gangplank.sock")).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        answer(stream)
     }
 
     fn eventually(&self, what: &str, fact: impl Fn() -> bool) {
@@ -430,10 +440,74 @@ fn when_all_permits_are_taken_by_requests() {
     let refusal = server.health();
     is(&refusal, 503, "full");
     assert!(refusal.contains("Retry-After: "), "{refusal:?}");
+    // Who is on the machine gets in.
+    assert!(
+        server
+            .health_by_unix_socket()
+            .ends_with("gangplank is running.")
+    );
     // One that goes makes room.
     drop(uploads.pop());
     server.eventually("its permit is free", || server.connections() == 3);
     assert!(server.health().starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn who_was_refused_and_goes_on_sending_keeps_nobody_out() {
+    let server = Server::start(&["--max-connections", "20"]);
+    let flood = || {
+        let mut stream = server.connect();
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nbegin")
+            .unwrap();
+        // Its answer is there, and it does not go.
+        head(&mut stream);
+        stream
+    };
+    // Each round fills all permits twice, well before the first of them has had its time.
+    for _ in 0..5 {
+        let mut refused: Vec<TcpStream> = (0..40).map(|_| flood()).collect();
+        for stream in &mut refused {
+            // Some were closed meanwhile, and that is what this is about.
+            let _ = stream.write_all(b"x");
+        }
+        for _ in 0..10 {
+            let answer = server.health();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+            assert!(server.health_by_unix_socket().starts_with("HTTP/1.1 200 "));
+        }
+    }
+}
+
+#[test]
+fn an_upload_or_a_watcher_has_no_thread_of_the_server_behind() {
+    let server = Server::start(&[]);
+    assert!(server.health().starts_with("HTTP/1.1 200 "));
+    server.eventually("nobody is connected", || server.connections() == 0);
+    let before = server.threads().len();
+    let uploads: Vec<TcpStream> = (0..8)
+        .map(|n| server.open_upload(&format!("p{n}")))
+        .collect();
+    // One that receives, and one that unpacks.
+    server.eventually("two threads for each upload", || {
+        server.threads().len() == before + 2 * uploads.len()
+    });
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        server.newest(),
+        server.authorization()
+    );
+    let watchers: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(request.as_bytes()).unwrap();
+            assert!(head(&mut stream).starts_with("HTTP/1.1 200 "));
+            stream
+        })
+        .collect();
+    server.eventually("one thread for each watcher", || {
+        server.threads().len() == before + 2 * uploads.len() + watchers.len()
+    });
 }
 
 #[test]
@@ -481,7 +555,7 @@ fn a_watcher_that_goes_gives_its_permit_back() {
         .write_all(format!("GET {} HTTP/1.1\r\n\r\n", server.newest()).as_bytes())
         .unwrap();
     assert!(head(&mut stream).starts_with("HTTP/1.1 200 "));
-    assert_eq!(server.connections(), 2);
+    server.eventually("two are answered", || server.connections() == 2);
     drop(stream);
     server.eventually("its thread ends", || server.connections() == 1);
 }
@@ -514,7 +588,14 @@ fn a_body_that_is_cut() {
         let mut stream = server.connect();
         stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        is(&answer(stream), 400, "upload_broken");
+        let answer = answer(stream);
+        is(&answer, 400, "upload_broken");
+        // It says what is missing, in the words of the request.
+        let words = match request.contains("Content-Length: ") {
+            true => " before its Content-Length: the connection ended",
+            false => " before its last chunk, after ",
+        };
+        assert!(answer.contains(words), "{answer:?}");
     }
 
     let stream = server.open_upload("cut");

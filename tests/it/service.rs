@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::needs::have;
-use crate::test_server::{BINARY, PATIENCE, TempDir, TestServer};
+use crate::test_server::{BINARY, PATIENCE, TempDir, TestServer, await_some, gangplank};
 
 #[test]
 fn a_supervisor_is_told() {
@@ -40,6 +40,52 @@ fn a_supervisor_is_told() {
         .set_read_timeout(Some(Duration::from_millis(1)))
         .unwrap();
     assert!(socket.recv(&mut said).is_err());
+}
+
+#[test]
+fn a_reload_and_a_terminal_that_closes_end_no_server() {
+    // The unit sends it on reload, whether or not there is a certificate to read again.
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/service/gangplank.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nExecReload=/bin/kill -HUP $MAINPID\n"));
+    let mut host = TestServer::start();
+    for _ in 0..3 {
+        host.signal(Signal::HUP);
+    }
+    await_some("the line of log", || {
+        let log = host.log.lock().unwrap();
+        log.contains("there is nothing to read again").then_some(())
+    });
+    assert_eq!(host.ask("GET", "/health", &[], b"").status, 200);
+    assert_eq!(host.server.try_wait().unwrap(), None);
+
+    // `script` gives it a terminal of its own, as a login does, and closes that at its end.
+    if !have("script") {
+        return;
+    }
+    let dir = TempDir::new();
+    let line = format!(
+        "{BINARY} serve --listen 127.0.0.1:0 --root {0}/root >{0}/out 2>{0}/log & echo $! >{0}/pid; \
+         until grep -q unix: {0}/out; do sleep 0.01; done",
+        dir.0.display()
+    );
+    let script = Command::new("script")
+        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .output()
+        .unwrap();
+    assert!(script.status.success(), "{script:?}");
+    let pid = fs::read_to_string(dir.0.join("pid")).unwrap();
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    let socket = dir.0.join("root/run/gangplank.sock");
+    let list = gangplank()
+        .args(["list", "--output", "json", "--target"])
+        .arg(format!("unix:{}", socket.display()))
+        .output()
+        .unwrap();
+    // Before anything can fail: it is not a child of this test.
+    let _ = kill_process(pid, Signal::TERM);
+    assert_eq!(list.status.code(), Some(0), "{list:?}");
+    await_some("its end", || (!socket.exists()).then_some(()));
 }
 
 #[test]

@@ -50,6 +50,9 @@ pub use crate::engine::processes::restart::{
 };
 pub use crate::engine::processes::status::{ProcessSnapshot, ProcessStatus};
 
+/// Descriptors of a process: two pipes of its output, one to wait for its end, its log, and a held socket.
+const DESCRIPTORS_EACH: usize = 5;
+
 /// What all processes have in common.
 pub struct ProcessSettings {
     /// The root.
@@ -264,6 +267,13 @@ impl Processes {
         let ended = all.iter().all(|process| process.stop_until(deadline));
         components.iter().for_each(|one| one.output.end());
         ended
+    }
+
+    /// How many descriptors they hold, about.
+    pub fn descriptors(&self) -> usize {
+        let components = self.components();
+        let processes: usize = components.values().map(|one| one.processes().len()).sum();
+        DESCRIPTORS_EACH * processes
     }
 
     /// The newest lines of a component's output, oldest first.

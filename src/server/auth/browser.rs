@@ -4,7 +4,8 @@
 //! So a request that a page of another site made is refused, and a browser is never asked for a password that it would keep.
 
 use crate::api::error::{Code, Refusal};
-use crate::server::http::{ClientAddress, Exchange};
+use crate::server::gate::ClientAddress;
+use crate::server::http::Exchange;
 
 /// Whether a request says that it is a browser's.
 pub(in crate::server) fn is_browser(exchange: &Exchange) -> bool {

@@ -1,24 +1,22 @@
 //! The listeners, and the loop that takes connections: it ends when it is told to, and for no other reason.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::api::error::{Doing, Error};
-use crate::server::gate::connection::{self, ClientOrigin};
-use crate::server::gate::headers;
 use crate::server::gate::refused::Refused;
 use crate::server::gate::socket::Socket;
 use crate::server::gate::tls::Certificate;
-use crate::server::gate::{BUFFER, GateState, LINGER_BYTES, LINGER_TIME, STACK_BYTES};
+use crate::server::gate::{ClientAddress, GateState, STACK_BYTES, attend};
 use crate::system::log;
 use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
-use crate::system::socket::{Patience, receive, send, set_backlog, set_options};
+use crate::system::socket::{Patience, send, set_backlog, set_options};
 use crate::system::stop::Stop;
 use crate::system::threads;
 
@@ -31,8 +29,8 @@ const PATIENCE: Patience = Patience {
     probes: 3,
     unacknowledged_ms: 30_000,
 };
-/// Connections that got their refusal without a permit and are read a little, so that it reaches them.
-const PARKED_MAX: usize = 4;
+/// Clients of TLS that are refused at the same time without a permit.
+const TURNED_AWAY_MAX: usize = 4;
 
 /// Connections that wait to be accepted. The standard library asks for 128; whoever comes when that many wait is not refused
 /// but ignored, and a TCP client tries again only after a second. The system has its own limit, 4,096 by default.
@@ -94,22 +92,16 @@ impl Listener {
         &self.address
     }
 
-    fn accept(&self) -> io::Result<(Socket, ClientOrigin)> {
+    fn accept(&self) -> io::Result<(Socket, ClientAddress)> {
         match &self.kind {
             ListenerKind::Tcp(listener, _) => {
                 let (stream, address) = listener.accept()?;
-                let peer: IpAddr = address.ip().to_canonical();
-                Ok((
-                    Socket::Tcp(stream),
-                    ClientOrigin::new(headers::REMOTE, Some(peer)),
-                ))
+                let client = ClientAddress::Remote(address.ip().to_canonical());
+                Ok((Socket::Tcp(stream), client))
             }
             ListenerKind::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                Ok((
-                    Socket::Unix(stream),
-                    ClientOrigin::new(headers::LOCAL, None),
-                ))
+                Ok((Socket::Unix(stream), ClientAddress::Local))
             }
         }
     }
@@ -129,35 +121,11 @@ impl Listener {
     }
 }
 
-/// A connection that has its refusal.
-struct Parked {
-    socket: Arc<Socket>,
-    until: Instant,
-    left: u64,
-}
-
-impl Parked {
-    /// Reads and drops what came; false when it may be closed.
-    fn stays(&mut self, now: Instant) -> bool {
-        let mut dropped = Vec::with_capacity(BUFFER);
-        while now < self.until && self.left > 0 {
-            dropped.clear();
-            match receive(&*self.socket, &mut dropped) {
-                Ok(Some(0)) | Err(_) => return false,
-                Ok(Some(read)) => self.left = self.left.saturating_sub(read as u64),
-                Ok(None) => return true,
-            }
-        }
-        false
-    }
-}
-
 /// Takes connections until it is told to stop.
 pub(crate) fn run(listener: &Listener, shared: &Arc<GateState>, stop: &Stop) {
-    let mut parked: Vec<Parked> = Vec::new();
     let failed = log::RateLimitedLog::default();
     loop {
-        let ready = match ready(listener, stop, &parked) {
+        let ready = match ready(listener, stop) {
             Ok(ready) => ready,
             // Without memory for a poll there is still the time to pass.
             Err(_) => ReadyListener {
@@ -168,20 +136,11 @@ pub(crate) fn run(listener: &Listener, shared: &Arc<GateState>, stop: &Stop) {
         if ready.stop {
             return;
         }
-        let now = Instant::now();
-        parked.retain_mut(|one| one.stays(now));
         if !ready.accept {
             continue;
         }
         match listener.accept() {
-            Ok((socket, caller)) => {
-                if let Some(refused) = take(Arc::new(socket), caller, listener, shared) {
-                    if parked.len() == PARKED_MAX {
-                        parked.remove(0);
-                    }
-                    parked.push(refused);
-                }
-            }
+            Ok((socket, client)) => take(Arc::new(socket), client, listener, shared),
             // Somebody came and went again, or another thread was quicker.
             Err(error) if is_passing(&error) => {}
             Err(error) => {
@@ -216,62 +175,41 @@ struct ReadyListener {
     accept: bool,
 }
 
-fn ready(listener: &Listener, stop: &Stop, parked: &[Parked]) -> io::Result<ReadyListener> {
+fn ready(listener: &Listener, stop: &Stop) -> io::Result<ReadyListener> {
     let fd = listener.fd();
     let mut fds = vec![PollFd::new(&fd, PollFlags::IN)];
     fds.extend(stop_alone(stop));
-    fds.extend(
-        parked
-            .iter()
-            .map(|one| PollFd::new(&*one.socket, PollFlags::IN)),
-    );
-    let now = Instant::now();
-    let time = parked
-        .iter()
-        .map(|one| one.until.saturating_duration_since(now))
-        .min();
-    wait(&mut fds, time)?;
+    wait(&mut fds, None)?;
     Ok(ReadyListener {
         stop: stop.stopped(),
         accept: fds[0].revents().contains(PollFlags::IN) || hung_up(fds[0].revents()),
     })
 }
 
-/// Gives a connection its thread; or its refusal, and gives it back.
-fn take(
-    socket: Arc<Socket>,
-    caller: ClientOrigin,
-    listener: &Listener,
-    shared: &Arc<GateState>,
-) -> Option<Parked> {
+/// Gives a connection its thread, or its refusal.
+fn take(socket: Arc<Socket>, client: ClientAddress, listener: &Listener, shared: &Arc<GateState>) {
     let certificate = listener.certificate();
-    let why = match shared.permits.admit(&socket) {
+    let why = match shared.permits.admit(&socket, client) {
         Some(ticket) => {
-            let (shared, caller) = (Arc::clone(shared), caller.clone());
+            let shared = Arc::clone(shared);
             let (number, certificate) = (ticket.number(), certificate.cloned());
-            let attend =
-                move || connection::attend(&shared, &ticket, &caller, certificate.as_deref());
+            let attend = move || attend::attend(&shared, ticket, client, certificate.as_deref());
             match spawn(format!("gate-{number}"), attend) {
-                Ok(()) => return None,
-                Err(error) => format!("there is no thread for a further connection: {error}"),
+                Ok(()) => return,
+                Err(error) => format!("making a thread for the connection: {error}"),
             }
         }
         None => "all connections are taken; try again later".to_owned(),
     };
-    shared.full.warn(|| format!("{caller} refused: {why}"));
     let refused = Refused::full(why);
+    shared.log_refusal(client, &refused);
     if let Some(certificate) = certificate {
-        turn_away(socket, certificate, refused, shared);
-        return None;
+        return turn_away(socket, certificate, refused, shared);
     }
     // An empty socket takes so little at once; a client that has gone needs no answer.
     let _ = send(&*socket, &refused.answer());
     socket.shut(Shutdown::Write);
-    Some(Parked {
-        socket,
-        until: Instant::now() + LINGER_TIME,
-        left: LINGER_BYTES,
-    })
+    shared.drain.close(socket, None);
 }
 
 /// A refusal through TLS takes a handshake, and that a thread: a few at a time, beyond which the connection just ends.
@@ -283,12 +221,12 @@ fn turn_away(
 ) {
     // Never sent on: each holder of a clone counts as one.
     let place = Arc::clone(&shared.turned_away);
-    if Arc::strong_count(&place) > PARKED_MAX + 1 {
+    if Arc::strong_count(&place) > TURNED_AWAY_MAX + 1 {
         return;
     }
-    let certificate = Arc::clone(certificate);
+    let (certificate, shared) = (Arc::clone(certificate), Arc::clone(shared));
     let turn_away = move || {
-        connection::turn_away(socket, &certificate, &refused);
+        attend::turn_away(&shared, socket, &certificate, &refused);
         drop(place);
     };
     // Without a thread there is no answer.

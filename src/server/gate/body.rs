@@ -1,9 +1,5 @@
-//! The body of a request: read in the client's framing, and framed anew as chunks.
-//!
-//! What goes on are whole chunks, and the end chunk only after a complete body: whoever reads behind can tell a body that
-//! was cut off from one that ended.
-
-use std::io::Write;
+//! The body of a request: read strictly in the client's framing, so that its reader can tell a body that was cut off from
+//! one that ended.
 
 use crate::server::gate::head::Framing;
 use crate::server::gate::refused::Refused;
@@ -12,8 +8,6 @@ use crate::server::gate::refused::Refused;
 const SIZE_LINE_MAX: usize = 256;
 /// All trailers of a body. They are read over, since nothing here asks for one.
 const TRAILERS_MAX: usize = 8 << 10;
-/// The head of each chunk that goes on: eight digits and a line end, so that it can be written before the length is known.
-const CHUNK_HEAD: usize = 10;
 
 /// A body that arrives.
 #[derive(Debug)]
@@ -21,10 +15,19 @@ pub(crate) struct IncomingBody(BodyState);
 
 #[derive(Debug)]
 enum BodyState {
-    /// So many bytes are to come.
+    /// This many bytes are to come.
     Length(u64),
     Chunks(Chunks),
     Done,
+}
+
+/// What was found in some bytes that arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    /// How many bytes of data now stand at the front.
+    pub(crate) data: usize,
+    /// How many of the bytes belonged to the body; more came only if it ended.
+    pub(crate) taken: usize,
 }
 
 impl IncomingBody {
@@ -41,35 +44,32 @@ impl IncomingBody {
         matches!(self.0, BodyState::Done)
     }
 
-    /// Takes what arrived, adds the chunk that is to go on to `out`, and says how many of the bytes were the body's.
-    pub(crate) fn take(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<usize, Refused> {
-        let begin = out.len();
-        out.extend_from_slice(&[b'0'; CHUNK_HEAD]);
-        let (taken, ended) = match &mut self.0 {
-            BodyState::Done => (0, false),
-            BodyState::Length(left) => {
-                let fits = usize::try_from(*left).unwrap_or(usize::MAX);
-                let part = &raw[..raw.len().min(fits)];
-                out.extend_from_slice(part);
-                *left -= part.len() as u64;
-                (part.len(), *left == 0)
-            }
-            BodyState::Chunks(chunks) => chunks.take(raw, out)?,
-        };
-        let length = out.len() - begin - CHUNK_HEAD;
-        if length == 0 {
-            // A chunk without data would be the end chunk.
-            out.truncate(begin);
-        } else {
-            // It fits: what arrives at once is a buffer's length, far below eight digits of hex.
-            let _ = write!(&mut out[begin..begin + CHUNK_HEAD], "{length:08x}\r\n");
-            out.extend_from_slice(b"\r\n");
+    /// How many bytes are still to come at most, as far as that is known.
+    pub(crate) fn left(&self) -> u64 {
+        match self.0 {
+            BodyState::Length(left) => left,
+            BodyState::Chunks(_) => u64::MAX,
+            BodyState::Done => 0,
         }
+    }
+
+    /// Moves the data among bytes that arrived to their front.
+    pub(crate) fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, Refused> {
+        let (data, taken, ended) = match &mut self.0 {
+            BodyState::Done => (0, 0, false),
+            BodyState::Length(left) => {
+                let taken = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                (taken, taken, *left == 0)
+            }
+            BodyState::Chunks(chunks) => chunks.decode(bytes)?,
+        };
         if ended {
             self.0 = BodyState::Done;
-            out.extend_from_slice(b"0\r\n\r\n");
         }
-        Ok(taken)
+        Ok(Decoded { data, taken })
     }
 }
 
@@ -100,15 +100,17 @@ enum ChunkState {
 }
 
 impl Chunks {
-    fn take(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool), Refused> {
-        let mut taken = 0;
-        while let Some(&byte) = raw.get(taken) {
+    /// How much data is at the front now, how many bytes were taken, and whether the body has ended.
+    fn decode(&mut self, bytes: &mut [u8]) -> Result<(usize, usize, bool), Refused> {
+        let (mut data, mut taken) = (0, 0);
+        while let Some(&byte) = bytes.get(taken) {
             if self.at == ChunkState::Data {
                 let fits = usize::try_from(self.size).unwrap_or(usize::MAX);
-                let part = &raw[taken..taken + (raw.len() - taken).min(fits)];
-                out.extend_from_slice(part);
-                taken += part.len();
-                self.size -= part.len() as u64;
+                let part = (bytes.len() - taken).min(fits);
+                bytes.copy_within(taken..taken + part, data);
+                data += part;
+                taken += part;
+                self.size -= part as u64;
                 if self.size == 0 {
                     self.at = ChunkState::DataReturn;
                 }
@@ -116,10 +118,10 @@ impl Chunks {
             }
             taken += 1;
             if self.step(byte)? {
-                return Ok((taken, true));
+                return Ok((data, taken, true));
             }
         }
-        Ok((taken, false))
+        Ok((data, taken, false))
     }
 
     /// One byte between the data; true at the end of all.
@@ -139,7 +141,7 @@ impl Chunks {
             // At least one digit must have come.
             (ChunkState::Size, b'\r') if self.line > 1 => ChunkState::SizeEnd,
             (ChunkState::Size, b';') if self.line > 1 => ChunkState::Extension,
-            (ChunkState::Size, _) => return Err(bad("the size of a chunk is no number")),
+            (ChunkState::Size, _) => return Err(bad("the size of a chunk is not a number")),
             (ChunkState::Extension | ChunkState::Trailer, b'\r') => {
                 if self.at == ChunkState::Extension {
                     ChunkState::SizeEnd
@@ -205,27 +207,16 @@ mod tests {
     /// The body's data, how much was taken, and whether it is complete: read in pieces of a size.
     fn read(framing: Framing, raw: &[u8], piece: usize) -> Result<(Vec<u8>, usize, bool), Refused> {
         let mut body = IncomingBody::new(framing);
-        let (mut out, mut taken) = (Vec::new(), 0);
+        let (mut data, mut taken) = (Vec::new(), 0);
         for part in raw.chunks(piece) {
-            let took = body.take(part, &mut out)?;
-            taken += took;
-            if took < part.len() {
+            let mut part = part.to_vec();
+            let decoded = body.decode(&mut part)?;
+            data.extend_from_slice(&part[..decoded.data]);
+            taken += decoded.taken;
+            if decoded.taken < part.len() {
                 break;
             }
         }
-        // What goes on must be whole chunks, and an end chunk exactly if the body is complete.
-        let (mut data, mut at, mut ended) = (Vec::new(), 0, false);
-        while at < out.len() {
-            assert!(!ended, "something follows the end chunk");
-            let line = at + out[at..].windows(2).position(|two| two == b"\r\n").unwrap();
-            let size = std::str::from_utf8(&out[at..line]).unwrap();
-            let size = usize::from_str_radix(size, 16).unwrap();
-            ended = size == 0;
-            data.extend_from_slice(&out[line + 2..line + 2 + size]);
-            assert_eq!(&out[line + 2 + size..line + 4 + size], b"\r\n");
-            at = line + 4 + size;
-        }
-        assert_eq!(ended, body.done() && !out.is_empty());
         Ok((data, taken, body.done()))
     }
 

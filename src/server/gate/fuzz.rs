@@ -1,16 +1,19 @@
-//! The way in for fuzzing, which lives in a crate of its own (`tests/fuzz`): the strict reading and the writing anew, without
-//! sockets. Compiled under `cfg(fuzzing)` alone.
+//! The way in for fuzzing, which lives in a crate of its own (`tests/fuzz`): the strict reading, without sockets. Compiled
+//! under `cfg(fuzzing)` alone.
 
-use crate::server::gate::body;
-use crate::server::gate::head::{self, Framing, From, Search};
+use crate::server::gate::body::IncomingBody;
+use crate::server::gate::head::{Framing, RequestHead, Search};
 use crate::server::gate::refused::Refused;
 
 /// The status and the reason of a refusal.
 pub type Why = (u16, String);
 
+/// The number of the connection that [`head`] tells the server behind.
+pub const CONNECTION: u64 = 7;
+
 /// A head that went through.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ParsedHead {
+pub struct Head {
     /// Where it began in what arrived.
     pub begin: usize,
     /// Where it ended.
@@ -19,13 +22,17 @@ pub struct ParsedHead {
     pub forwarded: Vec<u8>,
     /// The length of its body; none if that comes in chunks.
     pub length: Option<u64>,
+    /// The length that it declared.
+    pub declared: Option<u64>,
+    /// Its client waits for word before it sends the body.
+    pub expects: bool,
 }
 
 /// A body, as far as it arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ParsedBody {
-    /// What goes on to the server behind, for each piece that arrived.
-    pub chunks: Vec<Vec<u8>>,
+pub struct Body {
+    /// Its data.
+    pub data: Vec<u8>,
     /// How many of the bytes were the body's.
     pub taken: usize,
     /// Whether it is complete.
@@ -36,66 +43,58 @@ pub struct ParsedBody {
 ///
 /// # Errors
 /// The refusal.
-pub fn head(
-    pieces: &[&[u8]],
-    peer: Option<&str>,
-    listener: &'static str,
-) -> Result<Option<ParsedHead>, Why> {
+pub fn head(pieces: &[&[u8]]) -> Result<Option<Head>, Why> {
     let mut search = Search::default();
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
-        if let Some((begin, end)) = search.find(&buffer).map_err(plain)? {
-            let head = head::ParsedHead::parse(&buffer[begin..end]).map_err(plain)?;
-            let from = From {
-                peer,
-                listener,
-                connection: 7,
-            };
-            return Ok(Some(ParsedHead {
+        if let Some((begin, end)) = search.find(&buffer).map_err(why)? {
+            let head = RequestHead::parse(&buffer[begin..end]).map_err(why)?;
+            return Ok(Some(Head {
                 begin,
                 end,
-                forwarded: head.forward(&from),
+                forwarded: head.forward(CONNECTION),
                 length: match head.framing {
                     Framing::Empty => Some(0),
                     Framing::Length(length) => Some(length),
                     Framing::Chunked => None,
                 },
+                declared: head.declared,
+                expects: head.expects,
             }));
         }
     }
     Ok(None)
 }
 
-/// Reads a body of this length, or of chunks, as it arrives, piece by piece, and frames it anew.
+/// Reads a body of this length, or of chunks, as it arrives, piece by piece.
 ///
 /// # Errors
-/// The refusal, and what had gone on before.
-pub fn body(length: Option<u64>, pieces: &[&[u8]]) -> Result<ParsedBody, (Why, Vec<Vec<u8>>)> {
-    let mut body = body::ParsedBody::new(match length {
+/// The refusal, and the data of the pieces before it.
+pub fn body(length: Option<u64>, pieces: &[&[u8]]) -> Result<Body, (Why, Vec<u8>)> {
+    let mut body = IncomingBody::new(match length {
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     });
-    let (mut chunks, mut taken) = (Vec::new(), 0);
+    let (mut data, mut taken) = (Vec::new(), 0);
     for piece in pieces {
-        let mut out = Vec::new();
-        match body.take(piece, &mut out) {
-            Ok(took) => taken += took,
-            Err(refused) => return Err((plain(refused), chunks)),
+        let mut piece = piece.to_vec();
+        match body.decode(&mut piece) {
+            Ok(decoded) => {
+                data.extend_from_slice(&piece[..decoded.data]);
+                taken += decoded.taken;
+            }
+            Err(refused) => return Err((why(refused), data)),
         }
-        chunks.push(out);
         if body.done() {
             break;
         }
     }
-    Ok(ParsedBody {
-        chunks,
-        taken,
-        done: body.done(),
-    })
+    let done = body.done();
+    Ok(Body { data, taken, done })
 }
 
-fn plain(refused: Refused) -> Why {
+fn why(refused: Refused) -> Why {
     (refused.status, refused.why)
 }

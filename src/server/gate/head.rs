@@ -12,7 +12,7 @@ use crate::server::gate::{FIELDS_MAX, HEAD_MAX, LINE_MAX};
 pub(crate) enum Framing {
     /// There is none.
     Empty,
-    /// After so many bytes.
+    /// After this many bytes.
     Length(u64),
     /// After the last chunk.
     Chunked,
@@ -24,21 +24,14 @@ pub(crate) struct RequestHead {
     method: String,
     target: String,
     /// The version is HTTP/1.0 or HTTP/1.1: this digit.
-    minor: u8,
+    pub(crate) minor: u8,
     /// What goes on to the server.
     fields: Vec<(String, String)>,
     pub(crate) framing: Framing,
     /// The length that was declared, zero included.
-    declared: Option<u64>,
+    pub(crate) declared: Option<u64>,
     /// The client waits for `100 Continue` before it sends the body.
     pub(crate) expects: bool,
-}
-
-/// What the server is told of the client.
-pub(crate) struct From<'a> {
-    pub(crate) peer: Option<&'a str>,
-    pub(crate) listener: &'static str,
-    pub(crate) connection: u64,
 }
 
 /// Looks for the end of a head in a buffer that grows.
@@ -127,7 +120,7 @@ impl RequestHead {
             return Err(bad("it has more than one Host"));
         }
         let (framing, declared) = framing(method, minor, &fields)?;
-        // HTTP/1.0 knows no expectations, and where there is no body there is nothing to wait for.
+        // HTTP/1.0 does not know expectations, and without a body there is nothing to wait for.
         let expects = expects(&fields)? && minor == 1 && framing != Framing::Empty;
         let named = named_by_connection(&fields);
         let goes_on = |name: &str| {
@@ -151,8 +144,8 @@ impl RequestHead {
         })
     }
 
-    /// The head as the server behind gets it: one request a connection, and a body, if any, in chunks.
-    pub(crate) fn forward(&self, from: &From) -> Vec<u8> {
+    /// The head as the server behind gets it: alone, without a body, and the only one of its connection.
+    pub(crate) fn forward(&self, connection: u64) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.{}\r\n", self.method, self.target, self.minor);
         let mut field = |name: &str, value: &str| {
             for part in [name, ": ", value, "\r\n"] {
@@ -162,22 +155,8 @@ impl RequestHead {
         for (name, value) in &self.fields {
             field(name, value);
         }
-        // Without it the unread rest of a body would be parsed as further requests.
         field("Connection", "close");
-        if self.framing != Framing::Empty {
-            field("Transfer-Encoding", "chunked");
-        }
-        if self.expects {
-            field("Expect", "100-continue");
-        }
-        if let Some(peer) = from.peer {
-            field(headers::PEER, peer);
-        }
-        field(headers::LISTENER, from.listener);
-        field(headers::CONNECTION, &from.connection.to_string());
-        if let Some(declared) = self.declared {
-            field(headers::LENGTH, &declared.to_string());
-        }
+        field(headers::CONNECTION, &connection.to_string());
         head.push_str("\r\n");
         head.into_bytes()
     }
@@ -211,10 +190,10 @@ fn framing(method: &str, minor: u8, fields: &FieldList) -> Result<(Framing, Opti
             match length.parse() {
                 Ok(0) if digits => Ok((Framing::Empty, Some(0))),
                 Ok(length) if digits => Ok((Framing::Length(length), Some(length))),
-                _ => Err(bad("its Content-Length is no length")),
+                _ => Err(bad("its Content-Length is not a length")),
             }
         }
-        ([], [_]) if minor == 0 => Err(bad("HTTP/1.0 knows no Transfer-Encoding")),
+        ([], [_]) if minor == 0 => Err(bad("HTTP/1.0 does not know Transfer-Encoding")),
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok((Framing::Chunked, None)),
         ([], [_]) => Err(Refused::new(
             501,
@@ -475,44 +454,34 @@ mod tests {
 
     #[test]
     fn what_goes_on() {
-        let from = From {
-            peer: Some("192.0.2.1"),
-            listener: headers::REMOTE,
-            connection: 7,
-        };
-        let ours = "Connection: close\r\n";
-        let private = "Gangplank-Gate-Peer: 192.0.2.1\r\nGangplank-Gate-Listener: remote\r\nGangplank-Gate-Connection: 7\r\n";
+        let ours = "Connection: close\r\nGangplank-Gate-Connection: 7\r\n";
         let table = [
             (
                 "GET /a?b HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nx-mine: 1\r\nUpgrade: h2c\r\nTE: trailers",
-                format!("GET /a?b HTTP/1.1\r\nHost: h\r\n{ours}{private}\r\n"),
+                format!("GET /a?b HTTP/1.1\r\nHost: h\r\n{ours}\r\n"),
             ),
+            // Of a body nothing is said.
             (
-                "POST / HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-Continue\r\nGANGPLANK-GATE-LISTENER: local\r\nA: b",
-                format!(
-                    "POST / HTTP/1.1\r\nA: b\r\n{ours}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n{private}\
-                     Gangplank-Gate-Length: 9\r\n\r\n"
-                ),
+                "POST / HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-Continue\r\nGANGPLANK-GATE-CONNECTION: 1\r\nA: b",
+                format!("POST / HTTP/1.1\r\nA: b\r\n{ours}\r\n"),
             ),
             (
                 "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 1",
-                format!("POST / HTTP/1.1\r\n{ours}Transfer-Encoding: chunked\r\n{private}\r\n"),
+                format!("POST / HTTP/1.1\r\n{ours}\r\n"),
             ),
             (
                 "POST / HTTP/1.0\r\nContent-Length: 9\r\nExpect: 100-continue",
-                format!(
-                    "POST / HTTP/1.0\r\n{ours}Transfer-Encoding: chunked\r\n{private}Gangplank-Gate-Length: 9\r\n\r\n"
-                ),
+                format!("POST / HTTP/1.0\r\n{ours}\r\n"),
             ),
             (
                 "GET / HTTP/1.1\r\nExpect: 100-continue\r\nEmpty:",
-                format!("GET / HTTP/1.1\r\nEmpty: \r\n{ours}{private}\r\n"),
+                format!("GET / HTTP/1.1\r\nEmpty: \r\n{ours}\r\n"),
             ),
         ];
         for (text, expected) in table {
             let head = read(&format!("{text}\r\n\r\n")).unwrap();
             assert_eq!(
-                String::from_utf8(head.forward(&from)).unwrap(),
+                String::from_utf8(head.forward(7)).unwrap(),
                 expected,
                 "{text:?}"
             );

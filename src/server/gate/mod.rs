@@ -1,58 +1,71 @@
 //! The gate: it owns the sockets that clients reach, and hands clean requests to the HTTP server behind it.
 //!
-//! tiny_http trusts its clients. So no client reaches it: a request goes through only when its head is whole, small and
-//! unambiguous (`head`), its body arrives in a frame of our own making (`body`), alone on its connection, and slowly only
-//! within bounds (`relay`). What the gate guarantees:
+//! tiny_http trusts its clients. So no client reaches it: it gets the head of a request alone, whole, small and unambiguous
+//! (`head`), on a connection of its own. The thread that answers the request that tiny_http makes of it takes the
+//! client's connection from here (`handover`), reads the body strictly and in time (`body`, `clock`), and writes the answer (`connection`). What
+//! the gate guarantees:
 //!
 //! - The accept loop never ends before [`Gate::close`], whatever the system runs out of.
-//! - At most so many connections are open, and one without a complete head gives way to a new one (`permits`).
+//! - The number of open connections is limited, and one without a complete head, or one that has its answer, gives way to a
+//!   new one (`permits`).
 //! - A client gets exactly one answer: the server's, or a refusal in the same shape (`refused`).
-//! - A body that was cut off never looks complete to the server.
-//! - Nothing waits without a bound for a client; nothing but a client's own absence bounds the wait for the server's answer.
+//! - An answer reaches a client that is still sending (`drain`).
+//! - A body that was cut off never looks complete.
+//! - Every wait for a client has a bound; the wait for the server's answer ends only with the answer.
 //!
 //! | file | what for |
 //! | --- | --- |
 //! | `accept` | listeners, and the loop that takes connections |
 //! | `permits` | who is connected, who gives way, who is cut off |
-//! | `connection` | one connection from its first byte to its close |
-//! | `head`, `body` | the strict reading, and the writing anew |
-//! | `relay`, `answer` | both sockets at once, until the answer is through |
+//! | `attend` | one connection from its first byte to its head |
+//! | `head`, `body` | the strict reading |
+//! | `handover` | one connection from its head until somebody answers it |
+//! | `connection` | one connection while it is answered |
+//! | `drain` | one connection after its answer, until its close |
 //! | `clock` | how long a client may take over its body |
 //! | `socket`, `tls` | the client's socket, and what may lie between |
 //! | `refused` | the gate's own answers |
 //! | `fuzz` | the way in for `make fuzz`; compiled for nothing else |
 
 mod accept;
-mod answer;
+mod attend;
 mod body;
 mod clock;
 mod connection;
+mod drain;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+mod handover;
 mod head;
 pub mod headers;
-mod pending;
 mod permits;
 mod refused;
-mod relay;
 mod socket;
 mod tls;
 
+use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::api::error::{Doing, Error};
+use crate::api::error::{Code, Doing, Error};
+use crate::server::gate::drain::Drain;
 use crate::server::gate::permits::Permits;
+use crate::server::gate::refused::Refused;
+use crate::system::host;
 use crate::system::log;
 use crate::system::stop::{self, Stopper};
 use crate::system::threads;
 
 pub use crate::server::gate::accept::Listener;
+pub use crate::server::gate::connection::{Connection, ResponseWriter};
+pub use crate::server::gate::handover::PendingConnections;
+pub use crate::server::gate::permits::OtherDescriptors;
 pub use crate::server::gate::tls::Certificate;
 
 /// A head's size: twice what common clients and proxies send at most, and little to hold for each connection.
@@ -70,11 +83,29 @@ const LINGER_BYTES: u64 = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// What is read at once: from here on a larger buffer makes an upload no faster.
 const BUFFER: usize = 64 << 10;
-/// A connection's thread copies and waits; its buffers are on the heap.
+/// A thread of the gate copies and waits; its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
 /// Descriptors that must be free before the server behind is asked: one for our side, two for its, one to spare. It does not
 /// survive finding none.
 const DESCRIPTORS_FREE: usize = 4;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Somebody on this machine who may open the unix socket.
+    Local,
+    /// A TCP client, by the socket's word.
+    Remote(IpAddr),
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientAddress::Local => f.write_str("unix"),
+            ClientAddress::Remote(address) => address.fmt(f),
+        }
+    }
+}
 
 /// The server behind the gate.
 pub trait Upstream: Send + Sync {
@@ -89,6 +120,8 @@ pub trait Upstream: Send + Sync {
 struct GateState {
     permits: Arc<Permits>,
     inner: Arc<dyn Upstream>,
+    pending: Arc<PendingConnections>,
+    drain: Drain,
     /// One connection at a time is made to the server behind, so that each finds the descriptors that it saw free.
     connecting: Mutex<()>,
     /// What may happen a thousand times a second is logged once.
@@ -98,6 +131,20 @@ struct GateState {
 }
 
 impl GateState {
+    fn log_refusal(&self, client: ClientAddress, refused: &Refused) {
+        let text = || {
+            format!(
+                "{client} refused {}: {}",
+                refused.status,
+                refused.why.clone()
+            )
+        };
+        match refused.code {
+            Code::Full => self.full.warn(text),
+            _ => log::info(&text()),
+        }
+    }
+
     fn connect(&self) -> io::Result<UnixStream> {
         let _one = self
             .connecting
@@ -121,7 +168,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Begins to take connections, at most `max_connections` at once, or fewer where descriptors do not suffice.
+    /// Begins to take connections, at most `max_connections` at once, or fewer while descriptors do not suffice for them and
+    /// for what `others` have. Those whose
+    /// head is complete wait in `pending` for the thread that answers them.
     ///
     /// # Errors
     /// When there is no thread for a listener.
@@ -129,16 +178,21 @@ impl Gate {
         listeners: Vec<Listener>,
         max_connections: usize,
         inner: Arc<dyn Upstream>,
+        pending: Arc<PendingConnections>,
+        others: Box<OtherDescriptors>,
     ) -> Result<Gate, Error> {
-        let max = permits::affordable(max_connections);
+        let descriptors = host::raise_open_files();
+        let max = permits::affordable(max_connections, descriptors, 0);
         if max < max_connections {
             log::warn(&format!(
                 "--max-connections {max_connections} is lowered to {max}: more would need more file descriptors"
             ));
         }
         let shared = Arc::new(GateState {
-            permits: Arc::new(Permits::new(max)?),
+            permits: Arc::new(Permits::new(max, descriptors, others)?),
             inner,
+            pending,
+            drain: Drain::start()?,
             connecting: Mutex::new(()),
             full: log::RateLimitedLog::default(),
             turned_away: Arc::new(()),

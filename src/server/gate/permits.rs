@@ -1,7 +1,9 @@
-//! Who is connected: at most so many, each by a [`Ticket`] that is given back when its connection's thread ends.
+//! Who is connected: a limited number, each by a [`Ticket`] that is given back when its connection ends.
 //!
-//! When all are taken, the oldest connection that has no complete head yet gives way to the new one: a flood of silent
-//! clients displaces itself, and whoever asks for something is served. Those who only watch hold at most half.
+//! When all are taken, somebody gives way to the new connection: first the oldest that has its answer and only goes on
+//! sending, then the oldest that has no complete head yet. So a flood of clients that are silent, or that were refused,
+//! displaces itself, and a client that asks for something is served. Those who only watch hold at most half. A few permits are
+//! for the unix sockets alone: an operator on the machine gets in, whatever the network does.
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;
@@ -10,40 +12,46 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::error::Error;
+use crate::server::gate::ClientAddress;
 use crate::server::gate::socket::Socket;
-use crate::system::host;
 use crate::system::stop::{self, Stop, Stopper};
 
 /// However few descriptors there are: one who deploys, one who watches, and two who ask.
 const CONNECTIONS_MIN: usize = 4;
 /// Descriptors that are not for connections: listeners, deployments, their children and their files.
 const DESCRIPTORS_KEPT: u64 = 64;
-/// Descriptors of a connection: the client's, ours to the server behind, its two of that, and a file.
+/// Descriptors of a connection: the client's, and at most four more. While it is handed over they are ours to the server
+/// behind and its two of that; after that they are the journal, the payload, and what is being unpacked.
 const DESCRIPTORS_EACH: u64 = 5;
+/// Permits beyond the others, for unix sockets: one who looks, one who stops something, and two to spare. Their descriptors
+/// are among those that are kept.
+const LOCAL_MORE: usize = 4;
 /// For the thread of a connection that gives way to end. It has only to wake up.
 const GIVE_WAY: Duration = Duration::from_secs(1);
 
-/// Raises the limit of open files as far as it may be, and says how many connections of those wished for it allows.
-pub(crate) fn affordable(wished: usize) -> usize {
-    within(wished, host::raise_open_files())
-}
-
-fn within(wished: usize, descriptors: Option<u64>) -> usize {
-    // No limit is no reason for fewer.
+/// How many of the wished connections the descriptors allow, when others have some of them.
+pub(crate) fn affordable(wished: usize, descriptors: Option<u64>, others: usize) -> usize {
+    // Without a limit all of them.
     let Some(descriptors) = descriptors else {
         return wished.max(CONNECTIONS_MIN);
     };
-    let room = descriptors.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_EACH;
+    let kept = DESCRIPTORS_KEPT.saturating_add(others as u64);
+    let room = descriptors.saturating_sub(kept) / DESCRIPTORS_EACH;
     wished
         .min(usize::try_from(room).unwrap_or(usize::MAX))
         .max(CONNECTIONS_MIN)
 }
 
+/// Returns how many descriptors others have at the moment.
+pub type OtherDescriptors = dyn Fn() -> usize + Send + Sync;
+
 /// All permits, and who holds them.
 pub(crate) struct Permits {
     state: Mutex<PermitsState>,
     freed: Condvar,
-    max: usize,
+    wished: usize,
+    descriptors: Option<u64>,
+    others: Box<OtherDescriptors>,
 }
 
 struct PermitsState {
@@ -51,7 +59,7 @@ struct PermitsState {
     open: BTreeMap<u64, Holder>,
     last: u64,
     watchers: usize,
-    /// Wakes up whoever waits with a client, to look whether it is cut off. Each is for one time.
+    /// Wakes up the readers of bodies, to look whether they are cut off. Each is for one time.
     wake: (Stopper, Stop),
 }
 
@@ -70,10 +78,34 @@ enum ConnectionStage {
     GivesWay,
     /// It has asked for something.
     Asked,
+    /// It has its answer; what it still sends is read and dropped.
+    Drains,
+}
+
+impl PermitsState {
+    /// Takes the permit of a connection that has its answer; false if there is none. Its end need not be waited for: the
+    /// thread that reads from it finds it.
+    fn close_oldest_that_drains(&mut self) -> bool {
+        let mut all = self.open.iter();
+        let oldest = all.find(|(_, holder)| holder.stage == ConnectionStage::Drains);
+        let Some(number) = oldest.map(|(number, _)| *number) else {
+            return false;
+        };
+        if let Some(holder) = self.open.remove(&number) {
+            holder.socket.shut(Shutdown::Both);
+            self.watchers -= usize::from(holder.watches);
+        }
+        true
+    }
 }
 
 impl Permits {
-    pub(crate) fn new(max: usize) -> Result<Permits, Error> {
+    /// At most `wished` permits, and fewer when the `descriptors` do not suffice for them and for `others`.
+    pub(crate) fn new(
+        wished: usize,
+        descriptors: Option<u64>,
+        others: Box<OtherDescriptors>,
+    ) -> Result<Permits, Error> {
         let state = PermitsState {
             open: BTreeMap::new(),
             last: 0,
@@ -83,15 +115,33 @@ impl Permits {
         Ok(Permits {
             state: Mutex::new(state),
             freed: Condvar::new(),
-            max,
+            wished,
+            descriptors,
+            others,
         })
     }
 
+    /// How many there are at the moment: components that begin to run take descriptors.
+    pub(crate) fn max(&self) -> usize {
+        affordable(self.wished, self.descriptors, (self.others)())
+    }
+
     /// Lets a connection in; if it must stay out, its socket is as it was.
-    pub(crate) fn admit(self: &Arc<Self>, socket: &Arc<Socket>) -> Option<Ticket> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        socket: &Arc<Socket>,
+        client: ClientAddress,
+    ) -> Option<Ticket> {
+        let max = match client {
+            ClientAddress::Local => self.max().saturating_add(LOCAL_MORE),
+            ClientAddress::Remote(_) => self.max(),
+        };
         let deadline = Instant::now() + GIVE_WAY;
         let mut state = self.lock();
-        while state.open.len() >= self.max {
+        while state.open.len() >= max {
+            if state.close_oldest_that_drains() {
+                continue;
+            }
             let leaving = state
                 .open
                 .values()
@@ -212,11 +262,19 @@ impl Ticket {
         }
     }
 
+    /// It has its answer: from here on it gives way to a new connection.
+    pub(crate) fn drains(&self) {
+        if let Some(holder) = self.permits.lock().open.get_mut(&self.number) {
+            holder.stage = ConnectionStage::Drains;
+        }
+    }
+
     /// It only watches from now on. False if half of all do that already.
     pub(crate) fn watches(&self) -> bool {
+        let max = self.permits.max();
         let mut guard = self.permits.lock();
         let state = &mut *guard;
-        let room = state.watchers < self.permits.max / 2;
+        let room = state.watchers < max / 2;
         match state.open.get_mut(&self.number) {
             Some(holder) if room && !holder.watches => {
                 holder.watches = true;
@@ -257,24 +315,33 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::net::Ipv4Addr;
     use std::os::unix::net::UnixStream;
 
     #[test]
     fn descriptors_decide() {
         let table = [
-            (256, Some(1_048_576), 256),
-            (256, Some(1344), 256),
-            (256, Some(1343), 255),
-            (256, Some(1024), 192),
-            (256, Some(48), 4),
-            (256, Some(0), 4),
-            (256, None, 256),
-            (1, Some(1024), 4),
-            (1_000_000, None, 1_000_000),
+            (256, Some(1_048_576), 0, 256),
+            (256, Some(1344), 0, 256),
+            (256, Some(1343), 0, 255),
+            (256, Some(1024), 0, 192),
+            // A hundred processes.
+            (256, Some(1024), 500, 92),
+            (256, Some(1024), 5000, 4),
+            (256, Some(48), 0, 4),
+            (256, Some(0), 0, 4),
+            (256, None, 5000, 256),
+            (1, Some(1024), 0, 4),
+            (1_000_000, None, 0, 1_000_000),
         ];
-        for (wished, limit, expected) in table {
-            assert_eq!(within(wished, limit), expected, "{wished} {limit:?}");
+        for (wished, limit, others, expected) in table {
+            let max = affordable(wished, limit, others);
+            assert_eq!(max, expected, "{wished} {limit:?} {others}");
         }
+    }
+
+    fn permits(max: usize) -> Arc<Permits> {
+        Arc::new(Permits::new(max, None, Box::new(|| 0)).unwrap())
     }
 
     struct ConnectedClient {
@@ -283,8 +350,12 @@ mod tests {
     }
 
     fn connect(permits: &Arc<Permits>) -> ConnectedClient {
+        connect_as(permits, ClientAddress::Remote(Ipv4Addr::LOCALHOST.into()))
+    }
+
+    fn connect_as(permits: &Arc<Permits>, client: ClientAddress) -> ConnectedClient {
         let (ours, other) = UnixStream::pair().unwrap();
-        let ticket = permits.admit(&Arc::new(Socket::Unix(ours)));
+        let ticket = permits.admit(&Arc::new(Socket::Unix(ours)), client);
         ConnectedClient { other, ticket }
     }
 
@@ -295,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_oldest_without_a_head_gives_way() {
-        let permits = Arc::new(Permits::new(4).unwrap());
+        let permits = permits(4);
         let mut clients: Vec<ConnectedClient> = (0..4).map(|_| connect(&permits)).collect();
         assert!(clients[0].ticket.as_ref().unwrap().asked());
         // Its thread ends when its socket does: here, another one that waits for just that.
@@ -321,8 +392,44 @@ mod tests {
     }
 
     #[test]
+    fn who_has_its_answer_gives_way_first_and_at_once() {
+        let permits = permits(4);
+        let mut clients: Vec<ConnectedClient> = (0..4).map(|_| connect(&permits)).collect();
+        for client in &clients[1..3] {
+            let ticket = client.ticket.as_ref().unwrap();
+            assert!(ticket.asked());
+            ticket.drains();
+        }
+        // Nobody gives a ticket back, and yet there is room, twice.
+        let new = [connect(&permits), connect(&permits)];
+        assert!(new.iter().all(|client| client.ticket.is_some()));
+        let shut: Vec<bool> = clients.iter_mut().map(was_shut).collect();
+        assert_eq!(shut, [false, true, true, false]);
+        // A ticket that comes back late frees nothing a second time.
+        drop(clients.remove(1));
+        let all = clients.iter().chain(&new);
+        assert_eq!(
+            all.filter(|client| client.ticket.as_ref().unwrap().asked())
+                .count(),
+            4
+        );
+        assert!(connect(&permits).ticket.is_none());
+    }
+
+    #[test]
+    fn a_few_permits_are_for_unix_sockets_alone() {
+        let permits = permits(4);
+        let ask = |client: ConnectedClient| client.ticket.filter(Ticket::asked);
+        let remote: Vec<Ticket> = (0..5).filter_map(|_| ask(connect(&permits))).collect();
+        assert_eq!(remote.len(), 4);
+        let local = |_| ask(connect_as(&permits, ClientAddress::Local));
+        let local: Vec<Ticket> = (0..5).filter_map(local).collect();
+        assert_eq!(local.len(), LOCAL_MORE);
+    }
+
+    #[test]
     fn who_gives_way_cannot_ask_any_more() {
-        let permits = Arc::new(Permits::new(4).unwrap());
+        let permits = permits(4);
         let client = connect(&permits);
         assert!(!permits.close(Instant::now()));
         assert!(!client.ticket.as_ref().unwrap().asked());
@@ -332,7 +439,7 @@ mod tests {
 
     #[test]
     fn watchers_hold_half() {
-        let permits = Arc::new(Permits::new(5).unwrap());
+        let permits = permits(5);
         let clients: Vec<ConnectedClient> = (0..4).map(|_| connect(&permits)).collect();
         let watch = |client: &ConnectedClient| client.ticket.as_ref().unwrap().watches();
         assert!(watch(&clients[0]) && watch(&clients[1]));
@@ -345,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_cut_wakes_up_and_tells_who_is_meant() {
-        let permits = Arc::new(Permits::new(4).unwrap());
+        let permits = permits(4);
         let clients = [connect(&permits), connect(&permits), connect(&permits)];
         let tickets = clients
             .each_ref()

@@ -31,7 +31,16 @@ impl Refused {
         }
     }
 
-    /// The answer's bytes. It knows no chunks, so a client of HTTP/1.0 reads it too.
+    /// Nobody answered, although somebody should have.
+    pub(crate) fn internal() -> Refused {
+        Refused {
+            status: Code::Internal.status(),
+            code: Code::Internal,
+            why: "the server failed to answer this request".to_owned(),
+        }
+    }
+
+    /// The answer's bytes, with a length, so that a client of HTTP/1.0 reads it too.
     pub(crate) fn answer(&self) -> Vec<u8> {
         let body = Value::Object(error::body(&self.why, self.code.word(), Map::new()));
         let retry = match self.code.retry_after() {
@@ -57,6 +66,7 @@ fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",

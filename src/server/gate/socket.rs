@@ -1,7 +1,7 @@
-//! The client's socket, and the one way to wait for it and the server's together.
+//! The client's socket, and the one way to wait for it.
 //!
 //! [`Socket`] is what any thread may shut; [`ClientSocket`] is what the connection's own thread reads and writes, through TLS or
-//! not. What TLS holds back is told by [`ClientSocket::pending`] and [`ClientSocket::unsent`], which are asked before every wait.
+//! not. What TLS holds back of what was written is told by [`ClientSocket::unsent`], which is asked before every wait.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -66,11 +66,11 @@ impl ClientSocket {
         }
     }
 
-    /// Adds what there is to a buffer, up to its capacity: nothing yet is `None`, the end is 0.
-    pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    /// Reads what there is: nothing yet is `None`, the end is 0.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match &mut self.tls {
-            Some(session) => session.read(&self.socket, into),
-            None => receive(&*self.socket, into),
+            Some(session) => session.read(&self.socket, buffer),
+            None => receive(&*self.socket, buffer),
         }
     }
 
@@ -81,11 +81,6 @@ impl ClientSocket {
             None if bytes.is_empty() => Ok(Some(0)),
             None => send(&*self.socket, bytes),
         }
-    }
-
-    /// Whether [`ClientSocket::read`] has something even if the socket has nothing.
-    pub(crate) fn pending(&mut self) -> bool {
-        self.tls.as_mut().is_some_and(TlsSession::pending)
     }
 
     /// Whether something that was written waits for room in the socket: writing nothing sends it on.

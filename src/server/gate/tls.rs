@@ -1,8 +1,8 @@
 //! TLS on the TCP listeners: the certificate, which may be renewed while the server runs, and one connection's session.
 //!
 //! rustls does no input or output of its own. A [`TlsSession`] reads and writes the socket without waiting, so that the loops
-//! that wait for two sockets at once stay what they are; what it holds back either way it tells ([`TlsSession::pending`],
-//! [`TlsSession::unsent`]), and both are asked before every wait.
+//! that wait stay what they are; what it holds back of what was written it tells ([`TlsSession::unsent`]), and that is asked
+//! before every wait.
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use rustls::{ServerConfig, ServerConnection};
 
 use crate::api::error::{Doing, Error};
 use crate::server::gate::socket::Socket;
-use crate::system::socket::{receive_into, send};
+use crate::system::socket::{receive, send};
 
 /// The first byte of whatever begins a TLS session (RFC 8446, 5.1: a handshake record). No HTTP method begins with it.
 pub(crate) const HELLO: u8 = 0x16;
@@ -60,7 +60,7 @@ impl Certificate {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Arc<ServerConfig>> {
-        // One pointer is put in another's place: there is no half of it.
+        // One pointer replaces another, which cannot be done by half.
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,7 +72,7 @@ fn read(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
         .map_err(|error| plain(error, "certificate"))
         .doing(what)?;
     if chain.is_empty() {
-        return Err(Error::new(what(), "there is no PEM certificate in it"));
+        return Err(Error::new(what(), "it has no PEM certificate"));
     }
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| plain(error, "private key"))
@@ -102,7 +102,7 @@ fn read(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, Error> {
 fn plain(error: pem::Error, kind: &str) -> io::Error {
     match error {
         pem::Error::Io(error) => error,
-        pem::Error::NoItemsFound => io::Error::other(format!("there is no PEM {kind} in it")),
+        pem::Error::NoItemsFound => io::Error::other(format!("it has no PEM {kind}")),
         other => io::Error::other(other),
     }
 }
@@ -112,20 +112,15 @@ fn plain(error: pem::Error, kind: &str) -> io::Error {
 pub(crate) struct TlsSession(Box<ServerConnection>);
 
 impl TlsSession {
-    /// Adds what there is to a buffer, up to its capacity: nothing yet is `None`, the end is 0.
-    pub(crate) fn read(
-        &mut self,
-        socket: &Socket,
-        into: &mut Vec<u8>,
-    ) -> io::Result<Option<usize>> {
-        debug_assert!(into.len() < into.capacity());
+    /// Reads what there is: nothing yet is `None`, the end is 0. When it is nothing, nothing is held back.
+    pub(crate) fn read(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.0.reader().into_first_chunk() {
                 // The client has said that this is its end.
                 Ok([]) => return Ok(Some(0)),
                 Ok(bytes) => {
-                    let taken = bytes.len().min(into.capacity() - into.len());
-                    into.extend_from_slice(&bytes[..taken]);
+                    let taken = bytes.len().min(buffer.len());
+                    buffer[..taken].copy_from_slice(&bytes[..taken]);
                     self.0.reader().consume(taken);
                     return Ok(Some(taken));
                 }
@@ -164,12 +159,6 @@ impl TlsSession {
         Ok(Some(taken))
     }
 
-    /// Whether [`TlsSession::read`] has something even if the socket has nothing.
-    pub(crate) fn pending(&mut self) -> bool {
-        // Nothing yet is an error here.
-        self.0.reader().into_first_chunk().is_ok()
-    }
-
     /// Whether something that was taken is still to be written.
     pub(crate) fn unsent(&self) -> bool {
         self.0.wants_write()
@@ -182,7 +171,7 @@ impl TlsSession {
         let _ = self.flush(socket);
     }
 
-    /// Writes what the socket takes now, and says whether that is all.
+    /// Writes what the socket takes now, and returns whether that is all.
     fn flush(&mut self, socket: &Socket) -> io::Result<bool> {
         while self.0.wants_write() {
             match self.0.write_tls(&mut Wire(socket)) {
@@ -200,7 +189,7 @@ struct Wire<'a>(&'a Socket);
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        receive_into(self.0, buffer)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        receive(self.0, buffer)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 }
 
