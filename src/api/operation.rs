@@ -71,18 +71,24 @@ pub fn is_known(name: &str) -> bool {
 /// A form field's text as the JSON value that its name asks for. A text that does not fit stays text, and the
 /// operation's own reading refuses it by name.
 pub fn typed(name: &str, text: &str) -> Value {
-    let boolean = match text {
-        "true" => Some(true),
-        "false" => Some(false),
-        _ => None,
-    };
     if BOOLEANS.contains(&name) || name == "restart" {
-        boolean.map_or_else(|| Value::from(text), Value::from)
+        truth(text).map_or_else(|| Value::from(text), Value::from)
     } else if NUMBERS.contains(&name) {
         text.parse::<u64>()
             .map_or_else(|_| Value::from(text), Value::from)
     } else {
         Value::from(text)
+    }
+}
+
+/// `true` or `false` in any case: Python writes `True`.
+fn truth(text: &str) -> Option<bool> {
+    if text.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
     }
 }
 
@@ -309,6 +315,9 @@ mod tests {
     fn texts_get_the_type_that_their_name_asks_for() {
         let table = [
             ("restart", "true", json!(true)),
+            ("restart", "True", json!(true)),
+            ("activate", "FALSE", json!(false)),
+            ("project", "True", json!("True")),
             ("restart", "rolling", json!("rolling")),
             ("activate", "false", json!(false)),
             ("activate", "no", json!("no")),

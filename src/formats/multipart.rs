@@ -23,6 +23,8 @@ const FILE_NAME: &str = "payload";
 const FIELDS_MAX: usize = 64;
 /// The longest value of a field: room for a long command, far from what would hurt the memory.
 const FIELD_LEN_MAX: usize = 1 << 20;
+/// Why a field may be what it should not: it was meant to be a file.
+const NO_FILE: &str = "a file needs a file name, as 'curl -F NAME=@FILE' gives it";
 /// The longest head of a part, and the longest preamble: ten times what clients send.
 const HEAD_LEN_MAX: usize = 8 << 10;
 /// The length of all that may stand before the file, in a form with as many and as long fields as may be: with one head
@@ -211,7 +213,7 @@ impl<R: Read> Reader<R> {
                 return Err(Refusal::new(
                     Code::TooLarge,
                     format!(
-                        "reading the form: the field {} is longer than {FIELD_LEN_MAX} bytes",
+                        "reading the form: the field {} is longer than {FIELD_LEN_MAX} bytes; {NO_FILE}",
                         shown(&name)
                     ),
                 ));
@@ -220,7 +222,7 @@ impl<R: Read> Reader<R> {
         match String::from_utf8(value) {
             Ok(value) => Ok(Part::Field { name, value }),
             Err(_) => Err(bad(format!(
-                "reading the form: the field {} is not UTF-8",
+                "reading the form: the field {} is not UTF-8; {NO_FILE}",
                 shown(&name)
             ))),
         }

@@ -12,7 +12,7 @@ use base64::read::DecoderReader;
 use serde_json::Value;
 
 use crate::api::error::{Code, Refusal};
-use crate::api::operation::{self, Fields};
+use crate::api::operation::{self, Fields, Operation};
 use crate::formats::archive;
 use crate::formats::multipart::{self, Part, Reader};
 use crate::server::auth::Caller;
@@ -25,6 +25,19 @@ pub(super) struct RequestBody<'a> {
     pub(super) payload: Option<PayloadSource<'a>>,
     /// How many bytes the payload has at least, by the length that was declared for the whole.
     pub(super) payload_least: u64,
+}
+
+impl RequestBody<'_> {
+    /// The operation that is asked for. A form's fields behind its file are not known by now, as the file may be refused
+    /// by those before it, so a refusal says where they have to be.
+    pub(super) fn parse(&self) -> Result<Operation, Refusal> {
+        Operation::parse(&self.fields).map_err(|mut refusal| {
+            if matches!(self.payload, Some(PayloadSource::Part(_))) {
+                refusal.message += " (the fields of a form come before its file)";
+            }
+            refusal
+        })
+    }
 }
 
 /// What may follow a form's last boundary, which nobody reads, and a payload is not refused for.

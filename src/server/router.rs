@@ -113,7 +113,7 @@ fn perform(
     options: RequestOptions,
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
-    let operation = Operation::parse(&request.fields)?;
+    let operation = request.parse()?;
     let name = operation::name_in(&request.fields);
     let name = name.unwrap_or_default().to_owned();
     caller.may_ask(&name)?;

@@ -56,6 +56,31 @@ fn every_way_of_sending_and_packing_a_payload_works() {
     let body = json!({"operation": "deploy_component", "project": "coded", "payload": STANDARD.encode(gzip(&plain))});
     assert_eq!(host.operate(&body).status, 200);
     assert_eq!(live(&host, "coded", "index.txt"), "hello");
+    // As programs write it: wrapped, for URLs, without padding, behind a byte order mark.
+    let text = STANDARD.encode(gzip(&plain));
+    let wrapped: Vec<&str> = text
+        .as_bytes()
+        .chunks(76)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    let url = text.replace('+', "-").replace('/', "_");
+    for payload in [
+        wrapped.join("\n") + "\n",
+        wrapped.join("\r\n"),
+        url.trim_end_matches('=').to_owned(),
+    ] {
+        let body = json!({"operation": "deploy_component", "project": "coded", "payload": payload});
+        let answer = host.operate(&body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let body = format!("\u{feff}{body}");
+        let json = ["Content-Type: application/json"];
+        assert_eq!(host.ask("POST", "/", &json, body.as_bytes()).status, 200);
+    }
+    let body =
+        json!({"operation": "deploy_component", "project": "coded", "payload": format!("!{text}")});
+    let (code, message) = host.operate(&body).refusal();
+    assert_eq!(code, "bad_request");
+    assert!(message.contains("it is not base64"), "{message}");
     let components = host.operate(&json!({"operation": "get_components"})).json();
     assert_eq!(components["components"].as_array().unwrap().len(), 2);
     assert_eq!(

@@ -116,6 +116,27 @@ fn forms_that_are_refused() {
             "follows",
         ),
         (
+            "the file first",
+            parts(&[payload, operation, project]),
+            400,
+            "bad_request",
+            "the fields of a form come before its file",
+        ),
+        (
+            "a field behind the file",
+            parts(&[operation, payload, project]),
+            400,
+            "bad_request",
+            "'project' is required (the fields of a form come before its file)",
+        ),
+        (
+            "a file as a long text",
+            parts(&[operation, project, (&field("payload"), &large)]),
+            413,
+            "too_large",
+            "curl -F NAME=@FILE",
+        ),
+        (
             "a cut body",
             parts(&[operation, project, payload])[..300].to_vec(),
             400,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{
-    Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known,
+    Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known, truth,
 };
 
 /// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
@@ -41,13 +41,13 @@ impl FieldReader<'_> {
     }
 
     fn boolean(&mut self, name: &str) -> Option<bool> {
-        match self.get(name) {
-            None => None,
+        let value = match self.get(name) {
+            None => return None,
             Some(Value::Bool(value)) => Some(*value),
-            Some(Value::String(text)) if text == "true" => Some(true),
-            Some(Value::String(text)) if text == "false" => Some(false),
-            Some(_) => self.fault(format!("'{name}' must be true or false")),
-        }
+            Some(Value::String(text)) => truth(text),
+            Some(_) => None,
+        };
+        value.or_else(|| self.fault(format!("'{name}' must be true or false")))
     }
 
     fn number(&mut self, name: &str) -> Option<u64> {
@@ -144,9 +144,9 @@ impl FieldReader<'_> {
             None => Restart::No,
             Some(Value::Bool(true)) => Restart::Immediate,
             Some(Value::Bool(false)) => Restart::No,
-            Some(Value::String(text)) if text == "true" => Restart::Immediate,
-            Some(Value::String(text)) if text == "false" => Restart::No,
             Some(Value::String(text)) if text == "rolling" => Restart::Rolling,
+            Some(Value::String(text)) if truth(text) == Some(true) => Restart::Immediate,
+            Some(Value::String(text)) if truth(text) == Some(false) => Restart::No,
             Some(_) => {
                 self.faults
                     .push("'restart' must be one of [boolean, rolling]".into());
