@@ -27,6 +27,7 @@ mod service;
 mod small;
 mod smuggle;
 mod strangers;
+mod switch;
 mod test_server;
 mod tidy;
 mod tls;

@@ -395,6 +395,36 @@ fn a_first_deployment_that_fails_somewhere_leaves_nothing_live() {
 }
 
 #[test]
+fn a_first_deployment_that_is_taken_back_takes_only_what_it_made() {
+    let cluster = cluster(1, &[]);
+    let peer = &cluster.peers[0];
+    // Somebody has staged a build there.
+    let staged = peer.deploy(
+        &[("project", "demo"), ("activate", "false")],
+        &payload(&[("./v", "staged")]),
+    );
+    assert_eq!(staged.status, 200, "{}", staged.text());
+    let staged = staged.json()["deployment_id"].as_str().unwrap().to_owned();
+    let root = peer.root.0.display().to_string();
+    let bad = format!("web: case $PWD in {root}*) exit 8;; esac; sleep 1000\n");
+    fails(
+        &cluster,
+        &deploy(
+            &cluster.origin,
+            &[("restart", "true")],
+            &payload(&[("./Procfile", &bad), ("./v", "1")]),
+        ),
+    );
+    assert_eq!(live(peer), None);
+    assert_eq!(names(&peer.path("releases/demo")), [&*staged]);
+    let activated = peer.operate(&json!({
+        "operation": "deploy_component", "project": "demo", "deployment_id": staged
+    }));
+    assert_eq!(activated.status, 200, "{}", activated.text());
+    assert_eq!(live(peer).as_deref(), Some("staged"));
+}
+
+#[test]
 fn two_that_are_each_others_peers_do_not_wait_for_each_other() {
     let roots = [Arc::new(TempDir::new()), Arc::new(TempDir::new())];
     let tokens = TempDir::new();
