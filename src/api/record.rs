@@ -23,6 +23,9 @@ pub struct Record {
     pub release_id: DeploymentId,
     /// The component.
     pub project: Project,
+    /// What it was asked to do.
+    #[serde(default)]
+    pub kind: DeploymentKind,
     /// Always none: packages are not supported yet.
     pub package_identifier: Option<String>,
     /// The payload's SHA-256, in hex.
@@ -69,6 +72,35 @@ pub struct Record {
     pub event_log: EventLog,
 }
 
+/// What a deployment was asked to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeploymentKind {
+    /// Build a payload.
+    #[default]
+    Deploy,
+    /// Make an earlier release live again.
+    Rollback,
+    /// Restart what is live.
+    Restart,
+    /// Make a release live that an earlier deployment built.
+    Activate,
+}
+
+impl From<&Opening> for DeploymentKind {
+    fn from(opening: &Opening) -> DeploymentKind {
+        if opening.rollback_of.is_some() {
+            DeploymentKind::Rollback
+        } else if opening.release_id == opening.deployment_id {
+            DeploymentKind::Deploy
+        } else if opening.phases == [Phase::Restart] {
+            DeploymentKind::Restart
+        } else {
+            DeploymentKind::Activate
+        }
+    }
+}
+
 /// Why a deployment failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordError {
@@ -87,6 +119,7 @@ impl Record {
             deployment_id: opening.deployment_id,
             release_id: opening.release_id,
             project: opening.project.clone(),
+            kind: opening.into(),
             package_identifier: None,
             payload_hash: None,
             payload_size: None,
@@ -124,6 +157,15 @@ impl Record {
             record.apply(entry);
         }
         Some(record)
+    }
+
+    /// The phases that were to come; none if its first event is not known.
+    pub fn phases(&self) -> Option<Vec<Phase>> {
+        let first = self.event_log.entries().next()?;
+        match first.meaning() {
+            Event::Deployment(opening) => Some(opening.phases),
+            _ => None,
+        }
     }
 
     /// What the answer to a deployment that ends well is; a `staged` one is not live.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::OperationName;
 use crate::engine::deployer::not_found;
 use crate::server::auth::attempts::WrongAttempts;
 use crate::server::gate::ClientAddress;
@@ -64,7 +65,7 @@ impl Caller {
 
     /// Refuses an operation that needs another role. One that nobody knows is refused later, by its name.
     pub(super) fn may_ask(&self, operation: &str) -> Result<(), Refusal> {
-        let needed = role(operation).unwrap_or(Role::Read);
+        let needed = OperationName::parse(operation).map_or(Role::Read, role);
         match &self.0 {
             Some(identity) if identity.role < needed => Err(forbidden(format!(
                 "{operation} needs the role '{}', and the token '{}' has '{}'",
@@ -133,34 +134,23 @@ fn forbidden(message: String) -> Refusal {
     Refusal::new(Code::Forbidden, message)
 }
 
-/// The least role that may ask for an operation; none for one that nobody knows.
-fn role(operation: &str) -> Option<Role> {
-    Some(match operation {
-        "deploy_component"
-        | "rollback_component"
-        | "drop_component"
-        | "restart_component"
-        | "sync"
-        | "cancel_deployment"
-        | "delete_deployment_payload" => Role::Deploy,
+/// The least role that may ask for an operation.
+const fn role(operation: OperationName) -> Role {
+    match operation {
+        OperationName::DeployComponent
+        | OperationName::RollbackComponent
+        | OperationName::DropComponent
+        | OperationName::RestartComponent
+        | OperationName::Sync
+        | OperationName::CancelDeployment
+        | OperationName::DeleteDeploymentPayload => Role::Deploy,
         // It is the component's source, secrets included if there are any.
-        "get_deployment_payload" => Role::Admin,
-        "get_deployment" | "list_deployments" | "get_logs" | "get_components"
-        | "registration_info" | "system_information" => Role::Read,
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::operation::OperationName;
-
-    #[test]
-    fn every_operation_needs_a_role() {
-        for name in OperationName::ALL {
-            assert!(role(name.word()).is_some(), "{name:?}");
-        }
-        assert_eq!(role("fly"), None);
+        OperationName::GetDeploymentPayload => Role::Admin,
+        OperationName::GetDeployment
+        | OperationName::ListDeployments
+        | OperationName::GetLogs
+        | OperationName::GetComponents
+        | OperationName::RegistrationInfo
+        | OperationName::SystemInformation => Role::Read,
     }
 }

@@ -608,3 +608,112 @@ fn requests_at_once_with_one_key_make_one_deployment() {
         }
     }
 }
+
+#[test]
+fn a_key_that_asks_for_something_else_is_refused_and_says_what_differs() {
+    let host = TestServer::start();
+    let ids = versions(&host, 2);
+    let key = "Idempotency-Key: once";
+    let post = |fields: &[(&str, &str)], payload: &[u8]| {
+        let (media, body) = form(fields, payload);
+        host.ask("POST", "/", &[&media, key], &body)
+    };
+    let operate = |key: &str, operation: &str, fields: &Value| {
+        let mut all = json!({ "operation": operation, "project": "demo" });
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        let headers = ["Content-Type: application/json", key];
+        host.ask("POST", "/", &headers, all.to_string().as_bytes())
+    };
+    let sha256 = |n: u32| {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(version(n));
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let (right, wrong) = (sha256(3), sha256(4));
+    let plain = [
+        ("project", "demo"),
+        ("install_command", "true"),
+        ("payload_sha256", right.as_str()),
+    ];
+    let third = deployed(&post(&plain, &version(3)));
+    assert_eq!(deployed(&post(&plain, &version(3))), third);
+    assert_eq!(
+        deployed(&post(&plain[..2], &version(3))),
+        third,
+        "without a hash"
+    );
+
+    let staged = [&plain[..], &[("activate", "false")]].concat();
+    let restarted = [&plain[..], &[("restart", "true")]].concat();
+    let other_command = [("project", "demo"), ("install_command", "echo")];
+    let other_payload = [
+        ("project", "demo"),
+        ("install_command", "true"),
+        ("payload_sha256", wrong.as_str()),
+    ];
+    let both = [("project", "demo"), ("activate", "false")];
+    let replicated = [&plain[..], &[("replicated", "true")]].concat();
+    let table: [(&[(&str, &str)], &str); 6] = [
+        (&staged, "another activate"),
+        (&restarted, "another restart"),
+        (&other_command, "another options"),
+        (&other_payload, "another payload_sha256"),
+        (&both, "another activate, options"),
+        (&replicated, "another replicated"),
+    ];
+    for (fields, part) in table {
+        let answer = post(fields, &version(4));
+        is(&answer, 409, "conflict", part);
+        assert_eq!(answer.json()["deployment_id"], third);
+    }
+    for (operation, fields) in [
+        ("rollback_component", json!({})),
+        ("restart_component", json!({})),
+        ("deploy_component", json!({"deployment_id": ids[0]})),
+    ] {
+        is(
+            &operate(key, operation, &fields),
+            409,
+            "conflict",
+            "another operation",
+        );
+    }
+    assert_eq!(
+        (
+            live(&host).as_str(),
+            ask(&host, "list_deployments", &json!({})).json()["total"].as_u64()
+        ),
+        ("3", Some(3))
+    );
+
+    // A rollback joins itself, by the id of the release or without one, and not one to another release.
+    let key = "Idempotency-Key: back";
+    let back = deployed(&operate(key, "rollback_component", &json!({})));
+    for fields in [
+        json!({}),
+        json!({"deployment_id": ids[1]}),
+        json!({"deployment_id": back}),
+    ] {
+        assert_eq!(
+            deployed(&operate(key, "rollback_component", &fields)),
+            back,
+            "{fields}"
+        );
+    }
+    let fields = json!({"deployment_id": ids[0]});
+    is(
+        &operate(key, "rollback_component", &fields),
+        409,
+        "conflict",
+        "another deployment_id",
+    );
+    let kinds = [(&third, "deploy"), (&back, "rollback")];
+    for (id, kind) in kinds {
+        assert_eq!(host.record(id)["kind"], kind);
+    }
+}

@@ -7,6 +7,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
+use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::spec::{DeploySpec, Plan, Then};
 use crate::engine::stages::{Intake, Work};
 use crate::store::journal::Follower;
@@ -37,7 +38,8 @@ impl Deployer {
         incoming: Incoming<'_>,
     ) -> Result<Follower, Refusal> {
         let project = &spec.project;
-        if let Some(earlier) = self.earlier(project, spec.caller.key.as_deref())? {
+        let request = KeyedRequest::build(&spec, incoming.sha256);
+        if let Some(earlier) = self.earlier(&request)? {
             return Ok(earlier);
         }
         let replicates = matches!(spec.plan, Plan::Build(Then::Replicate { .. }));
@@ -46,7 +48,7 @@ impl Deployer {
             return Err(Refusal::new(Code::ReplicateFailed, why));
         }
         self.has_room(project, incoming.least)?;
-        let mut attempt = match self.begin_once(&spec)? {
+        let mut attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),
         };

@@ -7,8 +7,9 @@ use crate::api::error::{Code, Refusal};
 use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Restart;
-use crate::api::record::Record;
+use crate::api::record::{DeploymentKind, Record};
 use crate::engine::deployer::joining::Started;
+use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::outcome::Failed;
 use crate::engine::spec::{DeployCaller, DeploySpec, Earlier, Plan};
@@ -27,12 +28,17 @@ impl Deployer {
         restart: Restart,
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
-        if let Some(earlier) = self.earlier(project, caller.key.as_deref())? {
+        let by = caller.clone();
+        let request = KeyedRequest {
+            of: Some(id),
+            ..KeyedRequest::new(project, &by, DeploymentKind::Activate, restart)
+        };
+        if let Some(earlier) = self.earlier(&request)? {
             return Ok(earlier);
         }
         let what = format!("activating deployment {id} of {project}");
         let built = self.built_by(project, id, &what)?;
-        self.make_live(built, None, (restart, caller), &what)
+        self.make_live(built, None, (restart, caller), &request, &what)
     }
 
     /// Makes an earlier release live again: the one that is named, or the one before the live one.
@@ -46,7 +52,12 @@ impl Deployer {
         restart: Restart,
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
-        if let Some(earlier) = self.earlier(project, caller.key.as_deref())? {
+        let by = caller.clone();
+        let request = KeyedRequest {
+            of: to,
+            ..KeyedRequest::new(project, &by, DeploymentKind::Rollback, restart)
+        };
+        if let Some(earlier) = self.earlier(&request)? {
             return Ok(earlier);
         }
         let what = format!("rolling back {project}");
@@ -58,7 +69,7 @@ impl Deployer {
             Some(id) => self.built_by(project, id, &what)?,
             None => self.before(project, live, &what)?,
         };
-        self.make_live(built, Some(live), (restart, caller), &what)
+        self.make_live(built, Some(live), (restart, caller), &request, &what)
     }
 
     /// The record of the deployment that built a release: of that deployment itself, or of the one whose release it made
@@ -120,6 +131,7 @@ impl Deployer {
         of: Record,
         rollback_of: Option<DeploymentId>,
         (restart, caller): (Restart, DeployCaller),
+        request: &KeyedRequest<'_>,
         what: &str,
     ) -> Result<Follower, Refusal> {
         let store = &self.known.store;
@@ -153,7 +165,7 @@ impl Deployer {
             options: of.options,
             caller,
         };
-        let mut attempt = match self.begin_once(&spec)? {
+        let mut attempt = match self.begin_once(&spec, request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),
         };

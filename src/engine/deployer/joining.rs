@@ -7,6 +7,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::record::{Summary, key_of};
 use crate::engine::attempt::Attempt;
 use crate::engine::deployer::Deployer;
+use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::deployer::running::DeploymentsState;
 use crate::engine::spec::DeploySpec;
 use crate::store::journal::Follower;
@@ -30,24 +31,30 @@ impl Deployer {
     /// arrive. One that is still uploading is stopped, as its client is here instead.
     ///
     /// # Errors
-    /// When one cannot be stopped.
-    pub(super) fn earlier(
-        &self,
-        project: &Project,
-        key: Option<&str>,
-    ) -> Result<Option<Follower>, Refusal> {
-        let Some(key) = key else {
+    /// When one cannot be stopped, or the earlier request asked for something else.
+    pub(super) fn earlier(&self, request: &KeyedRequest<'_>) -> Result<Option<Follower>, Refusal> {
+        let Some(key) = request.key else {
             return Ok(None);
         };
-        let earlier = self.settled(project, key, Instant::now() + JOIN_MAX)?;
-        earlier.map(|id| self.follow(id, 0)).transpose()
+        let earlier = self.settled(request.project, key, Instant::now() + JOIN_MAX)?;
+        earlier.map(|id| self.join(id, request)).transpose()
+    }
+
+    /// The events of the deployment that an earlier request with the same key has begun.
+    fn join(&self, id: DeploymentId, request: &KeyedRequest<'_>) -> Result<Follower, Refusal> {
+        self.same_as(id, request)?;
+        self.follow(id, 0)
     }
 
     /// Begins a deployment, or joins the one that a request with the same key has begun.
     ///
     /// # Errors
     /// As [`Deployer::begin`] and [`Deployer::earlier`].
-    pub(super) fn begin_once(&self, spec: &DeploySpec) -> Result<Started, Refusal> {
+    pub(super) fn begin_once(
+        &self,
+        spec: &DeploySpec,
+        request: &KeyedRequest<'_>,
+    ) -> Result<Started, Refusal> {
         let new = |attempt| Started::New(Box::new(attempt));
         let Some(key) = spec.caller.key.clone() else {
             return self.begin(spec).map(new);
@@ -55,7 +62,7 @@ impl Deployer {
         let deadline = Instant::now() + JOIN_MAX;
         loop {
             if let Some(id) = self.settled(&spec.project, &key, deadline)? {
-                return self.follow(id, 0).map(Started::Earlier);
+                return self.join(id, request).map(Started::Earlier);
             }
             let mut state = self.running.lock();
             if state.of_key(&spec.project, &key).is_some() {
@@ -66,7 +73,7 @@ impl Deployer {
             drop(state);
             // Whoever had this component before is known by now, so nobody deploys twice with one key.
             return match self.known_of_key(&spec.project, &key) {
-                Some(id) => self.follow(id, 0).map(Started::Earlier),
+                Some(id) => self.join(id, request).map(Started::Earlier),
                 None => self.open(spec, claimed).map(new),
             };
         }

@@ -17,6 +17,7 @@ mod build;
 mod drop;
 mod earlier;
 mod joining;
+mod keyed;
 mod restart;
 mod running;
 mod stopping;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::api::operation::{Options, Restart};
+use crate::api::record::DeploymentKind;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
+use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan};
 use crate::engine::stages::Work;
 use crate::store::journal::Follower;
@@ -22,7 +24,9 @@ impl Deployer {
         restart: Restart,
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
-        if let Some(earlier) = self.earlier(project, caller.key.as_deref())? {
+        let by = caller.clone();
+        let request = KeyedRequest::new(project, &by, DeploymentKind::Restart, restart);
+        if let Some(earlier) = self.earlier(&request)? {
             return Ok(earlier);
         }
         let Some(live) = self.known.store.live(project) else {
@@ -36,7 +40,7 @@ impl Deployer {
             options: Options::default(),
             caller,
         };
-        match self.begin_once(&spec)? {
+        match self.begin_once(&spec, &request)? {
             Started::New(attempt) => self.carry_on(spec, *attempt, Ok(Work::Restart)),
             Started::Earlier(follower) => Ok(follower),
         }

@@ -198,9 +198,9 @@ fn is_deep(text: &[u8]) -> bool {
 
 /// The operation's name, if it is in the beginning of a body.
 fn peek(text: &[u8]) -> Option<String> {
-    struct OperationName<'a>(&'a RefCell<Option<String>>);
+    struct PeekedName<'a>(&'a RefCell<Option<String>>);
 
-    impl<'de> DeserializeSeed<'de> for OperationName<'_> {
+    impl<'de> DeserializeSeed<'de> for PeekedName<'_> {
         type Value = ();
 
         fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -208,7 +208,7 @@ fn peek(text: &[u8]) -> Option<String> {
         }
     }
 
-    impl<'de> Visitor<'de> for OperationName<'_> {
+    impl<'de> Visitor<'de> for PeekedName<'_> {
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,7 +230,7 @@ fn peek(text: &[u8]) -> Option<String> {
 
     let found = RefCell::new(None);
     // It ends in the middle, which is an error.
-    let _ = OperationName(&found).deserialize(&mut serde_json::Deserializer::from_slice(text));
+    let _ = PeekedName(&found).deserialize(&mut serde_json::Deserializer::from_slice(text));
     found.into_inner()
 }
 
