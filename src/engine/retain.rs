@@ -92,6 +92,7 @@ pub fn retain(
     set_aside: Detach<'_>,
 ) -> Result<(), Error> {
     let Registry { store, index, .. } = registry;
+    store.sweep_removed(project);
     // What removes old things makes room for what was not written.
     store.ring();
     let ended = index.ended(project);

@@ -115,9 +115,14 @@ pub(super) fn outcome(
             watching: false,
         }));
     }
-    Ok(Outcome::Answer(answers::ended(Some(
-        state.deployer.wait(follower)?,
-    ))?))
+    let id = follower.deployment();
+    // Where its end cannot be read, the answer names at least the deployment, which goes on.
+    let named = |refusal: Refusal| match id {
+        Some(id) => refusal.about(id),
+        None => refusal,
+    };
+    let end = state.deployer.wait(follower).map_err(named)?;
+    Ok(Outcome::Answer(answers::ended(Some(end))?))
 }
 
 /// The events of a deployment, up to its terminal one.

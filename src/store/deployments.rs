@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
-use crate::store::remove::set_aside;
+use crate::store::remove::discard;
 use crate::store::{Store, ids};
 use crate::system::files::{self, gone};
 
@@ -41,7 +41,7 @@ impl Store {
     /// When something of it stays.
     pub fn remove_deployment(&self, id: DeploymentId) -> Result<(), Error> {
         self.forget_unwritten(id);
-        set_aside(&self.deployment(id))?.remove()
+        discard(&self.deployment(id))
     }
 
     /// Keeps what is left of a deployment that cannot be read under another name, and gives that.

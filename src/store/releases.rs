@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
-use crate::store::remove::set_aside;
+use crate::store::remove::{discard, set_aside};
 use crate::store::{DetachedTree, Store, ids};
 use crate::system::files;
 
@@ -58,10 +58,16 @@ impl Store {
     /// # Errors
     /// When something of it stays.
     pub fn remove_release(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
-        set_aside(&self.release(project, id))?.remove()?;
+        discard(&self.release(project, id))?;
         // The system removes it only if it is empty: a component that never went live leaves nothing behind.
         let _ = std::fs::remove_dir(self.releases_of(project));
         Ok(())
+    }
+
+    /// Removes what an earlier removal of a release has left, or of a deployment.
+    pub fn sweep_removed(&self, project: &Project) {
+        self.sweep_dir(&self.releases_of(project));
+        self.sweep_dir(&self.root().join("deployments"));
     }
 
     /// Takes a release away from its place, at once; the rest of the work is the answer's.

@@ -22,6 +22,15 @@ impl DetachedTree {
     }
 }
 
+/// Removes a tree whose being there half is no worse than its being there. Where it cannot have another name first, on a full
+/// disk for one, it is removed in its place.
+pub(super) fn discard(path: &Path) -> Result<(), Error> {
+    match set_aside(path) {
+        Ok(aside) => aside.remove(),
+        Err(_) => files::gone(remove_tree(path)).doing(|| format!("removing {}", path.display())),
+    }
+}
+
 /// Renames a tree that is to be removed.
 pub(super) fn set_aside(path: &Path) -> Result<DetachedTree, Error> {
     let what = || format!("removing {}", path.display());

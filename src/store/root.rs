@@ -101,7 +101,8 @@ impl Store {
         }
     }
 
-    fn sweep_dir(&self, dir: &Path) {
+    /// Two may do so at once: what is gone is gone.
+    pub(super) fn sweep_dir(&self, dir: &Path) {
         let found = names(dir).unwrap_or_else(|error| {
             log::warn(&error.to_string());
             Vec::new()

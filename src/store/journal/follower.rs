@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
+use crate::api::name::DeploymentId;
 use crate::api::record::Record;
 use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, segments};
 
@@ -64,6 +65,11 @@ impl Follower {
             reading: None,
             ended: false,
         }
+    }
+
+    /// The deployment whose journal it is.
+    pub fn deployment(&self) -> Option<DeploymentId> {
+        self.dir.file_name()?.to_str()?.parse().ok()
     }
 
     /// Whether there is nothing after the entry that was asked for, and never will be.

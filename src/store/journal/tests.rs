@@ -85,6 +85,27 @@ fn replay_resume_and_tail_see_the_same() {
 }
 
 #[test]
+fn what_cannot_be_read_for_a_moment_is_read_after_it() {
+    let dir = JournalDir::new("moment");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    journal.append(&warning("a")).unwrap();
+    let (file, away) = (dir.0.join("events.ndjson"), dir.0.join("away"));
+    for live in [None, Some(Arc::clone(journal.live()))] {
+        let mut follower = Follower::new(&dir.0, 0, live.as_ref());
+        // A directory can be opened, and not be read as a file.
+        fs::rename(&file, &away).unwrap();
+        fs::create_dir(&file).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(follower.next(Duration::ZERO).unwrap(), Step::Idle));
+        }
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&away, &file).unwrap();
+        let step = follower.next(Duration::ZERO).unwrap();
+        assert!(matches!(step, Step::Entry(entry) if entry.id == 1));
+    }
+}
+
+#[test]
 fn a_follower_that_falls_behind_misses_nothing() {
     let dir = JournalDir::new("behind");
     let mut journal = Journal::create(&dir.0).unwrap();

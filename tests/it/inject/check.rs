@@ -39,7 +39,7 @@ impl Injection {
         format!("{call} {} {}{on}", self.errno, self.n)
     }
 
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         self.call.ends_with('+')
     }
 
@@ -322,8 +322,10 @@ fn version(state: &State) -> String {
 fn journal_ends(host: &TestServer, id: &str) -> usize {
     let journal = host.path("deployments").join(id).join("events.ndjson");
     let journal = fs::read_to_string(journal).unwrap_or_default();
-    let ends = ["\"event\":\"done\"", "\"event\":\"error\""];
-    let is_end = |line: &&str| ends.iter().any(|end| line.contains(end));
+    let is_end = |line: &&str| {
+        let entry: Value = serde_json::from_str(line).unwrap_or_default();
+        entry["event"] == "done" || entry["event"] == "error"
+    };
     journal.lines().filter(is_end).count()
 }
 

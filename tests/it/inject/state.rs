@@ -75,7 +75,10 @@ pub(super) fn look(host: &TestServer, project: &str) -> Result<State, String> {
     Ok(State {
         live,
         tree: tree(&host.path("components").join(project)),
-        releases: names(&host.path("releases").join(project)),
+        releases: names(&host.path("releases").join(project))
+            .into_iter()
+            .filter(|name| !name.starts_with('.'))
+            .collect(),
         deployments: names(&host.path("deployments")),
         processes: processes.unwrap_or_default().iter().map(running).collect(),
     })
