@@ -2,13 +2,8 @@
 
 /// Parts of the lines that tell them.
 const KNOWN: &[&str] = &[
-    // After the rename an error removes the live release.
-    "fsync /components |",
-    // Who cannot write the end of a deployment leaves it running, in lists and in its record.
-    "fdatasync /deployments/ID/events.ndjson |",
-    "fsync /deployments/ID/record.json.new |",
-    // A record that cannot be written fails a phase, after the switch too.
-    "rename /deployments/ID/record.json |",
+    // A drop that cannot unlink what is live, or cannot make that durable, has stopped its processes by then.
+    "drop:fsync:EIO",
 ];
 
 pub(super) fn is_known(line: &str) -> bool {

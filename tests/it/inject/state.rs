@@ -175,7 +175,6 @@ impl Resources {
             "gate-full",
             "peer-",
             "run-as",
-            "look-back",
         ];
         let working = |name: &str| {
             let connection = name
