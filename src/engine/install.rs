@@ -23,7 +23,8 @@ pub use crate::engine::install::choice::{Choice, Installer, choose};
 use crate::engine::install::tail::Tail;
 use crate::engine::manifest::Manifest;
 use crate::system::account::Account;
-use crate::system::child::{self, Ended, RunOptions, SurvivorScope};
+use crate::system::child::{self, Ended, RunOptions, ServerMark, SurvivorScope, random};
+use crate::system::log;
 use crate::system::stop::Stop;
 
 /// What an installation needs to know.
@@ -38,8 +39,8 @@ pub struct InstallRequest<'a> {
     pub project: &'a Project,
     /// The deployment.
     pub id: DeploymentId,
-    /// The server's root, canonical: every child is marked with it.
-    pub root: &'a Path,
+    /// What every child's environment says of the server.
+    pub mark: &'a ServerMark,
     /// The environment to start from: see [`environment`].
     pub environment: &'a [(OsString, OsString)],
     /// Who it runs as, if not as the server's own user.
@@ -48,8 +49,48 @@ pub struct InstallRequest<'a> {
     pub stop: &'a Stop,
 }
 
-/// The server's own environment without what is the server's alone: its settings and tokens, and the sockets that its own
-/// supervisor gave it. For another user also without what is its own user's, whose places the other may not write to.
+/// What is the server's alone, by its name: what its supervisor says to it and gives it, and the agents of who started it.
+const SERVERS_OWN: &[&[u8]] = &[
+    b"NOTIFY_SOCKET",
+    b"CREDENTIALS_DIRECTORY",
+    b"INVOCATION_ID",
+    b"JOURNAL_STREAM",
+    b"SYSTEMD_EXEC_PID",
+    b"SYSTEMD_NSS_DYNAMIC_BYPASS",
+    b"MAINPID",
+    b"MANAGERPID",
+    b"MANAGERPIDFDID",
+    b"PIDFILE",
+    b"FDSTORE",
+    b"MEMORY_PRESSURE_WATCH",
+    b"MEMORY_PRESSURE_WRITE",
+    b"RUNTIME_DIRECTORY",
+    b"STATE_DIRECTORY",
+    b"CACHE_DIRECTORY",
+    b"LOGS_DIRECTORY",
+    b"CONFIGURATION_DIRECTORY",
+    b"DBUS_SESSION_BUS_ADDRESS",
+    b"GPG_AGENT_INFO",
+    b"KRB5CCNAME",
+    b"XAUTHORITY",
+    b"SSH_AUTH_SOCK",
+    b"SSH_AGENT_PID",
+    b"SSH_CLIENT",
+    b"SSH_CONNECTION",
+    b"SSH_TTY",
+];
+
+/// As [`SERVERS_OWN`], by how the name begins: its settings and tokens, the sockets and the watchdog of its supervisor.
+const SERVERS_OWN_PREFIXES: &[&[u8]] = &[
+    b"GANGPLANK_",
+    b"HARPER_CLI_",
+    b"CLI_TARGET",
+    b"LISTEN_",
+    b"WATCHDOG_",
+];
+
+/// The server's own environment without what is the server's alone: its settings and tokens, and what its own supervisor
+/// gave it. For another user also without what is its own user's, whose places the other may not write to.
 pub fn environment(
     variables: impl Iterator<Item = (OsString, OsString)>,
     account: Option<&Account>,
@@ -63,10 +104,8 @@ pub fn environment(
         ]
     });
     let is_kept = |key: &[u8]| {
-        let servers = key == b"NOTIFY_SOCKET"
-            || [&b"GANGPLANK_"[..], b"HARPER_CLI_", b"LISTEN_"]
-                .iter()
-                .any(|prefix| key.starts_with(prefix));
+        let begins = |prefix: &&[u8]| key.starts_with(prefix);
+        let servers = SERVERS_OWN.contains(&key) || SERVERS_OWN_PREFIXES.iter().any(begins);
         let users = matches!(key, b"HOME" | b"USER" | b"LOGNAME" | b"MAIL")
             || key.starts_with(b"XDG_")
             || key.starts_with(b"SUDO_");
@@ -200,9 +239,9 @@ fn command(request: &InstallRequest<'_>, program: &Path, words: &[String]) -> Co
         .current_dir(request.release)
         .env_clear()
         .envs(request.environment.iter().map(|(key, value)| (key, value)))
-        .env(child::MARK, request.root)
+        .envs([request.mark.variable()])
         .env(child::DEPLOYMENT, request.id.to_string())
-        .env("GANGPLANK_PROJECT", request.project.as_str());
+        .env(child::PROJECT, request.project.as_str());
     command
 }
 
@@ -219,10 +258,12 @@ impl InstallStep<'_> {
     fn run(
         &self,
         request: &InstallRequest<'_>,
-        command: Command,
+        mut command: Command,
         on_line: OnLine<'_>,
     ) -> Result<u64, InstallFailure> {
         let mut tail = Tail::default();
+        let name = format!("build-{}", random().map_err(Refusal::from)?);
+        command.env(child::PROCESS, &name);
         let ended = child::run(
             command,
             RunOptions::within(self.timeout, request.account),
@@ -238,9 +279,10 @@ impl InstallStep<'_> {
                 on_line(line)
             },
         );
-        if matches!(ended, Ok(Ended::TimedOut | Ended::Stopped)) {
-            // Who left the group goes too. If /proc cannot be read, it outlives this, as it would have anyway.
-            let _ = child::end_survivors(request.root, SurvivorScope::Deployment(request.id));
+        // Who left the group goes too, however it ended: nothing of a build runs on beside what it built.
+        let left = child::end_survivors(request.mark, SurvivorScope::Process(&name));
+        if let Err(error) = left {
+            log::warn(&error.to_string());
         }
         let (code, why) = match ended {
             Ok(Ended::Exited(status)) if status.success() => return Ok(tail.lines()),

@@ -46,7 +46,7 @@ pub struct UnjudgedDeployment {
 /// # Errors
 /// When the root's directories cannot be read, or `/proc` cannot.
 pub fn recover(store: &Store) -> Result<Vec<UnjudgedDeployment>, Error> {
-    let ended = child::end_survivors(store.root(), SurvivorScope::All)?;
+    let ended = child::end_survivors(store.server_mark(), SurvivorScope::All)?;
     if ended > 0 {
         log::warn(&format!(
             "ended {ended} processes that an earlier server left running"

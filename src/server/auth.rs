@@ -13,7 +13,7 @@ use crate::server::auth::attempts::WrongAttempts;
 use crate::server::gate::ClientAddress;
 use crate::server::http::Exchange;
 use crate::store::Store;
-use crate::store::tokens::{Credentials, Identity, Role, Tokens};
+use crate::store::tokens::{Credentials, Identity, Role, TokenWatch, Tokens};
 
 /// The tokens, and who showed wrong ones.
 pub(super) struct Authenticator {
@@ -27,6 +27,16 @@ impl Authenticator {
             tokens,
             attempts: WrongAttempts::default(),
         }
+    }
+
+    /// Whether who asks may go on, as long as they show what they show.
+    pub(super) fn access(&self, exchange: &Exchange) -> Access<'_> {
+        let shown = match exchange.client() {
+            ClientAddress::Local => None,
+            ClientAddress::Remote(_) => exchange.header("Authorization"),
+        };
+        let credentials = shown.and_then(Credentials::parse);
+        Access(credentials.map(|credentials| self.tokens.watch(credentials)))
     }
 
     /// Who asks, by what they show.
@@ -51,6 +61,16 @@ impl Authenticator {
             Code::TooManyAttempts,
             "Login failed too often from this address; try again in a minute",
         ))
+    }
+}
+
+/// Whether who asked still may, while an answer goes on for long.
+pub(super) struct Access<'a>(Option<TokenWatch<'a>>);
+
+impl Access<'_> {
+    /// Looks again. That costs no more than a look at the file's time, unless the file is another one.
+    pub(super) fn holds(&mut self) -> bool {
+        self.0.as_mut().is_none_or(TokenWatch::holds)
     }
 }
 

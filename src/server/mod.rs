@@ -94,6 +94,7 @@ const KILL_BEFORE_END: Duration = Duration::from_secs(1);
 pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     // First of all, so that a signal during the start is not lost.
     let signals = signals::of_server()?;
+    child::reap_orphans().doing(|| "making a thread that collects orphans".into())?;
     let certificate = match &options.tls {
         Some((cert, key)) => Some(Arc::new(Certificate::load(cert, key)?)),
         None => None,
@@ -314,15 +315,15 @@ impl RunningServer {
         // A restart on its way may take half of the time; the processes have the rest.
         deployer.wait_idle(Instant::now() + grace / 2);
         let processes = self.state.processes.stop(kill);
-        if !deployer.wait_idle(kill) || !processes {
-            match child::end_survivors(self.state.root(), SurvivorScope::All) {
-                Ok(0) => {}
-                Ok(killed) => log::warn(&format!("killed {killed} processes that did not stop")),
-                Err(error) => log::warn(&error.to_string()),
-            }
-            if !deployer.wait_idle(end) {
-                log::warn("a deployment is still running; the next start ends it");
-            }
+        let idle = deployer.wait_idle(kill) && processes;
+        // Whatever left its group has no server any more, either.
+        match child::end_survivors(self.state.server_mark(), SurvivorScope::All) {
+            Ok(0) => {}
+            Ok(ended) => log::warn(&format!("ended {ended} processes that did not stop")),
+            Err(error) => log::warn(&error.to_string()),
+        }
+        if !idle && !deployer.wait_idle(end) {
+            log::warn("a deployment is still running; the next start ends it");
         }
         // Up to here everybody was told that the server is stopping.
         let through = self.gate.close(end);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::api::error::Error;
 use crate::formats::sse;
+use crate::server::auth::Access;
 use crate::server::http::{Exchange, PULSE};
 use crate::system::log;
 
@@ -40,8 +41,9 @@ pub(super) struct LiveStream {
 }
 
 impl LiveStream {
-    /// Sends the stream up to its end.
-    pub(super) fn send(mut self, exchange: Exchange) -> io::Result<()> {
+    /// Sends the stream up to its end. Where the caller's token is revoked meanwhile, it is cut off: nothing is sent after
+    /// that, and a silent stream ends within its pulse.
+    pub(super) fn send(mut self, exchange: Exchange, access: &mut Access) -> io::Result<()> {
         let mut stream = exchange.stream("text/event-stream", self.watching)?;
         stream.send(sse::OPEN)?;
         loop {
@@ -51,6 +53,9 @@ impl LiveStream {
             let ended = gathered
                 .inspect_err(|error| log::error(&error.to_string()))
                 .map_err(io::Error::other)?;
+            if !access.holds() {
+                return Err(io::Error::other("the token was revoked"));
+            }
             if !records.is_empty() {
                 stream.send(&records)?;
             } else if !ended {

@@ -42,7 +42,10 @@ impl ServerState {
             });
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
-            Outcome::Stream(stream) => (200, stream.send(exchange)),
+            Outcome::Stream(stream) => {
+                let mut access = self.auth.access(&exchange);
+                (200, stream.send(exchange, &mut access))
+            }
             Outcome::Pieces(pieces) => send_pieces(exchange, pieces),
             Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
         };

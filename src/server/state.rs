@@ -1,6 +1,5 @@
 //! What all requests share.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -9,6 +8,7 @@ use crate::engine::deployer::Deployer;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::server::auth::Authenticator;
+use crate::system::child::ServerMark;
 
 /// What all requests share.
 pub(crate) struct ServerState {
@@ -29,7 +29,7 @@ impl ServerState {
         &self.deployer
     }
 
-    pub(super) fn root(&self) -> &Path {
-        self.known.store.root()
+    pub(super) fn server_mark(&self) -> &ServerMark {
+        self.known.store.server_mark()
     }
 }

@@ -7,6 +7,7 @@
 //! | file | what for |
 //! | --- | --- |
 //! | `root` | the directories, the lock, the sockets' places, the disk |
+//! | `identity` | the id of the root, wherever it is moved |
 //! | `live` | which release of a component is live |
 //! | `switch` | from one release to another, and back |
 //! | `releases` | the trees of releases |
@@ -19,6 +20,7 @@
 //! | `remove` | removing a tree |
 
 mod deployments;
+mod identity;
 pub mod index;
 pub mod journal;
 mod live;

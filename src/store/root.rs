@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error};
-use crate::store::names;
 use crate::store::records::UnwrittenRecords;
+use crate::store::{identity, names};
+use crate::system::child::ServerMark;
 use crate::system::files;
 use crate::system::log;
 use crate::system::trees::remove_tree;
@@ -20,6 +21,7 @@ pub struct Store {
     root: PathBuf,
     /// The lock ends with the descriptor, however the process ends.
     _lock: File,
+    mark: ServerMark,
     pub(super) unwritten: UnwrittenRecords,
 }
 
@@ -48,8 +50,10 @@ impl Store {
             files::make_dirs(&path, mode).doing(|| format!("making {}", path.display()))?;
         }
         fs::set_permissions(root.join("run"), Permissions::from_mode(0o700)).doing(what)?;
+        let mark = ServerMark::new(identity::of(&root), &root);
         let store = Store {
             root,
+            mark,
             _lock: lock,
             unwritten: UnwrittenRecords::default(),
         };
@@ -60,6 +64,11 @@ impl Store {
     /// The root's canonical path.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// How the children of this root's server are known.
+    pub fn server_mark(&self) -> &ServerMark {
+        &self.mark
     }
 
     /// The socket that is always there.

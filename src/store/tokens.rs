@@ -4,6 +4,7 @@
 //! The file is read at each use, so that a change holds at once.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -119,6 +120,29 @@ impl Credentials {
         let text = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
         let (name, token) = text.split_once(':')?;
         Some(Credentials::Basic(name.to_owned(), Secret::new(token)))
+    }
+}
+
+/// Watches whether credentials are somebody's, for as long as they are used.
+pub struct TokenWatch<'a> {
+    tokens: &'a Tokens,
+    credentials: Credentials,
+    /// The file in which they were found last: each change makes a new one.
+    seen: Option<(u64, u64, i64)>,
+}
+
+impl TokenWatch<'_> {
+    /// Whether they still are. The file is read only if it is another one than before.
+    pub fn holds(&mut self) -> bool {
+        let meta = fs::metadata(&self.tokens.file);
+        let now = meta.map(|meta| (meta.dev(), meta.ino(), meta.mtime_nsec()));
+        let now = now.ok();
+        if now.is_some() && now == self.seen {
+            return true;
+        }
+        let holds = matches!(self.tokens.check(&self.credentials), Ok(Some(_)));
+        self.seen = now.filter(|_| holds);
+        holds
     }
 }
 
@@ -240,6 +264,15 @@ impl Tokens {
             }
         }
         Ok(found)
+    }
+
+    /// Watches whether credentials stay somebody's.
+    pub fn watch(&self, credentials: Credentials) -> TokenWatch<'_> {
+        TokenWatch {
+            tokens: self,
+            credentials,
+            seen: None,
+        }
     }
 
     /// Keeps two who change the file at once from undoing each other's change.
@@ -364,7 +397,11 @@ mod tests {
             assert!(tokens.add(bad, Role::Read, &[]).is_err(), "{bad}");
         }
         assert!(tokens.revoke("nobody").is_err());
+        let mut watch = tokens.watch(Credentials::Bearer(secret.clone()));
+        tokens.add("other", Role::Read, &[]).unwrap();
+        assert!(watch.holds() && watch.holds());
         tokens.revoke("ci").unwrap();
+        assert!(!watch.holds() && !watch.holds());
         assert_eq!(tokens.check(&Credentials::Bearer(secret)).unwrap(), None);
         let _ = fs::remove_dir_all(&dir);
     }

@@ -9,6 +9,7 @@
 
 mod identity;
 mod lines;
+mod orphans;
 mod survivors;
 
 use std::io::{self, Read};
@@ -25,13 +26,16 @@ use crate::system::account::Account;
 pub use crate::system::child::identity::can_enter;
 use crate::system::child::lines::Splitter;
 pub use crate::system::child::lines::{LINE_LEN_MAX, Line};
-pub use crate::system::child::survivors::{DEPLOYMENT, PROCESS, SurvivorScope, end_survivors};
+pub use crate::system::child::orphans::reap_orphans;
+pub use crate::system::child::survivors::{
+    DEPLOYMENT, PROCESS, PROJECT, ServerMark, SurvivorScope, end_survivors, random,
+};
 use crate::system::poll::{PollFd, PollFlags, wait_until};
 use crate::system::stop::Stop;
 
-/// The environment variable that marks every child, and its children, with the server's root, so that a later server can
-/// find what this one left running. It is never an input, so nobody's shell has it.
-pub const MARK: &str = "GANGPLANK_CHILD";
+/// The environment variable that marks every child, and its children, with the id of the server's root, so that a later
+/// server can find what this one left running. It is never an input, so nobody's shell has it.
+const MARK: &str = "GANGPLANK_CHILD";
 
 /// How long a family may tidy up between SIGTERM and SIGKILL. A package manager removes its locks within a tenth of it,
 /// and a server that ends within ten seconds still has time for the rest.
@@ -345,7 +349,9 @@ impl Family {
             self.signal(Signal::KILL);
         }
         self.collected = true;
-        self.leader.wait()
+        let status = self.leader.wait();
+        orphans::forget(self.leader.id());
+        status
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::needs::{have, is_debug_build, is_root, may};
 use crate::test_server::{
-    BINARY, TempDir, TestServer, await_some, bare, form, gzip, have, is_root, may, names, request,
-    tar,
+    BINARY, TempDir, TestServer, await_some, bare, form, gzip, names, request, tar,
 };
 
 /// A component that runs, and says its version in a file.
@@ -153,7 +153,7 @@ const DAMAGES: [Damage; 8] = [
 
 #[test]
 fn one_component_s_damage_keeps_no_other_from_running() {
-    if !cfg!(debug_assertions) {
+    if !is_debug_build() {
         return;
     }
     for (what, damage, log) in DAMAGES {
@@ -296,7 +296,7 @@ fn fill(dir: &Path) -> PathBuf {
 
 #[test]
 fn a_full_disk_keeps_nothing_from_starting_and_the_end_is_written_later() {
-    if !cfg!(debug_assertions) || !is_root() || !have("nsenter") || !may(MOUNTS) {
+    if !is_debug_build() || !is_root() || !have("nsenter") || !may(MOUNTS) {
         return;
     }
     let root = Arc::new(TempDir::new());

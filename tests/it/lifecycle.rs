@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::test_server::{TestServer, await_some, component, form, names, request};
+use crate::needs::{have, is_root, may};
+use crate::test_server::{
+    BINARY, TempDir, TestServer, await_some, bare, component, form, gzip, names, request, tar,
+};
 
 /// Whether a process runs that has this in its command line.
 fn runs(marker: &str) -> bool {
@@ -120,4 +123,173 @@ fn a_killed_server_is_cleaned_up_after() {
         host.deploy(&[("project", "demo")], &component()).status,
         200
     );
+}
+
+/// A component with one process, which runs when this returns, and the process's id.
+fn running(host: &TestServer, procfile: &str) -> u64 {
+    let payload = gzip(&tar(&[("./Procfile", procfile)]));
+    let fields = [("project", "demo"), ("restart", "true")];
+    let answer = host.deploy(&fields, &payload);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    pid(host).unwrap()
+}
+
+fn pid(host: &TestServer) -> Option<u64> {
+    let list = host.operate(&json!({"operation": "get_components"})).json();
+    list["components"][0]["processes"][0]["pid"].as_u64()
+}
+
+#[test]
+fn a_root_that_was_moved_while_its_server_was_dead_runs_nothing_twice() {
+    let mut host = TestServer::start();
+    let marker = format!("moved-{}", std::process::id());
+    let before = running(&host, &format!("web: : {marker}; exec sleep 987\n"));
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
+    let first = Arc::clone(&host.root);
+    let moved = Arc::new(TempDir(first.0.with_extension("moved")));
+    std::fs::rename(&first.0, &moved.0).unwrap();
+    let alive = |pid: u64| std::path::Path::new(&format!("/proc/{pid}/environ")).exists();
+    assert!(alive(before), "it outlives its server");
+    let mut host = TestServer::on(Arc::clone(&moved), &[], &[]);
+    assert!(!alive(before), "it is found at the new place");
+    let second = await_some("the process", || pid(&host));
+    // A copy is another root: its server ends nothing of the first one's.
+    let copy = Arc::new(TempDir(first.0.with_extension("copy")));
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&moved.0, &copy.0])
+        .status();
+    assert!(copied.unwrap().success());
+    let other = TestServer::on(Arc::clone(&copy), &[], &[]);
+    let third = await_some("the copy's process", || pid(&other));
+    assert!(alive(second) && third != second);
+    drop(other);
+    host.signal(Signal::TERM);
+    host.server.wait().unwrap();
+    assert!(!alive(second));
+}
+
+#[test]
+fn what_leaves_its_group_goes_with_its_build_its_component_and_its_server() {
+    let mut host = TestServer::start();
+    let marker = format!("left-{}", std::process::id());
+    let build = format!("setsid sh -c ': {marker}-build; sleep 987' & true");
+    let fields = [("project", "demo"), ("install_command", build.as_str())];
+    let answer = host.deploy(&fields, &component());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(!runs(&format!("{marker}-build")), "after a success");
+
+    // As what a process leaves that hides which process it is of.
+    let procfile = format!(
+        "web: env -u GANGPLANK_PROCESS setsid sh -c ': {marker}-process; sleep 987' & exec sleep 988\n"
+    );
+    let left = format!("{marker}-process");
+    running(&host, &procfile);
+    await_some("it to be left behind", || runs(&left).then_some(()));
+    let dropped = host.operate(&json!({"operation": "drop_component", "project": "demo"}));
+    assert_eq!(dropped.status, 200, "{}", dropped.text());
+    assert!(!runs(&left), "after a drop");
+
+    running(&host, &procfile);
+    await_some("it to be left behind again", || runs(&left).then_some(()));
+    host.signal(Signal::TERM);
+    assert_eq!(host.server.wait().unwrap().code(), Some(0));
+    assert!(!runs(&left), "after the server's end");
+}
+
+const SPACE: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc", "true"];
+
+#[test]
+fn the_first_process_of_a_container_collects_orphans() {
+    if !is_root() || !have("unshare") || !may(SPACE) {
+        return;
+    }
+    let mut command = bare("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", BINARY]);
+    let host = TestServer::launch(command, Arc::new(TempDir::new()), &[]);
+    let marker = format!("orphan-{}", std::process::id());
+    let orphans = format!(
+        "web: for n in 1 2 3 4 5 6 7 8; do (setsid sh -c ': {marker}; sleep 1' &); done; exec sleep 987\n"
+    );
+    let fields = [("project", "demo"), ("restart", "true")];
+    let answer = host.deploy(&fields, &gzip(&tar(&[("./Procfile", &orphans)])));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let unshare = host.server.id();
+    let children = |of: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
+        let text = text.unwrap_or_default();
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let server = children(&unshare.to_string()).pop().unwrap();
+    let parents = |state: &str| {
+        let stats = names(std::path::Path::new("/proc"))
+            .into_iter()
+            .filter(|pid| {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                let mut fields = stat.rsplit(')').next().unwrap().split_whitespace();
+                fields.next() == Some(state) && fields.next() == Some(&server)
+            });
+        stats.count()
+    };
+    await_some("the orphans to end and to be collected", || {
+        (!runs(&marker) && parents("Z") == 0).then_some(())
+    });
+    assert!(pid(&host).is_some());
+}
+
+#[test]
+fn a_stream_ends_when_its_token_is_revoked() {
+    use std::io::{Read, Write};
+    let host = TestServer::start();
+    let root = host.root.0.to_str().unwrap().to_owned();
+    let token = |words: &[&str]| {
+        let mut all = vec!["token"];
+        all.extend(words);
+        all.extend(["--root", &root]);
+        let output = host.cli(&all);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let secret = token(&["add", "watcher", "--role", "read"]);
+    let command = "while :; do echo tick; sleep 0.02; done";
+    let (media, body) = form(
+        &[("project", "demo"), ("install_command", command)],
+        &component(),
+    );
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut upload = host.connect();
+    let sent = request("POST", "/", &[&authorization, &media], &body);
+    upload.write_all(&sent).unwrap();
+    let id = await_some("the installation", || {
+        let asked = json!({"operation": "list_deployments", "status": "installing"});
+        let list = host.operate(&asked).json();
+        let id = list["deployments"][0]["deployment_id"].as_str();
+        id.map(str::to_owned)
+    });
+    let path = format!("/deployments/{id}/events");
+    let mut stream = host.connect();
+    let shown = format!("Authorization: Bearer {secret}");
+    stream
+        .write_all(&request("GET", &path, &[&shown], b""))
+        .unwrap();
+    let mut seen = vec![0; 64 << 10];
+    let mut text = String::new();
+    while !text.contains("tick") {
+        let read = stream.read(&mut seen).unwrap();
+        text.push_str(&String::from_utf8_lossy(&seen[..read]));
+    }
+    token(&["revoke", "watcher"]);
+    // The rest of what was on its way, and then the end, long before the next heartbeat.
+    let begun = Instant::now();
+    let mut rest = Vec::new();
+    // A connection that is reset has ended, too.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(!String::from_utf8_lossy(&rest).contains("event: done"));
+    let cancel = json!({"operation": "cancel_deployment", "deployment_id": id});
+    assert_eq!(host.operate(&cancel).status, 200);
+    drop(upload);
 }

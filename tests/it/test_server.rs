@@ -232,7 +232,8 @@ impl Drop for TestServer {
 
 /// Kills whatever a server on this root has started.
 pub(crate) fn kill_children_of(root: &Path) {
-    let mark = format!("GANGPLANK_CHILD={}", root.display());
+    let id = fs::read_to_string(root.join("id")).unwrap_or_default();
+    let mark = format!("GANGPLANK_CHILD={}", id.lines().next().unwrap_or("none"));
     for pid in names(Path::new("/proc")) {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let is_its = environment

@@ -57,7 +57,7 @@ impl Processes {
             .current_dir("/")
             .env_clear()
             .envs(environment.map(|(key, value)| (key, value)))
-            .env("GANGPLANK_PROJECT", project.as_str());
+            .env(child::PROJECT, project.as_str());
         let how = RunOptions {
             spares_family: true,
             ..RunOptions::within(limit, self.setting.account.as_deref())

@@ -42,7 +42,8 @@ use crate::engine::processes::process::{Launch, Process, stop_all};
 use crate::engine::processes::state::Types;
 use crate::store::Store;
 use crate::system::account::Account;
-use crate::system::child::{DEPLOYMENT, MARK};
+use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
+use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFollower, Logged};
 pub use crate::engine::processes::restart::{
@@ -189,10 +190,11 @@ impl Processes {
             own.into_iter()
                 .map(|(key, value)| (key.into(), value.into())),
         );
+        let mark = self.setting.store.server_mark().variable();
         let marks = [
-            (MARK, root.as_os_str().to_owned()),
+            (mark.0, mark.1.to_owned()),
             (DEPLOYMENT, release.to_string().into()),
-            ("GANGPLANK_PROJECT", project.as_str().into()),
+            (PROJECT, project.as_str().into()),
         ];
         environment.extend(marks.map(|(key, value)| (key.into(), value)));
         Ok(ProcessPlan {
@@ -218,7 +220,7 @@ impl Processes {
             line: of.line.clone(),
             release: plan.release,
             dir: plan.dir.clone(),
-            root: self.setting.store.root().to_owned(),
+            mark: self.setting.store.server_mark().clone(),
             environment: plan.environment.clone(),
             notify,
             account: self.setting.account.clone(),
@@ -250,6 +252,11 @@ impl Processes {
             stop_all(&component.all());
             component.processes().clear();
             component.sockets().clear();
+        }
+        // What a build or a process left behind under another parent goes too.
+        let mark = self.setting.store.server_mark();
+        if let Err(error) = child::end_survivors(mark, SurvivorScope::Project(project)) {
+            log::warn(&error.to_string());
         }
         let root = self.setting.store.root();
         state::write(root, project, &Types::new())?;

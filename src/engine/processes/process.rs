@@ -18,8 +18,9 @@ use crate::api::name::{DeploymentId, Project};
 use crate::engine::processes::line;
 use crate::engine::processes::output::OutputLog;
 use crate::system::account::Account;
-use crate::system::child::{self, Ended, Line, PROCESS, RunOptions, SurvivorScope};
-use crate::system::hex;
+use crate::system::child::{
+    self, Ended, Line, PROCESS, RunOptions, ServerMark, SurvivorScope, random,
+};
 use crate::system::log;
 use crate::system::stop::{self, SharedStopper, Stop};
 use crate::system::threads;
@@ -47,8 +48,8 @@ pub(super) struct Launch {
     pub(super) release: DeploymentId,
     /// Its release's directory.
     pub(super) dir: PathBuf,
-    /// The server's root.
-    pub(super) root: PathBuf,
+    /// What its environment says of the server.
+    pub(super) mark: ServerMark,
     /// Everything in its environment.
     pub(super) environment: Vec<(OsString, OsString)>,
     /// The socket where somebody waits for the first word of it.
@@ -180,13 +181,6 @@ impl Process {
     }
 }
 
-/// 128 random bits, in hex.
-pub(super) fn random() -> Result<String, Error> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).doing(|| "making a name for a process".into())?;
-    Ok(hex::encode(random))
-}
-
 /// Ends several at once.
 pub(super) fn stop_all(processes: &[Arc<Process>]) {
     processes.iter().for_each(|process| process.tell_to_stop());
@@ -270,7 +264,7 @@ impl Supervisor {
             Ok(())
         });
         // What left its group goes too: it would run beside the next one.
-        if let Err(error) = child::end_survivors(&launch.root, SurvivorScope::Process(&self.name)) {
+        if let Err(error) = child::end_survivors(&launch.mark, SurvivorScope::Process(&self.name)) {
             log::warn(&error.to_string());
         }
         match ended {

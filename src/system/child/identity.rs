@@ -13,6 +13,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::api::error::{Doing, Error};
 use crate::system::account::Account;
+use crate::system::child::orphans;
 use crate::system::threads;
 
 /// The stack of a thread that only starts something.
@@ -20,10 +21,10 @@ const STACK_BYTES: usize = 128 << 10;
 
 /// Starts a command as `account`, or as the server's own user.
 pub(super) fn spawn(command: &mut Command, account: Option<&Account>) -> io::Result<Child> {
-    match account {
+    orphans::spawn_own(|| match account {
         None => command.spawn(),
         Some(account) => become_and(account, || command.spawn()),
-    }
+    })
 }
 
 /// Makes sure that a user may go into a directory.

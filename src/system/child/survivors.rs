@@ -3,53 +3,107 @@
 //! A process group cannot be trusted with this: its id is not on disk when the server is killed, and `setsid` leaves it.
 //! The environment that a child was started with is inherited by all that it starts, unless one of them clears it.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::api::error::{Doing, Error};
-use crate::api::name::DeploymentId;
+use crate::api::name::Project;
 use crate::system::child::{GRACE, MARK};
+use crate::system::hex;
 use crate::system::poll::{PollFd, PollFlags, wait_until};
 
 /// The environment variable with the deployment that a child belongs to.
 pub const DEPLOYMENT: &str = "GANGPLANK_DEPLOYMENT_ID";
-/// The environment variable with the name of the process, kept running, that a child descends from.
+/// The environment variable with the component that a child belongs to.
+pub const PROJECT: &str = "GANGPLANK_PROJECT";
+/// The environment variable with the name of the process, kept running, or of the command that a child descends from.
 pub const PROCESS: &str = "GANGPLANK_PROCESS";
 /// A process may start another one while it is being looked for. Each round finds those of the one before.
 const ROUNDS_MAX: usize = 5;
+
+/// How the children of a server are known: what the variable [`MARK`] says in their environment.
+#[derive(Debug, Clone)]
+pub struct ServerMark {
+    /// The id of the server's root, which stays when the root is moved or mounted elsewhere.
+    id: OsString,
+    /// The root's path, which the children of earlier versions carry.
+    path: PathBuf,
+}
+
+impl ServerMark {
+    /// The mark of the server of a root.
+    pub fn new(id: impl Into<OsString>, path: &Path) -> ServerMark {
+        ServerMark {
+            id: id.into(),
+            path: path.to_owned(),
+        }
+    }
+
+    /// The variable that each child gets.
+    pub fn variable(&self) -> (&'static str, &OsStr) {
+        (MARK, &self.id)
+    }
+
+    fn entries(&self) -> [Vec<u8>; 2] {
+        let entry = |value: &OsStr| [MARK.as_bytes(), b"=", value.as_bytes()].concat();
+        [entry(&self.id), entry(self.path.as_os_str())]
+    }
+}
+
+/// 128 random bits, in hex: a value of [`PROCESS`] that nobody else has.
+///
+/// # Errors
+/// When the system gives none.
+pub fn random() -> Result<String, Error> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).doing(|| "making a name for a process".into())?;
+    Ok(hex::encode(random))
+}
 
 /// Whose processes are meant.
 #[derive(Debug, Clone, Copy)]
 pub enum SurvivorScope<'a> {
     /// The whole server's.
     All,
-    /// Those of one deployment.
-    Deployment(DeploymentId),
-    /// Those of one process that is kept running, by the value of its [`PROCESS`] variable.
+    /// Those of one component.
+    Project(&'a Project),
+    /// Those of one process that is kept running or of one command, by the value of its [`PROCESS`] variable.
     Process(&'a str),
 }
 
-/// Ends every process that was started for a server with this canonical root, or only some of them, and says how many there
-/// were: SIGTERM, a second, SIGKILL. Never this process, nor one that it descends from.
+/// What is looked for in an environment.
+struct Search {
+    /// One of these.
+    server: [Vec<u8>; 2],
+    /// And this one, if there is any.
+    scope: Option<Vec<u8>>,
+}
+
+/// Ends every process that was started for a server, or only some of them, and says how many there were: SIGTERM, a
+/// second, SIGKILL. Never this process, nor one that it descends from.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn end_survivors(root: &Path, whose: SurvivorScope<'_>) -> Result<usize, Error> {
-    let what = || format!("looking for processes that {} left running", root.display());
-    let mut marks = vec![[MARK.as_bytes(), b"=", root.as_os_str().as_bytes()].concat()];
-    match whose {
-        SurvivorScope::All => {}
-        SurvivorScope::Deployment(id) => marks.push(format!("{DEPLOYMENT}={id}").into_bytes()),
-        SurvivorScope::Process(name) => marks.push(format!("{PROCESS}={name}").into_bytes()),
-    }
+pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usize, Error> {
+    let root = mark.path.display();
+    let what = || format!("looking for processes that {root} left running");
+    let search = Search {
+        server: mark.entries(),
+        scope: match whose {
+            SurvivorScope::All => None,
+            SurvivorScope::Project(project) => Some(format!("{PROJECT}={project}").into_bytes()),
+            SurvivorScope::Process(name) => Some(format!("{PROCESS}={name}").into_bytes()),
+        },
+    };
     let mut ended = 0;
     for _ in 0..ROUNDS_MAX {
-        let found = find(&marks).doing(what)?;
+        let found = find(&search).doing(what)?;
         if found.is_empty() {
             break;
         }
@@ -67,8 +121,8 @@ pub fn end_survivors(root: &Path, whose: SurvivorScope<'_>) -> Result<usize, Err
     Ok(ended)
 }
 
-/// The processes that carry all marks, held by descriptors that no other process can come to stand behind.
-fn find(marks: &[Vec<u8>]) -> io::Result<Vec<OwnedFd>> {
+/// The processes that carry what is looked for, held by descriptors that no other process can come to stand behind.
+fn find(search: &Search) -> io::Result<Vec<OwnedFd>> {
     let spared = ancestors();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -76,7 +130,7 @@ fn find(marks: &[Vec<u8>]) -> io::Result<Vec<OwnedFd>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if spared.contains(&pid) || !carries(pid, marks) {
+        if spared.contains(&pid) || !carries(pid, search) {
             continue;
         }
         let Some(process) = Pid::from_raw(pid) else {
@@ -84,7 +138,7 @@ fn find(marks: &[Vec<u8>]) -> io::Result<Vec<OwnedFd>> {
         };
         match pidfd_open(process, PidfdFlags::empty()) {
             // Looked at again: the id may have gone to somebody else before the descriptor was there.
-            Ok(process) if carries(pid, marks) => found.push(process),
+            Ok(process) if carries(pid, search) => found.push(process),
             Ok(_) | Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(error.into()),
         }
@@ -92,15 +146,14 @@ fn find(marks: &[Vec<u8>]) -> io::Result<Vec<OwnedFd>> {
     Ok(found)
 }
 
-/// Whether a process was started with all of these. Another user's process, a zombie or none at all was not.
-fn carries(pid: i32, marks: &[Vec<u8>]) -> bool {
+/// Whether a process was started with what is looked for. Another user's process, a zombie or none at all was not.
+fn carries(pid: i32, search: &Search) -> bool {
     std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-        let has = |mark: &Vec<u8>| {
-            environment
-                .split(|byte| *byte == 0)
-                .any(|entry| entry == mark)
+        let has = |wanted: &Vec<u8>| {
+            let mut entries = environment.split(|byte| *byte == 0);
+            entries.any(|entry| entry == wanted)
         };
-        marks.iter().all(has)
+        search.server.iter().any(has) && search.scope.iter().all(has)
     })
 }
 

@@ -371,7 +371,7 @@ fn survivors_are_found_by_their_environment() {
     .map(|(root, id, script)| {
         let (_stopper, stop) = stop::pair().unwrap();
         let mut command = sh(&format!("{script}; true"));
-        command.env(MARK, root).env(DEPLOYMENT, id);
+        command.env(MARK, root).env(PROCESS, id);
         let mut pid = String::new();
         let left = run(
             command,
@@ -386,18 +386,17 @@ fn survivors_are_found_by_their_environment() {
         pid
     });
     let living = || started.iter().map(|pid| lives(pid)).collect::<Vec<_>>();
-    let root = std::path::Path::new(&own);
+    let mark = ServerMark::new(&own, std::path::Path::new("/nowhere"));
     assert_eq!(living(), [true; 4]);
     // The third has a child of its own, too.
-    assert!(end_survivors(root, SurvivorScope::Deployment(ids[0].parse().unwrap())).unwrap() >= 2);
+    assert!(end_survivors(&mark, SurvivorScope::Process(ids[0])).unwrap() >= 2);
     assert_eq!(living(), [false, true, false, true]);
-    assert_eq!(end_survivors(root, SurvivorScope::All).unwrap(), 1);
+    assert_eq!(end_survivors(&mark, SurvivorScope::All).unwrap(), 1);
     assert_eq!(living(), [false, false, false, true]);
-    assert_eq!(end_survivors(root, SurvivorScope::All).unwrap(), 0);
-    assert_eq!(
-        end_survivors(std::path::Path::new(&other), SurvivorScope::All).unwrap(),
-        1
-    );
+    assert_eq!(end_survivors(&mark, SurvivorScope::All).unwrap(), 0);
+    // By its path, as an earlier version marked it.
+    let earlier = ServerMark::new("id", std::path::Path::new(&other));
+    assert_eq!(end_survivors(&earlier, SurvivorScope::All).unwrap(), 1);
     assert_eq!(living(), [false; 4]);
 }
 
