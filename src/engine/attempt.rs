@@ -95,6 +95,27 @@ impl Attempt {
         })
     }
 
+    /// Goes on with a deployment that an earlier server left without its end.
+    pub fn reopen(
+        registry: Registry,
+        (journal, record): (Journal, Record),
+        (stopper, stop): (SharedStopper, Stop),
+        hold: Box<dyn Send>,
+    ) -> Attempt {
+        let id = record.deployment_id;
+        registry.index.put(id, Summary::from(&record));
+        log::info(&format!("deployment {id} of {} goes on", record.project));
+        Attempt {
+            registry,
+            live: Arc::clone(journal.live()),
+            open: Some(Open { journal, hold }),
+            record,
+            stop,
+            stopper,
+            phase: None,
+        }
+    }
+
     /// The record as it is now.
     pub fn record(&self) -> &Record {
         &self.record

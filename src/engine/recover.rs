@@ -14,6 +14,8 @@ mod verdict;
 use std::fs;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::api::error::{Doing, Error};
 use crate::api::event::Event;
 use crate::api::name::DeploymentId;
@@ -38,6 +40,8 @@ pub struct UnjudgedDeployment {
     pub journal: Journal,
     /// Its record so far.
     pub record: Record,
+    /// What is known of the peers of a replicated one.
+    pub peer_results: Vec<Value>,
 }
 
 /// Ends every deployment that an earlier server marked as running and did not end, and removes what it left half removed.
@@ -129,8 +133,8 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
     let mut all = true;
     for record in store.unwritten_records() {
         let id = record.deployment_id;
-        // One that runs writes its next record itself.
-        if is_running(id) || !record.status.ended() {
+        // One that runs writes its next record itself, and the deployer writes the ends of those that ran here.
+        if is_running(id) || !record.status.ended() || registry.unwritten_end(id).is_some() {
             continue;
         }
         match write_end(store, &record) {
@@ -139,7 +143,7 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
         }
     }
     for id in store.marked().unwrap_or_default() {
-        if is_running(id) {
+        if is_running(id) || registry.unwritten_end(id).is_some() {
             continue;
         }
         match end_marked(store, id) {
@@ -161,7 +165,8 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
 pub fn end_live(store: &Store, one: UnjudgedDeployment) {
     let mut record = one.record;
     let id = record.deployment_id;
-    record.apply(&Verdict::Live { peers: None }.entry(&record));
+    let peers = (!one.peer_results.is_empty()).then(|| one.peer_results.into());
+    record.apply(&Verdict::Live { peers }.entry(&record));
     store.keep_unwritten(&record);
     if let Err(error) = write_end(store, &record) {
         log::error(&format!(
@@ -179,15 +184,15 @@ enum FoundEnd {
 }
 
 fn end_marked(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
-    let ending = if store.deployment(id).is_dir() {
+    let recovered = if store.deployment(id).is_dir() {
         end(store, id)?
     } else {
         FoundEnd::Nothing
     };
-    if !matches!(ending, FoundEnd::Unjudged(_)) {
+    if !matches!(recovered, FoundEnd::Unjudged(_)) {
         store.unmark(id)?;
     }
-    Ok(ending)
+    Ok(recovered)
 }
 
 /// Ends a deployment that has no end yet.
@@ -212,12 +217,13 @@ fn end(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
             };
             if !record.status.ended() {
                 let verdict = verdict::of(store, &entries, &record);
-                if let Verdict::Unjudged = verdict {
-                    let journal = damage::journal(store, &record)?;
-                    return Ok(FoundEnd::Unjudged(Box::new(UnjudgedDeployment {
-                        journal,
+                if let Verdict::Unjudged { peers } = verdict {
+                    let one = UnjudgedDeployment {
+                        journal: damage::journal(store, &record)?,
                         record,
-                    })));
+                        peer_results: peers.as_array().cloned().unwrap_or_default(),
+                    };
+                    return Ok(FoundEnd::Unjudged(Box::new(one)));
                 }
                 undo(store, &record, &verdict);
                 record.apply(&verdict.entry(&record));

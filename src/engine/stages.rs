@@ -15,6 +15,7 @@
 //! | `replicate` | the peers of one deployment |
 
 mod build;
+mod cut_off;
 mod intake;
 mod live;
 mod replicate;
@@ -35,8 +36,9 @@ use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::peers::Peer;
-use crate::engine::processes::{Processes, RestartRequest};
+use crate::engine::processes::{Processes, RestartRequest, Unhealthy};
 use crate::engine::spec::{DeploySpec, Plan, Then};
+pub use crate::engine::stages::cut_off::CutOff;
 pub use crate::engine::stages::intake::Intake;
 use crate::engine::stages::live::Live;
 use crate::engine::stages::replicate::Fleet;
@@ -123,6 +125,8 @@ pub enum Work {
     Built(Ready),
     /// What is live already.
     Restart,
+    /// What is live already, and was made so by a deployment that the end of an earlier server cut off.
+    CutOff(CutOff),
 }
 
 impl Builder {
@@ -139,6 +143,7 @@ impl Builder {
     ) -> Outcome<'_> {
         let ready = match work {
             Work::Restart => return self.restart_alone(spec, attempt),
+            Work::CutOff(cut_off) => return self.finish(spec, cut_off, attempt),
             Work::Built(ready) => ready,
             Work::Unpacked(staged) => {
                 checkpoint("unpacked");
@@ -293,18 +298,29 @@ impl Builder {
         attempt: &mut Attempt,
         release: DeploymentId,
     ) -> Result<(), Box<Failed>> {
-        let limit = spec.options.timeout().unwrap_or(self.install_timeout);
-        let request = RestartRequest {
+        let never = Stop::never();
+        let request = self.restart_request(spec, release, &never);
+        let emit = &mut |event| attempt.emit(&Event::Process(event));
+        let restarted = self.processes.restart(&request, emit);
+        restarted.map_err(|unhealthy| self.unhealthy(unhealthy))
+    }
+
+    fn restart_request<'a>(
+        &self,
+        spec: &'a DeploySpec,
+        release: DeploymentId,
+        never: &'a Stop,
+    ) -> RestartRequest<'a> {
+        RestartRequest {
             project: &spec.project,
             release,
             rolling: spec.restart == Restart::Rolling,
-            hook_limit: limit,
-            stop: &Stop::never(),
-        };
-        let emit = &mut |event| attempt.emit(&Event::Process(event));
-        let Err(unhealthy) = self.processes.restart(&request, emit) else {
-            return Ok(());
-        };
+            hook_limit: spec.options.timeout().unwrap_or(self.install_timeout),
+            stop: never,
+        }
+    }
+
+    fn unhealthy(&self, unhealthy: Unhealthy) -> Box<Failed> {
         let refusal = Refusal::new(unhealthy.code, unhealthy.message);
         let mut failed = Box::<Failed>::from(refusal);
         failed.add("process_output", json!(unhealthy.output));
@@ -312,7 +328,7 @@ impl Builder {
             // Not the fault of what was deployed.
             failed.refusal.code = Code::Interrupted;
         }
-        Err(failed)
+        failed
     }
 }
 

@@ -56,11 +56,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api::error::{Doing, Error};
-use crate::engine::deployer::Deployer;
+use crate::api::name::Project;
+use crate::engine::deployer::{Deployer, TakenOver};
 use crate::engine::install;
 use crate::engine::peers::Peer;
 use crate::engine::processes::{ProcessSettings, Processes};
-use crate::engine::recover::{self, recover};
+use crate::engine::recover::{self, UnjudgedDeployment, recover};
 use crate::engine::registry::Registry;
 use crate::engine::retain::RetentionLimits;
 use crate::engine::settings::{Listen, ServeOptions};
@@ -111,13 +112,12 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             file.display()
         ));
     }
-    for one in recover(&store)? {
-        recover::end_live(&store, one);
-    }
+    let unjudged = recover(&store)?;
     let known = Registry::new(store);
-    let house = RunningServer::build(options, known, tokens, certificate.as_ref())?;
+    let (house, taken_over) =
+        RunningServer::build(options, known, unjudged, tokens, certificate.as_ref())?;
     house.announce();
-    house.look_back(options.sync_from.clone())?;
+    house.look_back(taken_over, options.sync_from.clone())?;
     notify::tell("READY=1");
     // The channel is never closed: its thread lives as long as the process.
     while let Ok(Signal::Reload) = signals.recv() {
@@ -225,6 +225,21 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
     })
 }
 
+/// Takes over what an earlier server left without its end, and ends what cannot be taken over.
+fn take_over(state: &ServerState, unjudged: Vec<UnjudgedDeployment>) -> Vec<TakenOver> {
+    let take = |one| match state.deployer().take_over(one) {
+        Ok(taken) => Some(taken),
+        Err(failed) => {
+            let (refusal, one) = *failed;
+            let id = one.record.deployment_id;
+            log::error(&format!("going on with deployment {id}: {refusal}"));
+            recover::end_live(&state.known.store, one);
+            None
+        }
+    };
+    unjudged.into_iter().filter_map(take).collect()
+}
+
 /// All that runs.
 struct RunningServer {
     state: Arc<ServerState>,
@@ -239,11 +254,14 @@ impl RunningServer {
     fn build(
         options: &ServeOptions,
         known: Registry,
+        unjudged: Vec<UnjudgedDeployment>,
         tokens: Tokens,
         certificate: Option<&Arc<Certificate>>,
-    ) -> Result<RunningServer, Error> {
+    ) -> Result<(RunningServer, Vec<TakenOver>), Error> {
         let (local, door) = (known.store.socket(), known.store.door());
         let state = Arc::new(state(options, known, tokens)?);
+        // Before there are clients: they find these running.
+        let taken_over = take_over(&state, unjudged);
         let (listeners, sockets) = listen(options, local, certificate)?;
         let answerer = Arc::clone(&state);
         let answer = move |exchange: Exchange| answerer.answer(exchange);
@@ -260,21 +278,30 @@ impl RunningServer {
             Box::new(move || processes.descriptors()),
         )?;
         state.deployer().cut_by(Box::new(gate.cutter()));
-        Ok(RunningServer {
+        let server = RunningServer {
             state,
             gate,
             inner,
             answering,
             sockets,
-        })
+        };
+        Ok((server, taken_over))
     }
 
-    /// Starts the processes that ran, reads what there is of the past, and ends what could not be ended before, while the
-    /// first clients come already.
-    fn look_back(&self, sync_from: Option<String>) -> Result<(), Error> {
+    /// Starts the processes that ran, goes on with what was cut off, reads what there is of the past, and ends what could not
+    /// be ended before, while the first clients come already.
+    fn look_back(
+        &self,
+        taken_over: Vec<TakenOver>,
+        sync_from: Option<String>,
+    ) -> Result<(), Error> {
         let state = Arc::clone(&self.state);
         let work = move || {
-            state.processes.resume(&[]);
+            let judged: Vec<Project> = taken_over.iter().map(|one| one.project().clone()).collect();
+            state.processes.resume(&judged);
+            taken_over
+                .into_iter()
+                .for_each(|one| state.deployer.go_on(one));
             recover::fill(&state.known, &|id| state.deployer().is_running(id));
             if let Some(from) = sync_from {
                 sync::at_start(&state, &from);

@@ -16,7 +16,7 @@ use crate::system::log;
 const DIGITS: usize = 32;
 
 /// What the file says.
-struct Identity {
+struct RootIdentity {
     id: String,
     /// Where the root was when that was written.
     path: PathBuf,
@@ -44,7 +44,7 @@ pub(super) fn of(root: &Path) -> OsString {
 }
 
 /// Whether the root that has this file was copied from another one, which is still where it was.
-fn is_copy(file: &Path, known: &Identity) -> bool {
+fn is_copy(file: &Path, known: &RootIdentity) -> bool {
     let there = known.path.join("id");
     let place = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
     match (read(&there), place(&there), place(file)) {
@@ -53,14 +53,14 @@ fn is_copy(file: &Path, known: &Identity) -> bool {
     }
 }
 
-fn read(file: &Path) -> Option<Identity> {
+fn read(file: &Path) -> Option<RootIdentity> {
     let text = fs::read(file).ok()?;
     let text = text.strip_suffix(b"\n")?;
     let (id, path) = text.split_at_checked(DIGITS)?;
     let id = String::from_utf8(id.to_vec()).ok()?;
     let path = OsString::from_vec(path.strip_prefix(b"\n")?.to_vec());
     let is_id = id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_id.then(|| Identity {
+    is_id.then(|| RootIdentity {
         id,
         path: path.into(),
     })

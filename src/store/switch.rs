@@ -78,6 +78,36 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The switch that an earlier server made and did not settle: its release is live, and `from` was before.
+    ///
+    /// # Errors
+    /// When the way back cannot be prepared.
+    pub fn unsettled(
+        &self,
+        project: &Project,
+        from: Option<DeploymentId>,
+    ) -> Result<Switch, Error> {
+        let components = self.components_dir();
+        let what = || format!("preparing the way back of {project}");
+        let dir = File::open(&components).doing(what)?;
+        let beside = components.join(format!(".{project}"));
+        gone(fs::remove_file(&beside)).doing(what)?;
+        let from = from.filter(|id| self.release(project, *id).is_dir());
+        if let Some(id) = from {
+            let target = Path::new("../releases").join(project.as_str());
+            symlink(target.join(id.to_string()), &beside).doing(what)?;
+        }
+        Ok(Switch {
+            project: project.clone(),
+            link: self.component(project),
+            beside: from.map(|_| beside),
+            dir,
+            settled: false,
+        })
+    }
+}
+
 /// Puts a link in the place of the live one and returns where the link to what was live stands now.
 fn replace(fresh: &Path, link: &Path, was_live: bool) -> io::Result<PathBuf> {
     if !was_live {

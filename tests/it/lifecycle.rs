@@ -149,7 +149,11 @@ fn a_root_that_was_moved_while_its_server_was_dead_runs_nothing_twice() {
     let first = Arc::clone(&host.root);
     let moved = Arc::new(TempDir(first.0.with_extension("moved")));
     std::fs::rename(&first.0, &moved.0).unwrap();
-    let alive = |pid: u64| std::path::Path::new(&format!("/proc/{pid}/environ")).exists();
+    let alive = |pid: u64| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap().trim_start();
+        !state.is_empty() && !state.starts_with(['Z', 'X'])
+    };
     assert!(alive(before), "it outlives its server");
     let mut host = TestServer::on(Arc::clone(&moved), &[], &[]);
     assert!(!alive(before), "it is found at the new place");
@@ -292,4 +296,141 @@ fn a_stream_ends_when_its_token_is_revoked() {
     let cancel = json!({"operation": "cancel_deployment", "deployment_id": id});
     assert_eq!(host.operate(&cancel).status, 200);
     drop(upload);
+}
+
+/// A component whose process runs for good, and is healthy once its word stands in a file.
+fn version(word: &str, control: &std::path::Path) -> Vec<u8> {
+    let health = format!("grep -q {word} {}", control.display());
+    let manifest = json!({"health": {"command": health}, "health_timeout": 4}).to_string();
+    let procfile = format!("web: : {word}; exec sleep 987\n");
+    gzip(&tar(&[
+        ("./Procfile", &procfile),
+        ("./gangplank.json", &manifest),
+        ("./word", word),
+    ]))
+}
+
+/// Begins something that restarts, and kills the server while it waits for the process.
+fn killed_in_the_health_wait(mut host: TestServer, request: &[u8]) -> (Arc<TempDir>, String) {
+    use std::io::Write;
+    let mut stream = host.connect();
+    stream.write_all(request).unwrap();
+    let id = await_some("the health wait", || {
+        let asked = json!({"operation": "list_deployments", "status": "restarting"});
+        let list = host.operate(&asked).json();
+        let id = list["deployments"][0]["deployment_id"].as_str()?.to_owned();
+        let journal = host.path(&format!("deployments/{id}/events.ndjson"));
+        let text = std::fs::read_to_string(journal).unwrap();
+        text.contains("waiting for").then_some(id)
+    });
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
+    (Arc::clone(&host.root), id)
+}
+
+#[test]
+fn a_restart_that_the_server_s_end_cut_off_is_judged_by_the_next_start() {
+    let control = TempDir::new();
+    let healthy = control.0.join("healthy");
+    let allow = |words: &str| std::fs::write(&healthy, words).unwrap();
+    let deploy = |host: &TestServer, word: &str| {
+        let (media, body) = form(
+            &[("project", "demo"), ("restart", "true")],
+            &version(word, &healthy),
+        );
+        let authorization = format!("Authorization: Bearer {}", host.token);
+        request("POST", "/", &[&authorization, &media], &body)
+    };
+    // Whether the one before is there, whether the new one will be healthy, and what becomes of it.
+    let table = [
+        (true, true, "success", Some("second")),
+        (true, false, "rolled_back", Some("first")),
+        (false, true, "success", Some("second")),
+        (false, false, "failed", None),
+    ];
+    for (before, well, status, live) in table {
+        let what = format!("before: {before}, healthy: {well}");
+        let host = TestServer::start();
+        allow("first");
+        let mut first = None;
+        if before {
+            let fields = [("project", "demo"), ("restart", "true")];
+            let answer = host.deploy(&fields, &version("first", &healthy));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            first = answer.json()["deployment_id"].as_str().map(str::to_owned);
+        }
+        let request = deploy(&host, "second");
+        let (root, id) = killed_in_the_health_wait(host, &request);
+        let host = TestServer::on(Arc::clone(&root), &[], &[]);
+        // It runs, for everybody.
+        let record = host.record(&id);
+        assert_eq!(record["status"], "restarting", "{what}: {record}");
+        let busy = host.deploy(&[("project", "demo")], &component());
+        assert_eq!(busy.refusal().0, "busy", "{what}");
+        let cancel = json!({"operation": "cancel_deployment", "deployment_id": id});
+        assert_eq!(host.operate(&cancel).refusal().0, "conflict", "{what}");
+        if well {
+            allow("first second");
+        }
+        let events = host
+            .ask("GET", &format!("/deployments/{id}/events"), &[], b"")
+            .events();
+        let last = events.last().unwrap();
+        let numbers = events.iter().zip(1..);
+        assert!(
+            numbers.clone().all(|(event, id)| event.id == Some(id)),
+            "{what}: {events:?}"
+        );
+        let record = host.record(&id);
+        assert_eq!(record["status"], status, "{what}: {record}");
+        if !well {
+            assert_eq!(last.data["code"], "unhealthy", "{what}");
+            assert_eq!(last.data["rolled_back_to"], json!(first), "{what}");
+        }
+        let word = std::fs::read_to_string(root.0.join("components/demo/word")).ok();
+        assert_eq!(word.as_deref(), live, "{what}");
+        let releases = host.operate(&json!({"operation": "get_components"})).json();
+        let processes = &releases["components"][0]["processes"];
+        match live {
+            None => assert_eq!(releases["components"], json!([]), "{what}"),
+            Some(word) => {
+                let release = if word == "second" {
+                    Some(&id)
+                } else {
+                    first.as_ref()
+                };
+                assert_eq!(processes[0]["release_id"], json!(release), "{what}");
+                assert!(processes[0]["pid"].is_u64(), "{what}: {processes}");
+            }
+        }
+        assert!(!root.0.join("run").join(&id).exists(), "{what}");
+        assert!(!root.0.join("run/demo.before").exists(), "{what}");
+        let next = host.deploy(&[("project", "demo")], &component());
+        assert_eq!(next.status, 200, "{what}: {}", next.text());
+    }
+}
+
+#[test]
+fn a_restart_alone_that_was_cut_off_leaves_what_is_live() {
+    let control = TempDir::new();
+    let healthy = control.0.join("healthy");
+    std::fs::write(&healthy, "first").unwrap();
+    let host = TestServer::start();
+    let fields = [("project", "demo"), ("restart", "true")];
+    let answer = host.deploy(&fields, &version("first", &healthy));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    std::fs::write(&healthy, "").unwrap();
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let body = json!({"operation": "restart_component", "project": "demo"}).to_string();
+    let media = "Content-Type: application/json";
+    let request = request("POST", "/", &[&authorization, media], body.as_bytes());
+    let (root, id) = killed_in_the_health_wait(host, &request);
+    let host = TestServer::on(root, &[], &[]);
+    let events = host
+        .ask("GET", &format!("/deployments/{id}/events"), &[], b"")
+        .events();
+    assert_eq!(events.last().unwrap().data["code"], "unhealthy");
+    assert_eq!(host.record(&id)["status"], "failed");
+    // What is live is not to blame, and runs.
+    await_some("the process", || pid(&host));
 }

@@ -9,6 +9,7 @@
 //! | `build` | a payload that arrives is built |
 //! | `earlier` | a release of an earlier deployment becomes live again |
 //! | `restart`, `drop` | the operations of those names |
+//! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
 //! | `joining` | a request that comes twice |
 //! | `running` | what runs, and what is busy with it |
@@ -19,6 +20,7 @@ mod earlier;
 mod joining;
 mod keyed;
 mod restart;
+mod resume;
 mod running;
 mod stopping;
 
@@ -32,6 +34,7 @@ use crate::api::event::{Event, Opening, Phase};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::attempt::{Attempt, Facts};
 pub use crate::engine::deployer::build::Incoming;
+pub use crate::engine::deployer::resume::TakenOver;
 pub use crate::engine::deployer::running::CutUpload;
 use crate::engine::deployer::running::{
     Busy, DeploymentsState, Hold, RunningDeployment, RunningDeployments,
@@ -246,7 +249,7 @@ impl Deployer {
         let permit = match work {
             Work::Unpacked(_) => self.permit(&mut attempt).map(Some),
             // What only switches holds nobody up.
-            Work::Built(_) | Work::Restart => Ok(None),
+            Work::Built(_) | Work::Restart | Work::CutOff(_) => Ok(None),
         };
         let outcome = permit.and_then(|permit| self.builder.run(spec, work, &mut attempt, permit));
         self.end(attempt, outcome);

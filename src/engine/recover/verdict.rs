@@ -17,7 +17,7 @@ pub(super) enum Verdict {
     /// Its release is live.
     Live { peers: Option<Value> },
     /// Its release is live, and nobody knows yet whether its processes are healthy.
-    Unjudged,
+    Unjudged { peers: Value },
     /// Its release is not live, or its processes were not healthy.
     Failed {
         /// Whether the release that was to be live is its own, and goes with it.
@@ -50,15 +50,17 @@ pub(super) fn of(store: &Store, entries: &[Entry], record: &Record) -> Verdict {
             failure: Box::new(interrupted(record, peers)),
         };
     }
-    let judged = matches!(restart, Some((PhaseStatus::Done | PhaseStatus::Skipped, _)));
-    if opening.phases.contains(&Phase::Restart) && !judged {
-        return Verdict::Unjudged;
-    }
     if peers.is_some() {
         log::warn(&format!(
             "deployment {} of {} was on its way to its peers: what is live there is to be looked at",
             record.deployment_id, record.project
         ));
+    }
+    let judged = matches!(restart, Some((PhaseStatus::Done | PhaseStatus::Skipped, _)));
+    if opening.phases.contains(&Phase::Restart) && !judged {
+        return Verdict::Unjudged {
+            peers: peers.unwrap_or_default(),
+        };
     }
     Verdict::Live { peers }
 }
@@ -74,7 +76,9 @@ impl Verdict {
                 }
                 Event::Done(result)
             }
-            Verdict::Unjudged => Event::Error(Box::new(interrupted(record, None))),
+            Verdict::Unjudged { peers } => {
+                Event::Error(Box::new(interrupted(record, Some(peers.clone()))))
+            }
             Verdict::Failed { failure, .. } => Event::Error(failure.clone()),
         };
         let last = record.event_log.entries().last();
@@ -85,7 +89,7 @@ impl Verdict {
     pub(super) fn words(&self) -> String {
         match self {
             Verdict::Live { .. } => "done: it is live".to_owned(),
-            Verdict::Unjudged => "not judged yet".to_owned(),
+            Verdict::Unjudged { .. } => "not judged yet".to_owned(),
             Verdict::Failed { failure, .. } => format!("failed: {}", failure.message),
         }
     }

@@ -78,7 +78,7 @@ pub enum SurvivorScope<'a> {
 }
 
 /// What is looked for in an environment.
-struct Search {
+struct MarkSearch {
     /// One of these.
     server: [Vec<u8>; 2],
     /// And this one, if there is any.
@@ -93,7 +93,7 @@ struct Search {
 pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usize, Error> {
     let root = mark.path.display();
     let what = || format!("looking for processes that {root} left running");
-    let search = Search {
+    let search = MarkSearch {
         server: mark.entries(),
         scope: match whose {
             SurvivorScope::All => None,
@@ -122,7 +122,7 @@ pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usiz
 }
 
 /// The processes that carry what is looked for, held by descriptors that no other process can come to stand behind.
-fn find(search: &Search) -> io::Result<Vec<OwnedFd>> {
+fn find(search: &MarkSearch) -> io::Result<Vec<OwnedFd>> {
     let spared = ancestors();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -147,7 +147,7 @@ fn find(search: &Search) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// Whether a process was started with what is looked for. Another user's process, a zombie or none at all was not.
-fn carries(pid: i32, search: &Search) -> bool {
+fn carries(pid: i32, search: &MarkSearch) -> bool {
     std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
         let has = |wanted: &Vec<u8>| {
             let mut entries = environment.split(|byte| *byte == 0);
