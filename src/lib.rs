@@ -27,7 +27,7 @@
 //! | [`client`] | targets, the wire, requests and answers | ureq |
 //! | [`engine`] | deploying: the deployer and its threads, stages, install, manifest, processes, peers, recovery, retention | |
 //! | [`server`] | the gate, HTTP, the router, who may do what, a function for each operation | tiny_http, httparse, rustls |
-//! | [`cli`] | arguments, commands, the screen | pico-args, indicatif |
+//! | [`cli`] | arguments, commands, the screen | pico-args |
 //!
 //! # The gate
 //! tiny_http trusts its clients: a declared length that is too large aborts the process, an unread chunked body is read as

@@ -117,7 +117,7 @@ fn every_end_has_its_code_and_failures_print_no_result() {
         (&["show", "0"], 2, "deployment id"),
         (&["op", "fly"], 1, "Operation 'fly' not found"),
         (&["deploy", "/no/such/directory"], 2, "/no/such/directory"),
-        (&["deploy", &empty, "--project", "x"], 2, "nothing in it"),
+        (&["deploy", &empty, "--project", "x"], 2, "no file in it"),
         (&["deploy", dir, "--project", "a.b"], 2, "--project"),
         (&["deploy", dir, "--nonsense"], 2, "--nonsense"),
         (&["deploy", dir, "more"], 2, "more"),

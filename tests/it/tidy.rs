@@ -23,7 +23,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tar", &["formats"]),
     ("flate2", &["formats"]),
     ("pico_args", &["cli"]),
-    ("indicatif", &["cli"]),
     ("rustix", &["system", "formats"]),
     ("signal_hook", &["system"]),
     ("uuid", &["api"]),

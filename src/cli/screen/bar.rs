@@ -7,16 +7,16 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike as _};
-
 use crate::cli::screen::lines;
 use crate::cli::screen::narrator::{Narrator, log_lines, sentence};
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::sending::{Sending, cut};
 use crate::cli::screen::sink::Sink;
-use crate::cli::screen::terminal::{CLEAR, Terminal};
 use crate::cli::screen::units;
 use crate::cli::screen::{Remark, Renderer, Surroundings};
+
+/// Takes the cursor to the beginning of the line and empties it.
+const CLEAR: &str = "\r\x1b[2K";
 
 /// Ten redraws a second are as many as an eye can use.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -32,17 +32,11 @@ struct Scroll {
     text: String,
     colour: bool,
     raw: bool,
-    guarded: bool,
 }
 
 impl Scroll {
     fn print(&mut self, line: &str) {
-        let line = if self.guarded {
-            lines::defused(line)
-        } else {
-            Cow::Borrowed(line)
-        };
-        self.text.push_str(&line);
+        self.text.push_str(&lines::defused(line));
         if self.raw && line.contains('\x1b') {
             // A colour that somebody left on would go on in the live line.
             self.text.push_str("\x1b[0m");
@@ -62,11 +56,7 @@ impl Scroll {
     fn alarm(&mut self, word: &str, colour: u8, text: &str) {
         let word = self.painted(word, colour).into_owned();
         for (number, line) in text.split('\n').enumerate() {
-            let line = if self.guarded {
-                lines::defused(line)
-            } else {
-                Cow::Borrowed(line)
-            };
+            let line = lines::defused(line);
             let before = if number == 0 {
                 format!("{word}: ")
             } else {
@@ -119,8 +109,10 @@ enum LiveLine {
 
 /// A screen with a live line.
 pub(crate) struct Bar {
-    terminal: Terminal,
-    line: ProgressBar,
+    sink: Sink,
+    columns: fn() -> u16,
+    /// A live line is on the terminal.
+    drawn: bool,
     scroll: Scroll,
     narrator: Narrator,
     live: LiveLine,
@@ -136,20 +128,15 @@ pub(crate) struct Bar {
 impl Bar {
     /// A screen that begins now.
     pub(crate) fn new(sink: Sink, manner: RelayStyle, around: Surroundings, now: Instant) -> Bar {
-        let terminal = Terminal::new(sink, around.columns);
-        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-        let line = ProgressBar::with_draw_target(None, target);
-        // The template is a constant, and a good one.
-        line.set_style(ProgressStyle::with_template("{msg}").expect("a good template"));
         let scroll = Scroll {
             text: String::new(),
             colour: !around.no_color && !around.dumb,
             raw: manner.raw,
-            guarded: around.github,
         };
         Bar {
-            terminal,
-            line,
+            sink,
+            columns: around.columns,
+            drawn: false,
             scroll,
             narrator: Narrator::new(manner),
             live: LiveLine::Waiting {
@@ -165,7 +152,8 @@ impl Bar {
     }
 
     fn width(&self) -> usize {
-        usize::from(self.terminal.width())
+        // A line that fills the last column wraps on some terminals and not on others.
+        usize::from((self.columns)().saturating_sub(1).max(1))
     }
 
     /// The live line as it is now.
@@ -209,38 +197,20 @@ impl Bar {
         }
         let patient = self.busy || now >= self.begun + PATIENCE;
         let live = self.text(now).filter(|_| due && patient);
-        if !has_text && live.is_none() && !self.terminal.lock().drawn {
+        if !has_text && live.is_none() && !self.drawn {
             return;
         }
-        if let Some(text) = &live {
-            // Indicatif draws whenever the message is set; this time it shall wait until the lines are printed.
-            self.terminal.lock().muted = has_text;
-            self.line.set_message(text.clone());
-            self.terminal.lock().muted = false;
+        if std::mem::take(&mut self.drawn) {
+            self.sink.push(CLEAR);
         }
-        if has_text || live.is_none() {
-            self.print(live.is_some());
-        }
-        let mut inner = self.terminal.lock();
-        inner.drawn = live.is_some();
-        if live.is_some() {
+        self.sink.push(&self.scroll.text);
+        self.scroll.text.clear();
+        if let Some(live) = live {
+            self.sink.push(&live);
+            self.drawn = true;
             self.next = now + REDRAW;
         }
-        inner.sink.flush();
-    }
-
-    /// Takes the live line away, prints what waits and, if wanted, puts the live line back.
-    fn print(&mut self, redraw: bool) {
-        let drawn = self.terminal.lock().drawn;
-        // There is nothing to clear where nothing is drawn.
-        self.terminal.lock().muted = !drawn;
-        self.line.suspend(|| {
-            let mut inner = self.terminal.lock();
-            inner.sink.push(&self.scroll.text);
-            inner.muted = !redraw;
-        });
-        self.terminal.lock().muted = false;
-        self.scroll.text.clear();
+        self.sink.flush();
     }
 }
 
@@ -327,16 +297,11 @@ impl Renderer for Bar {
             self.finished = true;
             self.narrator.finish(&mut self.scroll);
             self.live = LiveLine::Nothing;
-            // By ourselves, because indicatif draws nothing in a panic.
-            let mut inner = self.terminal.lock();
-            if std::mem::take(&mut inner.drawn) {
-                inner.sink.push(CLEAR);
+            if std::mem::take(&mut self.drawn) {
+                self.sink.push(CLEAR);
             }
         }
         self.refresh(now, true);
-        self.terminal.lock().muted = true;
-        self.line.finish_and_clear();
-        self.terminal.lock().muted = false;
-        self.terminal.lock().sink.flush();
+        self.sink.flush();
     }
 }

@@ -1,4 +1,4 @@
-//! Relayed text made harmless: control characters become visible, and nothing reads as a command to a CI runner.
+//! Relayed text made harmless: control characters become visible, and nothing reads as a command to a CI system.
 //!
 //! What a package manager or a server says is somebody else's text. On a terminal it could move the cursor, rewrite what
 //! stands above or change the title; bidirectional controls could show a line in another order than it has; in the log of
@@ -52,7 +52,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
 
 /// JSON without the controls that JSON itself does not mind, written as its escapes, which mean the same. They can only
 /// stand in strings; line feeds between the parts stay.
-pub(crate) fn escaped(json: &str) -> Cow<'_, str> {
+fn escaped(json: &str) -> Cow<'_, str> {
     if !json.split('\n').any(has_controls) {
         return Cow::Borrowed(json);
     }
@@ -90,8 +90,45 @@ fn ends_line(character: char) -> bool {
     )
 }
 
-/// Makes a line of text that no GitHub runner obeys: `::` at its beginning and `##[` anywhere in it are broken with a
-/// space, line ends within it are made visible. The beginning is whatever comes after white space, characters that are
+/// What the runners of CI systems obey wherever it stands in a line, before the bracket and in any case: GitHub's and
+/// Azure's, Azure's, TeamCity's.
+const COMMANDS: [&str; 3] = ["##", "##vso", "##teamcity"];
+
+/// The places of the brackets that make a command of what stands before them.
+fn command_brackets(text: &str) -> impl Iterator<Item = usize> {
+    let bytes = text.as_bytes();
+    memchr::memchr_iter(b'[', bytes).filter(move |at| {
+        COMMANDS.iter().any(|command| {
+            let start = at.checked_sub(command.len());
+            start.is_some_and(|start| bytes[start..*at].eq_ignore_ascii_case(command.as_bytes()))
+        })
+    })
+}
+
+/// The text with something put in the place of each of these brackets.
+fn without_commands<'a>(text: &'a str, bracket: &str) -> Cow<'a, str> {
+    let mut from = 0;
+    let mut out = String::new();
+    for at in command_brackets(text) {
+        out.extend([&text[from..at], bracket]);
+        from = at + 1;
+    }
+    match from {
+        0 => Cow::Borrowed(text),
+        _ => Cow::Owned(out + &text[from..]),
+    }
+}
+
+/// JSON in which nothing acts on a terminal or on a CI system, and which means the same: both can stand in strings alone.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    match escaped(text) {
+        Cow::Borrowed(text) => without_commands(text, "\\u005b"),
+        Cow::Owned(text) => Cow::Owned(without_commands(&text, "\\u005b").into_owned()),
+    }
+}
+
+/// Makes a line of text that no CI system obeys: `::` at its beginning and `##[` and its kin anywhere in it are broken with
+/// a space, line ends within it are made visible. The beginning is whatever comes after white space, characters that are
 /// not seen and terminal sequences, all of which a runner may skip.
 pub(crate) fn defused(line: &str) -> Cow<'_, str> {
     let mut line = Cow::Borrowed(line);
@@ -106,8 +143,8 @@ pub(crate) fn defused(line: &str) -> Cow<'_, str> {
         }
         line = Cow::Owned(out);
     }
-    if line.contains("##[") {
-        line = Cow::Owned(line.replace("##[", "## ["));
+    if let Cow::Owned(harmless) = without_commands(&line, " [") {
+        line = Cow::Owned(harmless);
     }
     let start = line.len() - unseen(&line).len();
     if line[start..].starts_with("::") {
@@ -136,10 +173,10 @@ fn unseen(mut text: &str) -> &str {
     }
 }
 
-/// What a workflow command's message may hold.
+/// What the message of a workflow command of ours may hold, so that it is not another one.
 pub(crate) fn command_data(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
-    for character in text.chars() {
+    for character in without_commands(text, " [").chars() {
         match character {
             '%' => out.push_str("%25"),
             '\r' => out.push_str("%0D"),
@@ -200,6 +237,8 @@ mod tests {
             ("\x1b[1;31m\x1b[K::error::x", "\x1b[1;31m\x1b[K: :error::x"),
             ("\x07::error::x", "\x07: :error::x"),
             ("a ##[command]x ##[y", "a ## [command]x ## [y"),
+            ("a ##VSO[task.x]y", "a ##VSO [task.x]y"),
+            ("##vso[##teamCity[##vs[", "##vso [##teamCity [##vs["),
             ("###[[", "### [["),
             ("a\n::error::x", "a^J::error::x"),
             ("\r::error::x", "^M::error::x"),
@@ -215,7 +254,25 @@ mod tests {
     }
 
     #[test]
+    fn json_means_the_same_and_does_not_act() {
+        let table = [
+            (
+                r###"["##[x]", "##Vso[y", "#[z"]"###,
+                r###"["##\u005bx]", "##Vso\u005by", "#[z"]"###,
+            ),
+            ("[\"\u{9b}\u{202e}##[\"]", r###"["\u009b\u202e##\u005b"]"###),
+            ("[[1]]", "[[1]]"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(json(text), expected);
+            let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+            assert_eq!(value(&json(text)), value(text));
+        }
+    }
+
+    #[test]
     fn command_data_is_escaped() {
+        assert_eq!(command_data("a ##[b"), "a ## [b");
         assert_eq!(command_data("50% a\r\nb"), "50%25 a%0D%0Ab");
     }
 }

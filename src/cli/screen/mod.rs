@@ -18,7 +18,6 @@ mod result;
 mod sending;
 mod sink;
 mod table;
-mod terminal;
 pub(crate) mod units;
 mod yaml;
 
@@ -205,17 +204,11 @@ impl Screen {
         let now = clock();
         let show: Box<dyn Renderer> = match around.choose(progress) {
             Progress::Bar => Box::new(bar::Bar::new(sink, manner, around, now)),
-            Progress::Ndjson => Box::new(ndjson::Ndjson::new(sink, around.github)),
-            Progress::Quiet => Box::new(quiet::Quiet::new(sink, around.github)),
+            Progress::Ndjson => Box::new(ndjson::Ndjson::new(sink)),
+            Progress::Quiet => Box::new(quiet::Quiet::new(sink)),
             Progress::Github => Box::new(plain::Plain::new(sink, manner, plain::Log::Github, now)),
             Progress::Plain | Progress::Auto => {
-                // Who asks for `plain` on a runner still has its log read by it.
-                let log = if around.github {
-                    plain::Log::Guarded
-                } else {
-                    plain::Log::Text
-                };
-                Box::new(plain::Plain::new(sink, manner, log, now))
+                Box::new(plain::Plain::new(sink, manner, plain::Log::Text, now))
             }
         };
         Screen { show, clock }

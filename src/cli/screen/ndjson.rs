@@ -44,7 +44,6 @@ struct ClientRemark<'a> {
 /// A screen of JSON lines.
 pub(crate) struct Ndjson {
     sink: Sink,
-    guarded: bool,
     /// When the upload was reported last.
     reported: Option<Instant>,
     /// The newest state of the upload that was not reported yet.
@@ -52,11 +51,9 @@ pub(crate) struct Ndjson {
 }
 
 impl Ndjson {
-    /// A screen; a guarded one is read by GitHub's runner too.
-    pub(crate) fn new(sink: Sink, guarded: bool) -> Ndjson {
+    pub(crate) fn new(sink: Sink) -> Ndjson {
         Ndjson {
             sink,
-            guarded,
             reported: None,
             waiting: None,
         }
@@ -64,13 +61,10 @@ impl Ndjson {
 
     fn print<T: Serialize>(&mut self, event: &str, id: Option<&str>, data: T) {
         // Plain data cannot fail to be written.
-        let Ok(mut line) = serde_json::to_string(&JsonLine { event, id, data }) else {
+        let Ok(line) = serde_json::to_string(&JsonLine { event, id, data }) else {
             return;
         };
-        if self.guarded {
-            line = guarded(&line);
-        }
-        self.sink.push(&line);
+        self.sink.push(&lines::json(&line));
         self.sink.push("\n");
     }
 
@@ -86,12 +80,6 @@ impl Ndjson {
             self.print("upload", None, UploadData { bytes, total });
         }
     }
-}
-
-/// A line that holds no command for a runner and nothing that it could take for a line's end. Within JSON these can only
-/// be in strings, where they mean the same like this.
-fn guarded(line: &str) -> String {
-    lines::escaped(line).replace("##[", "##\\u005b")
 }
 
 /// The data as JSON, if it is some that every reader takes.

@@ -19,9 +19,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(crate) enum Log {
     /// People.
     Text,
-    /// People and GitHub's runner, who shall find no commands in it.
-    Guarded,
-    /// People and GitHub's runner, who finds ours.
+    /// People and GitHub's runner, which finds commands of ours in it.
     Github,
 }
 
@@ -35,19 +33,14 @@ struct LinePrinter {
 
 impl LinePrinter {
     fn print(&mut self, text: &str) {
-        let text = match self.log {
-            Log::Text => Cow::Borrowed(text),
-            Log::Guarded | Log::Github => lines::defused(text),
-        };
-        self.sink.push(&text);
+        self.sink.push(&lines::defused(text));
         self.sink.push("\n");
     }
 
     /// A workflow command of ours; what it says cannot be another one.
     fn command(&mut self, name: &str, text: &str) {
-        let text = text.replace("##[", "## [");
         self.sink
-            .push(&format!("::{name}::{}\n", lines::command_data(&text)));
+            .push(&format!("::{name}::{}\n", lines::command_data(text)));
     }
 
     fn end_group(&mut self) {

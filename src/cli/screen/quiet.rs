@@ -11,23 +11,17 @@ use crate::cli::screen::{Remark, Renderer};
 /// A screen that says nothing as long as all goes well.
 pub(crate) struct Quiet {
     sink: Sink,
-    guarded: bool,
 }
 
 impl Quiet {
-    /// A screen; a guarded one is read by GitHub's runner too.
-    pub(crate) fn new(sink: Sink, guarded: bool) -> Quiet {
-        Quiet { sink, guarded }
+    pub(crate) fn new(sink: Sink) -> Quiet {
+        Quiet { sink }
     }
 
     fn error(&mut self, message: &str, code: Option<&str>) {
         let text = format!("error: {}", sentence(message, code).replace('\n', "\n  "));
         for line in text.split('\n') {
-            if self.guarded {
-                self.sink.push(&lines::defused(line));
-            } else {
-                self.sink.push(line);
-            }
+            self.sink.push(&lines::defused(line));
             self.sink.push("\n");
         }
         self.sink.flush();

@@ -1,5 +1,6 @@
 //! The result, on stdout, where nothing else goes.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::str::FromStr;
 
@@ -51,19 +52,18 @@ pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Er
 }
 
 /// Prints one line of text from a server, such as one of a process' log, as it is where `raw` says so or where stdout is
-/// not a terminal.
+/// not a terminal, but never as a command to a CI system.
 ///
 /// # Errors
 /// When it cannot be written. Here it is one that nobody reads any more, as [`Error::io`] tells, since whoever follows a
 /// log has to end then.
 pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    let mut text = if raw || !io::stdout().is_terminal() {
-        line.to_owned()
-    } else {
-        lines::visible(line).into_owned()
+    let shown = match raw || !io::stdout().is_terminal() {
+        true => Cow::Borrowed(line),
+        false => lines::visible(line),
     };
-    text.push('\n');
+    let text = lines::defused(&shown).into_owned() + "\n";
     sink::write_all(&mut out, text.as_bytes())
         .and_then(|()| out.flush())
         .doing(|| "writing to stdout".into())
@@ -101,7 +101,7 @@ fn rendered(value: &Value, output: OutputFormat, terminal: bool) -> String {
     match output {
         OutputFormat::Json => json(value),
         OutputFormat::Auto if !terminal => json(value),
-        OutputFormat::Auto => table(value).unwrap_or_else(|| yaml(value)),
+        OutputFormat::Auto => shown_table(value).unwrap_or_else(|| yaml(value)),
         OutputFormat::Yaml => yaml(value),
         OutputFormat::Text => text(value),
     }
@@ -110,20 +110,24 @@ fn rendered(value: &Value, output: OutputFormat, terminal: bool) -> String {
 fn text(value: &Value) -> String {
     let message = value.get("message").or(Some(value)).and_then(Value::as_str);
     match message {
-        Some(message) => {
-            let mut text = lines::message(message).join("\n");
-            text.push('\n');
-            text
-        }
-        None => table(value).unwrap_or_else(|| yaml(value)),
+        Some(message) => harmless(&lines::message(message).join("\n")),
+        None => shown_table(value).unwrap_or_else(|| yaml(value)),
     }
+}
+
+fn shown_table(value: &Value) -> Option<String> {
+    table(value).map(|table| harmless(&table))
+}
+
+/// Lines that no CI system obeys.
+fn harmless(text: &str) -> String {
+    let lines = text.lines().map(|line| lines::defused(line) + "\n");
+    lines.collect()
 }
 
 /// JSON, in which the controls beyond ASCII are escaped too: it may be a terminal that reads it.
 fn json(value: &Value) -> String {
-    let mut text = lines::escaped(&format!("{value:#}")).into_owned();
-    text.push('\n');
-    text
+    lines::json(&format!("{value:#}")).into_owned() + "\n"
 }
 
 #[cfg(test)]
@@ -168,6 +172,17 @@ mod tests {
             );
         }
         assert_eq!(text(&json!("a\x1b\nb")), "a^[\nb\n");
+        assert_eq!(
+            text(&json!("a\n ::error::b\n##vso[x")),
+            "a\n : :error::b\n##vso [x\n"
+        );
+        let hostile = json!({"rows": [{"name": "::x ##[y]"}]});
+        assert_eq!(text(&hostile), "NAME\n: :x ## [y]\n");
+        assert!(json(&hostile).contains(r"::x ##\u005by]"));
+        assert!(
+            yaml(&json!({"a": "##[y]", "b": "x\n::y"}))
+                .contains("a: \"##\\u005by]\"\nb: \"x\\n::y\"\n")
+        );
         assert_eq!(text(&json!({"a": 1})), "a: 1\n");
     }
 

@@ -144,7 +144,7 @@ extract done (0.4s)
 install...
 install: using npm
   | added 42 packages in 3s
-  ! ^[[33mnpm warn^[[0m ##[set-env]
+  ! ^[[33mnpm warn^[[0m ## [set-env]
   | ::set-output name=a::b
 install done (3 log lines, 12.3s)
 warning: ::low disk 50%
@@ -207,6 +207,7 @@ fn a_deployment_in_ndjson() {
     ];
     for (number, (event, data)) in (1..).zip(RECORDS) {
         let data = data.replace("{\"a\": 1}", "{\"a\":1}");
+        let data = data.replace("##[", "##\\u005b");
         expected.push(format!(
             r#"{{"event":"{event}","id":"{number}","data":{data}}}"#
         ));
@@ -225,7 +226,7 @@ fn a_deployment_in_ndjson() {
 }
 
 #[test]
-fn ndjson_reports_the_upload_ten_times_a_second_and_is_guarded_on_a_runner() {
+fn ndjson_reports_the_upload_ten_times_a_second_and_never_acts() {
     let mut stage = Stage::new(
         Progress::Ndjson,
         false,
@@ -397,6 +398,8 @@ const HOSTILE: &[&str] = &[
     "::error::x",
     " \t::add-path::x",
     "##[add-path]x",
+    "a ##Vso[x]",
+    "##teamcity[x]",
     "a\n::error::x",
     "a\r::error::x",
     "\x1b[1m::error::x",
@@ -405,12 +408,7 @@ const HOSTILE: &[&str] = &[
 ];
 
 #[test]
-fn no_relayed_text_is_a_command_on_a_runner() {
-    let runner = Surroundings {
-        github: true,
-        terminal: false,
-        ..AROUND
-    };
+fn no_relayed_text_is_a_command_to_a_ci_system() {
     for progress in [
         Progress::Github,
         Progress::Plain,
@@ -419,11 +417,15 @@ fn no_relayed_text_is_a_command_on_a_runner() {
         Progress::Auto,
         Progress::Ndjson,
     ] {
-        for (text, raw) in HOSTILE
-            .iter()
-            .flat_map(|text| [(text, false), (text, true)])
-        {
-            let mut stage = Stage::new(progress, raw, runner);
+        let ways = [(false, false), (false, true), (true, false), (true, true)];
+        let all = HOSTILE.iter().flat_map(|text| ways.map(|way| (text, way)));
+        for (text, (raw, github)) in all {
+            let around = Surroundings {
+                github,
+                terminal: false,
+                ..AROUND
+            };
+            let mut stage = Stage::new(progress, raw, around);
             let value = serde_json::json!({
                 "phase": text, "status": "start", "message": text, "manager": text, "stream": "stdout", "line": text, "type": text,
                 "peer": text, "event": "warning", "data": {"message": text}, "code": text,
@@ -449,7 +451,10 @@ fn no_relayed_text_is_a_command_on_a_runner() {
             stage.screen.error(text, Some(text));
             stage.screen.finish();
             let written = stage.written();
-            assert!(!written.contains("##["), "{progress:?} {text:?}: {written}");
+            let lower = written.to_ascii_lowercase();
+            for command in ["##[", "##vso[", "##teamcity["] {
+                assert!(!lower.contains(command), "{progress:?} {text:?}: {written}");
+            }
             for line in written.split(['\n', '\r', '\u{85}', '\u{2028}']) {
                 let start = line.trim_start_matches(|sign: char| {
                     sign.is_whitespace() || sign.is_control() || sign == '\u{feff}'
