@@ -125,23 +125,29 @@ impl Follower {
             // said by `last`, since an offer fails only while the channel is full.
             let offer = match channel.try_recv() {
                 Ok(offer) => offer,
-                Err(TryRecvError::Empty) if live.last.load(Ordering::Acquire) >= self.next => {
-                    match self.read()? {
-                        Some(entry) => return Ok(self.pass(entry)),
-                        None => match self.unwritten() {
-                            Some(entry) => return Ok(self.pass(entry)),
-                            None => return Ok(Step::Idle),
-                        },
+                Err(TryRecvError::Empty) => {
+                    if live.last.load(Ordering::Acquire) >= self.next {
+                        let entry = match self.read()? {
+                            Some(entry) => Some(entry),
+                            None => self.unwritten(),
+                        };
+                        if let Some(entry) = entry {
+                            return Ok(self.pass(entry));
+                        }
+                    }
+                    // What the disk did not take is not there to be seen before more comes.
+                    let Some((_, channel)) = &self.live else {
+                        continue;
+                    };
+                    match channel.recv_timeout(wait) {
+                        Ok(offer) => offer,
+                        Err(RecvTimeoutError::Timeout) => return Ok(Step::Idle),
+                        Err(RecvTimeoutError::Disconnected) => {
+                            self.live = None;
+                            continue;
+                        }
                     }
                 }
-                Err(TryRecvError::Empty) => match channel.recv_timeout(wait) {
-                    Ok(offer) => offer,
-                    Err(RecvTimeoutError::Timeout) => return Ok(Step::Idle),
-                    Err(RecvTimeoutError::Disconnected) => {
-                        self.live = None;
-                        continue;
-                    }
-                },
                 Err(TryRecvError::Disconnected) => {
                     self.live = None;
                     continue;

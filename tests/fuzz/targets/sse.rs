@@ -2,7 +2,7 @@
 //! without any care for memory, finds the same. What is written is read back as it was.
 #![no_main]
 
-use gangplank::formats::sse::{Parser, Record, frame};
+use gangplank::formats::sse::{Parser, SseRecord, frame};
 use gangplank_fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     written(&input);
 });
 
-fn records(pieces: &[&[u8]]) -> Vec<Record> {
+fn records(pieces: &[&[u8]]) -> Vec<SseRecord> {
     let mut parser = Parser::new();
     let mut records = Vec::new();
     for piece in pieces {
@@ -33,7 +33,7 @@ fn records(pieces: &[&[u8]]) -> Vec<Record> {
 }
 
 /// Section 9.2.6 of the HTML standard, over a stream that is there as a whole.
-fn by_the_book(stream: &[u8]) -> Vec<Record> {
+fn by_the_book(stream: &[u8]) -> Vec<SseRecord> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -46,7 +46,7 @@ fn by_the_book(stream: &[u8]) -> Vec<Record> {
         if line.is_empty() {
             if let Some(data) = data.strip_suffix('\n') {
                 let event = if event.is_empty() { "message" } else { &event };
-                records.push(Record {
+                records.push(SseRecord {
                     id: Some(id.clone()).filter(|id| !id.is_empty()),
                     event: event.to_owned(),
                     data: data.to_owned(),
@@ -84,7 +84,7 @@ fn written(input: &Input) {
         frame(&mut stream, id, event, data);
         stream.extend_from_slice(gangplank::formats::sse::HEARTBEAT);
         let event = event.replace(['\r', '\n'], " ");
-        expected.push(Record {
+        expected.push(SseRecord {
             id: last.clone(),
             event: if event.is_empty() {
                 "message".to_owned()
