@@ -9,7 +9,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::event::Event;
 use crate::api::name::Project;
 use crate::api::operation::Restart;
-use crate::engine::deployer::{Deployer, Incoming, stopping};
+use crate::engine::deployer::{Deployer, Incoming, stopping_refusal};
 use crate::engine::peers::{Peer, PeerRelease};
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
 
@@ -44,7 +44,7 @@ impl Deployer {
         let mut all = Vec::new();
         for one in wanted {
             if stop.stopped() {
-                return Err(stopping());
+                return Err(stopping_refusal());
             }
             if self.is_here(&one)? {
                 continue;

@@ -204,12 +204,13 @@ impl Builder {
             let switch = self.store.switch(&tree.project, Some(tree.id))?;
             // The guard of the link has it from here on, and neither release goes.
             tree.kept = true;
-            let release = (tree.project.clone(), tree.id);
+            let project = tree.project.clone();
+            let release = (project.clone(), tree.id);
             let mut live = Live::new(self, release, previous, switch, fleet);
             checkpoint("switched");
             let done = live
                 .sync()
-                .and_then(|()| self.activate_peers(attempt, &mut live));
+                .and_then(|()| self.activate_peers(attempt, &project, &mut live.fleet));
             match done {
                 Ok(()) => Ok((live, Facts::new())),
                 Err(refusal) => Err(live.back(refusal.into(), &mut attempt.peer_events())),
@@ -251,7 +252,7 @@ impl Builder {
         } else if let Err(error) = skip_restart(attempt) {
             return Err(live.back(error.into(), &mut attempt.peer_events()));
         }
-        match self.restart_peers(spec, attempt, &mut live) {
+        match self.restart_peers(spec, attempt, &mut live.fleet) {
             Ok(()) => Ok((live, restarted)),
             Err(refusal) => Err(live.back(refusal.into(), &mut attempt.peer_events())),
         }

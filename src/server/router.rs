@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation::{self, Logs, Operation, Rollback};
-use crate::engine::deployer::stopping;
+use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
 use crate::server::form::{self, BodyLimits, RequestBody};
@@ -70,7 +70,7 @@ impl ServerState {
     ) -> Result<Outcome, Refusal> {
         browser::refuse_other_sites(exchange, self.tls)?;
         if self.deployer.is_stopping() {
-            return Err(stopping());
+            return Err(stopping_refusal());
         }
         let (method, path) = (exchange.method(), plain_path(exchange.path()));
         let events = path

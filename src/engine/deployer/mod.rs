@@ -387,7 +387,7 @@ impl Deployer {
 }
 
 /// The refusal of a server that is ending.
-pub fn stopping() -> Refusal {
+pub fn stopping_refusal() -> Refusal {
     Refusal::new(
         Code::Stopping,
         "the server is stopping; try again once it is back",

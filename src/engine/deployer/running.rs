@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
-use crate::engine::deployer::stopping;
+use crate::engine::deployer::stopping_refusal;
 use crate::store::journal::LiveFeed;
 use crate::system::stop::SharedStopper;
 
@@ -122,7 +122,7 @@ pub(super) fn claim(
     busy: Busy,
 ) -> Result<Hold, Refusal> {
     if state.stopping {
-        return Err(stopping());
+        return Err(stopping_refusal());
     }
     match state.busy.get(project).map(|busy| busy.deployment) {
         Some(Some(id)) => {

@@ -68,10 +68,6 @@ impl<'a> Live<'a> {
         }
     }
 
-    pub(super) fn project(&self) -> &Project {
-        &self.project
-    }
-
     /// Makes the switch here survive a power loss.
     pub(super) fn sync(&self) -> Result<(), Refusal> {
         match &self.switch {

@@ -13,7 +13,6 @@ use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::outcome::Failed;
 use crate::engine::peers::{Build, OnPeerEvent, Peer, StageRequest};
 use crate::engine::spec::DeploySpec;
-use crate::engine::stages::live::Live;
 use crate::engine::stages::{Builder, ReleaseTree};
 use crate::system::stop::Stop;
 use crate::system::threads;
@@ -290,22 +289,22 @@ impl Builder {
     pub(super) fn activate_peers(
         &self,
         attempt: &mut Attempt,
-        live: &mut Live<'_>,
+        project: &Project,
+        fleet: &mut Fleet<'_>,
     ) -> Result<(), Refusal> {
-        let project = live.project().clone();
         // It is too late to stop: what has begun is carried through.
-        let made = live.fleet.each(
+        let made = fleet.each(
             &mut attempt.peer_events(),
             |_| true,
             |member, tell| {
                 let build = member.build()?;
-                member.peer.activate(&project, build, &Stop::never(), tell)
+                member.peer.activate(project, build, &Stop::never(), tell)
             },
         );
         for (n, build) in made {
-            live.fleet.members[n].live = Some(build);
+            fleet.members[n].live = Some(build);
         }
-        live.fleet.verdict(&format!("activating {project}"))
+        fleet.verdict(&format!("activating {project}"))
     }
 
     /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy.
@@ -314,7 +313,7 @@ impl Builder {
         &self,
         spec: &DeploySpec,
         attempt: &mut Attempt,
-        live: &mut Live<'_>,
+        fleet: &mut Fleet<'_>,
     ) -> Result<(), Refusal> {
         let rolling = spec.restart == Restart::Rolling;
         let project = &spec.project;
@@ -322,7 +321,6 @@ impl Builder {
         let what = format!("restarting {project}");
         let names: Vec<&str> = self.peers.iter().map(Peer::name).collect();
         let at_once = if rolling { 1 } else { names.len().max(1) };
-        let fleet = &mut live.fleet;
         for turn in names.chunks(at_once) {
             let is_it = |member: &Member<'_>| turn.contains(&member.peer.name());
             for member in fleet.members.iter_mut().filter(|member| is_it(member)) {

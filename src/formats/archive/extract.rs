@@ -16,13 +16,13 @@ use tar::EntryType;
 use crate::api::error::{Code, Refusal};
 use crate::formats::archive::feed::{BUFFER, Disconnected, Feed, GzipMembers};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
+use crate::formats::archive::limits::{Limits, Owner};
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::{Name, bad, bad_text};
 use crate::formats::archive::reader::{NotTar, TAR_BLOCK, TarEntry, TarReader, fill};
 use crate::formats::archive::sniff;
 use crate::formats::archive::sparse::SparseFile;
 use crate::formats::archive::tree::{EntryKind, Id, ROOT, Tree};
-use crate::formats::archive::unpack::{Limits, Owner};
 use crate::formats::archive::visible;
 
 /// Why an entry is refused whose content is a map of what it has.

@@ -24,11 +24,13 @@
 //! | `settle` | what comes last: flattening, links, modes |
 //! | `tree` | what was made so far, compactly, and where links lead |
 //! | `free_space` | how much may still be written to the disk |
+//! | `limits` | what a payload may cost |
 
 mod extract;
 mod feed;
 mod free_space;
 mod gzip;
+mod limits;
 mod litter;
 mod pack;
 mod path;
@@ -41,8 +43,9 @@ mod testing;
 mod tree;
 mod unpack;
 
+pub use limits::{Limits, Owner};
 pub use pack::{PackOptions, PackPlan, plan};
-pub use unpack::{Limits, Owner, Unpacked, fits, unpack};
+pub use unpack::{Unpacked, fits, unpack};
 
 /// The longest part of a name that a message shows: a terminal's line or two.
 const SHOWN: usize = 200;

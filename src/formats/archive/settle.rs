@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use crate::api::error::{Error, Refusal};
 use crate::formats::archive::extract::{Tally, TreeWriter};
 use crate::formats::archive::free_space::unwritten;
+use crate::formats::archive::limits::Owner;
 use crate::formats::archive::path::{bad, stays};
 use crate::formats::archive::tree::{EntryKind, Id, LinkTarget, ROOT};
-use crate::formats::archive::unpack::Owner;
 use crate::formats::archive::visible;
 
 impl TreeWriter<'_> {

@@ -12,21 +12,8 @@ use crate::api::error::{Code, Error, Refusal};
 use crate::formats::archive::extract::{Tally, extract};
 use crate::formats::archive::feed::{self, BUFFER, Disconnected, Filler};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
+use crate::formats::archive::limits::{Limits, Owner};
 use crate::system::{hex, threads};
-
-/// What a payload may cost.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// The most bytes of a payload as it is received; `None` is no limit.
-    pub max_payload: Option<u64>,
-    /// The most entries, those included that are only implied by the paths of others.
-    pub max_entries: u64,
-    /// The free space of the disk never goes below this many bytes.
-    pub min_free_disk: u64,
-}
-
-/// The user and the group that a tree is handed to.
-pub type Owner = (u32, u32);
 
 /// What a payload was.
 #[derive(Debug, Clone, PartialEq, Eq)]

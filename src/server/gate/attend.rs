@@ -4,11 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::server::gate::client::ClientSocket;
 use crate::server::gate::connection::{self, Connection, Link};
 use crate::server::gate::head::{RequestHead, Search};
 use crate::server::gate::permits::Ticket;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::{ClientSocket, Socket};
+use crate::server::gate::socket::Socket;
 use crate::server::gate::tls::{Certificate, HELLO};
 use crate::server::gate::{ClientAddress, GateState, HEAD_MAX, HEAD_TIME, LINGER_TIME, handover};
 use crate::system::log;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::server::gate::body::IncomingBody;
+use crate::server::gate::client::ClientSocket;
 use crate::server::gate::clock::Clock;
 use crate::server::gate::head::RequestHead;
 use crate::server::gate::permits::Ticket;
 use crate::server::gate::refused::Refused;
-use crate::server::gate::socket::ClientSocket;
 use crate::server::gate::{BUFFER, ClientAddress, GateState, LINGER_BYTES, WRITE_TIME};
 use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
 use crate::system::socket::receive;

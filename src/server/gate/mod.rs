@@ -23,13 +23,14 @@
 //! | `connection` | one connection while it is answered |
 //! | `drain` | one connection after its answer, until its close |
 //! | `clock` | how long a client may take over its body |
-//! | `socket`, `tls` | the client's socket, and what may lie between |
+//! | `socket`, `client`, `tls` | the client's socket, how its own thread reads and writes it, and what may lie between |
 //! | `refused` | the gate's own answers |
 //! | `fuzz` | the way in for `make fuzz`; compiled for nothing else |
 
 mod accept;
 mod attend;
 mod body;
+mod client;
 mod clock;
 mod connection;
 mod drain;
