@@ -29,6 +29,7 @@ mod small;
 mod smuggle;
 mod strangers;
 mod switch;
+mod sync;
 mod test_server;
 mod tidy;
 mod tls;

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::test_server::{Answer, TestServer, component, form, gangplank, request};
+use crate::test_server::{Answer, TestServer, await_some, component, form, gangplank, request};
 
 /// A token of the server's root, with a role and perhaps for some components alone.
 fn token(host: &TestServer, name: &str, role: &str, projects: &[&str]) -> String {
@@ -435,4 +435,60 @@ fn base64_comes_as_tools_write_it() {
         body.as_bytes(),
     );
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn a_revoked_token_ends_the_streams_that_are_open() {
+    let host = TestServer::start();
+    let gate = host.path("gate");
+    let command = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; echo secret",
+        gate.display()
+    );
+    let (revoked, kept) = (
+        token(&host, "revoked", "read", &[]),
+        token(&host, "kept", "read", &[]),
+    );
+    std::thread::scope(|scope| {
+        let fields = [("project", "a"), ("install_command", command.as_str())];
+        let host = &host;
+        let deploy = scope.spawn(move || host.deploy(&fields, &component()));
+        let id = await_some("the installation", || {
+            let list = json!({"operation": "list_deployments", "status": "installing"});
+            let list = host.operate(&list).json();
+            list["deployments"][0]["deployment_id"]
+                .as_str()
+                .map(str::to_owned)
+        });
+        let watch = |token: &str| {
+            let authorization = format!("Authorization: Bearer {token}");
+            let path = format!("/deployments/{id}/events");
+            let mut stream = host.connect();
+            let head = request("GET", &path, &[&authorization], b"");
+            std::io::Write::write_all(&mut stream, &head).unwrap();
+            std::io::Read::read_exact(&mut stream, &mut [0; 16]).unwrap();
+            stream
+        };
+        let (mut cut, mut whole) = (watch(&revoked), watch(&kept));
+        let mut command = gangplank();
+        command
+            .args(["token", "revoke", "revoked", "--root"])
+            .arg(&host.root.0);
+        assert!(command.output().unwrap().status.success());
+        // Without its end, and without what comes after; others go on.
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut cut, &mut text).unwrap();
+        assert!(
+            !text.contains("event: done") && !text.ends_with("0\r\n\r\n"),
+            "{text}"
+        );
+        fs::write(&gate, "").unwrap();
+        assert_eq!(deploy.join().unwrap().status, 200);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut whole, &mut text).unwrap();
+        assert!(
+            text.contains("secret") && text.contains("event: done"),
+            "{text}"
+        );
+    });
 }
