@@ -5,6 +5,7 @@
 //! that were printed, together.
 
 mod choice;
+mod needs;
 mod tail;
 
 use std::ffi::{OsStr, OsString};
@@ -172,6 +173,11 @@ pub fn run(
         codes,
     };
     job.run(request, command, on_line)
+}
+
+/// What is not whole although the run went well, as warnings.
+pub fn warnings(request: &InstallRequest<'_>) -> Vec<String> {
+    needs::dangling(request.release)
 }
 
 /// Runs the manifest's `check` command, if it has one: exit code 0 says that the release can run.

@@ -204,7 +204,34 @@ pub struct Package {
     pub package_manager: Option<String>,
     /// `scripts.start`
     pub start: Option<String>,
+    /// It names packages: dependencies of any kind, or workspaces.
+    pub names_packages: bool,
+    /// It has scripts that a package manager runs when it installs.
+    pub install_scripts: bool,
 }
+
+/// The members that name packages. npm installs the peers, too.
+const NAMING: [&str; 6] = [
+    "dependencies",
+    "devDependencies",
+    "optionalDependencies",
+    "peerDependencies",
+    "bundleDependencies",
+    "workspaces",
+];
+
+/// The scripts that package managers run when they install.
+const INSTALL_SCRIPTS: [&str; 9] = [
+    "preinstall",
+    "install",
+    "postinstall",
+    "preprepare",
+    "prepare",
+    "postprepare",
+    "prepublish",
+    "dependencies",
+    "pnpm:devPreinstall",
+];
 
 /// An entry of `devEngines.packageManager`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -239,11 +266,24 @@ pub fn package(dir: &Path) -> Result<Option<Package>, Refusal> {
     if let Some(raw) = top.get("packageManager") {
         package.package_manager = text.value(raw, "'packageManager' must be a string")?;
     }
-    if let Some(raw) = present(top.get("scripts"))
-        && let Some(start) = text.object(raw.get())?.get("start")
-    {
-        package.start = text.value(start, "'scripts.start' must be a string")?;
+    if let Some(raw) = present(top.get("scripts")) {
+        let scripts = text.object(raw.get())?;
+        if let Some(start) = scripts.get("start") {
+            package.start = text.value(start, "'scripts.start' must be a string")?;
+        }
+        package.install_scripts = INSTALL_SCRIPTS
+            .iter()
+            .any(|name| scripts.contains_key(*name));
     }
+    // What is neither an object nor a list is for the package manager to judge.
+    let says_nothing = |raw: &&RawValue| {
+        let inner = raw.get().trim_matches(['{', '}', '[', ']']);
+        inner.trim().is_empty() || matches!(inner, "false" | "\"\"")
+    };
+    package.names_packages = NAMING
+        .iter()
+        .filter_map(|name| present(top.get(*name)))
+        .any(|raw| !says_nothing(&raw));
     if let Some(raw) = present(top.get("devEngines"))
         && let Some(raw) = text.object(raw.get())?.get("packageManager")
     {

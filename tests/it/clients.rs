@@ -142,8 +142,11 @@ fn npm_installs_when_nobody_says_otherwise() {
         return;
     }
     let host = TestServer::start();
-    let package = r#"{"name":"demo","version":"1.0.0","scripts":{"preinstall":"touch ran"}}"#;
-    let payload = crate::test_server::tar(&[("./package.json", package)]);
+    let package = r#"{"name":"demo","version":"1.0.0","dependencies":{"lib":"file:lib","gone":"file:../gone"},
+        "scripts":{"preinstall":"touch ran"}}"#;
+    let lib = r#"{"name":"lib","version":"1.0.0"}"#;
+    let payload =
+        crate::test_server::tar(&[("./package.json", package), ("./lib/package.json", lib)]);
     let events = host.deploy_live(&[("project", "npm")], &payload).events();
     assert_eq!(events.last().unwrap().event, "done", "{events:?}");
     assert!(
@@ -151,6 +154,15 @@ fn npm_installs_when_nobody_says_otherwise() {
             .iter()
             .any(|record| record.event == "install" && record.data["manager"] == "npm")
     );
+    assert!(
+        host.path("components/npm/node_modules/lib/package.json")
+            .exists()
+    );
+    let warned = |record: &&crate::test_server::Record| {
+        let text = record.data["message"].as_str().unwrap_or_default();
+        record.event == "warning" && text.contains("node_modules/gone leads to")
+    };
+    assert_eq!(events.iter().filter(warned).count(), 1, "{events:?}");
     assert!(
         !host.path("components/npm/ran").exists(),
         "scripts run only where they are allowed"

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::api::error::{Code, Refusal};
-use crate::engine::install::{InstallRequest, find, first_word, timeout};
+use crate::engine::install::{InstallRequest, find, first_word, needs, timeout};
 use crate::engine::manifest::{Engine, Package, manifest, package};
 
 /// What an installation will do.
@@ -33,7 +33,8 @@ pub struct Installer {
 }
 
 /// Decides what to run, from the request and from what is in the release: the first that applies of the request's
-/// command, the manifest's, nothing, `devEngines`, `packageManager`, a lock file, npm. Also gives warnings.
+/// command, the manifest's, nothing, `devEngines`, `packageManager`, a lock file, a manager's settings, npm. Also gives
+/// warnings.
 ///
 /// # Errors
 /// `load_failed` if a file that it needs cannot be read, `install_failed` if a manager that must be there is not.
@@ -61,14 +62,15 @@ pub fn choose(request: &InstallRequest<'_>) -> Result<(Choice, Vec<String>), Ref
     let Some(package) = package(request.release)? else {
         return Ok((Choice::Skip("there is no package.json".into()), Vec::new()));
     };
-    if is_there(request.release, "node_modules") {
-        return Ok((Choice::Skip("node_modules came along".into()), Vec::new()));
+    if let Some(why) = needs::why_not(request, &package) {
+        return Ok((Choice::Skip(why.into()), Vec::new()));
     }
     let mut warnings = Vec::new();
     let wanted = match from_engines(request, &package, &mut warnings)? {
         Some(wanted) => wanted,
         None => from_package(&package)?.unwrap_or_else(|| from_files(request.release)),
     };
+    warnings.extend(wanted.unread_locks(request.release));
     Ok((Choice::Run(wanted.installer(request, timeout)), warnings))
 }
 
@@ -143,7 +145,7 @@ fn from_package(package: &Package) -> Result<Option<RequestedManager>, Refusal> 
         let shown = text.chars().take(80).collect::<String>();
         return Err(Refusal::new(
             Code::LoadFailed,
-            format!("reading package.json: 'packageManager' names no program: {shown:?}"),
+            format!("reading package.json: 'packageManager' does not name a program: {shown:?}"),
         ));
     }
     Ok(Some(RequestedManager {
@@ -153,15 +155,16 @@ fn from_package(package: &Package) -> Result<Option<RequestedManager>, Refusal> 
     }))
 }
 
-/// The manager whose lock file is there, else npm.
+/// The manager whose lock file is there, else the one whose settings are there, else npm.
 fn from_files(release: &Path) -> RequestedManager {
-    let locks = MANAGERS
-        .iter()
-        .flat_map(|(name, locks)| locks.iter().map(move |lock| (name, lock)));
-    let mut present = locks.filter(|(_, lock)| is_there(release, lock));
-    let (name, asked_by) = present
+    let settings = || {
+        let mut settings = SETTINGS.iter();
+        settings.find(|(_, file)| is_there(release, file)).copied()
+    };
+    let (name, asked_by) = locks(release)
         .next()
-        .map_or(("npm", "package.json"), |(name, lock)| (*name, *lock));
+        .or_else(settings)
+        .unwrap_or(("npm", "package.json"));
     RequestedManager {
         name: name.to_owned(),
         version: None,
@@ -174,9 +177,44 @@ const MANAGERS: &[(&str, &[&str])] = &[
     ("pnpm", &["pnpm-lock.yaml"]),
     ("yarn", &["yarn.lock"]),
     ("npm", &["package-lock.json", "npm-shrinkwrap.json"]),
+    ("bun", &["bun.lock", "bun.lockb"]),
 ];
 
+/// Settings that only one manager reads.
+const SETTINGS: &[(&str, &str)] = &[("pnpm", "pnpm-workspace.yaml"), ("yarn", ".yarnrc.yml")];
+
+/// A lock file of a manager that we do not run.
+const DENO_LOCK: &str = "deno.lock";
+
+/// The managers whose lock files are there, each with the first of its files.
+fn locks(release: &Path) -> impl Iterator<Item = (&'static str, &'static str)> {
+    MANAGERS.iter().filter_map(move |(name, files)| {
+        let file = files.iter().find(|file| is_there(release, file))?;
+        Some((*name, *file))
+    })
+}
+
 impl RequestedManager {
+    /// Warns of lock files that another manager wrote: the versions in them are not the ones that are installed.
+    fn unread_locks(&self, release: &Path) -> Option<String> {
+        let mut unread: Vec<&str> = locks(release)
+            .filter(|(name, _)| *name != self.name)
+            .map(|(_, file)| file)
+            .collect();
+        if is_there(release, DENO_LOCK) {
+            unread.push(DENO_LOCK);
+        }
+        if unread.is_empty() {
+            return None;
+        }
+        let is = if unread.len() == 1 { "is" } else { "are" };
+        let unread = unread.join(" and ");
+        let (name, asked_by) = (&self.name, &self.asked_by);
+        Some(format!(
+            "{unread} {is} not read: {name} installs, as {asked_by} asks for it"
+        ))
+    }
+
     fn installer(self, request: &InstallRequest<'_>, timeout: Duration) -> Installer {
         let release = request.release;
         let scripts = request.options.install_allow_scripts;
@@ -188,7 +226,7 @@ impl RequestedManager {
         let words: &[&str] = match (self.name.as_str(), locked) {
             ("npm", true) => &["ci"],
             ("yarn", true) if modern_yarn => &["install", "--immutable"],
-            ("pnpm" | "yarn", true) => &["install", "--frozen-lockfile"],
+            ("pnpm" | "yarn" | "bun", true) => &["install", "--frozen-lockfile"],
             _ => &["install"],
         };
         let mut words = words
@@ -252,7 +290,7 @@ fn no_program(request: &InstallRequest<'_>, name: &str, asked_by: &str) -> Refus
     Refusal::new(
         Code::LoadFailed,
         format!(
-            "installing dependencies of {}: {asked_by} names no program: {shown:?}",
+            "installing dependencies of {}: {asked_by} does not name a program: {shown:?}",
             request.project
         ),
     )

@@ -122,9 +122,16 @@ impl Drop for Host {
 const ALL: &[&str] = &["npm", "pnpm", "yarn", "bun"];
 const MODERN: &str = "# This file is generated\n\n__metadata:\n  version: 8\n";
 
-/// A package.json with this in it.
-fn package_json(inside: &'static str) -> (&'static str, &'static str) {
-    ("package.json", inside)
+/// A package.json that names a dependency.
+const DEPENDS: &str = r#"{"dependencies": {"a": "1"}}"#;
+
+/// A package.json with a dependency, and with the members of this object.
+fn package_json(object: &str) -> (&'static str, &'static str) {
+    let members = object.trim_start_matches('{');
+    let comma = if members == "}" { "" } else { "," };
+    let text = format!(r#"{{"dependencies": {{"a": "1"}}{comma}{members}"#);
+    // The tables have the texts as long as the test runs.
+    ("package.json", Box::leak(text.into_boxed_str()))
 }
 
 #[test]
@@ -148,8 +155,65 @@ fn the_words_of_what_is_in_a_release() {
         (&[], "skip: there is no package.json"),
         (&[npm_lock], "skip: there is no package.json"),
         (
-            &[plain, ("node_modules/", "")],
+            &[
+                plain,
+                ("node_modules/", ""),
+                ("node_modules/a/", ""),
+                ("node_modules/a/package.json", "{}"),
+            ],
             "skip: node_modules came along",
+        ),
+        (
+            &[
+                plain,
+                ("node_modules/", ""),
+                ("node_modules/@s/", ""),
+                ("node_modules/@s/a/", ""),
+                ("node_modules/@s/a/package.json", "{}"),
+            ],
+            "skip: node_modules came along",
+        ),
+        // No package in it: a mount point, a file, what tools keep there.
+        (
+            &[plain, ("node_modules/", "")],
+            "npm install --ignore-scripts",
+        ),
+        (
+            &[plain, ("node_modules", "")],
+            "npm install --ignore-scripts",
+        ),
+        (
+            &[
+                plain,
+                ("node_modules/", ""),
+                ("node_modules/.vite/", ""),
+                ("node_modules/.vite/package.json", "{}"),
+                ("node_modules/.package-lock.json", "{}"),
+                ("node_modules/a/", ""),
+                ("node_modules/@s/", ""),
+            ],
+            "npm install --ignore-scripts",
+        ),
+        (
+            &[plain, ("bun.lock", "")],
+            "bun install --frozen-lockfile --ignore-scripts",
+        ),
+        (
+            &[plain, ("bun.lockb", "")],
+            "bun install --frozen-lockfile --ignore-scripts",
+        ),
+        (&[plain, ("deno.lock", "")], "npm install --ignore-scripts"),
+        (
+            &[plain, ("pnpm-workspace.yaml", "")],
+            "pnpm install --ignore-scripts",
+        ),
+        (
+            &[plain, ("pnpm-workspace.yaml", ""), npm_lock],
+            "npm ci --ignore-scripts",
+        ),
+        (
+            &[plain, (".yarnrc.yml", "")],
+            "YARN_ENABLE_SCRIPTS=false yarn install",
         ),
         (&[plain], "npm install --ignore-scripts"),
         (&[plain, npm_lock], "npm ci --ignore-scripts"),
@@ -227,10 +291,137 @@ fn scripts_may_be_allowed() {
         ("other", "", "npm install"),
     ];
     for (lock, text, expected) in table {
-        let mut host = Host::new(ALL, &[("package.json", "{}"), (lock, text)]);
+        let mut host = Host::new(ALL, &[("package.json", DEPENDS), (lock, text)]);
         host.options.install_allow_scripts = true;
         assert_eq!(host.words(), expected);
     }
+}
+
+#[test]
+fn nothing_runs_where_there_is_nothing_to_install() {
+    let nothing = "skip: package.json names nothing to install";
+    let (scripts, npm) = ("npm install", "npm install --ignore-scripts");
+    /// The package.json, another file, and what is done without scripts and with them.
+    type NeedCase<'a> = (&'a str, &'a str, &'a str, &'a str);
+    let table: &[NeedCase] = &[
+        ("{}", "other", nothing, nothing),
+        (
+            r#"{"scripts": {"start": "node ."}}"#,
+            "other",
+            nothing,
+            nothing,
+        ),
+        (
+            r#"{"dependencies": {}, "workspaces": []}"#,
+            "other",
+            nothing,
+            nothing,
+        ),
+        (
+            r#"{"dependencies": null}"#,
+            "package-lock.json",
+            nothing,
+            nothing,
+        ),
+        (r#"{"devDependencies": {"a": "1"}}"#, "other", npm, scripts),
+        (
+            r#"{"optionalDependencies": {"a": "1"}}"#,
+            "other",
+            npm,
+            scripts,
+        ),
+        (r#"{"peerDependencies": {"a": "1"}}"#, "other", npm, scripts),
+        (r#"{"workspaces": ["packages/*"]}"#, "other", npm, scripts),
+        (
+            r#"{"workspaces": {"packages": ["a"]}}"#,
+            "other",
+            npm,
+            scripts,
+        ),
+        (
+            r#"{"scripts": {"postinstall": "x"}}"#,
+            "other",
+            nothing,
+            scripts,
+        ),
+        (
+            r#"{"scripts": {"prepare": "x"}}"#,
+            "other",
+            nothing,
+            scripts,
+        ),
+        ("{}", "binding.gyp", nothing, scripts),
+    ];
+    for (package, other, without, with) in table {
+        let mut host = Host::new(ALL, &[("package.json", package), (other, "{}")]);
+        assert_eq!(host.words(), *without, "{package} {other}");
+        host.options.install_allow_scripts = true;
+        assert_eq!(host.words(), *with, "{package} {other}");
+    }
+    let workspace = Host::new(ALL, &[("package.json", "{}"), ("pnpm-workspace.yaml", "")]);
+    assert_eq!(workspace.words(), "pnpm install --ignore-scripts");
+}
+
+#[test]
+fn lock_files_that_nobody_reads_are_named() {
+    let plain = package_json("{}");
+    let pnpm_9 = package_json(r#"{"packageManager": "pnpm@9.1.0"}"#);
+    let (npm, yarn, pnpm) = (
+        ("package-lock.json", "{}"),
+        ("yarn.lock", ""),
+        ("pnpm-lock.yaml", ""),
+    );
+    let (bun, deno) = (("bun.lock", ""), ("deno.lock", ""));
+    let table: &[(&[(&str, &str)], &str)] = &[
+        (&[plain], ""),
+        (&[plain, npm], ""),
+        (&[plain, npm, ("npm-shrinkwrap.json", "{}")], ""),
+        (&[pnpm_9, pnpm], ""),
+        (
+            &[plain, yarn, pnpm],
+            "yarn.lock is not read: pnpm installs, as pnpm-lock.yaml asks for it",
+        ),
+        (
+            &[plain, npm, bun],
+            "bun.lock is not read: npm installs, as package-lock.json asks for it",
+        ),
+        (
+            &[pnpm_9, npm, yarn],
+            "yarn.lock and package-lock.json are not read: pnpm installs, as packageManager of package.json asks for it",
+        ),
+        (
+            &[plain, deno],
+            "deno.lock is not read: npm installs, as package.json asks for it",
+        ),
+    ];
+    for (files, expected) in table {
+        let (_, warnings) = Host::new(ALL, files).with(choose).unwrap();
+        assert_eq!(warnings.join("; "), *expected, "{files:?}");
+    }
+}
+
+#[test]
+fn links_to_what_was_not_deployed_are_named() {
+    let host = Host::new(ALL, &[package_json("{}"), ("lib/", "")]);
+    let modules = host.dir.join("release/node_modules");
+    std::fs::create_dir_all(modules.join("@s")).unwrap();
+    std::fs::create_dir_all(host.dir.join("outside")).unwrap();
+    for (name, target) in [
+        ("inside", "../lib"),
+        ("gone", "../../lib"),
+        ("@s/out", "../../../outside"),
+        (".bin", "nowhere"),
+    ] {
+        std::os::unix::fs::symlink(target, modules.join(name)).unwrap();
+    }
+    let why = "which is not in the release: a dependency by path must be in what is deployed";
+    assert_eq!(
+        host.with(warnings),
+        [
+            format!("node_modules/@s/out leads to \"../../../outside\", {why}"),
+            format!("node_modules/gone leads to \"../../lib\", {why}"),
+        ]
+    );
 }
 
 #[test]
@@ -278,15 +469,23 @@ fn missing_engines_are_judged_by_on_fail() {
         ),
         (r#"[{"name": "other"}, {"name": "tool"}]"#, Err(missing), 0),
         ("[]", Ok("yarn"), 0),
-        (r#"{"name": "../x"}"#, Err("names no program: \"../x\""), 0),
-        (r#"{"name": "--x"}"#, Err("names no program: \"--x\""), 0),
-        (r#"{"name": ""}"#, Err("names no program: \"\""), 0),
+        (
+            r#"{"name": "../x"}"#,
+            Err("does not name a program: \"../x\""),
+            0,
+        ),
+        (
+            r#"{"name": "--x"}"#,
+            Err("does not name a program: \"--x\""),
+            0,
+        ),
+        (r#"{"name": ""}"#, Err("does not name a program: \"\""), 0),
     ];
     for (engines, expected, warned) in table {
         let package = format!(
             r#"{{"devEngines": {{"packageManager": {engines}}}, "packageManager": "yarn@1"}}"#
         );
-        let host = Host::new(ALL, &[("package.json", &package)]);
+        let host = Host::new(ALL, &[package_json(&package)]);
         match (host.with(choose), expected) {
             (Ok((Choice::Run(installer), warnings)), Ok(manager)) => {
                 assert_eq!(
@@ -316,12 +515,12 @@ fn what_cannot_be_read_is_refused_with_its_line() {
             "reading gangplank.json: line 1: ",
         ),
         (
-            &[("package.json", r#"{"packageManager": "../evil@1"}"#)],
-            "names no program: \"../evil@1\"",
+            &[package_json(r#"{"packageManager": "../evil@1"}"#)],
+            "does not name a program: \"../evil@1\"",
         ),
         (
-            &[("package.json", r#"{"packageManager": ""}"#)],
-            "names no program",
+            &[package_json(r#"{"packageManager": ""}"#)],
+            "does not name a program",
         ),
     ];
     for (files, part) in table {
@@ -333,7 +532,10 @@ fn what_cannot_be_read_is_refused_with_its_line() {
 
 #[test]
 fn a_manager_runs_in_the_release_with_its_environment() {
-    let mut host = Host::new(&[], &[("package.json", "{}"), ("package-lock.json", "{}")]);
+    let mut host = Host::new(
+        &[],
+        &[("package.json", DEPENDS), ("package-lock.json", "{}")],
+    );
     host.environment.push(("HOME".into(), "/home/x".into()));
     host.program(
         "npm",
@@ -361,7 +563,7 @@ fn a_manager_runs_in_the_release_with_its_environment() {
 
 #[test]
 fn modern_yarn_is_told_by_its_environment() {
-    let host = Host::new(ALL, &[("package.json", "{}"), ("yarn.lock", MODERN)]);
+    let host = Host::new(ALL, &[("package.json", DEPENDS), ("yarn.lock", MODERN)]);
     let (_, lines) = host.install();
     assert_eq!(lines[1].line, "false");
 }
@@ -430,7 +632,7 @@ fn failures_say_what_failed_and_what_was_printed() {
         ),
     ];
     for (script, code, message, lines) in table {
-        let mut host = Host::new(&[], &[("package.json", "{}")]);
+        let mut host = Host::new(&[], &[("package.json", DEPENDS)]);
         host.program("npm", script);
         if code == Code::InstallTimeout {
             host.options.install_timeout = Some(300);
@@ -447,7 +649,7 @@ fn failures_say_what_failed_and_what_was_printed() {
 
 #[test]
 fn only_the_last_lines_come_with_a_failure() {
-    let host = Host::new(&[], &[("package.json", "{}")]);
+    let host = Host::new(&[], &[("package.json", DEPENDS)]);
     host.program(
         "npm",
         "i=0; while [ $i -lt 1000 ]; do echo line $i; i=$((i+1)); done; exit 1",
@@ -480,15 +682,15 @@ fn a_command_runs_in_a_shell() {
 fn a_manager_that_is_not_there_is_named_with_what_asked_for_it() {
     let table: &[(&[(&str, &str)], &str)] = &[
         (
-            &[("package.json", "{}")],
+            &[("package.json", DEPENDS)],
             "npm is not installed on the server, but package.json asks for it",
         ),
         (
-            &[("package.json", "{}"), ("yarn.lock", "")],
+            &[("package.json", DEPENDS), ("yarn.lock", "")],
             "yarn is not installed on the server, but yarn.lock asks for it",
         ),
         (
-            &[("package.json", r#"{"packageManager": "pnpm@9"}"#)],
+            &[package_json(r#"{"packageManager": "pnpm@9"}"#)],
             "pnpm is not installed on the server, but packageManager of package.json asks for it",
         ),
     ];
@@ -498,10 +700,10 @@ fn a_manager_that_is_not_there_is_named_with_what_asked_for_it() {
         assert!(failed.refusal.message.contains(part), "{}", failed.refusal);
     }
     // A file that nobody may run is not there either, nor one in a relative PATH.
-    let mut host = Host::new(&["npm"], &[("package.json", "{}")]);
+    let mut host = Host::new(&["npm"], &[("package.json", DEPENDS)]);
     host.environment = vec![("PATH".into(), ".:bin:".into())];
     assert!(host.install().0.is_err());
-    let host = Host::new(&["npm"], &[("package.json", "{}")]);
+    let host = Host::new(&["npm"], &[("package.json", DEPENDS)]);
     std::fs::set_permissions(
         host.dir.join("bin/npm"),
         std::fs::Permissions::from_mode(0o644),
@@ -519,7 +721,7 @@ fn a_manager_that_is_not_there_is_named_with_what_asked_for_it() {
 
 #[test]
 fn a_manager_without_its_interpreter_is_no_bug_of_ours() {
-    let host = Host::new(&[], &[("package.json", "{}")]);
+    let host = Host::new(&[], &[("package.json", DEPENDS)]);
     host.program_file("npm", "#!/no/such/interpreter\n");
     let refusal = host.install().0.unwrap_err().refusal;
     assert_eq!(refusal.code, Code::InstallFailed, "{refusal}");
@@ -527,7 +729,7 @@ fn a_manager_without_its_interpreter_is_no_bug_of_ours() {
 
 #[test]
 fn a_stop_cancels() {
-    let mut host = Host::new(&[], &[("package.json", "{}")]);
+    let mut host = Host::new(&[], &[("package.json", DEPENDS)]);
     host.program("npm", "echo up; while :; do read -r x </dev/zero; done");
     let Ok((Choice::Run(installer), _)) = host.with(choose) else {
         panic!()
@@ -557,7 +759,7 @@ fn who_leaves_the_group_is_ended_with_it() {
 
 #[test]
 fn a_failing_journal_fails_the_run() {
-    let host = Host::new(&["npm"], &[("package.json", "{}")]);
+    let host = Host::new(&["npm"], &[("package.json", DEPENDS)]);
     let Ok((Choice::Run(installer), _)) = host.with(choose) else {
         panic!()
     };

@@ -44,6 +44,9 @@ impl Builder {
                     attempt.emit(&Event::Install(line))
                 });
                 let lines = ran?;
+                for warning in install::warnings(&request) {
+                    attempt.emit(&Event::Warning(warning))?;
+                }
                 Ok(((), facts(json!({ "manager": manager, "lines": lines }))))
             })?,
         }
