@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
-use crate::api::error::Refusal;
+use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::api::operation::duration;
 use crate::engine::manifest::text::{read, read_inside};
@@ -51,6 +51,30 @@ pub struct Manifest {
     /// The process types that get a listening socket, with its `host:port`.
     #[serde(deserialize_with = "sockets")]
     pub sockets: BTreeMap<String, String>,
+}
+
+/// Ports below this one are the superuser's to give.
+const UNPRIVILEGED_FROM: u16 = 1024;
+
+impl Manifest {
+    /// Refuses sockets at ports that only the superuser may listen on.
+    ///
+    /// # Errors
+    /// `load_failed`, which names the first of them.
+    pub fn needs_no_privilege(&self) -> Result<(), Refusal> {
+        let port = |address: &str| address.rsplit_once(':')?.1.parse::<u16>().ok();
+        let low = |(_, address): &(&String, &String)| {
+            port(address).is_some_and(|port| port < UNPRIVILEGED_FROM)
+        };
+        let Some((kind, address)) = self.sockets.iter().find(low) else {
+            return Ok(());
+        };
+        let why = format!(
+            "gangplank.json: the socket of {kind} is at {address}, and this server allows no port below \
+             {UNPRIVILEGED_FROM} (--no-privileged-sockets)"
+        );
+        Err(Refusal::new(Code::LoadFailed, why))
+    }
 }
 
 impl Default for Manifest {

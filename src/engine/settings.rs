@@ -45,6 +45,8 @@ pub struct ServeOptions {
     pub install_timeout: Duration,
     /// Who installations, checks and processes run as.
     pub run_as: Option<String>,
+    /// Whether a component's held sockets may have ports below 1024.
+    pub privileged_sockets: bool,
     /// From the signal to the end.
     pub grace: Duration,
     /// The servers that it deploys to.

@@ -183,6 +183,7 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
         store: Arc::clone(store),
         environment: environment.clone(),
         account: account.clone(),
+        privileged_sockets: options.privileged_sockets,
     }));
     let builder = Builder {
         store: Arc::clone(store),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::api::error::Error;
+use crate::api::error::{Code, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::store::{Store, names};
 use crate::system::time::ms_of;
@@ -27,6 +27,26 @@ impl Store {
     pub fn live(&self, project: &Project) -> Option<DeploymentId> {
         let target = fs::read_link(self.component(project)).ok()?;
         target.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// Refuses to deploy where something else stands than the link to what is live, as a copy of a root may have it that
+    /// followed links.
+    ///
+    /// # Errors
+    /// `conflict`, which says what to do.
+    pub fn check_component(&self, project: &Project) -> Result<(), Refusal> {
+        let path = self.component(project);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if !found.is_symlink() => {
+                let why = format!(
+                    "deploying {project}: {} is not a link to a release; was the root copied without its links? \
+                     Move it out of there, and deploy again",
+                    path.display()
+                );
+                Err(Refusal::new(Code::Conflict, why))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The components that are live or have releases, by name.

@@ -244,6 +244,25 @@ fn processes_whose_state_is_damaged_run_from_the_live_release() {
     }
 }
 
+#[test]
+fn a_component_that_was_copied_without_its_link_says_what_to_do() {
+    let root = Arc::new(TempDir::new());
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
+    deployed(&host, "demo", "false");
+    let link = root.0.join("components/demo");
+    fs::remove_file(&link).unwrap();
+    fs::create_dir(&link).unwrap();
+    fs::write(link.join("version"), "1").unwrap();
+    let answer = host.deploy(&[("project", "demo")], &payload("2"));
+    let (code, why) = answer.refusal();
+    assert_eq!((answer.status, code.as_str()), (409, "conflict"), "{why}");
+    assert!(why.contains("Move it out of there"), "{why}");
+    assert!(link.join("version").exists());
+    deployed(&host, "other", "false");
+    fs::rename(&link, root.0.join("demo.old")).unwrap();
+    deployed(&host, "demo", "false");
+}
+
 /// A mount namespace that stays while servers in it come and go.
 struct Namespace(Child);
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::test_server::{TempDir, TestServer, gangplank, gzip, is_root, tar};
+use crate::test_server::{BINARY, TempDir, TestServer, bare, gangplank, gzip, is_root, tar};
 
 /// Every Linux has this one; it is in no other group.
 const NOBODY: u32 = 65534;
@@ -120,4 +120,51 @@ fn a_user_that_cannot_be_is_said_at_the_start() {
         why.contains("let it through") && why.contains("closed"),
         "{why}"
     );
+}
+
+/// A server whose umask is strict, on a root that it makes itself.
+fn under_a_strict_umask(flags: &[&str]) -> TestServer {
+    let root = std::sync::Arc::new(TempDir::new());
+    fs::remove_dir(&root.0).unwrap();
+    let mut command = bare("sh");
+    command.args(["-c", "umask 077 && exec \"$0\" \"$@\"", BINARY]);
+    TestServer::launch(command, root, flags)
+}
+
+#[test]
+fn the_user_comes_to_its_release_under_a_strict_umask() {
+    if !is_root() {
+        return;
+    }
+    let host = under_a_strict_umask(&["--run-as", "nobody"]);
+    let payload = gzip(&tar(&[("./a", "a"), ("./Procfile", "web: sleep 1000\n")]));
+    let fields = [
+        ("project", "demo"),
+        ("install_command", "cat a"),
+        ("restart", "true"),
+    ];
+    let answer = host.deploy(&fields, &payload);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let secret = fs::metadata(host.path("admin.token")).unwrap();
+    assert_eq!(secret.mode() & 0o777, 0o600);
+}
+
+#[test]
+fn ports_of_the_superuser_are_refused_where_they_are_not_given() {
+    let host = TestServer::with(&["--no-privileged-sockets"], &[]);
+    let with_port = |port: u32| {
+        let manifest = json!({"sockets": {"web": format!("127.0.0.1:{port}")}}).to_string();
+        let files = [
+            ("./gangplank.json", &*manifest),
+            ("./Procfile", "web: sleep 1000\n"),
+        ];
+        host.deploy(&[("project", "demo")], &gzip(&tar(&files)))
+    };
+    let (code, why) = with_port(80).refusal();
+    assert_eq!(code, "load_failed");
+    assert!(
+        why.contains("127.0.0.1:80") && why.contains("--no-privileged-sockets"),
+        "{why}"
+    );
+    assert_eq!(with_port(1024).status, 200);
 }

@@ -35,6 +35,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --keep-deployments N  kept of each component (200)
   --install-timeout S   for requests that name none (3600)
   --run-as USER         what components say runs as this user; needs root
+  --no-privileged-sockets
+                        a component's sockets may not have ports below 1024
   --peer NAME=URL       a server to deploy to as well; may be repeated
   --peer-token-file NAME=FILE, --peer-ca NAME=FILE
                         its token, and whom to trust
@@ -69,6 +71,22 @@ impl FlagReader<'_> {
         value
             .map(|value| value::named(&name, &value, &read))
             .transpose()
+    }
+
+    /// Whether a flag without a value is given, or its variable says so.
+    fn is_set(&mut self, flag: &'static str) -> Result<bool, Usage> {
+        if self.line.contains(flag) {
+            return Ok(true);
+        }
+        let name = variable(flag);
+        let said = (self.environment)(&name).map(|value| {
+            value::named(&name, &value, |text| match text {
+                "1" | "true" => Ok(true),
+                "" | "0" | "false" => Ok(false),
+                _ => Err("it is neither true nor false".to_owned()),
+            })
+        });
+        Ok(said.transpose()?.unwrap_or(false))
     }
 
     fn listen(&mut self) -> Result<Vec<Listen>, Usage> {
@@ -198,6 +216,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
             .get("--install-timeout", value::some_duration)?
             .unwrap_or(Duration::from_secs(3600)),
         run_as: settings.get("--run-as", |name| Ok(name.to_owned()))?,
+        privileged_sockets: !settings.is_set("--no-privileged-sockets")?,
         grace: settings
             .get("--grace", value::duration)?
             .unwrap_or(Duration::from_secs(10)),

@@ -180,6 +180,7 @@ impl Deployer {
         spec: &DeploySpec,
         (id, hold): (DeploymentId, Hold),
     ) -> Result<Attempt, Refusal> {
+        self.known.store.check_component(&spec.project)?;
         let (stopper, stop) = stop::pair()?;
         let stopper = SharedStopper::new(stopper);
         let opening = Opening {

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::api::error::{Doing, Error};
+use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::manifest::{self, Manifest, ProcessType};
 use crate::engine::processes::output::OutputLog;
@@ -62,6 +62,8 @@ pub struct ProcessSettings {
     pub environment: Vec<(OsString, OsString)>,
     /// Who they run as, if not as the server's own user.
     pub account: Option<Arc<Account>>,
+    /// Whether their sockets may have ports below 1024.
+    pub privileged_sockets: bool,
 }
 
 /// All processes of all components.
@@ -183,6 +185,7 @@ impl Processes {
         std::fs::metadata(&dir).doing(what)?;
         let types = manifest::processes(&dir).doing(what)?;
         let manifest = manifest::manifest(&dir).doing(what)?;
+        self.check_sockets(&manifest).doing(what)?;
         let root = self.setting.store.root();
         let own = manifest::environment(&root.join("env").join(project.as_str())).doing(what)?;
         let mut environment = self.setting.environment.clone();
@@ -204,6 +207,17 @@ impl Processes {
             manifest,
             environment,
         })
+    }
+
+    /// Refuses sockets that a component may not have here.
+    ///
+    /// # Errors
+    /// `load_failed`, which names the first of them.
+    pub fn check_sockets(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        match self.setting.privileged_sockets {
+            true => Ok(()),
+            false => manifest.needs_no_privilege(),
+        }
     }
 
     fn launch(

@@ -60,6 +60,7 @@ impl Builder {
             let release = staged.0.path();
             let project = &staged.0.project;
             let manifest = manifest::manifest(&release)?;
+            self.processes.check_sockets(&manifest)?;
             manifest::package(&release)?;
             manifest::procfile(&release)?;
             let environment = self.store.root().join("env").join(project.as_str());

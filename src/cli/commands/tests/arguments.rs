@@ -346,6 +346,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
         keep_deployments: 200,
         install_timeout: Duration::from_secs(3600),
         run_as: None,
+        privileged_sockets: true,
         grace: Duration::from_secs(10),
         peers: Vec::new(),
         replicate_timeout: Duration::from_secs(600),
@@ -357,6 +358,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
         ("GANGPLANK_LISTEN", "[::1]:0, unix:/s"),
         ("GANGPLANK_MAX_PAYLOAD", "2G"),
         ("GANGPLANK_GRACE", "1m"),
+        ("GANGPLANK_NO_PRIVILEGED_SOCKETS", "true"),
     ];
     let options = serve(
         &variables,
@@ -373,6 +375,9 @@ fn the_server_by_flags_by_variables_and_by_default() {
         (Some(3072), 0)
     );
     assert_eq!(options.grace, Duration::ZERO);
+    assert!(!options.privileged_sockets);
+    let options = serve(&[], "serve --no-privileged-sockets").unwrap();
+    assert!(!options.privileged_sockets);
     let options = serve(
         &variables,
         "serve --root /x --listen localhost:1 --listen 0.0.0.0:2",
