@@ -23,6 +23,7 @@ use crate::api::operation::Options;
 pub use crate::engine::install::choice::{Choice, Installer, choose};
 use crate::engine::install::tail::Tail;
 use crate::engine::manifest::Manifest;
+use crate::engine::shared::SHARED;
 use crate::system::account::Account;
 use crate::system::child::{self, Ended, RunOptions, ServerMark, SurvivorScope, random};
 use crate::system::log;
@@ -42,6 +43,8 @@ pub struct InstallRequest<'a> {
     pub id: DeploymentId,
     /// What every child's environment says of the server.
     pub mark: &'a ServerMark,
+    /// Where its shared data is.
+    pub shared: &'a Path,
     /// The environment to start from: see [`environment`].
     pub environment: &'a [(OsString, OsString)],
     /// Who it runs as, if not as the server's own user.
@@ -247,7 +250,8 @@ fn command(request: &InstallRequest<'_>, program: &Path, words: &[String]) -> Co
         .envs(request.environment.iter().map(|(key, value)| (key, value)))
         .envs([request.mark.variable()])
         .env(child::DEPLOYMENT, request.id.to_string())
-        .env(child::PROJECT, request.project.as_str());
+        .env(child::PROJECT, request.project.as_str())
+        .env(SHARED, request.shared);
     command
 }
 

@@ -20,6 +20,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::api::operation::duration;
 use crate::engine::manifest::text::{read, read_inside};
+use crate::engine::shared::SharedPath;
 
 /// The longest file of ours: thousands of lines.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -51,6 +52,9 @@ pub struct Manifest {
     /// The process types that get a listening socket, with its `host:port`.
     #[serde(deserialize_with = "sockets")]
     pub sockets: BTreeMap<String, String>,
+    /// What stays from release to release.
+    #[serde(deserialize_with = "shared")]
+    pub shared: Vec<SharedPath>,
 }
 
 /// Ports below this one are the superuser's to give.
@@ -87,6 +91,7 @@ impl Default for Manifest {
             health: None,
             health_timeout: HEALTH_TIMEOUT,
             sockets: BTreeMap::new(),
+            shared: Vec::new(),
         }
     }
 }
@@ -138,6 +143,21 @@ pub fn manifest(dir: &Path) -> Result<Manifest, Refusal> {
         return Ok(Manifest::default());
     };
     serde_json::from_str(&text).map_err(|error| text.refused_json(&error, 0))
+}
+
+fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SharedPath>, D::Error> {
+    let paths = Vec::<SharedPath>::deserialize(deserializer)?;
+    for (n, one) in paths.iter().enumerate() {
+        if let Some(other) = paths[..n].iter().find(|other| one.contains(other)) {
+            let why = format!(
+                "the shared paths {:?} and {:?} contain one another",
+                other.text(),
+                one.text()
+            );
+            return Err(de::Error::custom(why));
+        }
+    }
+    Ok(paths)
 }
 
 fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -14,5 +14,6 @@ pub mod recover;
 pub mod registry;
 pub mod retain;
 pub mod settings;
+mod shared;
 pub mod spec;
 pub mod stages;

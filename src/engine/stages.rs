@@ -147,6 +147,7 @@ impl Builder {
             Work::Built(ready) => ready,
             Work::Unpacked(staged) => {
                 checkpoint("unpacked");
+                let staged = self.share(staged, attempt)?;
                 let staged = self.install(staged, attempt)?;
                 checkpoint("installed");
                 let ready = self.load(staged, attempt)?;

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod child;
+pub mod directory;
 pub mod files;
 pub mod hex;
 pub mod host;

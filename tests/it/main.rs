@@ -25,6 +25,7 @@ mod refuse;
 mod run_as;
 mod serve;
 mod service;
+mod shared;
 mod small;
 mod smuggle;
 mod strangers;

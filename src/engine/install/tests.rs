@@ -75,6 +75,7 @@ impl Host {
             project: &self.project,
             id: "01890000-0000-7000-8000-000000000000".parse().unwrap(),
             mark: &ServerMark::new("id", &self.dir),
+            shared: Path::new("/shared"),
             environment: &self.environment,
             account: None,
             stop: &self.stop,

@@ -10,6 +10,7 @@ use crate::api::name::Project;
 use crate::engine::processes::process::exit;
 use crate::engine::processes::restart::{OnProcessEvent, OutputLine, RestartRequest, Unhealthy};
 use crate::engine::processes::{Processes, is_executable};
+use crate::engine::shared::{self, SHARED};
 use crate::system::child::{self, Ended, RunOptions};
 use crate::system::log;
 use crate::system::stop::Stop;
@@ -57,7 +58,8 @@ impl Processes {
             .current_dir("/")
             .env_clear()
             .envs(environment.map(|(key, value)| (key, value)))
-            .env(child::PROJECT, project.as_str());
+            .env(child::PROJECT, project.as_str())
+            .env(SHARED, shared::dir(&self.setting.store, project));
         let how = RunOptions {
             spares_family: true,
             ..RunOptions::within(limit, self.setting.account.as_deref())

@@ -40,6 +40,7 @@ use crate::engine::manifest::{self, Manifest, ProcessType};
 use crate::engine::processes::output::OutputLog;
 use crate::engine::processes::process::{Launch, Process, stop_all};
 use crate::engine::processes::state::Types;
+use crate::engine::shared::{self, SHARED};
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
@@ -188,6 +189,11 @@ impl Processes {
         self.check_sockets(&manifest).doing(what)?;
         let root = self.setting.store.root();
         let own = manifest::environment(&root.join("env").join(project.as_str())).doing(what)?;
+        shared::make(
+            &self.setting.store,
+            project,
+            self.setting.account.as_deref(),
+        )?;
         let mut environment = self.setting.environment.clone();
         environment.extend(
             own.into_iter()
@@ -198,6 +204,7 @@ impl Processes {
             (mark.0, mark.1.to_owned()),
             (DEPLOYMENT, release.to_string().into()),
             (PROJECT, project.as_str().into()),
+            (SHARED, shared::dir(&self.setting.store, project).into()),
         ];
         environment.extend(marks.map(|(key, value)| (key.into(), value)));
         Ok(ProcessPlan {

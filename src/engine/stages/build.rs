@@ -7,9 +7,33 @@ use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::install::{self, Choice, InstallRequest};
 use crate::engine::manifest;
 use crate::engine::outcome::Failed;
+use crate::engine::shared;
 use crate::engine::stages::{Builder, Ready, Staged, facts};
 
 impl Builder {
+    /// Links the release to the component's shared data. What is wrong with it fails before the installation, as all that is
+    /// read of the release for that.
+    pub(super) fn share(
+        &self,
+        staged: Staged,
+        attempt: &mut Attempt,
+    ) -> Result<Staged, Box<Failed>> {
+        let (project, release) = (&staged.0.project, staged.0.path());
+        let account = self.account.as_deref();
+        let linked = manifest::manifest(&release).and_then(|manifest| {
+            shared::link(&self.store, project, &release, &manifest.shared, account)
+        });
+        match linked {
+            Ok(warnings) => {
+                for warning in warnings {
+                    attempt.emit(&Event::Warning(warning))?;
+                }
+                Ok(staged)
+            }
+            Err(refusal) => attempt.phase(Phase::Install, |_| Err(refusal.into())),
+        }
+    }
+
     /// Installs the dependencies.
     pub(super) fn install(
         &self,
@@ -25,6 +49,7 @@ impl Builder {
             project: &staged.0.project,
             id: staged.0.id,
             mark: self.store.server_mark(),
+            shared: &shared::dir(&self.store, &staged.0.project),
             environment: &self.environment,
             account: self.account.as_deref(),
             stop: &stop,
@@ -79,6 +104,7 @@ impl Builder {
                 project,
                 id: staged.0.id,
                 mark: self.store.server_mark(),
+                shared: &shared::dir(&self.store, project),
                 environment: &self.environment,
                 account: self.account.as_deref(),
                 stop: &stop,
