@@ -110,12 +110,12 @@
 pub mod api;
 mod cli;
 mod client;
-pub mod engine;
+mod engine;
 pub mod formats;
-pub mod guide;
+mod guide;
 pub mod server;
-pub mod store;
-pub mod system;
+mod store;
+mod system;
 
 // The unit tests list what they did not run as the integration tests do.
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::api::event::{Entry, Event};
 use crate::api::record::Record;
 use crate::engine::checkpoint::checkpoint;
 use crate::store::Store;
-use crate::store::journal::{Journal, LiveFeed};
+use crate::store::journal::Journal;
 
 /// A deployment that has ended, as far as its end is on disk.
 pub struct Ending {
@@ -56,11 +56,6 @@ impl Ending {
     /// The record. It knows the end once that is on disk or was told.
     pub fn record(&self) -> &Record {
         &self.record
-    }
-
-    /// The place where followers join.
-    pub fn live(&self) -> &Arc<LiveFeed> {
-        self.journal.live()
     }
 
     /// Whether the terminal event is in the journal and on disk.

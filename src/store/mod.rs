@@ -32,7 +32,6 @@ mod root;
 mod switch;
 pub mod tokens;
 
-pub use crate::store::live::Component;
 pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};
 pub use crate::store::switch::Switch;

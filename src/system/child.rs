@@ -24,8 +24,8 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::Stream;
 use crate::system::account::Account;
 pub use crate::system::child::identity::can_enter;
+pub use crate::system::child::lines::Line;
 use crate::system::child::lines::Splitter;
-pub use crate::system::child::lines::{LINE_LEN_MAX, Line};
 pub use crate::system::child::orphans::reap_orphans;
 pub use crate::system::child::survivors::{
     DEPLOYMENT, PROCESS, PROJECT, ServerMark, SurvivorScope, end_survivors, random,

@@ -23,7 +23,7 @@ use crate::client::{Client, InFlight, Target, TargetCredentials};
 use crate::engine::peers::talk::Talk;
 use crate::system::stop::Stop;
 
-pub use crate::engine::peers::catch_up::{Download, PeerRelease};
+pub use crate::engine::peers::catch_up::PeerRelease;
 
 /// How long what is quick may take at a peer: a switch, a rollback.
 const QUICK: Duration = Duration::from_secs(120);

@@ -47,10 +47,7 @@ use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
 use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFollower, Logged};
-pub use crate::engine::processes::restart::{
-    OnProcessEvent, OutputLine, RestartRequest, Unhealthy,
-};
-pub use crate::engine::processes::status::{ProcessSnapshot, ProcessStatus};
+pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
 
 /// Descriptors of a process: two pipes of its output, one to wait for its end, its log, and a held socket.
 const DESCRIPTORS_EACH: usize = 5;

@@ -1,6 +1,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::*;
+use crate::system::child::lines::LINE_LEN_MAX;
 use crate::system::stop;
 
 const LONG: Duration = Duration::from_secs(60);
