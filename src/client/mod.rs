@@ -17,6 +17,7 @@ mod probe;
 mod request;
 mod state;
 mod target;
+mod tls;
 mod wire;
 
 use std::fmt;
@@ -29,10 +30,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::Receiver;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
 
@@ -41,6 +45,7 @@ use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Operation, OperationCall};
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
+use crate::client::tls::TlsConnector;
 use crate::client::wire::{LookConnector, SocketConnector};
 use crate::formats::multipart::Form;
 use crate::formats::sse::SseRecord;
@@ -109,6 +114,8 @@ pub(crate) struct Client {
     target: Target,
     authorization: Option<Secret>,
     tls: TlsConfig,
+    /// The certificates that are trusted, if they were named.
+    trust: Option<Arc<ClientConfig>>,
 }
 
 impl fmt::Debug for Client {
@@ -128,6 +135,7 @@ impl Client {
             target,
             authorization: None,
             tls: TlsConfig::default(),
+            trust: None,
         };
         match credentials {
             Some(credentials) => client.with_credentials(&credentials),
@@ -178,17 +186,13 @@ impl Client {
     pub(crate) fn with_roots(mut self, file: &Path) -> Result<Client, Error> {
         let doing = || format!("reading certificates from {}", file.display());
         let pem = fs::read(file).doing(doing)?;
-        let mut roots: Vec<Certificate<'static>> = Vec::new();
-        for item in parse_pem(&pem) {
-            if let PemItem::Certificate(certificate) = item.doing(doing)? {
-                roots.push(certificate);
-            }
-        }
-        if roots.is_empty() {
+        let known: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let known = known.doing(doing)?;
+        if known.is_empty() {
             return Err(Error::new(doing(), "there is none in it"));
         }
-        let roots = RootCerts::new_with_certs(&roots);
-        self.tls = TlsConfig::builder().root_certs(roots).build();
+        let config = tls::trusting(known).map_err(|why| Error::new(doing(), why))?;
+        self.trust = Some(Arc::new(config));
         Ok(self)
     }
 
@@ -350,6 +354,7 @@ impl Client {
             state: Arc::clone(state),
         };
         let connector = socket
+            .chain(TlsConnector(self.trust.clone()))
             .chain(RustlsConnector::default())
             .chain(LookConnector(Arc::clone(state)));
         if local {

@@ -205,15 +205,41 @@ impl PreparedRequest {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 "the connection was closed".into()
             }
+            ureq::Error::Io(error) if is_not_tls(&error) => NOT_TLS.into(),
             ureq::Error::Io(error) => Box::new(error),
             ureq::Error::HostNotFound => "no such host".into(),
             ureq::Error::Timeout(timeout) => format!("timed out: {}", waited(timeout)).into(),
+            ureq::Error::Rustls(rustls::Error::InvalidMessage(_)) => NOT_TLS.into(),
             ureq::Error::Rustls(error) => format!("TLS: {error}").into(),
             error => Box::new(error),
         };
-        Error::new(doing, reason)
+        let proxy = PROXIES.iter().find(|name| std::env::var_os(name).is_some());
+        match proxy.filter(|_| stage == RequestStage::Connecting && target.socket().is_none()) {
+            Some(name) => Error::new(
+                doing,
+                format!("{reason} ({name} is set, but gangplank does not use proxies)"),
+            ),
+            None => Error::new(doing, reason),
+        }
     }
 }
+
+const NOT_TLS: &str = "what answers there does not speak TLS; does it have an http:// address?";
+
+fn is_not_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// The variables by which other programs know a proxy. Who relies on one wonders why a connection fails.
+const PROXIES: [&str; 6] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
 
 fn waited(timeout: Timeout) -> String {
     match timeout {

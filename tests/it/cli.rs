@@ -462,3 +462,69 @@ fn what_must_not_be_read_is_told_before_anything_is_sent() {
         );
     }
 }
+
+#[test]
+fn names_that_no_server_takes_are_told_before_anything_is_sent() {
+    // Nobody listens there, and nobody is asked.
+    let nobody = "http://127.0.0.1:1";
+    let deep = format!("{}f", "d/".repeat(64));
+    let long = format!("{}f", format!("{}/", "n".repeat(200)).repeat(6));
+    for (name, why) in [(&*deep, "64"), (&*long, "1024"), ("a\nb", "newline")] {
+        let dir = TempDir::new().with(&[(name, "x")]);
+        let mut command = gangplank();
+        command.args(["deploy", dir.0.to_str().unwrap(), "--project", "x"]);
+        let output = command.args(["--target", nobody]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_does_not_hide_that_it_was_done() {
+    let host = TestServer::start();
+    let app = app();
+    let dir = app.0.join("app");
+    let mut command = host.cli_command(&["deploy", dir.to_str().unwrap()]);
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(
+        said.contains("Successfully deployed: app, but writing the result"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_token_comes_from_stdin_too() {
+    let host = TestServer::start();
+    for (flags, environment) in [
+        (&["--token-file", "-"][..], None),
+        (&[][..], Some("/dev/stdin")),
+    ] {
+        let mut command = gangplank();
+        command.args(["list", "--target", &format!("http://{}", host.address)]);
+        command
+            .args(flags)
+            .envs(environment.map(|file| ("GANGPLANK_TOKEN_FILE", file)));
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let token = format!("\u{feff}\"{}\"\r\n", host.token);
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(token.as_bytes())
+            .unwrap();
+        assert_eq!(
+            child.wait_with_output().unwrap().status.code(),
+            Some(0),
+            "{flags:?}"
+        );
+    }
+}

@@ -18,7 +18,7 @@ const FOLDERS: [&str; 8] = [
 const FOREIGN: &[(&str, &[&str])] = &[
     ("tiny_http", &["server"]),
     ("httparse", &["server"]),
-    ("rustls", &["server"]),
+    ("rustls", &["server", "client"]),
     ("ureq", &["client"]),
     ("tar", &["formats"]),
     ("flate2", &["formats"]),

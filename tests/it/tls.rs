@@ -270,3 +270,117 @@ fn a_renewed_certificate_is_taken_without_a_restart() {
     });
     assert!(running(&new));
 }
+
+#[test]
+fn a_certificate_that_is_in_the_named_file_is_trusted_for_its_names() {
+    if !have("openssl") {
+        return;
+    }
+    let dir = TempDir::new();
+    // As `openssl req -x509` makes them: an authority's by their form, and the first two without further names.
+    let table: [(&str, &[&str], &str, i32); 4] = [
+        ("/CN=localhost", &[], "localhost", 0),
+        ("/CN=elsewhere", &[], "localhost", 3),
+        (
+            "/CN=x",
+            &["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+            "127.0.0.1",
+            0,
+        ),
+        (
+            "/CN=localhost",
+            &["-addext", "subjectAltName=DNS:elsewhere"],
+            "localhost",
+            3,
+        ),
+    ];
+    for (at, (subject, more, name, code)) in table.into_iter().enumerate() {
+        let (key, cert) = (
+            dir.0.join(format!("{at}.key")),
+            dir.0.join(format!("{at}.pem")),
+        );
+        let mut openssl = Command::new("openssl");
+        openssl.args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj".split(' '));
+        openssl.arg(subject).args(more).arg("-keyout").arg(&key);
+        assert!(
+            openssl
+                .arg("-out")
+                .arg(&cert)
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
+        let flags = [
+            "--tls-cert",
+            cert.to_str().unwrap(),
+            "--tls-key",
+            key.to_str().unwrap(),
+        ];
+        let host = TestServer::with(&flags, &[]);
+        let port = host.address.rsplit_once(':').unwrap().1;
+        let target = format!("https://{name}:{port}");
+        let list = |file: &Path| {
+            let list = [
+                "list",
+                "--target",
+                &target,
+                "--ca-cert",
+                file.to_str().unwrap(),
+            ];
+            host.cli(&list)
+        };
+        let output = list(&cert);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{subject} {name}: {output:?}"
+        );
+        // One of the same names that is not in the file is not trusted.
+        let other = certificate(&dir.0, &format!("other-{at}")).1;
+        assert_eq!(list(&other).status.code(), Some(3), "{subject}");
+        if code == 0 && at == 0 {
+            let flag = format!("one={target}");
+            let token = dir.0.join("token");
+            fs::write(&token, &host.token).unwrap();
+            let token = format!("one={}", token.display());
+            let ca = format!("one={}", cert.display());
+            let flags = [
+                "--peer",
+                &flag,
+                "--peer-token-file",
+                &token,
+                "--peer-ca",
+                &ca,
+            ];
+            let origin = TestServer::with(&flags, &[]);
+            let app = TempDir::new().with(&[("a", "a")]);
+            let deploy = [
+                "deploy",
+                app.0.to_str().unwrap(),
+                "--project",
+                "p",
+                "--replicated",
+            ];
+            let output = origin.cli(&deploy);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn https_to_a_port_without_tls_is_told_as_such_and_so_is_a_proxy_that_is_not_used() {
+    let host = TestServer::start();
+    let target = format!("https://{}", host.address);
+    let mut command = host.cli_command(&["list", "--target", &target]);
+    let output = command
+        .env("HTTPS_PROXY", "http://127.0.0.1:1")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("does not speak TLS"), "{stderr}");
+    assert!(stderr.contains("HTTPS_PROXY is set"), "{stderr}");
+    let without = host.cli(&["list", "--target", &target]);
+    assert!(!String::from_utf8_lossy(&without.stderr).contains("PROXY"));
+}

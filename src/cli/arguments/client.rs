@@ -14,12 +14,12 @@ where to, and as whom (variables are weaker than flags):
                         and port 9925 if not said; by default the unix socket
                         of the root on this machine
   --token T             access token (better: --token-file F, GANGPLANK_TOKEN)
-  --token-file F        file that holds the token
+  --token-file F        file that holds the token; - is stdin
   --username U --password P
                         the same as name and password
   --ca-cert F           trust the certificates of this PEM file, and only them
-  GANGPLANK_TARGET GANGPLANK_TOKEN GANGPLANK_ROOT, then HARPER_CLI_TARGET
-  HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
+  GANGPLANK_TARGET GANGPLANK_TOKEN GANGPLANK_TOKEN_FILE GANGPLANK_ROOT, then
+  HARPER_CLI_TARGET HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
   Variables named for proxies are not used.
 
 what is shown:

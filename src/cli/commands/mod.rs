@@ -163,7 +163,7 @@ pub(crate) fn start(arguments: Vec<OsString>) -> Next {
     match parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
         Ok(Command::Token(options)) => Next::End(run_token(&options)),
-        Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text, None)),
+        Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text)),
         Ok(Command::Client(options, job)) => Next::End(run(&options, job)),
         Err(usage) => {
             let mut screen = Screen::new(Progress::Plain, false);
@@ -267,7 +267,7 @@ example:
 
 fn run_token(options: &TokenOptions) -> Exit {
     match token::run(options) {
-        Ok((value, output)) => print(&value, output, None),
+        Ok((value, output)) => print(&value, output),
         Err(error) => {
             Screen::new(Progress::Plain, false).error(&error.to_string(), None);
             Exit::Usage
@@ -280,7 +280,16 @@ fn run(options: &ClientOptions, job: Job) -> Exit {
     let result = ask(options, job, &mut screen);
     screen.finish();
     match result {
-        Ok(Some(value)) => print(&value, options.output, Some(screen)),
+        Ok(Some(value)) => match print_result(&value, options.output) {
+            Ok(()) => Exit::Success,
+            Err(error) => {
+                // What was asked for is done, whether its result can be shown or not.
+                let done = value.get("message").and_then(Value::as_str);
+                let done = done.unwrap_or("the server has answered");
+                screen.error(&format!("{done}, but {error}"), None);
+                Exit::Usage
+            }
+        },
         Ok(None) => Exit::Success,
         Err(failed) => {
             say(&failed, options, &mut screen);
@@ -307,12 +316,11 @@ fn ask(
     }
 }
 
-fn print(value: &Value, output: OutputFormat, screen: Option<Screen>) -> Exit {
+fn print(value: &Value, output: OutputFormat) -> Exit {
     match print_result(value, output) {
         Ok(()) => Exit::Success,
         Err(error) => {
-            let mut screen = screen.unwrap_or_else(|| Screen::new(Progress::Quiet, false));
-            screen.error(&error.to_string(), None);
+            Screen::new(Progress::Quiet, false).error(&error.to_string(), None);
             Exit::Usage
         }
     }

@@ -2,6 +2,8 @@
 //! than gangplank's variables, and these than Harper's.
 
 use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
@@ -9,6 +11,7 @@ use crate::cli::arguments::ClientOptions;
 use crate::cli::screen::Screen;
 use crate::cli::session::CommandError;
 use crate::client::{Client, Target, TargetCredentials};
+use crate::system::files::read_up_to;
 use crate::system::paths;
 
 /// A token is 64 digits; a file that is longer than this is another one.
@@ -92,20 +95,44 @@ fn credentials(
         return Ok(None);
     }
     if let Some(token) = environment("GANGPLANK_TOKEN") {
-        return Ok(Some(TargetCredentials::Bearer(Secret::new(token.trim()))));
+        return Ok(Some(TargetCredentials::Bearer(Secret::new(bare(&token)))));
+    }
+    if let Some(file) = environment("GANGPLANK_TOKEN_FILE") {
+        return Ok(Some(TargetCredentials::Bearer(token_file(Path::new(
+            &file,
+        ))?)));
     }
     let pair = environment("HARPER_CLI_USERNAME").zip(harper_password());
     Ok(pair.map(|(username, password)| TargetCredentials::Basic { username, password }))
 }
 
-fn token_file(file: &std::path::Path) -> Result<Secret, Error> {
-    let doing = || format!("reading the token in {}", file.display());
-    let size = fs::metadata(file).doing(doing)?.len();
-    if size > TOKEN_FILE_MAX {
-        return Err(Error::new(doing(), format!("{size} bytes are no token")));
+/// The token in a file, or on stdin if that is `-`.
+fn token_file(file: &Path) -> Result<Secret, Error> {
+    if file == Path::new("-") {
+        return read_token(io::stdin(), "stdin");
     }
-    let text = fs::read_to_string(file).doing(doing)?;
-    Ok(Secret::new(text.trim()))
+    let shown = file.display().to_string();
+    let opened = fs::File::open(file).doing(|| format!("reading the token in {shown}"))?;
+    read_token(opened, &shown)
+}
+
+fn read_token(from: impl Read, shown: &str) -> Result<Secret, Error> {
+    let doing = || format!("reading the token in {shown}");
+    let bytes = read_up_to(from, TOKEN_FILE_MAX).doing(doing)?;
+    let why = format!("more than {TOKEN_FILE_MAX} bytes are not a token");
+    let bytes = bytes.ok_or_else(|| Error::new(doing(), why))?;
+    let text = String::from_utf8(bytes).doing(doing)?;
+    Ok(Secret::new(bare(&text)))
+}
+
+/// A token without what editors and shells put around it: white space, a byte order mark, quotes.
+fn bare(text: &str) -> &str {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let quoted = ['"', '\''].into_iter().find_map(|quote| {
+        let text = text.strip_prefix(quote)?;
+        text.strip_suffix(quote)
+    });
+    quoted.unwrap_or(text).trim()
 }
 
 #[cfg(test)]
@@ -246,12 +273,16 @@ mod tests {
         let file = std::env::temp_dir().join(format!("gangplank-token-{}", std::process::id()));
         fs::write(&file, "abc\n").unwrap();
         assert_eq!(token_file(&file).unwrap().reveal(), "abc");
+        for text in ["\u{feff}abc\r\n", "\"abc\"\n", "'abc'", " abc "] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(token_file(&file).unwrap().reveal(), "abc", "{text:?}");
+        }
         fs::write(&file, "x".repeat(5000)).unwrap();
         assert!(
             token_file(&file)
                 .unwrap_err()
                 .to_string()
-                .contains("no token")
+                .contains("not a token")
         );
         fs::remove_file(&file).unwrap();
     }

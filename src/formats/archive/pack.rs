@@ -18,7 +18,7 @@ use tar::{EntryType, Header};
 use crate::api::error::{Doing, Error};
 use crate::formats::archive::gzip::Gzip;
 use crate::formats::archive::litter;
-use crate::formats::archive::path::stays;
+use crate::formats::archive::path::{Name, stays};
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
 use crate::formats::archive::sparse;
 use crate::formats::archive::visible;
@@ -198,6 +198,8 @@ impl PackPlan {
             if litter::by_name(bytes) || (kind.is_file() && self.is_apple_double(&path)?) {
                 continue;
             }
+            // What the receiving side refuses by its name is known before the upload.
+            Name::parse(bytes).map_err(|refused| Error::new(self.doing(b""), refused.message))?;
             let what = if kind.is_dir() {
                 PackKind::Directory
             } else if kind.is_file() {
