@@ -135,6 +135,8 @@ impl Follower {
                             return Ok(self.pass(entry));
                         }
                     }
+                    // All that is there was read. The channel has what comes, and a thousand followers hold no files.
+                    self.reading = None;
                     // What the disk did not take is not there to be seen before more comes.
                     let Some((_, channel)) = &self.live else {
                         continue;
@@ -154,7 +156,7 @@ impl Follower {
                 }
             };
             match offer {
-                Offer::Upload(upload) => return Ok(Step::Upload(upload)),
+                Offer::Upload(upload) => return Ok(Step::Upload(*upload)),
                 Offer::Entry(entry) if entry.id == self.next => {
                     self.reading = None;
                     return Ok(self.pass(entry));

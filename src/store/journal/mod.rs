@@ -57,7 +57,8 @@ struct Followers {
 #[derive(Debug, Clone)]
 enum Offer {
     Entry(Arc<Entry>),
-    Upload(Upload),
+    /// Behind a pointer, so that the channels of a thousand followers have small places.
+    Upload(Arc<Upload>),
 }
 
 impl LiveFeed {
@@ -252,7 +253,7 @@ impl Journal {
 
     /// Tells the live followers how far the upload is: never numbered, never written.
     pub fn upload(&self, upload: Upload) {
-        self.live.offer(&Offer::Upload(upload));
+        self.live.offer(&Offer::Upload(Arc::new(upload)));
     }
 
     /// Makes what was appended survive a power loss.
