@@ -91,10 +91,12 @@
 //! is `stop` and the operation `stop_component`. The tests in `tests/it/tidy` tell what was forgotten.
 //!
 //! 1. **The wire**: a variant of [`Operation`](crate::api::operation::Operation) with typed fields; in `api/operation/call.rs` a row with its name and
-//!    the shape of its answer, and how its fields are written; in `reader.rs` how they are read. A refusal that is new gets a [`Code`](crate::api::error::Code), which decides the HTTP status and the exit code.
+//!    the shape of its answer, and how its fields are written; in `reader.rs` how they are read. The name of a new field goes into one of the lists of
+//!    `api/operation.rs`, since what is not known there is not even kept. A refusal that is new gets a [`Code`](crate::api::error::Code), which decides the HTTP status and the exit code.
 //! 2. **The work**: a method of the engine, which knows nothing of HTTP. It returns a value, or a
 //!    [`Refusal`](crate::api::error::Refusal) that says what was being done, to what, and why it failed.
-//! 3. **The server**: `server/stop.rs` with the function that answers it; a line in `server/router.rs` that calls it, with who may do it to
+//! 3. **The server**: `server/stop.rs` with the function that answers it, or the `StreamSource` that the one pump
+//!    of live streams (`server/pump.rs`) asks; a line in `server/router.rs` that calls it, with who may do it to
 //!    which component; and in `server/auth.rs` the least role that it takes.
 //! 4. **The client**: `cli/commands/stop.rs` with its help, its flags and what it sends, and its name in the table of
 //!    `cli/commands/mod.rs`.

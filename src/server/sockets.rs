@@ -12,7 +12,7 @@ use crate::store::check_socket_path;
 /// Listens on a path. A socket there that nobody answers is of a server that is gone, and is replaced.
 ///
 /// # Errors
-/// When the path is too long, somebody answers there, or it is no socket.
+/// When the path is too long, somebody answers there, or it is not a socket.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, Error> {
     let what = || format!("listening on unix:{}", path.display());
     check_socket_path(path)?;
