@@ -134,12 +134,10 @@ impl Play<'_> {
                     .unwrap_or(0)
             };
             match call {
-                "disk+" => [
-                    "create", "write", "fsync", "syncfs", "rename", "mkdir", "symlink", "link",
-                ]
-                .map(of)
-                .iter()
-                .sum(),
+                "disk+" => ["create", "write", "mkdir", "symlink", "link"]
+                    .map(of)
+                    .iter()
+                    .sum(),
                 "fds+" => ["open", "pipe", "socket", "dup", "epoll", "pidfd"]
                     .map(of)
                     .iter()

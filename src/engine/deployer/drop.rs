@@ -51,11 +51,14 @@ impl Deployer {
         Ok(())
     }
 
-    /// Makes nothing live, and stops what runs. If that cannot be written down, what was live is live again.
+    /// Makes nothing live, and stops what runs. If the first cannot be done, what was live is live, and runs.
     fn take_down(&self, project: &Project) -> Result<(), Error> {
         let switch = self.known.store.switch(project, None)?;
         switch.sync()?;
-        self.builder.processes.drop_component(project)?;
+        // They are stopped, whatever it says. What is still written of them names a release that is not live.
+        if let Err(error) = self.builder.processes.drop_component(project) {
+            log::warn(&error.to_string());
+        }
         switch.settle();
         Ok(())
     }

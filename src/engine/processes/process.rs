@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
@@ -31,6 +31,9 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// After so long up, the pauses begin with the first one again.
 const STEADY: Duration = Duration::from_secs(60);
+/// How long it is tried to start again what ran before: a machine that has no thread for so long has none for more either.
+const START_AGAIN_MAX: Duration = Duration::from_secs(10);
+const START_AGAIN_WAIT: Duration = Duration::from_millis(100);
 /// Lines that are kept for the error of a restart that fails.
 const TAIL_LINES: usize = 20;
 /// The thread copies lines and waits; its buffers are on the heap.
@@ -135,6 +138,29 @@ impl Process {
             stopper: SharedStopper::new(stopper),
             thread: Mutex::new(Some(thread)),
         }))
+    }
+
+    /// Starts what ran before, and tries that for a while: it is not to stay away because of one moment in which there was
+    /// no thread or no descriptor for it.
+    ///
+    /// # Errors
+    /// As [`Process::start`], if that has not changed, or the server is stopping.
+    pub(super) fn start_again(
+        launch: &Launch,
+        output: &Arc<OutputLog>,
+        is_stopping: &dyn Fn() -> bool,
+    ) -> Result<Arc<Process>, Error> {
+        let until = Instant::now() + START_AGAIN_MAX;
+        loop {
+            match Process::start(launch.clone(), output) {
+                Err(error) if Instant::now() < until && !is_stopping() => {
+                    let what = format!("starting {} of {}", launch.kind, launch.project);
+                    log::warn(&format!("{what} again: {error}; it is tried once more"));
+                    thread::sleep(START_AGAIN_WAIT);
+                }
+                started => return started,
+            }
+        }
     }
 
     pub(super) fn facts(&self) -> ProcessFacts {

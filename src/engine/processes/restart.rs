@@ -372,7 +372,8 @@ impl RestartPlan<'_> {
                 notify: None,
                 ..old.launch.clone()
             };
-            match Process::start(launch, &self.component.output) {
+            let is_stopping = || self.processes.is_stopping();
+            match Process::start_again(&launch, &self.component.output, &is_stopping) {
                 Ok(process) => {
                     processes.insert(old.launch.kind.clone(), process);
                 }

@@ -109,7 +109,8 @@ impl Processes {
         if self.is_stopping() {
             return Ok(());
         }
-        let process = Process::start(launch, &component.output)?;
+        let is_stopping = || self.is_stopping();
+        let process = Process::start_again(&launch, &component.output, &is_stopping)?;
         let before = component
             .processes()
             .insert(kind.to_owned(), Arc::clone(&process));
