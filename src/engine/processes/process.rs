@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -231,7 +232,9 @@ impl Supervisor {
         let mut notify = self.launch.notify.as_deref();
         loop {
             let begun = Instant::now();
-            let how = self.run(notify.take());
+            // The standard library panics where it has no descriptor for a new process: that ends a try, not the process.
+            let run = catch_unwind(AssertUnwindSafe(|| self.run(notify.take())));
+            let how = run.unwrap_or_else(|_| "it could not be started".to_owned());
             if self.stop.stopped() {
                 self.shared.change(|facts| facts.pid = None);
                 return;

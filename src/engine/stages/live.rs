@@ -130,25 +130,32 @@ impl<'a> Live<'a> {
             ProcessesHere::PutBack => (self.previous, true),
             ProcessesHere::Replaced(ran) => (ran.or(self.previous), false),
         };
-        let Some(release) = ran else {
-            if !hook_alone && let Err(error) = processes.drop_component(&self.project) {
-                log::error(&format!("going back: {error}"));
-            }
+        if hook_alone && ran.is_none() {
             return;
-        };
-        let request = RestartRequest {
+        }
+        let never = Stop::never();
+        let request = |release| RestartRequest {
             project: &self.project,
             release,
             rolling: false,
             hook_limit: self.builder.install_timeout,
-            stop: &Stop::never(),
+            stop: &never,
         };
-        if hook_alone {
-            return processes.restore(&request);
-        }
         let (until, mut wait) = (Instant::now() + RESTART_BACK_MAX, RESTART_BACK_WAIT);
-        while let Err(unhealthy) = processes.restart(&request, &mut |_| Ok(())) {
-            log::error(&format!("going back: {}", unhealthy.message));
+        loop {
+            let back = match ran {
+                Some(release) if hook_alone => return processes.restore(&request(release)),
+                Some(release) => processes
+                    .restart(&request(release), &mut |_| Ok(()))
+                    .map_err(|unhealthy| unhealthy.message),
+                None => processes
+                    .drop_component(&self.project)
+                    .map_err(|error| error.to_string()),
+            };
+            let Err(why) = back else {
+                return;
+            };
+            log::error(&format!("going back: {why}"));
             if processes.is_stopping() || Instant::now() + wait > until {
                 return;
             }
