@@ -363,6 +363,54 @@ fn a_full_disk_keeps_nothing_from_starting_and_the_end_is_written_later() {
     });
 }
 
+#[test]
+fn a_full_disk_runs_what_ran_before_a_restart_that_was_cut_off() {
+    if !is_root() || !have("nsenter") || !may(MOUNTS) {
+        return;
+    }
+    let root = Arc::new(TempDir::new());
+    let space = Namespace::with_tmpfs(&root.0, "16m");
+    let mut host = space.server(&root, &[]);
+    let first = deployed(&host, "demo", "true");
+    let never = json!({"health": {"command": "false"}, "health_timeout": 60}).to_string();
+    let second = gzip(&tar(&[
+        ("./Procfile", "web: sleep 1000\n"),
+        ("./gangplank.json", &never),
+    ]));
+    let (media, body) = form(&[("project", "demo"), ("restart", "true")], &second);
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let mut stream = host.connect();
+    stream
+        .write_all(&request("POST", "/", &[&authorization, &media], &body))
+        .unwrap();
+    let seen = space.path(&root.0);
+    let id = await_some("the health wait", || {
+        let id = newest(&seen);
+        let text = fs::read_to_string(seen.join(format!("deployments/{id}/events.ndjson")));
+        let waits = text.unwrap_or_default().contains("waiting for 'false'");
+        waits.then_some(id)
+    });
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
+    drop(host);
+    let fill = fill(&seen);
+    let host = space.server(&root, &[]);
+    await_some("what ran", || runs(&host, "demo").then_some(()));
+    let components = host.operate(&json!({"operation": "get_components"})).json();
+    let demo = &components["components"][0];
+    assert_eq!(
+        (&demo["release_id"], &demo["processes"][0]["release_id"]),
+        (&json!(first), &json!(first)),
+        "{demo}"
+    );
+    fs::remove_file(fill).unwrap();
+    await_some("its end", || {
+        let text = fs::read(seen.join(format!("deployments/{id}/record.json"))).ok()?;
+        let record: Value = serde_json::from_slice(&text).ok()?;
+        (record["status"] == "rolled_back").then_some(())
+    });
+}
+
 /// The modes of everything in a root that the server makes, but for releases and sockets.
 fn modes(dir: &Path, below: &str, found: &mut Vec<(String, u32)>) {
     for name in names(dir) {

@@ -100,7 +100,8 @@ impl Deployer {
             Err(error) => {
                 // Without a way back nobody judges it.
                 log::error(&error.to_string());
-                return recover::end_live(&self.known.store, one);
+                recover::end_live(&self.known.store, one);
+                return self.builder.processes.resume_component(&record.project);
             }
         };
         let spec = DeploySpec {
@@ -129,6 +130,7 @@ impl Deployer {
             drop(work);
             let why = format!("deploying: no thread could be made for it: {error}");
             self.end(attempt, Err(Refusal::new(Code::Internal, why).into()));
+            self.builder.processes.resume_component(&record.project);
         }
     }
 }

@@ -33,6 +33,13 @@ impl Processes {
         }
     }
 
+    /// Starts what is to run of a component with which the deployer could not go on.
+    pub fn resume_component(&self, project: &Project) {
+        if !self.is_stopping() {
+            self.resume_types(project, self.types_to_resume(project));
+        }
+    }
+
     /// What is to run of a component after a start.
     fn types_to_resume(&self, project: &Project) -> Types {
         let store = &self.setting.store;

@@ -37,6 +37,7 @@ impl Builder {
         let before = previous.filter(|id| live.is_some() && *id != release);
         let why =
             "the server ended while it waited for the processes; it starts and judges them again";
+        let mut judged = false;
         let told = attempt.emit(&Event::Warning(why.to_owned()));
         let restarted = match told {
             Err(error) => Err(error.into()),
@@ -47,6 +48,7 @@ impl Builder {
                 let never = Stop::never();
                 let request = self.restart_request(spec, release, &never);
                 let emit = &mut |event| attempt.emit(&Event::Process(event));
+                judged = true;
                 let restarted = self.processes.finish_restart(&request, before, emit);
                 restarted.map_err(|unhealthy| self.unhealthy(unhealthy))?;
                 Ok((true, Facts::new()))
@@ -68,7 +70,14 @@ impl Builder {
                     peer_results: cut_off.peer_results,
                 })
             }
-            Err(failed) => Err(self.undone(failed, live, &cut_off.peer_results, attempt)),
+            Err(failed) => {
+                let failed = self.undone(failed, live, &cut_off.peer_results, attempt);
+                if !judged {
+                    // A full disk, perhaps: what ran runs all the same.
+                    self.processes.resume_component(&spec.project);
+                }
+                Err(failed)
+            }
         }
     }
 
