@@ -21,6 +21,8 @@ const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
 /// How long whoever sends a stream waits for something to send before it looks for its client with [`EventStream::idle`].
 /// It is a part of the time between heartbeats, and seldom enough to cost nothing with a thousand watchers.
 pub const PULSE: Duration = Duration::from_secs(5);
+/// What a stream keeps of a buffer between two events: room for a few ordinary ones.
+pub const KEPT_BUFFER: usize = 1 << 10;
 /// An answer up to this size is written together with its head.
 const SMALL_ANSWER: usize = 64 << 10;
 /// How much of a file is read at once.
@@ -225,6 +227,7 @@ impl Exchange {
         Ok(EventStream {
             writer,
             chunked,
+            chunk: Vec::new(),
             sent: Instant::now(),
         })
     }
@@ -275,6 +278,7 @@ fn head(answer: &Answer, length: usize, version: HTTPVersion) -> Vec<u8> {
 pub struct EventStream {
     writer: ResponseWriter,
     chunked: bool,
+    chunk: Vec<u8>,
     /// When something was sent last.
     sent: Instant,
 }
@@ -289,12 +293,14 @@ impl EventStream {
         if !self.chunked {
             return self.writer.write_all(records);
         }
-        // Not kept: a thousand watchers hold nothing between their events.
-        let mut chunk = Vec::with_capacity(records.len() + 16);
-        write!(chunk, "{:x}\r\n", records.len())?;
-        chunk.extend_from_slice(records);
-        chunk.extend_from_slice(b"\r\n");
-        self.writer.write_all(&chunk)
+        write!(self.chunk, "{:x}\r\n", records.len())?;
+        self.chunk.extend_from_slice(records);
+        self.chunk.extend_from_slice(b"\r\n");
+        let sent = self.writer.write_all(&self.chunk);
+        // A thousand watchers do not allocate for each event, and hold little between two of them.
+        self.chunk.clear();
+        self.chunk.shrink_to(KEPT_BUFFER);
+        sent
     }
 
     /// To be called when there was nothing to send for a [`PULSE`]: sends a heartbeat when it is time.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::api::error::Error;
 use crate::formats::sse;
 use crate::server::auth::Access;
-use crate::server::http::{Exchange, PULSE};
+use crate::server::http::{Exchange, KEPT_BUFFER, PULSE};
 use crate::system::log;
 
 /// Records that are there already go out together up to so many bytes: one write for a burst, and none waits.
@@ -46,9 +46,10 @@ impl LiveStream {
     pub(super) fn send(mut self, exchange: Exchange, access: &mut Access) -> io::Result<()> {
         let mut stream = exchange.stream("text/event-stream", self.watching)?;
         stream.send(sse::OPEN)?;
+        let mut records = Vec::new();
         loop {
-            // Not kept: a thousand watchers hold nothing between their events.
-            let mut records = Vec::new();
+            records.clear();
+            records.shrink_to(KEPT_BUFFER);
             let gathered = self.gather(&mut records);
             let ended = gathered
                 .inspect_err(|error| log::error(&error.to_string()))
