@@ -2,5 +2,5 @@
 
 mod arguments;
 pub(crate) mod commands;
-mod screen;
+pub(crate) mod screen;
 mod session;
