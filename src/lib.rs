@@ -107,15 +107,26 @@
 //! [`event`](api::event) and [`journal`](store::journal) first, then [`attempt`](engine::attempt) and [`deploy`](engine::stages), then [`serve`](server); for the client [`commands`](cli::commands) and [`follow`](client::follow).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod api;
 mod cli;
 mod client;
 mod engine;
-pub mod formats;
 mod guide;
-pub mod server;
 mod store;
 mod system;
+
+// What the fuzz targets reach. Otherwise all is private, so that the compiler finds what nobody uses.
+#[cfg(not(fuzzing))]
+mod api;
+#[cfg(fuzzing)]
+pub mod api;
+#[cfg(not(fuzzing))]
+mod formats;
+#[cfg(fuzzing)]
+pub mod formats;
+#[cfg(not(fuzzing))]
+mod server;
+#[cfg(fuzzing)]
+pub mod server;
 
 // The unit tests list what they did not run as the integration tests do.
 #[cfg(test)]

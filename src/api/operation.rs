@@ -16,9 +16,9 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::reader::FieldReader;
 
-pub use crate::api::operation::call::{
-    AnswerShape, FieldKind, OperationCall, OperationName, name_in,
-};
+#[cfg(test)]
+pub use crate::api::operation::call::FieldKind;
+pub use crate::api::operation::call::{AnswerShape, OperationCall, OperationName, name_in};
 
 /// The field that names the operation.
 const NAME: &str = "operation";

@@ -43,9 +43,11 @@ mod testing;
 mod tree;
 mod unpack;
 
-pub use limits::{Limits, Owner};
+pub use limits::Limits;
 pub use pack::{PackOptions, PackPlan, plan};
-pub use unpack::{Unpacked, fits, unpack};
+#[cfg(any(test, fuzzing))]
+pub use unpack::Unpacked;
+pub use unpack::{fits, unpack};
 
 /// The longest part of a name that a message shows: a terminal's line or two.
 const SHOWN: usize = 200;
