@@ -438,7 +438,7 @@ fn what_the_server_makes_has_its_mode_under_any_umask() {
         let id = deployed(&host, "demo", "true");
         let mut found = Vec::new();
         modes(&root.0, "", &mut found);
-        let open = ["components", "releases", "releases/demo"];
+        let open = ["components", "releases", "releases/demo", "shared"];
         let release = format!("releases/demo/{id}");
         for (path, mode) in &found {
             let path = path.as_str();
