@@ -464,3 +464,39 @@ fn logs_and_payloads_go_to_stdout_as_they_are() {
     let (output, _) = ask(&["payload", id], head, "a\0b");
     assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
+
+#[test]
+fn logs_that_are_followed_go_on_with_the_next_server() {
+    let root = std::sync::Arc::new(TempDir::new());
+    let host = TestServer::on(std::sync::Arc::clone(&root), &[], &[]);
+    let app = TempDir::new().with(&[("Procfile", "web: echo up-$$; exec sleep 600\n")]);
+    let deploy = [
+        "deploy",
+        app.0.to_str().unwrap(),
+        "--project",
+        "app",
+        "--restart",
+    ];
+    let output = host.cli(&deploy);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let socket = format!("unix:{}", root.0.join("run/gangplank.sock").display());
+    let mut logs = gangplank();
+    logs.args(["logs", "app", "--follow", "--target", &socket]);
+    let mut logs = logs
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(logs.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.starts_with("web | up-"), "{first}");
+    drop(host);
+    let _next = TestServer::on(root, &[], &[]);
+    let second = lines.next().unwrap().unwrap();
+    assert!(
+        second.starts_with("web | up-") && second != first,
+        "{second}"
+    );
+    logs.kill().unwrap();
+    logs.wait().unwrap();
+}
