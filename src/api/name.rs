@@ -68,7 +68,7 @@ impl fmt::Display for BadProject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is no valid project name: 1 to {PROJECT_LEN_MAX} letters, digits, '-' and '_', the first one a letter \
+            "{:?} is not a valid project name: 1 to {PROJECT_LEN_MAX} letters, digits, '-' and '_', the first one a letter \
              or a digit; choose one with project=NAME",
             self.0
         )
@@ -145,7 +145,7 @@ impl fmt::Display for DeploymentId {
 
 impl fmt::Display for BadDeploymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no deployment id", self.0)
+        write!(f, "{:?} is not a deployment id", self.0)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::error::{Code, Exit};
 use crate::api::operation::AnswerShape;
 
-/// A whole answer that is no event stream.
+/// A whole answer that is not an event stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlainAnswer {
     /// The HTTP status.

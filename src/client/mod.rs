@@ -397,7 +397,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         // The thread is not waited for: it may be inside a name's resolution, which nothing interrupts. It notices by
-        // its connection, or by the notices that nobody takes any more.
+        // its connection, or by the notices that nobody takes any longer.
         self.agent.clone().shutdown();
     }
 }

@@ -182,7 +182,7 @@ fn host_and_port(text: &str) -> Result<String, &'static str> {
         None => PORT,
         Some(port) => match port.parse() {
             Ok(port) if port > 0 => port,
-            _ => return Err("the port is no number from 1 to 65535"),
+            _ => return Err("the port must be 1-65535"),
         },
     };
     Ok(format!("{host}:{port}"))
@@ -190,8 +190,7 @@ fn host_and_port(text: &str) -> Result<String, &'static str> {
 
 fn basic(userinfo: &str) -> Result<TargetCredentials, &'static str> {
     let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-    let decode =
-        |text| percent_decoded(text).ok_or("its user or password is no percent-encoded text");
+    let decode = |text| percent_decoded(text).ok_or("its user or password is not percent-encoded");
     Ok(TargetCredentials::Basic {
         username: decode(username)?,
         password: Secret::new(decode(password)?),

@@ -41,7 +41,7 @@ fn notices(running: &InFlight) -> Vec<Notice> {
         match running.notices().recv_timeout(Duration::from_secs(20)) {
             Ok(notice) => all.push(notice),
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return all,
-            Err(_) => panic!("nothing happened any more after {all:?}"),
+            Err(_) => panic!("nothing happened any longer after {all:?}"),
         }
     }
 }

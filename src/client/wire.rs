@@ -5,7 +5,7 @@
 //! input, and a write that has to wait for room waits for input too. Once there is an answer, whatever is still written is
 //! swallowed and [`Transfer::answered`] ends the request's body, so that ureq turns to reading at once.
 //!
-//! An answer that begins with a status of 2xx is no refusal: a Harper server sends the head of its event stream while the
+//! An answer that begins with a status of 2xx is not a refusal: a Harper server sends the head of its event stream while the
 //! payload still arrives. It ends nothing and is read after the request, [`Transfer::accepted`]. But a `deployment` event in
 //! it comes from a server that knows the upload by its key and reads no further, so that one ends the upload too.
 //!
@@ -182,7 +182,7 @@ fn look_at(stream: &StreamKind, state: &Transfer) {
     match peek(stream, &mut bytes) {
         Ok(Some(n)) => state.judge(&bytes[..n]),
         Ok(None) => {}
-        // Nothing can be read any more.
+        // Nothing can be read any longer.
         Err(_) => state.judge(&[]),
     }
 }

@@ -30,8 +30,8 @@ use crate::system::time::now_ms;
 /// What a phase adds to its `done` event.
 pub type Facts = Map<String, Value>;
 
-/// The waits before another try to write an end: a call that fails once, or a moment without descriptors, is no reason to
-/// tell an end that is not on disk.
+/// The waits before another try to write an end: a call that fails once, or a moment without descriptors, does not
+/// make an end be told that is not on disk.
 const WRITE_AGAIN: [Duration; 3] = [
     Duration::from_millis(10),
     Duration::from_millis(50),

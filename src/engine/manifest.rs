@@ -214,19 +214,19 @@ fn sockets<'de, D: Deserializer<'de>>(
     for (kind, address) in &sockets {
         if !is_process_type(kind) {
             return Err(de::Error::custom(format!(
-                "{kind:?} is no process type: letters, digits, '-' and '_'"
+                "{kind:?} is not a process type: letters, digits, '-' and '_'"
             )));
         }
         if !is_address(address) {
             return Err(de::Error::custom(format!(
-                "{address:?} is no address like \"127.0.0.1:8080\" or \"[::1]:8080\""
+                "{address:?} is not an address like \"127.0.0.1:8080\" or \"[::1]:8080\""
             )));
         }
     }
     Ok(sockets)
 }
 
-/// `host:port`, or an IPv6 address in brackets. The port is a real one: a held socket at a random port is no use.
+/// `host:port`, or an IPv6 address in brackets. The port is a real one: a held socket at a random port is of little use.
 fn is_address(text: &str) -> bool {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return address.port() != 0;
@@ -393,7 +393,7 @@ pub fn procfile(dir: &Path) -> Result<Option<Vec<ProcessType>>, Refusal> {
         if !is_process_type(name) {
             let name = name.chars().take(80).collect::<String>();
             return Err(refused(format!(
-                "{name:?} is no process type: letters, digits, '-' and '_'"
+                "{name:?} is not a process type: letters, digits, '-' and '_'"
             )));
         }
         if command.is_empty() {

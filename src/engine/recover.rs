@@ -101,7 +101,7 @@ pub fn fill(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) {
     }
 }
 
-/// However the filling ends, nobody waits for it any more.
+/// However the filling ends, nobody waits for it any longer.
 struct Complete<'a>(&'a Index);
 
 impl Drop for Complete<'_> {
@@ -161,7 +161,7 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
     all
 }
 
-/// Ends a deployment whose release is live, and whose processes nobody judges any more.
+/// Ends a deployment whose release is live, and whose processes nobody judges any longer.
 pub fn end_live(store: &Store, one: UnjudgedDeployment) {
     let mut record = one.record;
     let id = record.deployment_id;

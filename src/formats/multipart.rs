@@ -115,7 +115,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// A refusal that names the thing: `upload_broken` where the body ended early or could not be read, `too_large` for too
     /// many or too large fields, `bad_request` for whatever is malformed.
-    // It is no iterator: its end is a value of its own, and it lends its file part.
+    // It is not an iterator: its end is a value of its own, and it lends its file part.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Part, Refusal> {
         if let Some(refusal) = &self.refused {

@@ -269,7 +269,7 @@ mod tests {
             b"data: a\n\n\xef\xbb\xbfdata: b\n\n",
             &[(None, "message", "a")],
         ),
-        // Broken beginnings of a mark are no mark.
+        // Broken beginnings of a mark are not a mark.
         (b"\xef\xbbdata: a\n\ndata: b\n\n", &[(None, "message", "b")]),
         (
             b"data: a\r\n\r\ndata: b\r\r",
@@ -416,7 +416,7 @@ mod tests {
             assert_eq!(parser.next(), Some(Err(TooLong)));
             assert!(parser.buffer.capacity() == 0);
         }
-        // A complete line is no way around it.
+        // A complete line does not get around it.
         let mut parser = Parser::new();
         parser.push(&[&b"data: "[..], &vec![b'x'; Parser::LIMIT], b"\n\n"].concat());
         assert_eq!(parser.next(), Some(Err(TooLong)));

@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for ObjectMembers<'de> {
     }
 }
 
-/// A name, borrowed where it has no escapes: a long one is no reason to copy it.
+/// A name, borrowed where it has no escapes: a long one is not copied either.
 struct MemberName<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for MemberName<'de> {

@@ -314,7 +314,7 @@ impl RunningServer {
             .doing(|| "making a thread that reads the records".into())
     }
 
-    /// One write, so that a reader who takes the first line and goes away is no reason to end; nor is any other trouble
+    /// One write, so that a reader who takes the first line and goes away does not end the server; nor does any other trouble
     /// with an output that nobody may be reading.
     fn announce(&self) {
         let lines: String = self
@@ -344,7 +344,7 @@ impl RunningServer {
         deployer.wait_idle(Instant::now() + grace / 2);
         let processes = self.state.processes.stop(kill);
         let idle = deployer.wait_idle(kill) && processes;
-        // Whatever left its group has no server any more, either.
+        // Whatever left its group has no server any longer, either.
         match child::end_survivors(self.state.server_mark(), SurvivorScope::All) {
             Ok(0) => {}
             Ok(ended) => log::warn(&format!("ended {ended} processes that did not stop")),

@@ -26,7 +26,7 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
     Ok(json!({ "components": components.collect::<Vec<_>>() }))
 }
 
-/// The deployment that made a release the live one; the one that built it if that is not known any more.
+/// The deployment that made a release the live one; the one that built it if that is not known any longer.
 fn made_live(state: &ServerState, project: &Project, release: DeploymentId) -> DeploymentId {
     let is_it = |(_, one): &(&DeploymentId, &Summary)| {
         one.project == *project && one.release_id == release && one.status == Status::Success

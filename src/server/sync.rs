@@ -68,7 +68,7 @@ impl Sync {
         let state = Arc::clone(state);
         let work = move || {
             let last = end(self.run(&state, Some(&sender)));
-            // Nobody may be listening any more.
+            // Nobody may be listening any longer.
             let _ = sender.send(last);
         };
         threads::spawn("sync", STACK_BYTES, work)

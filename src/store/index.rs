@@ -37,7 +37,7 @@ impl Index {
         self.lock().all.entry(id).or_insert(summary);
     }
 
-    /// Takes out deployments that are no more.
+    /// Takes out deployments that were removed.
     pub fn forget(&self, ids: &[DeploymentId]) {
         let mut state = self.lock();
         for id in ids {

@@ -7,7 +7,7 @@ use crate::api::error::{Doing, Error};
 use crate::system::files;
 use crate::system::trees::remove_tree;
 
-/// A tree that is not in its place any more, under a name that [`Store::sweep`](super::Store::sweep) knows too.
+/// A tree that is not in its place any longer, under a name that [`Store::sweep`](super::Store::sweep) knows too.
 #[must_use]
 #[derive(Debug)]
 pub struct DetachedTree(PathBuf);
@@ -22,7 +22,7 @@ impl DetachedTree {
     }
 }
 
-/// Removes a tree whose being there half is no worse than its being there. Where it cannot have another name first, on a full
+/// Removes a tree of which half does as little harm as all of it. Where it cannot have another name first, on a full
 /// disk for one, it is removed in its place.
 pub(super) fn discard(path: &Path) -> Result<(), Error> {
     match set_aside(path) {

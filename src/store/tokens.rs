@@ -86,7 +86,7 @@ pub struct Identity {
     pub name: String,
     /// What it allows.
     pub role: Role,
-    /// The components that it is limited to; none is no limit.
+    /// The components that it is limited to; none: to any.
     pub projects: Vec<Project>,
 }
 

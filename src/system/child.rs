@@ -41,7 +41,7 @@ const MARK: &str = "GANGPLANK_CHILD";
 /// and a server that ends within ten seconds still has time for the rest.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a silent pipe stays open after the command has ended. Its killed family is gone within milliseconds, so who
-/// still holds it does not belong to it any more.
+/// still holds it does not belong to it any longer.
 const LINGER: Duration = Duration::from_millis(300);
 /// The bound of all lingering, for a stranger that goes on printing.
 const LINGER_MAX: Duration = Duration::from_secs(2);

@@ -20,7 +20,7 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
-/// Raises the limit of open files as far as it may be, and returns it; `None` is no limit.
+/// Raises the limit of open files as far as it may be, and returns it; `None`: any number.
 pub fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

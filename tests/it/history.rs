@@ -165,7 +165,7 @@ fn a_release_that_was_pruned_is_built_again_from_its_payload() {
         &ask(&host, "rollback_component", &fields),
         404,
         "not_found",
-        "not stored any more",
+        "no longer stored",
     );
     // A payload that is not what it was is not taken.
     fs::write(
@@ -228,7 +228,7 @@ fn payloads_are_given_back_as_they_came() {
         ),
         404,
         "not_found",
-        "not stored",
+        "no longer stored",
     );
     let unknown = "01890000-0000-7000-8000-000000000000";
     for operation in [

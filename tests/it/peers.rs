@@ -734,7 +734,7 @@ fn a_host_that_was_off_catches_up() {
         answer.text()
     );
     assert!(
-        answer.text().contains("not stored any more"),
+        answer.text().contains("no longer stored"),
         "{}",
         answer.text()
     );

@@ -2,7 +2,7 @@
 //!
 //! A [`Screen`] tells on stderr what happens, in one of five ways; [`print_result`] puts the result on stdout, where
 //! nothing else goes. What others said never acts on the terminal or on a CI runner. That nobody reads, or that stderr is
-//! closed, is no failure.
+//! closed, is not a failure.
 //!
 //! Two things make it fast without making it late: lines are gathered, and whoever feeds the screen calls
 //! [`Screen::flush`] when there is nothing more at hand, and [`Screen::tick`] about every 100 ms whatever happens.

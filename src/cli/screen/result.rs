@@ -45,7 +45,7 @@ impl FromStr for OutputFormat {
 /// Prints the result. Nothing in it acts on a terminal.
 ///
 /// # Errors
-/// When it cannot be written; that nobody reads it any more is none.
+/// When it cannot be written; that nobody reads it any longer is none.
 pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
     let text = rendered(value, output, io::stdout().is_terminal());
     printed(&mut io::stdout(), &text)
@@ -55,7 +55,7 @@ pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Er
 /// not a terminal, but never as a command to a CI system.
 ///
 /// # Errors
-/// When it cannot be written. Here it is one that nobody reads any more, as [`Error::io`] tells, since whoever follows a
+/// When it cannot be written. Here it is one that nobody reads any longer, as [`Error::io`] tells, since whoever follows a
 /// log has to end then.
 pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
     let mut out = io::stdout().lock();
@@ -72,7 +72,7 @@ pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
 /// Prints bytes as they are.
 ///
 /// # Errors
-/// When they cannot be written; that nobody reads them any more is one here, as of [`print_line`].
+/// When they cannot be written; that nobody reads them any longer is one here, as of [`print_line`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     sink::write_all(&mut out, bytes)

@@ -563,7 +563,7 @@ fn a_deployment_on_a_terminal() {
             ""
         ]
     );
-    // Afterwards there is no live line any more.
+    // Afterwards there is no live line any longer.
     stage.screen.error("late", None);
     stage.pass(1000);
     stage.screen.tick();

@@ -9,7 +9,7 @@ use crate::client::follow::{
 };
 
 impl AnswerFollower<'_> {
-    /// Nothing comes any more, so that the end has been lost too, and is asked for by itself.
+    /// Nothing comes any longer, so that the end has been lost too, and is asked for by itself.
     pub(super) fn over(
         &mut self,
         asked: Asked,

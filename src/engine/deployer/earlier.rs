@@ -189,11 +189,11 @@ impl Deployer {
     /// A stored payload and its length.
     ///
     /// # Errors
-    /// `not_found` if it is not stored any more.
+    /// `not_found` if it is no longer stored.
     pub fn payload(&self, id: DeploymentId) -> Result<(File, u64), Refusal> {
         let found = self.known.store.open_payload(id)?;
         found.ok_or_else(|| {
-            let why = format!("the payload of deployment {id} is not stored any more");
+            let why = format!("the payload of deployment {id} is no longer stored");
             Refusal::new(Code::NotFound, why)
         })
     }

@@ -77,7 +77,7 @@ impl<'a> KeyedRequest<'a> {
             Some(Then::Replicate { .. }) => (Some(true), Some(true)),
             None => (None, None),
         };
-        // What one of the two does not say is no difference.
+        // What one of the two does not say does not count as a difference.
         let differs =
             |one: Option<bool>, other: Option<bool>| one.zip(other).is_some_and(|(a, b)| a != b);
         let table = [

@@ -141,7 +141,7 @@ impl Deployer {
         &self.stop
     }
 
-    /// How to end an upload that nobody waits for any more.
+    /// How to end an upload that nobody waits for any longer.
     pub fn cut_by(&self, cut: CutUpload) {
         // There is one gate.
         let _ = self.running.cut.set(cut);

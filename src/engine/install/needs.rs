@@ -58,7 +58,7 @@ pub(super) fn dangling(release: &Path) -> Vec<String> {
 
 /// Shows each place of a package: the entries of `node_modules`, and of the scopes in it.
 fn each_package(modules: &Path, show: &mut dyn FnMut(&Path)) {
-    // What cannot be read is no package, and npm says so better.
+    // What cannot be read is not a package, and npm says so better.
     let Ok(entries) = fs::read_dir(modules) else {
         return;
     };

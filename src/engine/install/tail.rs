@@ -21,7 +21,7 @@ impl Tail {
     pub(crate) fn keep(&mut self, line: &InstallLine) {
         self.lines += 1;
         let mut line = line.clone();
-        // A piece whose bytes were no text grows threefold, and is shown only in part.
+        // A piece whose bytes were not text grows threefold, and is shown only in part.
         line.line.truncate(line.line.floor_char_boundary(BYTES_MAX));
         self.bytes += line.line.len();
         self.kept.push_back(line);

@@ -150,23 +150,23 @@ fn refused_manifests() {
         (
             "{\"sockets\": {\"we b\": \"1.2.3.4:5\"}}",
             1,
-            "\"we b\" is no process type",
+            "\"we b\" is not a process type",
         ),
         (
             "{\"sockets\": {\"web\": \"8080\"}}",
             1,
-            "\"8080\" is no address",
+            "\"8080\" is not an address",
         ),
-        ("{\"sockets\": {\"web\": \"a:0\"}}", 1, "is no address"),
+        ("{\"sockets\": {\"web\": \"a:0\"}}", 1, "is not an address"),
         (
             "{\"sockets\": {\"web\": \"1.2.3.4:0\"}}",
             1,
-            "is no address",
+            "is not an address",
         ),
-        ("{\"sockets\": {\"web\": \"a:+1\"}}", 1, "is no address"),
-        ("{\"sockets\": {\"web\": \":80\"}}", 1, "is no address"),
-        ("{\"sockets\": {\"web\": \"a b:80\"}}", 1, "is no address"),
-        ("{\"sockets\": {\"web\": \"a:66000\"}}", 1, "is no address"),
+        ("{\"sockets\": {\"web\": \"a:+1\"}}", 1, "is not an address"),
+        ("{\"sockets\": {\"web\": \":80\"}}", 1, "is not an address"),
+        ("{\"sockets\": {\"web\": \"a b:80\"}}", 1, "is not an address"),
+        ("{\"sockets\": {\"web\": \"a:66000\"}}", 1, "is not an address"),
     ];
     for (text, line, part) in table {
         let start = format!("reading gangplank.json: line {line}: ");
@@ -367,10 +367,10 @@ fn refused_procfiles() {
     let table = [
         ("web", 1, "expected 'type: command'"),
         ("web: a\n\nworker:\n", 3, "'worker' has no command"),
-        ("we b: a", 1, "\"we b\" is no process type"),
-        (": a", 1, "\"\" is no process type"),
-        ("../x: a", 1, "is no process type"),
-        (&long, 1, "is no process type"),
+        ("we b: a", 1, "\"we b\" is not a process type"),
+        (": a", 1, "\"\" is not a process type"),
+        ("../x: a", 1, "is not a process type"),
+        (&long, 1, "is not a process type"),
         ("web: a\n# x\nweb: b", 3, "'web' is there twice"),
         ("web: a\nb: \0", 2, "a NUL"),
     ];

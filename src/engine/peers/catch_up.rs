@@ -11,7 +11,7 @@ use crate::client::{InFlight, Notice};
 use crate::engine::peers::Peer;
 use crate::system::stop::Stop;
 
-/// A payload of which nothing comes for so long does not come any more.
+/// A payload of which nothing comes for so long does not come any longer.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// A component that is live at a peer.

@@ -221,7 +221,7 @@ impl Peer {
         .map(drop)
     }
 
-    /// Tells a peer that nobody wants a deployment any more. Whether it hears is its affair.
+    /// Tells a peer that nobody wants a deployment any longer. Whether it hears is its affair.
     fn cancel(&self, id: Option<DeploymentId>) {
         let Some(id) = id else {
             return;

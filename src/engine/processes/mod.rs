@@ -171,7 +171,7 @@ impl Processes {
         root.join("logs").join(project.as_str())
     }
 
-    /// Whether the server is ending, so that nothing is started any more.
+    /// Whether the server is ending, so that nothing is started any longer.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -261,7 +261,7 @@ impl Processes {
     /// Stops a component's processes for good.
     ///
     /// # Errors
-    /// When it cannot be written down that they are not to run any more; they are stopped all the same.
+    /// When it cannot be written down that they are not to run any longer; they are stopped all the same.
     pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
         self.resumed.wait();
         // It stays known: who follows its output goes on with that of its next processes.
@@ -332,7 +332,7 @@ impl ProcessPlan {
         let Some(address) = self.manifest.sockets.get(kind) else {
             return Ok(None);
         };
-        // That of another type will do, too, if this release does not have it there any more.
+        // That of another type will do, too, if this release does not have it there any longer.
         let fits = |(of, held): &(&String, &HeldSocket)| {
             held.address == *address
                 && (*of == kind || self.manifest.sockets.get(*of) != Some(address))

@@ -175,7 +175,7 @@ impl Processes {
         let run = catch_unwind(AssertUnwindSafe(|| turn.run(order.rolling)));
         let outcome = run.unwrap_or_else(|_| Err(bug(project)));
         match &outcome {
-            // Sockets that no type has any more are closed, when the last process that had them is gone.
+            // Sockets that no type has any longer are closed, when the last process that had them is gone.
             Ok(()) => *component.sockets() = std::mem::take(&mut turn.sockets),
             Err(_) => turn.undo(),
         }
@@ -222,7 +222,7 @@ impl RestartPlan<'_> {
         for batch in types.chunks(size) {
             self.replace(batch)?;
         }
-        // What the new release does not have any more goes last.
+        // What the new release does not have any longer goes last.
         let gone =
             |process: &Arc<Process>| !types.iter().any(|one| one.name == process.launch.kind);
         let gone: Vec<_> = self.component.all().into_iter().filter(gone).collect();

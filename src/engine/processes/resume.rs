@@ -9,7 +9,7 @@ use crate::engine::processes::state::Types;
 use crate::engine::processes::{Processes, state};
 use crate::system::log;
 
-/// However the start of what ran before ends, nobody waits for it any more.
+/// However the start of what ran before ends, nobody waits for it any longer.
 struct Resumed<'a>(&'a OnceLock<()>);
 
 impl Drop for Resumed<'_> {

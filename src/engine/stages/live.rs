@@ -173,7 +173,7 @@ impl Made for Live<'_> {
     }
 
     fn undo(mut self: Box<Self>, failed: &mut Failed) {
-        // The journal takes nothing any more, so nobody is told of the peers' events.
+        // The journal takes nothing any longer, so nobody is told of the peers' events.
         self.take_back(failed, &mut |_| ());
     }
 }

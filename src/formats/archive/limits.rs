@@ -3,7 +3,7 @@
 /// What a payload may cost.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The most bytes of a payload as it is received; `None` is no limit.
+    /// The most bytes of a payload as it is received; `None`: any.
     pub max_payload: Option<u64>,
     /// The most entries, those included that are only implied by the paths of others.
     pub max_entries: u64,

@@ -3,7 +3,7 @@
 //!
 //! What it guarantees:
 //! - **Packing**: the same tree gives the same bytes, whoever packs it and whenever. What changes or cannot be read while
-//!   it is packed is an error, and what was written until then is no complete archive. Files that deflate would not
+//!   it is packed is an error, and what was written until then is not a complete archive. Files that deflate would not
 //!   shrink pass it by as stored blocks.
 //! - **Unpacking**: nothing is written outside the release, no link leads out of it, and everything that is refused is
 //!   refused with the name of the entry and the reason. An archive is complete (its end marker was seen, its checksums are

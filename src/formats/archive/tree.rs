@@ -338,7 +338,7 @@ mod tests {
             ("", &["f", "x -> f/../.."], LinkTarget::Out),
             ("", &["a -> a"], LinkTarget::Around),
             ("", &["a -> b", "b -> a"], LinkTarget::Around),
-            // Flattened, the directory above is not there any more.
+            // Flattened, the directory above is not there any longer.
             ("p", &["p/d/", "p/a -> d"], LinkTarget::Inside),
             ("p", &["p/d/", "p/a -> ../p/d"], LinkTarget::Out),
         ];

@@ -8,7 +8,7 @@ pub(super) const BOUNDARY_LEN_MAX: usize = 70;
 /// The boundary that a Content-Type names.
 ///
 /// # Errors
-/// `unsupported_media` if it is no multipart form, `bad_request` if it has no valid boundary.
+/// `unsupported_media` if it is not a multipart form, `bad_request` if its boundary is missing or not valid.
 pub fn boundary(content_type: &str) -> Result<String, Refusal> {
     let refused = |why: &str| {
         Refusal::new(

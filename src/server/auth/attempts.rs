@@ -26,7 +26,7 @@ struct Count {
 impl WrongAttempts {
     /// Counts one wrong attempt, and says whether it is one too many.
     pub(super) fn wrong(&self, address: IpAddr, now: Instant) -> bool {
-        // A count more or less is no reason to stop counting.
+        // A count more or less does not stop the counting.
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let address = network(address);
         if !counts.contains_key(&address) && counts.len() >= ADDRESSES_MAX {

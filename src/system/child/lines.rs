@@ -132,7 +132,7 @@ fn character_boundary(piece: &[u8], next: u8) -> usize {
         .iter()
         .rposition(|byte| !continues(*byte))
         .filter(|at| piece.len() - at <= 3 && piece[*at] >= 0b1100_0000);
-    // Bytes without a first one are no character anyway.
+    // Bytes without a first one are not a character anyway.
     first.filter(|at| *at > 0).unwrap_or(piece.len())
 }
 
