@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::type_complexity)]
 
 mod archive;
+mod browser;
 mod ci_commands;
 mod cli;
 mod clients;
