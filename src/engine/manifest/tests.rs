@@ -165,8 +165,16 @@ fn refused_manifests() {
         ),
         ("{\"sockets\": {\"web\": \"a:+1\"}}", 1, "is not an address"),
         ("{\"sockets\": {\"web\": \":80\"}}", 1, "is not an address"),
-        ("{\"sockets\": {\"web\": \"a b:80\"}}", 1, "is not an address"),
-        ("{\"sockets\": {\"web\": \"a:66000\"}}", 1, "is not an address"),
+        (
+            "{\"sockets\": {\"web\": \"a b:80\"}}",
+            1,
+            "is not an address",
+        ),
+        (
+            "{\"sockets\": {\"web\": \"a:66000\"}}",
+            1,
+            "is not an address",
+        ),
     ];
     for (text, line, part) in table {
         let start = format!("reading gangplank.json: line {line}: ");
