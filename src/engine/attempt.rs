@@ -65,7 +65,7 @@ impl Attempt {
     pub fn open(
         registry: Registry,
         opening: Opening,
-        (stopper, stop): (SharedStopper, Stop),
+        stops: (SharedStopper, Stop),
         hold: Box<dyn Send>,
     ) -> Result<Attempt, Error> {
         let id = opening.deployment_id;
@@ -82,21 +82,23 @@ impl Attempt {
                 return Err(error);
             }
         };
-        registry.index.put(id, Summary::from(&record));
         log::info(&format!("deployment {id} of {} begins", record.project));
-        Ok(Attempt {
-            registry,
-            live: Arc::clone(journal.live()),
-            open: Some(Open { journal, hold }),
-            record,
-            stop,
-            stopper,
-            phase: None,
-        })
+        Ok(Attempt::of(registry, (journal, record), stops, hold))
     }
 
     /// Goes on with a deployment that an earlier server left without its end.
     pub fn reopen(
+        registry: Registry,
+        (journal, record): (Journal, Record),
+        stops: (SharedStopper, Stop),
+        hold: Box<dyn Send>,
+    ) -> Attempt {
+        let id = record.deployment_id;
+        log::info(&format!("deployment {id} of {} goes on", record.project));
+        Attempt::of(registry, (journal, record), stops, hold)
+    }
+
+    fn of(
         registry: Registry,
         (journal, record): (Journal, Record),
         (stopper, stop): (SharedStopper, Stop),
@@ -104,7 +106,6 @@ impl Attempt {
     ) -> Attempt {
         let id = record.deployment_id;
         registry.index.put(id, Summary::from(&record));
-        log::info(&format!("deployment {id} of {} goes on", record.project));
         Attempt {
             registry,
             live: Arc::clone(journal.live()),

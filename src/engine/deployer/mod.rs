@@ -217,7 +217,7 @@ impl Deployer {
     }
 
     /// Runs a deployment on a thread of its own, or ends it with why there is no work; whoever asked follows it from its
-    /// beginning. If no thread can be made, the deployment ends.
+    /// beginning.
     fn carry_on(
         self: &Arc<Self>,
         spec: DeploySpec,
@@ -232,18 +232,25 @@ impl Deployer {
                 return Ok(follower);
             }
         };
+        self.start(spec, work, attempt);
+        Ok(follower)
+    }
+
+    /// Runs a deployment on a thread of its own. False if no thread could be made: the deployment has ended then.
+    fn start(self: &Arc<Self>, spec: DeploySpec, work: Work, attempt: Attempt) -> bool {
         let deployer = Arc::clone(self);
         let name = format!("deploy-{}", attempt.record().deployment_id);
         let input = (spec, work, attempt);
         let spawned = threads::hand_over(name, STACK_BYTES, input, move |(spec, work, attempt)| {
             deployer.run(&spec, work, attempt);
         });
-        if let Err((error, (_, work, attempt))) = spawned {
-            drop(work);
-            let why = format!("deploying: no thread could be made for it: {error}");
-            self.end(attempt, Err(Refusal::new(Code::Internal, why).into()));
-        }
-        Ok(follower)
+        let Err((error, (_, work, attempt))) = spawned else {
+            return true;
+        };
+        drop(work);
+        let why = format!("deploying: no thread could be made for it: {error}");
+        self.end(attempt, Err(Refusal::new(Code::Internal, why).into()));
+        false
     }
 
     fn run(self: &Arc<Self>, spec: &DeploySpec, work: Work, mut attempt: Attempt) {

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::api::error::{Code, Error, Refusal};
+use crate::api::error::{Error, Refusal};
 use crate::api::event::{Entry, Event, Phase};
 use crate::api::name::Project;
 use crate::api::operation::Restart;
 use crate::engine::attempt::Attempt;
+use crate::engine::deployer::Deployer;
 use crate::engine::deployer::running::{self, Busy, Hold, RunningDeployment};
-use crate::engine::deployer::{Deployer, STACK_BYTES};
 use crate::engine::recover::{self, UnjudgedDeployment};
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan};
 use crate::engine::stages::{CutOff, Work};
 use crate::store::Switch;
 use crate::system::log;
 use crate::system::stop::{self, SharedStopper, Stop};
-use crate::system::threads;
 
 /// A deployment that the deployer has taken over and does not carry on yet. Its component is busy. Dropping it leaves
 /// everything for the next start.
@@ -120,16 +119,7 @@ impl Deployer {
         });
         let journal = (one.journal, one.record);
         let attempt = Attempt::reopen(self.known.clone(), journal, stops, Box::new(hold));
-        let deployer = Arc::clone(self);
-        let name = format!("deploy-{}", record.deployment_id);
-        let input = (spec, work, attempt);
-        let spawned = threads::hand_over(name, STACK_BYTES, input, move |(spec, work, attempt)| {
-            deployer.run(&spec, work, attempt);
-        });
-        if let Err((error, (_, work, attempt))) = spawned {
-            drop(work);
-            let why = format!("deploying: no thread could be made for it: {error}");
-            self.end(attempt, Err(Refusal::new(Code::Internal, why).into()));
+        if !self.start(spec, work, attempt) {
             self.builder.processes.resume_component(&record.project);
         }
     }
