@@ -123,8 +123,8 @@ export GANGPLANK_TARGET GANGPLANK_TOKEN
 cat server.out
 
 step "Deploy version 1: packed, uploaded, built and checked there, switched to, and started with $runtime"
-show "gangplank deploy harbor --restart"
-"$gangplank" deploy harbor --restart || fail "version 1 was not deployed (exit code $?)"
+show "gangplank deploy harbor"
+"$gangplank" deploy harbor || fail "version 1 was not deployed (exit code $?)"
 first=$(live_id)
 
 step "It runs, on a socket that the server holds for it"
@@ -137,8 +137,8 @@ expect_page 1
 
 step "Deploy version 2: the new process is healthy before the old one is stopped, and nobody is refused"
 echo 2 >harbor/VERSION
-show "gangplank deploy harbor --restart"
-"$gangplank" deploy harbor --restart || fail "version 2 was not deployed (exit code $?)"
+show "gangplank deploy harbor"
+"$gangplank" deploy harbor || fail "version 2 was not deployed (exit code $?)"
 second=$(live_id)
 [ "$first" != "$second" ] || fail "the link did not switch"
 printf 'components/harbor: %s -> %s\n' "$first" "$second"
@@ -148,9 +148,9 @@ expect_page 2
 step "A third version that does not start: exit code 1, and version 2 goes on answering"
 echo 3 >harbor/VERSION
 echo 'echo "cannot reach the lighthouse" >&2; exit 3' >harbor/start.sh
-show "gangplank deploy harbor --restart"
+show "gangplank deploy harbor"
 status=0
-"$gangplank" deploy harbor --restart || status=$?
+"$gangplank" deploy harbor || status=$?
 [ "$status" = 1 ] || fail "the broken deployment ended with $status and not with 1"
 [ "$(live_id)" = "$second" ] || fail "the broken deployment is live"
 show "GET $url"
@@ -159,15 +159,15 @@ expect_page 2
 step "A fourth whose build fails never comes so far"
 cp "$OLDPWD/tests/demo/start.sh" harbor/start.sh
 echo 'echo "this build is broken" >&2; exit 3' >harbor/build.sh
-show "gangplank deploy harbor --restart"
+show "gangplank deploy harbor"
 status=0
-"$gangplank" deploy harbor --restart || status=$?
+"$gangplank" deploy harbor || status=$?
 [ "$status" = 1 ] || fail "the broken build ended with $status and not with 1"
 expect_page 2
 
 step "Back to version 1, without an upload"
-show "gangplank rollback harbor --restart"
-"$gangplank" rollback harbor --restart || fail "the rollback failed (exit code $?)"
+show "gangplank rollback harbor"
+"$gangplank" rollback harbor || fail "the rollback failed (exit code $?)"
 [ "$(live_id)" = "$first" ] || fail "version 1 is not live again"
 expect_page 1
 

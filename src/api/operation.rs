@@ -97,6 +97,8 @@ fn truth(text: &str) -> Option<bool> {
 pub enum Restart {
     /// Not at all.
     No,
+    /// All at once, if the release has processes or the component has a hook. Nobody is warned if there is nothing to do.
+    Auto,
     /// All at once.
     Immediate,
     /// One after the other.
@@ -108,6 +110,7 @@ impl Restart {
     pub const fn mode(self) -> Option<&'static str> {
         match self {
             Restart::No => None,
+            Restart::Auto => Some("auto"),
             Restart::Immediate => Some("immediate"),
             Restart::Rolling => Some("rolling"),
         }

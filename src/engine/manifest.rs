@@ -81,6 +81,23 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Refuses `health.http` where it would judge nothing: behind a held socket the old process may answer for the new one.
+    ///
+    /// # Errors
+    /// `load_failed`, which names what would judge.
+    pub fn judges(&self, types: &[ProcessType]) -> Result<(), Refusal> {
+        let held = |one: &ProcessType| self.sockets.contains_key(&one.name);
+        let by_http = matches!(self.health, Some(Health::Http(_)));
+        if !by_http || types.is_empty() || !types.iter().all(held) {
+            return Ok(());
+        }
+        let why = "gangplank.json: 'health.http' would judge no process, since every type has a held socket, where \
+                   the old process may answer for the new one; use 'notify' or 'command'";
+        Err(Refusal::new(Code::LoadFailed, why))
+    }
+}
+
 impl Default for Manifest {
     fn default() -> Manifest {
         Manifest {

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -36,7 +36,7 @@ use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::peers::Peer;
-use crate::engine::processes::{Processes, RestartRequest, Unhealthy};
+use crate::engine::processes::{Processes, RestartRequest, Unhealthy, by_release};
 use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::cut_off::CutOff;
 pub use crate::engine::stages::intake::Intake;
@@ -175,7 +175,7 @@ impl Builder {
         };
         let live = self.activate(ready, attempt, fleet)?;
         let (live, restarted) = match spec.restart {
-            Restart::No => (live, false),
+            Restart::No => (self.leave_processes(attempt, live)?, false),
             _ => self.restart(spec, attempt, live)?,
         };
         Ok(Success {
@@ -250,8 +250,11 @@ impl Builder {
                 }
             })?;
             restarted = true;
-        } else if let Err(error) = skip_restart(attempt) {
+        } else if let Err(error) = skip_restart(attempt, spec.restart) {
             return Err(live.back(error.into(), &mut attempt.peer_events()));
+        } else if spec.restart == Restart::Auto {
+            // The peers have the same release.
+            return Ok((live, false));
         }
         match self.restart_peers(spec, attempt, &mut live.fleet) {
             Ok(()) => Ok((live, restarted)),
@@ -265,12 +268,14 @@ impl Builder {
         let release = attempt.record().release_id;
         let restarted = self.has_any(spec, release);
         if restarted {
+            let begun = Instant::now();
             attempt.phase(Phase::Restart, |attempt| {
-                self.restart_here(spec, attempt, release)?;
+                let restarted = self.restart_here(spec, attempt, release);
+                restarted.map_err(|failed| self.say_what_runs(failed, &spec.project, begun))?;
                 Ok(((), Facts::new()))
             })?;
         } else {
-            skip_restart(attempt)?;
+            skip_restart(attempt, spec.restart)?;
         }
         Ok(Success {
             made: Box::new(()),
@@ -293,6 +298,44 @@ impl Builder {
         releases.first().copied().filter(|_| releases.len() == 1)
     }
 
+    /// Says which processes go on from another release than the one that is live now.
+    fn leave_processes<'a>(
+        &self,
+        attempt: &mut Attempt,
+        live: Live<'a>,
+    ) -> Result<Live<'a>, Box<Failed>> {
+        let (project, release) = (
+            attempt.record().project.clone(),
+            attempt.record().release_id,
+        );
+        let mut running = self.processes.snapshot().status(&project);
+        running.retain(|one| one.release_id != release);
+        if running.is_empty() {
+            return Ok(live);
+        }
+        let verb = if running.len() == 1 { "runs" } else { "run" };
+        let of = by_release(&running);
+        let warning = format!("{of} still {verb}, since nothing was restarted");
+        match attempt.emit(&Event::Warning(warning)) {
+            Ok(()) => Ok(live),
+            Err(error) => Err(live.back(error.into(), &mut attempt.peer_events())),
+        }
+    }
+
+    /// Says in a failure what runs now.
+    fn say_what_runs(
+        &self,
+        mut failed: Box<Failed>,
+        project: &Project,
+        begun: Instant,
+    ) -> Box<Failed> {
+        if !self.processes.is_stopping() {
+            let what = self.processes.what_runs(project, begun);
+            failed.refusal.message += &format!("; {what}");
+        }
+        failed
+    }
+
     /// Replaces the processes by those of a release. Those that ran before run again if the new ones are not healthy.
     fn restart_here(
         &self,
@@ -300,6 +343,14 @@ impl Builder {
         attempt: &mut Attempt,
         release: DeploymentId,
     ) -> Result<(), Box<Failed>> {
+        let gone = self.processes.without_successor(&spec.project, release);
+        if !gone.is_empty() {
+            let verb = if gone.len() == 1 { "is" } else { "are" };
+            let of = by_release(&gone);
+            let warning =
+                format!("{of} {verb} stopped: release {release} has neither processes nor a hook");
+            attempt.emit(&Event::Warning(warning))?;
+        }
         let never = Stop::never();
         let request = self.restart_request(spec, release, &never);
         let emit = &mut |event| attempt.emit(&Event::Process(event));
@@ -334,9 +385,12 @@ impl Builder {
     }
 }
 
-fn skip_restart(attempt: &mut Attempt) -> Result<(), Error> {
+/// Skips the phase. Only who has asked for a restart in so many words is warned.
+fn skip_restart(attempt: &mut Attempt, restart: Restart) -> Result<(), Error> {
     let why = "the component has neither processes nor a hook";
-    attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
+    if restart != Restart::Auto {
+        attempt.emit(&Event::Warning(format!("nothing was restarted: {why}")))?;
+    }
     attempt.skip(Phase::Restart, why)
 }
 

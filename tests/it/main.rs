@@ -36,3 +36,4 @@ mod test_server;
 mod tidy;
 mod tls;
 mod upset;
+mod what_runs;

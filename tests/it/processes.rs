@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::test_server::{Answer, Record, TestServer, await_some, gzip, have, names, request, tar};
 
 /// A component with these files.
-fn payload(files: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn payload(files: &[(&str, &str)]) -> Vec<u8> {
     gzip(&tar(files))
 }
 
@@ -25,7 +25,7 @@ fn restart(host: &TestServer, files: &[(&str, &str)]) -> Vec<Record> {
 }
 
 /// Deploys and restarts, which must go well, and gives the deployment.
-fn up(host: &TestServer, files: &[(&str, &str)]) -> String {
+pub(crate) fn up(host: &TestServer, files: &[(&str, &str)]) -> String {
     let events = restart(host, files);
     let last = events.last().unwrap();
     assert_eq!(last.event, "done", "{events:#?}");
@@ -40,19 +40,19 @@ fn up(host: &TestServer, files: &[(&str, &str)]) -> String {
 }
 
 /// Deploys and restarts, which must not go well, and gives the error.
-fn down(host: &TestServer, files: &[(&str, &str)]) -> Value {
+pub(crate) fn down(host: &TestServer, files: &[(&str, &str)]) -> Value {
     let events = restart(host, files);
     let last = events.last().unwrap();
     assert_eq!(last.event, "error", "{events:#?}");
     last.data.clone()
 }
 
-fn ask(host: &TestServer, operation: &str) -> Answer {
+pub(crate) fn ask(host: &TestServer, operation: &str) -> Answer {
     host.operate(&json!({"operation": operation, "project": "demo"}))
 }
 
 /// What is known of the component's processes.
-fn processes(host: &TestServer) -> Vec<Value> {
+pub(crate) fn processes(host: &TestServer) -> Vec<Value> {
     let components = ask(host, "get_components").json();
     let component = components["components"]
         .as_array()
@@ -72,7 +72,7 @@ fn pid(host: &TestServer) -> String {
 }
 
 /// Whether a process is there, and is not dead and uncollected.
-fn lives(pid: &str) -> bool {
+pub(crate) fn lives(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().unwrap().trim_start();
     !state.is_empty() && !state.starts_with(['Z', 'X'])

@@ -208,6 +208,7 @@ impl Restart {
     fn field(self) -> Value {
         match self {
             Restart::No => Value::Null,
+            Restart::Auto => "auto".into(),
             Restart::Immediate => true.into(),
             Restart::Rolling => "rolling".into(),
         }
@@ -372,6 +373,7 @@ mod tests {
             Operation::DeletePayload(id),
             Operation::Cancel(id),
             rollback(None, Restart::No),
+            rollback(None, Restart::Auto),
             rollback(Some(id), Restart::Immediate),
             Operation::Restart(project.clone(), Restart::Immediate),
             Operation::Restart(project.clone(), Restart::Rolling),

@@ -145,11 +145,12 @@ impl FieldReader<'_> {
             Some(Value::Bool(true)) => Restart::Immediate,
             Some(Value::Bool(false)) => Restart::No,
             Some(Value::String(text)) if text == "rolling" => Restart::Rolling,
+            Some(Value::String(text)) if text == "auto" => Restart::Auto,
             Some(Value::String(text)) if truth(text) == Some(true) => Restart::Immediate,
             Some(Value::String(text)) if truth(text) == Some(false) => Restart::No,
             Some(_) => {
                 self.faults
-                    .push("'restart' must be one of [boolean, rolling]".into());
+                    .push("'restart' must be one of [boolean, rolling, auto]".into());
                 Restart::No
             }
         }

@@ -76,15 +76,22 @@ pub(crate) fn path(
     }
 }
 
-/// `--restart`, alone or with its value after an equals sign: what follows it is never its value.
+/// `--restart`, alone or with its value after an equals sign, or `--no-restart`: what follows it is never its value.
 pub(crate) fn restart(arguments: &mut CommandLine) -> Result<Option<Restart>, Usage> {
     let alone = arguments.contains("--restart");
     let valued = parsed(arguments, "--restart", |text| match text {
         "true" => Ok(Restart::Immediate),
         "false" => Ok(Restart::No),
         "rolling" => Ok(Restart::Rolling),
-        _ => Err("expected true, false or rolling".to_owned()),
+        "auto" => Ok(Restart::Auto),
+        _ => Err("expected true, false, rolling or auto".to_owned()),
     })?;
+    if arguments.contains("--no-restart") {
+        return match alone || valued.is_some() {
+            true => Err(Usage::new("--restart and --no-restart cannot go together")),
+            false => Ok(Some(Restart::No)),
+        };
+    }
     if alone && valued.is_some() {
         return Err(Usage::new("the flag --restart was given twice"));
     }

@@ -41,7 +41,9 @@ it, and follows the deployment to its end. `deploy_component` is the same.
   --level 0..9          compression (1)
   --wait                while another deployment of this component is running:
                         follow it to its end, then deploy
-  --restart[=rolling]   restart its processes then, one after the other
+  --restart[=rolling]   restart its processes, as by default, and warn if it has
+                        none; one after the other
+  --no-restart          leave the processes that run as they are
   --no-activate         build it and keep it, but do not make it live
   --replicated, --ignore-replication-errors
                         to the server's peers too, and even if one fails
@@ -135,6 +137,11 @@ pub(super) fn read(
         ));
     }
     fields.extend(flags);
+    let stages = fields.get("activate") == Some(&Value::from(false));
+    if !stages && !fields.contains_key("restart") {
+        // What is deployed is to run, and what has no processes needs no restart.
+        fields.insert("restart".into(), Value::from("auto"));
+    }
     let options = DeployOptions {
         dir: rest.pop().map(PathBuf::from),
         fields,
@@ -162,6 +169,7 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
     if let Some(restart) = value::restart(line)? {
         let restart = match restart {
             Restart::No => Value::from(false),
+            Restart::Auto => Value::from("auto"),
             Restart::Immediate => Value::from(true),
             Restart::Rolling => Value::from("rolling"),
         };

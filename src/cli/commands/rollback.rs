@@ -11,18 +11,20 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank rollback PROJECT [FLAGS]
 
-Makes the release live again that was live before, and follows that to its end.
+Makes the release live again that was live before, restarts the processes that it
+has, and follows that to its end.
 
   --to ID               the release of this deployment instead
-  --restart[=rolling]   restart the processes then
+  --restart[=rolling]   and warn if it has none; one after the other
+  --no-restart          leave the processes that run as they are
 ",
-    example: "gangplank rollback my-app --restart",
+    example: "gangplank rollback my-app",
     parse: Parse::Client(parse),
 };
 
 fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let to = value::parsed(&mut line, "--to", value::deployment)?;
-    let restart = value::restart(&mut line)?.unwrap_or(Restart::No);
+    let restart = value::restart(&mut line)?.unwrap_or(Restart::Auto);
     let project = value::one("PROJECT", line, value::project)?;
     let rollback = Rollback {
         project,

@@ -108,6 +108,7 @@ impl Deployer {
             plan: Plan::Restart(record.release_id),
             restart: match record.restart_mode.as_deref() {
                 mode if mode == Restart::Rolling.mode() => Restart::Rolling,
+                mode if mode == Restart::Auto.mode() => Restart::Auto,
                 _ => Restart::Immediate,
             },
             options: record.options.clone(),

@@ -48,6 +48,7 @@ use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFollower, Logged};
 pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
+pub use crate::engine::processes::status::by_release;
 
 /// Descriptors of a process: two pipes of its output, one to wait for its end, its log, and a held socket.
 const DESCRIPTORS_EACH: usize = 5;

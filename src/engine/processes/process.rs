@@ -175,6 +175,14 @@ impl Process {
         drop(self.shared.changed.wait_timeout(facts, time));
     }
 
+    /// Waits until it has an id, or the reason why not is known, at most until then.
+    pub(super) fn started(&self, until: Instant) {
+        let known = |facts: &ProcessFacts| facts.pid.is_some() || facts.ended.is_some();
+        while !known(&self.facts()) && Instant::now() < until {
+            self.wait(Duration::from_millis(10));
+        }
+    }
+
     /// Tells it to end, and does not wait for that.
     pub(super) fn tell_to_stop(&self) {
         self.stopper.stop();

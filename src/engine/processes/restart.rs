@@ -18,6 +18,7 @@ use crate::engine::manifest::{Health, ProcessType};
 use crate::engine::processes::health::{AwaitedProcess, ReadySocket};
 use crate::engine::processes::process::{Launch, Process, stop_all};
 use crate::engine::processes::state::{Before, Types};
+use crate::engine::processes::status::START_MAX;
 use crate::engine::processes::{ComponentProcesses, HeldSocket, ProcessPlan, Processes, state};
 use crate::system::log;
 use crate::system::stop::Stop;
@@ -291,13 +292,7 @@ impl RestartPlan<'_> {
             .insert(of.name.clone(), Arc::clone(&process));
         self.replaced.extend(old);
         // Its id is there in a moment, or the reason why not.
-        let until = Instant::now() + Duration::from_secs(1);
-        while process.facts().pid.is_none()
-            && process.facts().ended.is_none()
-            && Instant::now() < until
-        {
-            process.wait(Duration::from_millis(10));
-        }
+        process.started(Instant::now() + START_MAX);
         self.tell(&of.name, process.facts().pid, "started".to_owned())?;
         Ok(AwaitedProcess {
             process,

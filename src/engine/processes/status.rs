@@ -1,10 +1,11 @@
 //! What is known of what runs, and what `/proc` says of its memory.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -45,6 +46,66 @@ impl Processes {
         ProcessSnapshot {
             processes: self,
             memory: OnceCell::new(),
+        }
+    }
+}
+
+/// How long a process that was started may take to have its id.
+pub(super) const START_MAX: Duration = Duration::from_secs(1);
+
+/// The types of processes and the releases that they run from, in words.
+pub fn by_release(all: &[ProcessStatus]) -> String {
+    let mut releases: BTreeMap<DeploymentId, Vec<&str>> = BTreeMap::new();
+    for one in all {
+        releases.entry(one.release_id).or_default().push(&one.kind);
+    }
+    let words = releases.iter().map(|(id, types)| {
+        let types = types.join(", ");
+        format!("{types} of release {id}")
+    });
+    words.collect::<Vec<_>>().join(" and ")
+}
+
+impl Processes {
+    /// What runs of a component that a release has nothing in the place of: it has neither processes nor a hook. What
+    /// cannot be read fails in the restart.
+    pub fn without_successor(
+        &self,
+        project: &Project,
+        release: DeploymentId,
+    ) -> Vec<ProcessStatus> {
+        let plan = self.plan(project, release);
+        match plan.is_ok_and(|plan| plan.types.is_empty()) && self.hook(project).is_none() {
+            true => self.snapshot().status(project),
+            false => Vec::new(),
+        }
+    }
+
+    /// What runs of a component, in words; it was started if that was not before `begun`.
+    pub fn what_runs(&self, project: &Project, begun: Instant) -> String {
+        let until = Instant::now() + START_MAX;
+        let all = self.component(project).all();
+        all.iter().for_each(|one| one.started(until));
+        let words = all.iter().map(|one| {
+            let (facts, kind) = (one.facts(), &one.launch.kind);
+            match facts.pid {
+                Some(pid) if facts.since >= begun => format!("{kind} started (pid {pid})"),
+                Some(pid) => format!("{kind} runs (pid {pid})"),
+                None => {
+                    let how = facts
+                        .ended
+                        .unwrap_or_else(|| "it does not start".to_owned());
+                    format!("{kind} does not run ({how})")
+                }
+            }
+        });
+        let words: Vec<String> = words.collect();
+        if !words.is_empty() {
+            return words.join(", ");
+        }
+        match self.hook(project) {
+            Some(_) => "its hook decides what runs".to_owned(),
+            None => "nothing of it runs".to_owned(),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Builder {
             let manifest = manifest::manifest(&release)?;
             self.processes.check_sockets(&manifest)?;
             manifest::package(&release)?;
-            manifest::procfile(&release)?;
+            manifest.judges(&manifest::processes(&release)?)?;
             let environment = self.store.root().join("env").join(project.as_str());
             manifest::environment(&environment)?;
             if manifest::is_open_to_others(&environment) {

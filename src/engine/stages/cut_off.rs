@@ -1,5 +1,7 @@
 //! Phase `restart` of a deployment that the end of an earlier server cut off.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::api::event::{Event, Phase};
@@ -28,6 +30,7 @@ impl Builder {
         cut_off: CutOff,
         attempt: &mut Attempt,
     ) -> Outcome<'_> {
+        let begun = Instant::now();
         let record = attempt.record();
         let (release, previous) = (record.release_id, record.previous);
         let mut live = cut_off.switch.map(|switch| {
@@ -41,9 +44,9 @@ impl Builder {
         let told = attempt.emit(&Event::Warning(why.to_owned()));
         let restarted = match told {
             Err(error) => Err(error.into()),
-            Ok(()) if !self.has_any(spec, release) => {
-                skip_restart(attempt).map(|()| false).map_err(Into::into)
-            }
+            Ok(()) if !self.has_any(spec, release) => skip_restart(attempt, spec.restart)
+                .map(|()| false)
+                .map_err(Into::into),
             Ok(()) => attempt.phase(Phase::Restart, |attempt| {
                 let never = Stop::never();
                 let request = self.restart_request(spec, release, &never);
@@ -71,7 +74,7 @@ impl Builder {
                 })
             }
             Err(failed) => {
-                let failed = self.undone(failed, live, &cut_off.peer_results, attempt);
+                let failed = self.undone(failed, live, &cut_off.peer_results, (attempt, begun));
                 if !judged {
                     // A full disk, perhaps: what ran runs all the same.
                     self.processes.resume_component(&spec.project);
@@ -86,14 +89,14 @@ impl Builder {
         failed: Box<Failed>,
         live: Option<Live<'_>>,
         peer_results: &[Value],
-        attempt: &mut Attempt,
+        (attempt, begun): (&mut Attempt, Instant),
     ) -> Box<Failed> {
         let mut failed = match live {
             Some(mut live) => {
                 live.processes_put_back();
                 live.back(failed, &mut attempt.peer_events())
             }
-            None => failed,
+            None => self.say_what_runs(failed, &attempt.record().project, begun),
         };
         if !peer_results.is_empty() {
             failed.add("peer_results", json!(peer_results));

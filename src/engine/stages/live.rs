@@ -36,6 +36,7 @@ pub(super) struct Live<'a> {
     /// The peers that follow.
     pub(super) fleet: Fleet<'a>,
     processes: ProcessesHere,
+    since: Instant,
 }
 
 /// What was done with the processes here.
@@ -65,6 +66,7 @@ impl<'a> Live<'a> {
             switch: Some(switch),
             fleet,
             processes: ProcessesHere::Untouched,
+            since: Instant::now(),
         }
     }
 
@@ -111,6 +113,9 @@ impl<'a> Live<'a> {
                     failed.add("rolled_back_to", json!(previous));
                 }
                 self.put_processes_back();
+                if self.processes != ProcessesHere::Untouched && !stopping {
+                    failed.refusal.message += &self.what_is_live();
+                }
             }
             Err(error) => {
                 // Dropping it tries once more. The processes stay those of what is live.
@@ -121,6 +126,16 @@ impl<'a> Live<'a> {
         drop(switch);
         self.fleet.undo(&self.project, tell);
         self.fleet.report(false).add_to(failed);
+    }
+
+    /// What is live and what runs, now that all is taken back.
+    fn what_is_live(&self) -> String {
+        let live = match self.previous {
+            Some(previous) => format!("{previous} is live again"),
+            None => format!("nothing of {} is live", self.project),
+        };
+        let runs = self.builder.processes.what_runs(&self.project, self.since);
+        format!("; rolled back: {live}; {runs}")
     }
 
     fn put_processes_back(&self) {

@@ -293,8 +293,15 @@ impl Builder {
         fleet: &mut Fleet<'_>,
     ) -> Result<(), Refusal> {
         // It is too late to stop: what has begun is carried through.
+        let restarts = attempt.record().restart_mode.is_some();
+        let mut tell = attempt.peer_events();
         let made = fleet.each(
-            &mut attempt.peer_events(),
+            &mut |event| {
+                // That processes run on from another release is true there only until they are restarted.
+                if !(restarts && event.event == "warning") {
+                    tell(event);
+                }
+            },
             |_| true,
             |member, tell| {
                 let build = member.build()?;

@@ -85,6 +85,7 @@ fn what_is_wrong_is_named() {
         ("deploy --level", "--level needs"),
         ("deploy --restart=sideways", "--restart \"sideways\""),
         ("deploy --restart --restart=rolling", "twice"),
+        ("deploy --restart --no-restart", "cannot go together"),
         ("deploy --install-timeout 0", "--install-timeout \"0\""),
         ("deploy --install-timeout 1h", "--install-timeout \"1h\""),
         ("deploy --idempotency-key \u{e4}", "--idempotency-key"),
@@ -175,6 +176,19 @@ fn a_deploy_with_flags() {
         (options.idempotency_key.as_deref(), options.level),
         (Some("k"), 9)
     );
+    let table = [
+        ("deploy", json!("auto")),
+        ("deploy --no-restart", json!(false)),
+        ("deploy --restart=auto", json!("auto")),
+        ("deploy restart=rolling", json!("rolling")),
+        ("deploy --no-activate", json!(null)),
+        ("deploy activate=false", json!(null)),
+    ];
+    for (text, restart) in table {
+        let (_, options) = deploy(text);
+        let found = options.fields.get("restart").cloned();
+        assert_eq!(found.unwrap_or_default(), restart, "{text}");
+    }
     let (_, bare) = deploy("deploy_component --restart .");
     assert_eq!(bare.fields["restart"], json!(true));
     assert_eq!((bare.dir, bare.level), (Some(PathBuf::from(".")), 1));
@@ -233,6 +247,14 @@ fn operations_by_their_arguments() {
         (
             "rollback p --to ID --restart=rolling",
             json!({"operation": "rollback_component", "project": "p", "deployment_id": id, "restart": "rolling"}),
+        ),
+        (
+            "rollback p",
+            json!({"operation": "rollback_component", "project": "p", "restart": "auto"}),
+        ),
+        (
+            "rollback p --no-restart",
+            json!({"operation": "rollback_component", "project": "p"}),
         ),
         (
             "rollback --restart p",
