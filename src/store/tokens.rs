@@ -140,7 +140,11 @@ impl TokenWatch<'_> {
         if now.is_some() && now == self.seen {
             return true;
         }
-        let holds = matches!(self.tokens.check(&self.credentials), Ok(Some(_)));
+        let holds = match self.tokens.check(&self.credentials) {
+            Ok(found) => found.is_some(),
+            // A moment without descriptors revokes nothing; the next look tells.
+            Err(_) => return true,
+        };
         self.seen = now.filter(|_| holds);
         holds
     }

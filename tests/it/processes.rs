@@ -98,7 +98,11 @@ fn a_restart_replaces_the_processes() {
         .collect();
     assert_eq!(
         of_web,
-        ["started", "waiting for up for 2 s or READY=1", "healthy"]
+        [
+            "started",
+            "waiting for 2 s without an exit, or READY=1",
+            "healthy"
+        ]
     );
     assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
     let running = processes(&host);

@@ -94,7 +94,7 @@ impl AwaitedProcess {
     /// What it waits for, in words.
     pub(super) fn awaits(&self) -> String {
         match &self.health {
-            None => "up for 2 s or READY=1".to_owned(),
+            None => "2 s without an exit, or READY=1".to_owned(),
             Some(Health::Notify) => "READY=1".to_owned(),
             Some(Health::Http(url)) => format!("{url} to answer"),
             Some(Health::Command(command)) => format!("'{command}' to exit with 0"),
