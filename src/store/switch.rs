@@ -4,12 +4,21 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::store::Store;
 use crate::system::files::{self, gone};
 use crate::system::log;
+
+/// The waits before another try to go back: a rename that fails once must not leave live what failed.
+const BACK_AGAIN: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
 
 /// A switch that was made and is not settled yet: dropping it switches back.
 ///
@@ -156,10 +165,18 @@ impl Switch {
             return Ok(());
         }
         let project = &self.project;
-        let back = match &self.beside {
+        let go_back = || match &self.beside {
             Some(beside) => fs::rename(beside, &self.link),
             None => gone(fs::remove_file(&self.link)),
         };
+        let mut back = go_back();
+        for wait in BACK_AGAIN {
+            if back.is_ok() {
+                break;
+            }
+            thread::sleep(wait);
+            back = go_back();
+        }
         back.doing(|| format!("making live again what was live of {project}"))?;
         self.settled = true;
         if let Err(error) = self.sync() {
