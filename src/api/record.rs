@@ -34,6 +34,9 @@ pub struct Record {
     pub payload_size: Option<u64>,
     /// Whether the payload is still stored.
     pub payload_present: bool,
+    /// The same, by the name that Harper's clients know.
+    #[serde(default)]
+    pub payload_blob_present: bool,
     /// The size of the release's files as they were unpacked.
     pub unpacked_size: Option<u64>,
     /// How many entries were unpacked.
@@ -124,6 +127,7 @@ impl Record {
             payload_hash: None,
             payload_size: None,
             payload_present: false,
+            payload_blob_present: false,
             unpacked_size: None,
             files: None,
             status: Status::Pending,
@@ -260,6 +264,7 @@ impl Record {
             self.unpacked_size = number("unpacked_size");
             self.files = number("files");
             self.payload_present = true;
+            self.payload_blob_present = true;
         }
     }
 

@@ -237,6 +237,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
         }
     };
     record.payload_present = store.payload(id).exists();
+    record.payload_blob_present = record.payload_present;
     // From here on everybody is told so, whatever the disk says.
     store.keep_unwritten(&record);
     write_end(store, &record)?;

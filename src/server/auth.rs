@@ -3,10 +3,11 @@
 mod attempts;
 pub(super) mod browser;
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::api::error::{Code, Refusal};
-use crate::api::name::{DeploymentId, Project};
+use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::OperationName;
 use crate::engine::deployer::not_found;
 use crate::server::auth::attempts::WrongAttempts;
@@ -53,14 +54,36 @@ impl Authenticator {
             None => None,
         };
         match identity {
-            Some(identity) => return Ok(Caller(Some(identity))),
-            None if self.attempts.wrong(address, Instant::now()) => {}
-            None => return Err(Refusal::new(Code::Unauthorized, "Login failed")),
+            Some(identity) => Ok(Caller(Some(identity))),
+            None => Err(self.wrong(address, "Login failed")),
         }
-        Err(Refusal::new(
-            Code::TooManyAttempts,
-            "Login failed too often from this address; try again in a minute",
-        ))
+    }
+
+    /// Whether a name and a token belong together. A wrong pair counts as any wrong credentials do.
+    pub(super) fn login(
+        &self,
+        exchange: &Exchange,
+        name: &str,
+        token: &str,
+    ) -> Result<(), Refusal> {
+        let credentials = Credentials::Basic(name.to_owned(), Secret::new(token));
+        match (self.tokens.check(&credentials)?, exchange.client()) {
+            (Some(_), _) => Ok(()),
+            (None, ClientAddress::Remote(address)) => {
+                Err(self.wrong(address, "invalid credentials"))
+            }
+            (None, ClientAddress::Local) => {
+                Err(Refusal::new(Code::Unauthorized, "invalid credentials"))
+            }
+        }
+    }
+
+    fn wrong(&self, address: IpAddr, why: &str) -> Refusal {
+        if self.attempts.wrong(address, Instant::now()) {
+            let why = "Login failed too often from this address; try again in a minute";
+            return Refusal::new(Code::TooManyAttempts, why);
+        }
+        Refusal::new(Code::Unauthorized, why)
     }
 }
 

@@ -148,6 +148,12 @@ impl Exchange {
         self.connection.number()
     }
 
+    /// The body of somebody who has shown nothing yet: it is waited for no longer than this in all.
+    pub fn hurried_body(&mut self, budget: Duration) -> &mut dyn Read {
+        self.connection.hurry(budget);
+        self.body()
+    }
+
     /// The body, as it arrives.
     pub fn body(&mut self) -> &mut dyn Read {
         &mut self.connection

@@ -133,7 +133,9 @@ fn copy(body: &mut Vec<u8>, text: &[u8], present: bool, events: bool) -> Result<
         serde_json::to_writer(&mut *body, &name).doing(what)?;
         body.push(b':');
         match &*name {
-            "payload_present" => body.extend_from_slice(present.to_string().as_bytes()),
+            "payload_present" | "payload_blob_present" => {
+                body.extend_from_slice(present.to_string().as_bytes())
+            }
             "event_log" if value.get().len() > EVENT_LOG_BYTES => {
                 let bounded: EventLog = serde_json::from_str(value.get()).doing(what)?;
                 serde_json::to_writer(&mut *body, &bounded).doing(what)?;

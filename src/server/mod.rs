@@ -28,6 +28,7 @@ pub mod gate;
 pub mod http;
 mod inner;
 mod list;
+mod login;
 mod logs;
 mod members;
 mod notify;

@@ -16,7 +16,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, list, logs, payload, restart, rollback, show, status, system, watch,
+    cancel, deploy, drop, list, login, logs, payload, restart, rollback, show, status, system,
+    watch,
 };
 use crate::system::log;
 
@@ -80,7 +81,13 @@ impl ServerState {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(system::health())),
             ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
             ("", "POST", _) => {
-                let caller = self.auth.caller(exchange)?;
+                let caller = match self.auth.caller(exchange) {
+                    Ok(caller) => caller,
+                    Err(refusal) => {
+                        let login = login::login(self, exchange, operation);
+                        return login.unwrap_or(Err(refusal));
+                    }
+                };
                 let wanted = RequestOptions::of(exchange)?;
                 let limits = BodyLimits {
                     max_json_body: self.max_json_body,

@@ -120,6 +120,7 @@ impl Store {
         let mut record: Option<Record> = self.read_record_as(id)?;
         if let Some(record) = &mut record {
             record.payload_present = self.payload(id).exists();
+            record.payload_blob_present = record.payload_present;
         }
         Ok(record)
     }

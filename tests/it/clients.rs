@@ -1,8 +1,9 @@
 //! Other people's clients: curl, node, and Harper's own CLI by its bytes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -238,4 +239,56 @@ server.serve_forever()
     let shown = String::from_utf8_lossy(&wary.stderr);
     assert_eq!(wary.status.code(), Some(3), "{shown}");
     assert!(shown.contains("certificate"), "{shown}");
+}
+
+#[test]
+fn a_login_of_a_harper_client_gives_the_token_and_a_wrong_one_counts() {
+    let host = TestServer::start();
+    let login = |fields: &Value| {
+        let body = fields.to_string();
+        let json = ["Content-Type: application/json"];
+        host.ask_as_anyone("POST", "/", &json, body.as_bytes())
+    };
+    let with = |name: &str, token: &str| json!({"operation": "create_authentication_tokens", "username": name, "password": token});
+    let answer = login(&with("admin", &host.token));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json(), json!({ "operation_token": host.token }));
+    // Nothing else is answered to somebody without credentials.
+    let answer = login(&json!({"operation": "get_components"}));
+    assert_eq!(
+        (answer.status, answer.refusal().1),
+        (401, "Must login".to_owned())
+    );
+    let large = json!({"operation": "create_authentication_tokens", "more": "x".repeat(5000)});
+    assert_eq!(login(&large).status, 401);
+    for wrong in [
+        with("admin", "no"),
+        with("other", &host.token),
+        with("", ""),
+    ] {
+        let answer = login(&wrong);
+        assert_eq!(answer.status, 401, "{}", answer.text());
+        assert_eq!(answer.refusal().1, "invalid credentials");
+    }
+    let tries: Vec<u16> = (0..8).map(|_| login(&with("admin", "no")).status).collect();
+    assert_eq!(tries, [401, 401, 401, 401, 401, 401, 401, 429]);
+    assert_eq!(login(&with("admin", &host.token)).status, 200);
+}
+
+#[test]
+fn a_login_that_dribbles_is_not_waited_for() {
+    let host = TestServer::start();
+    let mut stream = host.connect();
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let begun = Instant::now();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    // Others get a minute.
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -17,13 +17,22 @@ pub(crate) struct Clock {
     idle: Duration,
     span: Duration,
     bytes: u64,
+    /// What is left of all waiting together, where there is little patience.
+    budget: Option<Duration>,
 }
 
 impl Clock {
     /// How long the next wait may be.
     pub(crate) fn left(&self) -> Duration {
-        IDLE.saturating_sub(self.idle)
-            .min(SPAN.saturating_sub(self.span))
+        let left = IDLE
+            .saturating_sub(self.idle)
+            .min(SPAN.saturating_sub(self.span));
+        self.budget.map_or(left, |budget| left.min(budget))
+    }
+
+    /// From here on the client is waited for no longer than this in all.
+    pub(crate) fn hurry(&mut self, budget: Duration) {
+        self.budget = Some(budget);
     }
 
     /// Bytes came.
@@ -36,6 +45,12 @@ impl Clock {
     pub(crate) fn waited(&mut self, time: Duration) -> Result<(), Refused> {
         self.idle += time;
         self.span += time;
+        if let Some(budget) = &mut self.budget {
+            *budget = budget.saturating_sub(time);
+            if budget.is_zero() {
+                return Err(slow("it came too slowly"));
+            }
+        }
         if self.idle >= IDLE {
             return Err(slow("nothing came for 60 seconds"));
         }

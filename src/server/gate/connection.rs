@@ -50,6 +50,11 @@ struct BodyReader {
 }
 
 impl Connection {
+    /// Waits for the rest of the body no longer than this in all.
+    pub fn hurry(&mut self, budget: Duration) {
+        self.body.clock.hurry(budget);
+    }
+
     /// A connection that has asked for something. `rest` is what came behind the head. Nothing if that is malformed, for
     /// then it is refused.
     pub(super) fn new(
