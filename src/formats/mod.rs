@@ -1,5 +1,6 @@
-//! Formats, without knowledge of what they are for: archives, multipart forms, Server-Sent Events.
+//! Formats, without knowledge of what they are for: archives, ignore rules, multipart forms, Server-Sent Events.
 
 pub mod archive;
+pub mod ignore;
 pub mod multipart;
 pub mod sse;

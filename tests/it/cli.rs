@@ -44,11 +44,12 @@ fn a_deploy_shows_its_steps_and_prints_its_result_alone() {
     assert_eq!(result["message"], "Successfully deployed: app");
     let id = result["deployment_id"].as_str().unwrap();
     let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], "Packing 2 files, 6 B", "{shown}");
     assert!(
-        lines[0].starts_with("Uploaded ") && lines[0].ends_with("(100%)"),
+        lines[1].starts_with("Uploaded ") && lines[1].ends_with("(100%)"),
         "{shown}"
     );
-    assert!(lines[1].contains(id), "{shown}");
+    assert!(lines[2].contains(id), "{shown}");
     for line in [
         "extract...",
         "install...",

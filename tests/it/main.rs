@@ -17,6 +17,7 @@ mod inject;
 mod lifecycle;
 mod list;
 mod needs;
+mod packing;
 mod peers;
 mod power;
 mod processes;

@@ -1,6 +1,7 @@
 //! `deploy`: names the component, packs the directory, uploads it, and follows the deployment to its end.
 
 mod naming;
+mod packing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,11 +14,9 @@ use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
-use crate::cli::screen::units;
 use crate::cli::session::follow::{FollowedRequest, Shown};
 use crate::cli::session::{CommandError, Session};
 use crate::client::{DeploymentRef, NoResult, answer};
-use crate::formats::archive::{self, PackOptions};
 use crate::system::hex;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -27,8 +26,10 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank deploy [DIR] [FLAGS] [key=value...]
 
-Packs DIR (default: the working directory) without node_modules and .git, uploads
-it, and follows the deployment to its end. `deploy_component` is the same.
+Packs DIR (default: the working directory) without node_modules, .git, what its
+.gangplankignore names (by gitignore's rules; in subdirectories too) and what looks
+secret (.env, .env.*, private keys), uploads it, and follows the deployment to its
+end. `deploy_component` is the same.
 
   --project NAME        the component; by default `project` of gangplank.json,
                         else the directory's name
@@ -37,6 +38,10 @@ it, and follows the deployment to its end. `deploy_component` is the same.
   --allow-scripts       packages may run their own scripts
   --include-node-modules, --include-git
                         pack these too
+  --include-env         pack what looks secret too
+  --ignore-file F       has the rules in place of DIR's own .gangplankignore
+  --yes                 deploy / or the home directory, and more than 1 GiB,
+                        without a question
   --idempotency-key K   sent with the upload; by default a new one
   --level 0..9          compression (1)
   --wait                while another deployment of this component is running:
@@ -82,6 +87,12 @@ pub(super) struct DeployOptions {
     pub(super) include_node_modules: bool,
     /// Whether `.git` goes along.
     pub(super) include_git: bool,
+    /// Whether what looks secret goes along.
+    pub(super) include_env: bool,
+    /// Has the rules of what is left out, in place of the directory's own.
+    pub(super) ignore_file: Option<PathBuf>,
+    /// Whether every question is answered already.
+    pub(super) yes: bool,
     /// The idempotency key, if one was given.
     pub(super) idempotency_key: Option<String>,
     /// The compression's level, 0 to 9.
@@ -109,6 +120,9 @@ pub(super) fn read(
     let flags = flags(&mut line)?;
     let include_node_modules = line.contains("--include-node-modules");
     let include_git = line.contains("--include-git");
+    let include_env = line.contains("--include-env");
+    let ignore_file = value::path(&mut line, "--ignore-file")?;
+    let yes = line.contains("--yes");
     let wait = line.contains("--wait");
     let idempotency_key = value::parsed(&mut line, "--idempotency-key", |key| {
         match key.len() <= KEY_MAX && key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -147,6 +161,9 @@ pub(super) fn read(
         fields,
         include_node_modules: include_node_modules || packing.skip_node_modules == Some(false),
         include_git,
+        include_env,
+        ignore_file,
+        yes,
         idempotency_key,
         level: level.unwrap_or(LEVEL),
         wait,
@@ -201,6 +218,9 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
 
 fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandError> {
     let dir = options.dir.as_deref().unwrap_or(Path::new("."));
+    if options.packs() && !options.yes {
+        packing::refuse_odd_place(dir)?;
+    }
     let mut fields = options.fields.clone();
     let given = fields.get("project").and_then(Value::as_str);
     let project = naming::project(dir, given).map_err(CommandError::usage)?;
@@ -214,20 +234,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
             options.wait,
         );
     }
-    let pack_options = PackOptions {
-        include_node_modules: options.include_node_modules,
-        include_git: options.include_git,
-    };
-    let plan = archive::plan(dir, &pack_options).map_err(CommandError::usage)?;
-    for warning in plan.warnings() {
-        context.screen.warning(warning);
-    }
-    for (name, bytes) in plan.holes() {
-        let holes = units::size(*bytes);
-        context.screen.warning(&format!(
-            "'{name}' has holes of {holes}, which are sent as zeros"
-        ));
-    }
+    let plan = packing::plan(context.screen, dir, &project, options)?;
     let key = match &options.idempotency_key {
         Some(key) => key.clone(),
         None => new_key().map_err(CommandError::usage)?,

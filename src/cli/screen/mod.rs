@@ -248,6 +248,21 @@ impl Screen {
         self.show.say(Remark::Error(code), message, self.now());
     }
 
+    /// Asks something that a person at a terminal answers with `y` or `yes`; all else is no. Where nobody sits at one, there
+    /// is nobody to ask, and nothing is said.
+    pub(crate) fn ask(&mut self, question: &str) -> Option<bool> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return None;
+        }
+        self.flush();
+        // Whether it can be seen or not, what is read decides.
+        let _ = write!(io::stderr(), "{question} (y/N) ");
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        let answer = answer.trim().to_ascii_lowercase();
+        Some(read.is_ok() && ["y", "yes"].contains(&answer.as_str()))
+    }
+
     /// To be called every 100 to 200 ms while waiting, and while busy too: it moves the live line and says what is waited for.
     pub(crate) fn tick(&mut self) {
         self.show.tick(self.now());

@@ -11,7 +11,9 @@
 //!
 //! | file | what for |
 //! | --- | --- |
-//! | `pack` | walks a directory and writes its archive |
+//! | `choose` | walks a directory and decides what is packed |
+//! | `secrets` | what is left out because it is a secret |
+//! | `pack` | writes the archive of what was chosen |
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
 //! | `unpack` | receives a payload: limits, hash, the two threads |
 //! | `feed` | the bytes on their way from one thread to the other, and out of gzip |
@@ -26,6 +28,7 @@
 //! | `free_space` | how much may still be written to the disk |
 //! | `limits` | what a payload may cost |
 
+mod choose;
 mod extract;
 mod feed;
 mod free_space;
@@ -35,6 +38,7 @@ mod litter;
 mod pack;
 mod path;
 mod reader;
+mod secrets;
 mod settle;
 mod sniff;
 mod sparse;
@@ -43,8 +47,9 @@ mod testing;
 mod tree;
 mod unpack;
 
+pub use choose::{PackOptions, plan};
 pub use limits::Limits;
-pub use pack::{PackOptions, PackPlan, plan};
+pub use pack::PackPlan;
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;
 pub use unpack::{fits, unpack};

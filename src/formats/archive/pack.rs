@@ -1,28 +1,22 @@
-//! Packing a directory: [`plan`] walks it and decides what goes along, [`PackPlan::write`] writes the tar.gz.
+//! The archive of a directory: [`PackPlan::write`] writes what was chosen as a tar.gz.
 //!
 //! The same tree gives the same bytes: entries are sorted by the bytes of their paths, owners are 0 and nameless, and every
 //! modification time is the same, since a checkout, a copy and a CI runner each give their own to the same files. (The
 //! receiving side does not use them either.) Of a mode the permission bits go along.
 
-use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use tar::{EntryType, Header};
 
 use crate::api::error::{Doing, Error};
 use crate::formats::archive::gzip::Gzip;
-use crate::formats::archive::litter;
-use crate::formats::archive::path::{Name, stays};
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
-use crate::formats::archive::sparse;
 use crate::formats::archive::visible;
-use crate::system::files::open_at_once;
 
 /// Every entry's modification time: 1980-01-01, the earliest that no archiver has trouble with.
 const MTIME: u64 = 315_532_800;
@@ -30,89 +24,45 @@ const MTIME: u64 = 315_532_800;
 /// How much of a file is read at once, and chosen for together.
 const CHUNK: usize = 256 * 1024;
 
-/// Holes of so many bytes are worth a word: their zeros take time to read.
-const HOLES_NOTED: u64 = 1 << 20;
-
-/// What goes along that is left out by default.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PackOptions {
-    /// Everything named `node_modules`, at any depth.
-    pub include_node_modules: bool,
-    /// Everything named `.git`, at any depth.
-    pub include_git: bool,
-}
-
-impl PackOptions {
-    fn leaves_out(&self, name: &OsStr) -> bool {
-        (name == "node_modules" && !self.include_node_modules)
-            || (name == ".git" && !self.include_git)
-    }
-}
-
 /// What will be packed, in order.
 pub struct PackPlan {
-    root: PathBuf,
-    mode: u32,
-    items: Vec<PackItem>,
-    warnings: Vec<String>,
-    holes: Vec<(String, u64)>,
-    total: u64,
+    pub(super) root: PathBuf,
+    pub(super) mode: u32,
+    pub(super) items: Vec<PackItem>,
+    pub(super) warnings: Vec<String>,
+    pub(super) secrets: Vec<String>,
+    pub(super) holes: Vec<(String, u64)>,
+    pub(super) total: u64,
 }
 
-struct PackItem {
+pub(super) struct PackItem {
     /// Relative to the root.
-    path: Box<[u8]>,
-    mode: u32,
-    what: PackKind,
+    pub(super) path: Box<[u8]>,
+    pub(super) mode: u32,
+    pub(super) what: PackKind,
 }
 
-enum PackKind {
+pub(super) enum PackKind {
     Directory,
     File(u64),
     Symlink(Box<[u8]>),
-}
-
-/// Walks `dir` and decides what will be packed.
-///
-/// # Errors
-/// No such directory, no file in it to pack, or something in it that cannot be read; the error names the path.
-pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
-    let root = dir
-        .canonicalize()
-        .doing(|| format!("packing {}", dir.display()))?;
-    let metadata = fs::metadata(&root).doing(|| format!("packing {}", dir.display()))?;
-    let mut plan = PackPlan {
-        root,
-        mode: metadata.permissions().mode() & 0o777,
-        items: Vec::new(),
-        warnings: Vec::new(),
-        holes: Vec::new(),
-        total: 0,
-    };
-    let mut directories = VecDeque::from([PathBuf::new()]);
-    while let Some(directory) = directories.pop_front() {
-        plan.walk(&directory, options, &mut directories)?;
-    }
-    let is_file = |item: &PackItem| matches!(item.what, PackKind::File(_));
-    if !plan.items.iter().any(is_file) {
-        let left_out = match plan.warnings.as_slice() {
-            [] => String::new(),
-            warnings => format!(" ({})", warnings.join("; ")),
-        };
-        return Err(Error::new(
-            format!("packing {}", dir.display()),
-            format!("there is no file in it to pack{left_out}"),
-        ));
-    }
-    plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    plan.warnings.sort_unstable();
-    Ok(plan)
 }
 
 impl PackPlan {
     /// The uncompressed bytes of all regular files.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// How many regular files there are.
+    pub fn files(&self) -> usize {
+        let is_file = |item: &&PackItem| matches!(item.what, PackKind::File(_));
+        self.items.iter().filter(is_file).count()
+    }
+
+    /// The names of what is left out because it is a secret.
+    pub fn secrets(&self) -> &[String] {
+        &self.secrets
     }
 
     /// What is left out and might be missed; each names its entry.
@@ -168,141 +118,11 @@ impl PackPlan {
         writer.end()
     }
 
-    fn doing(&self, path: &[u8]) -> String {
+    pub(super) fn doing(&self, path: &[u8]) -> String {
         // Not `join`, which would put a slash behind the root.
         let mut full = self.root.clone();
         full.extend(Path::new(OsStr::from_bytes(path)));
         format!("packing {}", visible(full.as_os_str().as_bytes()))
-    }
-
-    fn walk(
-        &mut self,
-        directory: &Path,
-        options: &PackOptions,
-        directories: &mut VecDeque<PathBuf>,
-    ) -> Result<(), Error> {
-        let doing = || self.doing(directory.as_os_str().as_bytes());
-        let entries = fs::read_dir(self.root.join(directory)).doing(doing)?;
-        let names: Result<Vec<_>, _> = entries
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect();
-        for name in names.doing(doing)? {
-            if options.leaves_out(&name) {
-                continue;
-            }
-            let path = directory.join(&name);
-            let bytes = path.as_os_str().as_bytes();
-            let metadata =
-                fs::symlink_metadata(self.root.join(&path)).doing(|| self.doing(bytes))?;
-            let kind = metadata.file_type();
-            if litter::by_name(bytes) || (kind.is_file() && self.is_apple_double(&path)?) {
-                continue;
-            }
-            // What the receiving side refuses by its name is known before the upload.
-            Name::parse(bytes).map_err(|refused| Error::new(self.doing(b""), refused.message))?;
-            let what = if kind.is_dir() {
-                PackKind::Directory
-            } else if kind.is_file() {
-                self.readable(&path)?;
-                self.total += metadata.len();
-                self.note_holes(&path, &metadata)?;
-                PackKind::File(metadata.len())
-            } else if kind.is_symlink() {
-                match self.link(&path)? {
-                    Ok(target) => PackKind::Symlink(target),
-                    Err(warning) => {
-                        self.warnings.push(warning);
-                        continue;
-                    }
-                }
-            } else {
-                let what = strange(&metadata);
-                self.warnings
-                    .push(format!("left out '{}': it is a {what}", visible(bytes)));
-                continue;
-            };
-            self.items.push(PackItem {
-                path: bytes.into(),
-                mode: metadata.permissions().mode() & 0o777,
-                what,
-            });
-            if kind.is_dir() {
-                directories.push_back(path);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a file is what macOS keeps beside another one.
-    fn is_apple_double(&self, path: &Path) -> Result<bool, Error> {
-        let bytes = path.as_os_str().as_bytes();
-        if !litter::may_be_apple_double(bytes) {
-            return Ok(false);
-        }
-        let mut start = [0; litter::APPLE_DOUBLE.len()];
-        let read =
-            open_at_once(&self.root.join(path)).and_then(|mut file| fill(&mut file, &mut start));
-        let len = read.doing(|| self.doing(bytes))?;
-        Ok(start[..len] == litter::APPLE_DOUBLE)
-    }
-
-    fn note_holes(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
-        // Looking into the file is only worth it where the disk has less than the file.
-        let on_disk = metadata.blocks().saturating_mul(512);
-        if metadata.len().saturating_sub(on_disk) < HOLES_NOTED {
-            return Ok(());
-        }
-        let bytes = path.as_os_str().as_bytes();
-        let file = open_at_once(&self.root.join(path)).doing(|| self.doing(bytes))?;
-        let holes = sparse::holes(&file, metadata.len());
-        if holes >= HOLES_NOTED {
-            self.holes.push((visible(bytes), holes));
-        }
-        Ok(())
-    }
-
-    /// Finds out before the upload, and not in its middle, that a file must not be read.
-    fn readable(&self, path: &Path) -> Result<(), Error> {
-        rustix::fs::accessat(CWD, self.root.join(path), Access::READ_OK, AtFlags::EACCESS)
-            .map_err(io::Error::from)
-            .doing(|| self.doing(path.as_os_str().as_bytes()))
-    }
-
-    /// The target of a link that stays inside, or the warning about one that does not.
-    fn link(&self, path: &Path) -> Result<Result<Box<[u8]>, String>, Error> {
-        let full = self.root.join(path);
-        let doing = || self.doing(path.as_os_str().as_bytes());
-        let target = fs::read_link(&full).doing(doing)?;
-        let shown = || {
-            format!(
-                "left out the link '{}' to '{}'",
-                visible(path.as_os_str().as_bytes()),
-                visible(target.as_os_str().as_bytes())
-            )
-        };
-        let out = || Ok(Err(format!("{}: it leads out of the directory", shown())));
-        let text = target.as_os_str().as_bytes();
-        if text.starts_with(b"/") || !stays(path.as_os_str().as_bytes(), text) {
-            return out();
-        }
-        match full.canonicalize() {
-            Ok(found) if found.starts_with(&self.root) => {
-                Ok(Ok(target.into_os_string().into_vec().into()))
-            }
-            Ok(_) => out(),
-            Err(error) => Ok(Err(format!("{}: it dangles ({error})", shown()))),
-        }
-    }
-}
-
-fn strange(metadata: &Metadata) -> &'static str {
-    let kind = metadata.file_type();
-    if kind.is_socket() {
-        "socket"
-    } else if kind.is_fifo() {
-        "FIFO"
-    } else {
-        "device"
     }
 }
 
@@ -421,9 +241,14 @@ fn fits(field: &mut [u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::archive::testing::{LIMITS, Source, Temporary, tree, unpack_at};
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
+
+    use rustix::fs::CWD;
+
+    use crate::formats::archive::testing::{LIMITS, Source, Temporary, tree, unpack_at};
+    use crate::formats::archive::{PackOptions, plan};
 
     fn packed(dir: &Path, options: &PackOptions, level: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -575,9 +400,12 @@ mod tests {
         let options = PackOptions {
             include_node_modules: true,
             include_git: true,
+            ..PackOptions::default()
         };
         assert_eq!(
-            super::plan(&root, &options).unwrap().total(),
+            crate::formats::archive::plan(&root, &options)
+                .unwrap()
+                .total(),
             1 + 2 + 3 + 4 + 17
         );
         assert_eq!(plan.total(), 1);
@@ -634,6 +462,24 @@ mod tests {
                     write(path.join("a/._b"), "\0\x05\x16\x07");
                 }),
                 "directories: there is no file in it to pack",
+            ),
+            (
+                with("secrets", &|path| write(path.join(".env"), "A=1")),
+                "left out '.env': it is a secret",
+            ),
+            (
+                with("server", &|path| {
+                    write(path.join("lock"), "");
+                    write(path.join("tokens.json"), "{}");
+                    write(path.join("index.html"), "");
+                }),
+                "server: it is the root of a gangplank server",
+            ),
+            (
+                with("rules", &|path| {
+                    symlink("none", path.join(".gangplankignore")).unwrap()
+                }),
+                "rules/.gangplankignore: No such file",
             ),
             (
                 with("links", &|path| symlink("/", path.join("l")).unwrap()),

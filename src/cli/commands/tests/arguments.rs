@@ -160,7 +160,7 @@ fn a_deploy_with_flags() {
     let (_, options) = deploy(
         "deploy ./x --project p --restart=rolling --install-command make --install-timeout 5m --allow-scripts \
          --no-activate --include-node-modules --include-git --idempotency-key k --level 9 --replicated \
-         --ignore-replication-errors",
+         --ignore-replication-errors --include-env --ignore-file f --yes",
     );
     assert_eq!(
         json!(options.fields),
@@ -172,6 +172,8 @@ fn a_deploy_with_flags() {
     );
     assert_eq!(options.dir, Some(PathBuf::from("./x")));
     assert!(options.include_node_modules && options.include_git && options.packs());
+    assert!(options.include_env && options.yes);
+    assert_eq!(options.ignore_file, Some(PathBuf::from("f")));
     assert_eq!(
         (options.idempotency_key.as_deref(), options.level),
         (Some("k"), 9)
