@@ -433,7 +433,9 @@ fn with_modes(files: &[(&str, u32)]) -> Vec<u8> {
 #[test]
 fn a_release_is_as_its_files_say_and_the_rest_is_private_under_any_umask() {
     for umask in ["000", "077"] {
-        let root = Arc::new(TempDir::new());
+        // Who begins with the settings makes their directory.
+        let root = Arc::new(TempDir::new().with(&[("env/app", "PASSWORD=secret\n")]));
+        fs::set_permissions(root.0.join("env"), fs::Permissions::from_mode(0o755)).unwrap();
         let mut command = bare("sh");
         let script = format!("umask {umask} && exec \"$0\" \"$@\"");
         command.args(["-c", &script, BINARY]);
