@@ -216,6 +216,10 @@ pub enum Operation {
     Cancel(DeploymentId),
     /// Restart a component's processes.
     Restart(Project, Restart),
+    /// Stop a component's processes until they are started.
+    Stop(Project),
+    /// Start what of a component does not run.
+    Start(Project),
     /// What a component's processes print.
     GetLogs(Logs),
     /// Deploy here what is live at a peer, of one component or of all.
@@ -264,6 +268,8 @@ impl Operation {
             Name::RollbackComponent => reader.rollback().map(Operation::Rollback),
             Name::DropComponent => reader.drop_component(),
             Name::RestartComponent => reader.restart_component(),
+            Name::StopComponent => reader.project().map(Operation::Stop),
+            Name::StartComponent => reader.project().map(Operation::Start),
             Name::Sync => reader.sync(),
             Name::GetLogs => reader.logs().map(Operation::GetLogs),
             Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),

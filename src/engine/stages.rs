@@ -40,7 +40,7 @@ use crate::engine::processes::{Processes, RestartRequest, Unhealthy, by_release}
 use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::cut_off::CutOff;
 pub use crate::engine::stages::intake::Intake;
-use crate::engine::stages::live::Live;
+use crate::engine::stages::live::{Live, RanBefore};
 use crate::engine::stages::replicate::Fleet;
 use crate::store::Store;
 use crate::system::account::Account;
@@ -236,7 +236,10 @@ impl Builder {
         let release = attempt.record().release_id;
         let mut restarted = false;
         if self.has_any(spec, release) {
-            let ran = self.runs_from(&spec.project);
+            let ran = match self.processes.is_stopped(&spec.project) {
+                true => RanBefore::Stopped,
+                false => RanBefore::From(self.runs_from(&spec.project)),
+            };
             live = attempt.phase(Phase::Restart, |attempt| {
                 match self.restart_here(spec, attempt, release) {
                     Ok(()) => {
@@ -349,6 +352,10 @@ impl Builder {
             let of = by_release(&gone);
             let warning =
                 format!("{of} {verb} stopped: release {release} has neither processes nor a hook");
+            attempt.emit(&Event::Warning(warning))?;
+        }
+        if self.processes.is_stopped(&spec.project) {
+            let warning = format!("{} was stopped; it is started again", spec.project);
             attempt.emit(&Event::Warning(warning))?;
         }
         let never = Stop::never();

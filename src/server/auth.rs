@@ -184,6 +184,8 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::RollbackComponent
         | OperationName::DropComponent
         | OperationName::RestartComponent
+        | OperationName::StopComponent
+        | OperationName::StartComponent
         | OperationName::Sync
         | OperationName::CancelDeployment
         | OperationName::DeleteDeploymentPayload => Role::Deploy,

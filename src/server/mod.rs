@@ -10,7 +10,7 @@
 //! | `members` | the members of an object of JSON, unread |
 //! | `answers` | what becomes of a request, and the JSON of every answer |
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
-//! | `deploy`, `rollback`, `cancel`, `restart`, `drop`, `sync` | the operations that change what is live |
+//! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `notify` | telling a supervisor how the server stands |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -40,8 +40,10 @@ mod rollback;
 mod router;
 mod show;
 mod sockets;
+mod start;
 mod state;
 mod status;
+mod stop;
 mod sync;
 mod system;
 mod watch;

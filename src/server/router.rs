@@ -16,8 +16,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, list, login, logs, payload, restart, rollback, show, status, system,
-    watch,
+    cancel, deploy, drop, list, login, logs, payload, restart, rollback, show, start, status, stop,
+    system, watch,
 };
 use crate::system::log;
 
@@ -133,6 +133,8 @@ fn perform(
         | Operation::Drop(project, _)
         | Operation::Sync(_, Some(project))
         | Operation::Restart(project, _)
+        | Operation::Stop(project)
+        | Operation::Start(project)
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
@@ -170,6 +172,8 @@ fn perform(
         Operation::GetDeployment(id) => show::get_deployment(state, id)?,
         Operation::DeletePayload(id) => payload::delete(state, id)?,
         Operation::Cancel(id) => cancel::cancel(state, id)?,
+        Operation::Stop(project) => stop::stop_component(state, &project)?,
+        Operation::Start(project) => start::start_component(state, &project)?,
         Operation::Drop(project, first) => drop::drop_component(state, &project, first)?,
         Operation::ListDeployments(list) => {
             return Ok(list::list_deployments(state, &list, caller));

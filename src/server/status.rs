@@ -14,12 +14,15 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
     components.retain(|component| !caller.is_barred_from(&component.project));
     let running = state.processes.snapshot();
     let components = components.into_iter().map(|component| {
+        let mut processes = running.status(&component.project);
+        processes.extend(state.processes.missing(&component.project));
         json!({
             "project": component.project,
             "deployment_id": made_live(state, &component.project, component.release_id),
             "release_id": component.release_id,
             "since": component.since,
-            "processes": running.status(&component.project),
+            "processes": processes,
+            "stopped": state.processes.is_stopped(&component.project),
             "releases": component.releases,
         })
     });

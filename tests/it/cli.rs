@@ -276,6 +276,8 @@ fn help_and_version() {
         "payload",
         "status",
         "restart",
+        "stop",
+        "start",
         "drop",
         "logs",
         "sync",

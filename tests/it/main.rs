@@ -30,6 +30,7 @@ mod service;
 mod shared;
 mod small;
 mod smuggle;
+mod stop_start;
 mod strangers;
 mod switch;
 mod sync;

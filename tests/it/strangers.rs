@@ -197,6 +197,8 @@ fn a_limited_token_does_not_learn_what_else_there_is() {
             "deploy_component",
             "rollback_component",
             "restart_component",
+            "stop_component",
+            "start_component",
             "drop_component",
             "get_logs",
         ] {

@@ -81,6 +81,8 @@ operations! {
     RollbackComponent "rollback_component" DEPLOYS;
     CancelDeployment "cancel_deployment" Object(&[("message", Text), ("status", Text)]);
     RestartComponent "restart_component" DEPLOYS;
+    StopComponent "stop_component" Object(&[("message", Text), ("processes", AList)]);
+    StartComponent "start_component" Object(&[("message", Text), ("processes", AList)]);
     GetLogs "get_logs" Lines;
     Sync "sync" Object(&[("message", Text), ("deployments", AList)]);
     DropComponent "drop_component" Object(&[("message", Text)]);
@@ -226,6 +228,8 @@ impl Operation {
             Operation::Rollback(_) => OperationName::RollbackComponent,
             Operation::Cancel(_) => OperationName::CancelDeployment,
             Operation::Restart(..) => OperationName::RestartComponent,
+            Operation::Stop(_) => OperationName::StopComponent,
+            Operation::Start(_) => OperationName::StartComponent,
             Operation::GetLogs(_) => OperationName::GetLogs,
             Operation::Sync(..) => OperationName::Sync,
             Operation::Drop(..) => OperationName::DropComponent,
@@ -252,6 +256,9 @@ impl Operation {
             Operation::Restart(project, restart) => writer
                 .with("project", project.as_str())
                 .flag("rolling", *restart == Restart::Rolling),
+            Operation::Stop(project) | Operation::Start(project) => {
+                writer.with("project", project.as_str())
+            }
             Operation::GetLogs(logs) => logs.write(writer),
             Operation::Sync(from, project) => writer
                 .with("from", from.as_str())
@@ -377,6 +384,8 @@ mod tests {
             rollback(Some(id), Restart::Immediate),
             Operation::Restart(project.clone(), Restart::Immediate),
             Operation::Restart(project.clone(), Restart::Rolling),
+            Operation::Stop(project.clone()),
+            Operation::Start(project.clone()),
             logs(None, false),
             logs(Some(7), true),
             Operation::Sync("berlin".into(), None),

@@ -15,7 +15,9 @@ mod restart;
 mod rollback;
 mod serve;
 mod show;
+mod start;
 mod status;
+mod stop;
 mod sync;
 mod token;
 mod watch;
@@ -48,6 +50,8 @@ const COMMANDS: &[CommandSpec] = &[
     payload::COMMAND,
     status::COMMAND,
     restart::COMMAND,
+    stop::COMMAND,
+    start::COMMAND,
     drop::COMMAND,
     logs::COMMAND,
     sync::COMMAND,

@@ -65,7 +65,10 @@ pub(crate) fn table(value: &Value) -> Option<String> {
     let has = |key: &str| items.iter().any(|item| item.contains_key(key));
     let mut rows = match name {
         "deployments" if has("started_at") => rows(DEPLOYMENTS, &items),
-        "components" => rows(COMPONENTS, &items),
+        "components" => {
+            let marked: Vec<_> = items.iter().copied().map(marked).collect();
+            rows(COMPONENTS, &marked.iter().collect::<Vec<_>>())
+        }
         _ => any_rows(&items),
     };
     let mut out = aligned(&mut rows);
@@ -78,6 +81,23 @@ pub(crate) fn table(value: &Value) -> Option<String> {
         out.push_str(&format!("({} of {total})\n", items.len()));
     }
     Some(out)
+}
+
+/// A component whose processes name their release only where that is not the live one.
+fn marked(component: &Map<String, Value>) -> Map<String, Value> {
+    let mut marked = component.clone();
+    let live = component.get("release_id");
+    if component.get("stopped") == Some(&Value::Bool(true)) {
+        marked.insert("processes".into(), "stopped".into());
+    }
+    if let Some(Value::Array(processes)) = marked.get_mut("processes") {
+        for process in processes.iter_mut().filter_map(Value::as_object_mut) {
+            if process.get("release_id") == live {
+                process.remove("release_id");
+            }
+        }
+    }
+    marked
 }
 
 fn rows(columns: &[Column], items: &[&Map<String, Value>]) -> Vec<Vec<String>> {
@@ -152,11 +172,16 @@ fn process(value: &Value) -> Option<String> {
     let kind = value.get("type")?.as_str()?;
     let restarts = value.get("restarts")?.as_u64()?;
     let number = |name: &str| value.get(name).and_then(Value::as_u64);
+    let text = |name: &str| value.get(name).and_then(Value::as_str);
     let mut facts = Vec::new();
     match number("pid") {
         Some(pid) => facts.push(format!("pid {pid}")),
-        None => facts.push("not running".to_owned()),
+        None => {
+            let ended = text("ended").map_or(String::new(), |how| format!(", {how}"));
+            facts.push(format!("not running{ended}"));
+        }
     }
+    facts.extend(text("release_id").map(|id| format!("of release {id}")));
     facts.extend(
         number("uptime_ms").map(|ms| format!("up {}", units::duration(Duration::from_millis(ms)))),
     );
@@ -231,12 +256,16 @@ ID      PROJECT  STATUS      PHASE     STARTED              TOOK   BY
             {"project": "demo", "deployment_id": "d", "release_id": "r", "since": 0, "processes": [{"type": "web", "pid": 1}, {"type": "job"}], "releases": ["r", "q"]},
             {"project": "y", "processes": [{"type": "web", "pid": 1, "uptime_ms": 2000, "restarts": 3, "memory": 3145728}, {"type": "job", "pid": null, "uptime_ms": null, "restarts": 0, "memory": null}], "releases": 3},
             {"project": "x", "processes": [], "releases": 3},
+            {"project": "z", "release_id": "r", "stopped": false, "processes": [{"type": "web", "pid": 1, "release_id": "q", "restarts": 0}, {"type": "job", "pid": null, "release_id": "r", "restarts": 1, "ended": "exit code 3"}], "releases": 3},
+            {"project": "s", "release_id": "r", "stopped": true, "processes": [], "releases": 3},
         ]});
         let expected = "\
-PROJECT  DEPLOYMENT  RELEASE  SINCE                PROCESSES                                                 RELEASES
-demo     d           r        1970-01-01 00:00:00  web,job                                                   2
-y        -           -        -                    web (pid 1 up 2.0s 3 restarts 3.0 MiB),job (not running)  3
-x        -           -        -                    -                                                         3
+PROJECT  DEPLOYMENT  RELEASE  SINCE                PROCESSES                                                           RELEASES
+demo     d           r        1970-01-01 00:00:00  web,job                                                             2
+y        -           -        -                    web (pid 1 up 2.0s 3 restarts 3.0 MiB),job (not running)            3
+x        -           -        -                    -                                                                   3
+z        -           r        -                    web (pid 1 of release q),job (not running, exit code 3 1 restarts)  3
+s        -           r        -                    stopped                                                             3
 ";
         assert_eq!(table(&value).unwrap(), expected);
         let value = json!({"tokens": [{"name": "ci", "role": "deploy"}, {"name": "a\nb", "projects": ["x", "y"], "made_at": 0}]});

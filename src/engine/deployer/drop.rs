@@ -74,7 +74,7 @@ impl Deployer {
     ///
     /// # Errors
     /// `busy` with the id of the running deployment, or `stopping`.
-    fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
+    pub(super) fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
         let busy = Busy {
             deployment: None,
             release: None,

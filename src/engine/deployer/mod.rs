@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `build` | a payload that arrives is built |
 //! | `earlier` | a release of an earlier deployment becomes live again |
-//! | `restart`, `drop` | the operations of those names |
+//! | `restart`, `start`, `drop` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
 //! | `joining` | a request that comes twice |
@@ -22,6 +22,7 @@ mod keyed;
 mod restart;
 mod resume;
 mod running;
+mod start;
 mod stopping;
 
 use std::sync::{Arc, Mutex};

@@ -15,6 +15,7 @@
 //! | `resume` | what ran is started again by the next server |
 //! | `state` | what is to run after the server's next start |
 //! | `status` | what is known of what runs |
+//! | `stopped` | what somebody has stopped |
 
 mod health;
 mod hook;
@@ -25,6 +26,7 @@ mod restart;
 mod resume;
 mod state;
 mod status;
+mod stopped;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -48,7 +50,7 @@ use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFollower, Logged};
 pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
-pub use crate::engine::processes::status::by_release;
+pub use crate::engine::processes::status::{ProcessStatus, by_release};
 
 /// Descriptors of a process: two pipes of its output, one to wait for its end, its log, and a held socket.
 const DESCRIPTORS_EACH: usize = 5;
@@ -265,6 +267,14 @@ impl Processes {
     /// When it cannot be written down that they are not to run any longer; they are stopped all the same.
     pub fn drop_component(&self, project: &Project) -> Result<(), Error> {
         self.resumed.wait();
+        self.end_processes(project);
+        let root = self.setting.store.root();
+        state::write(root, project, &Types::new())?;
+        state::write_stopped(root, project, false)?;
+        state::write_before(root, project, None)
+    }
+
+    fn end_processes(&self, project: &Project) {
         // It stays known: who follows its output goes on with that of its next processes.
         let component = self.components().get(project).cloned();
         if let Some(component) = component {
@@ -277,9 +287,6 @@ impl Processes {
         if let Err(error) = child::end_survivors(mark, SurvivorScope::Project(project)) {
             log::warn(&error.to_string());
         }
-        let root = self.setting.store.root();
-        state::write(root, project, &Types::new())?;
-        state::write_before(root, project, None)
     }
 
     /// Stops all processes, each within its grace, and starts no more. They run again after the server's next start. Says

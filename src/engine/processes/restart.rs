@@ -181,7 +181,7 @@ impl Processes {
             Err(_) => turn.undo(),
         }
         let written = match &outcome {
-            Ok(()) => Ok(()),
+            Ok(()) => state::write_stopped(root, project, false),
             Err(_) => state::write(root, project, &before.types),
         };
         // If it is not written what runs, the next start finds in the other file what ran before.

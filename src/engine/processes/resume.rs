@@ -43,6 +43,9 @@ impl Processes {
     /// What is to run of a component after a start.
     fn types_to_resume(&self, project: &Project) -> Types {
         let store = &self.setting.store;
+        if self.is_stopped(project) {
+            return Types::new();
+        }
         let live = store.live(project);
         let before = state::read_before(store.root(), project).unwrap_or_default();
         if let Some(before) = before.filter(|before| Some(before.restarts) != live) {
@@ -93,7 +96,7 @@ impl Processes {
         }
     }
 
-    fn resume_one(
+    pub(super) fn resume_one(
         &self,
         project: &Project,
         kind: &str,

@@ -1,7 +1,8 @@
 //! What is to run after the server's next start, on disk.
 //!
 //! `run/X.processes` says what is to run of a component, and `run/X.before` what ran before a restart that has not come to
-//! its end: it is there only while a restart is on its way, or was when the server ended.
+//! its end: it is there only while a restart is on its way, or was when the server ended. `run/X.stopped` says that
+//! somebody has stopped the component: while it is there, nothing of it is to run, whatever the others say.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,6 +35,20 @@ fn path(root: &Path, project: &Project) -> PathBuf {
 
 fn path_before(root: &Path, project: &Project) -> PathBuf {
     root.join("run").join(format!("{project}.before"))
+}
+
+fn path_stopped(root: &Path, project: &Project) -> PathBuf {
+    root.join("run").join(format!("{project}.stopped"))
+}
+
+/// Writes down whether somebody has stopped the component.
+pub(super) fn write_stopped(root: &Path, project: &Project, stopped: bool) -> Result<(), Error> {
+    replace(&path_stopped(root, project), stopped.then_some(&stopped))
+}
+
+/// Whether somebody has stopped the component. A damaged file says so, too.
+pub(super) fn is_stopped(root: &Path, project: &Project) -> bool {
+    path_stopped(root, project).exists()
 }
 
 /// Writes down what is to run, so that it holds across a power loss.
@@ -119,10 +134,14 @@ mod tests {
         };
         write_before(&root, &demo, Some(&before)).unwrap();
         assert_eq!(read_before(&root, &demo).unwrap(), Some(before));
+        write_stopped(&root, &demo, true).unwrap();
+        assert!(is_stopped(&root, &demo) && !is_stopped(&root, &other));
         for _ in 0..2 {
+            write_stopped(&root, &demo, false).unwrap();
             write(&root, &demo, &Types::new()).unwrap();
             write_before(&root, &demo, None).unwrap();
         }
+        assert!(!is_stopped(&root, &demo));
         assert_eq!(read(&root, &demo).unwrap(), None);
         assert_eq!(read_before(&root, &demo).unwrap(), None);
         fs::remove_dir_all(&root).unwrap();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::api::name::{DeploymentId, Project};
-use crate::engine::processes::Processes;
 use crate::engine::processes::process::Process;
+use crate::engine::processes::{Processes, state};
 
 /// What is known of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,6 +79,27 @@ impl Processes {
             true => self.snapshot().status(project),
             false => Vec::new(),
         }
+    }
+
+    /// What is to run of a component and could not be started by this server.
+    pub fn missing(&self, project: &Project) -> Vec<ProcessStatus> {
+        if self.is_stopped(project) {
+            return Vec::new();
+        }
+        let known = self.component(project);
+        let types = state::read(self.setting.store.root(), project).unwrap_or_default();
+        let mut types = types.unwrap_or_default();
+        types.retain(|kind, _| !known.processes().contains_key(kind));
+        let missing = types.into_iter().map(|(kind, release_id)| ProcessStatus {
+            kind,
+            pid: None,
+            release_id,
+            uptime_ms: None,
+            restarts: 0,
+            memory: None,
+            ended: Some("it could not be started".to_owned()),
+        });
+        missing.collect()
     }
 
     /// What runs of a component, in words; it was started if that was not before `begun`.

@@ -8,7 +8,7 @@ use crate::api::event::{Event, Phase};
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::spec::DeploySpec;
-use crate::engine::stages::live::Live;
+use crate::engine::stages::live::{Live, RanBefore};
 use crate::engine::stages::replicate::Fleet;
 use crate::engine::stages::{Builder, skip_restart};
 use crate::store::Switch;
@@ -40,6 +40,10 @@ impl Builder {
         let before = previous.filter(|id| live.is_some() && *id != release);
         let why =
             "the server ended while it waited for the processes; it starts and judges them again";
+        let ran = match self.processes.is_stopped(&spec.project) {
+            true => RanBefore::Stopped,
+            false => RanBefore::From(before),
+        };
         let mut judged = false;
         let told = attempt.emit(&Event::Warning(why.to_owned()));
         let restarted = match told {
@@ -60,7 +64,7 @@ impl Builder {
         match restarted {
             Ok(restarted) => {
                 if let Some(live) = &mut live {
-                    live.processes_replaced(before);
+                    live.processes_replaced(ran);
                 }
                 let made: Box<dyn Made + '_> = match live {
                     Some(live) => Box::new(live),

@@ -46,8 +46,17 @@ enum ProcessesHere {
     Untouched,
     /// New ones were not healthy, and the old ones were started again.
     PutBack,
-    /// They are those of the new release; before, they were those of this one.
-    Replaced(Option<DeploymentId>),
+    /// They are those of the new release.
+    Replaced(RanBefore),
+}
+
+/// What ran before a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RanBefore {
+    /// The processes of this release; none if they were of several, or of none.
+    From(Option<DeploymentId>),
+    /// Nothing, as somebody had stopped it.
+    Stopped,
 }
 
 impl<'a> Live<'a> {
@@ -78,8 +87,8 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// The processes here are those of the new release; `ran` is the release that they ran from before.
-    pub(super) fn processes_replaced(&mut self, ran: Option<DeploymentId>) {
+    /// The processes here are those of the new release.
+    pub(super) fn processes_replaced(&mut self, ran: RanBefore) {
         self.processes = ProcessesHere::Replaced(ran);
     }
 
@@ -143,8 +152,10 @@ impl<'a> Live<'a> {
         let (ran, hook_alone) = match self.processes {
             ProcessesHere::Untouched => return,
             ProcessesHere::PutBack => (self.previous, true),
-            ProcessesHere::Replaced(ran) => (ran.or(self.previous), false),
+            ProcessesHere::Replaced(RanBefore::From(ran)) => (ran.or(self.previous), false),
+            ProcessesHere::Replaced(RanBefore::Stopped) => (self.previous, false),
         };
+        let stops = self.processes == ProcessesHere::Replaced(RanBefore::Stopped);
         if hook_alone && ran.is_none() {
             return;
         }
@@ -160,6 +171,10 @@ impl<'a> Live<'a> {
         loop {
             let back = match ran {
                 Some(release) if hook_alone => return processes.restore(&request(release)),
+                Some(release) if stops => processes
+                    .stop_component(&self.project, release)
+                    .map(drop)
+                    .map_err(|refusal| refusal.message),
                 Some(release) => processes
                     .restart(&request(release), &mut |_| Ok(()))
                     .map_err(|unhealthy| unhealthy.message),

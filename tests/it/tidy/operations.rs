@@ -5,7 +5,7 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 13] = [
+const OPERATIONS: [(&str, &[&str], bool); 15] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
@@ -19,7 +19,9 @@ const OPERATIONS: [(&str, &[&str], bool); 13] = [
     ("restart", &["restart_component"], true),
     ("rollback", &["rollback_component"], true),
     ("show", &["get_deployment"], true),
+    ("start", &["start_component"], true),
     ("status", &["get_components"], true),
+    ("stop", &["stop_component"], true),
     ("sync", &["sync"], true),
     (
         "system",

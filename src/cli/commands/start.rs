@@ -1,0 +1,24 @@
+//! `start`: starts the processes of a component that do not run.
+
+use crate::api::operation::Operation;
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
+use crate::cli::commands::{CommandSpec, Job, Parse};
+
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["start"],
+    usage: "start PROJECT",
+    summary: "start what was stopped",
+    help: "\
+usage: gangplank start PROJECT [FLAGS]
+
+Starts the processes of a component's live release that do not run, and does not
+wait until they are healthy; `gangplank status PROJECT` says how they are.
+",
+    example: "gangplank start my-app",
+    parse: Parse::Client(parse),
+};
+
+fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let project = value::one("PROJECT", line, value::project)?;
+    Ok(Job::Operation(Operation::Start(project).into()))
+}
