@@ -12,21 +12,6 @@ use crate::system::files;
 use crate::system::log;
 use crate::system::trees::remove_tree;
 
-/// Takes a directory from all others that somebody has made before the server did, such as the one of the environments.
-fn close(path: &Path) {
-    let mode = |found: fs::Metadata| found.permissions().mode() & 0o777;
-    let closed = fs::metadata(path)
-        .map(mode)
-        .and_then(|mode| match mode & 0o077 {
-            0 => Ok(()),
-            _ => fs::set_permissions(path, Permissions::from_mode(mode & 0o700)),
-        });
-    if let Err(error) = closed {
-        // It may belong to somebody else, who lets the server read it.
-        log::warn(&format!("others may read {}: {error}", path.display()));
-    }
-}
-
 /// The longest path that a unix socket may have on Linux, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -163,6 +148,21 @@ pub fn check_socket_path(path: &Path) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Takes a directory from all others that somebody has made before the server did, such as the one of the environments.
+fn close(path: &Path) {
+    let mode = |found: fs::Metadata| found.permissions().mode() & 0o777;
+    let closed = fs::metadata(path)
+        .map(mode)
+        .and_then(|mode| match mode & 0o077 {
+            0 => Ok(()),
+            _ => fs::set_permissions(path, Permissions::from_mode(mode & 0o700)),
+        });
+    if let Err(error) = closed {
+        // It may belong to somebody else, who lets the server read it.
+        log::warn(&format!("others may read {}: {error}", path.display()));
+    }
 }
 
 #[cfg(test)]
