@@ -32,6 +32,7 @@ const BOOLEANS: &[&str] = &[
     "replicated",
     "ignore_replication_errors",
     "install_allow_scripts",
+    "purge",
     "rolling",
     "include_events",
     "follow",
@@ -186,6 +187,17 @@ pub struct Rollback {
     pub restart: Restart,
 }
 
+/// `drop_component`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropComponent {
+    /// The component.
+    pub project: Project,
+    /// Take back this first deployment alone, if it made live what is live.
+    pub first: Option<DeploymentId>,
+    /// Remove what stays otherwise, too: shared data, environment, hooks, logs and records.
+    pub purge: bool,
+}
+
 /// `get_logs`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logs {
@@ -224,8 +236,8 @@ pub enum Operation {
     GetLogs(Logs),
     /// Deploy here what is live at a peer, of one component or of all.
     Sync(String, Option<Project>),
-    /// Remove a component; or take back the first deployment of it, if that one made live what is live.
-    Drop(Project, Option<DeploymentId>),
+    /// Remove a component.
+    Drop(DropComponent),
     /// What is live.
     GetComponents,
     /// Which version answers.

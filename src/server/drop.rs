@@ -1,21 +1,24 @@
-//! `drop_component`: a component stops, and is removed with its releases; or a first deployment
-//! is taken back.
+//! `drop_component`: a component stops, and is removed with its releases; or a first deployment is taken back.
 
 use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
-use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::DropComponent;
 use crate::server::state::ServerState;
 
 /// Performs `drop_component`.
-pub(super) fn drop_component(
-    state: &ServerState,
-    project: &Project,
-    first: Option<DeploymentId>,
-) -> Result<Value, Refusal> {
-    match first {
-        None => state.deployer.drop_component(project)?,
+pub(super) fn drop_component(state: &ServerState, drop: &DropComponent) -> Result<Value, Refusal> {
+    let project = &drop.project;
+    let message = format!("Successfully dropped: {project}");
+    let mut answer = json!({ "message": message, "project": project });
+    match drop.first {
         Some(id) => state.deployer.undo_first(project, id)?,
+        None => {
+            let kept = state.deployer.drop_component(project, drop.purge)?;
+            if !kept.is_empty() {
+                answer["kept"] = json!(kept);
+            }
+        }
     }
-    Ok(json!({ "message": format!("Successfully dropped: {project}"), "project": project }))
+    Ok(answer)
 }

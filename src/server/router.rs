@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
-use crate::api::operation::{self, Logs, Operation, Rollback};
+use crate::api::operation::{self, DropComponent, Logs, Operation, Rollback};
 use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
@@ -130,7 +130,7 @@ fn perform(
     match &operation {
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
         Operation::Rollback(Rollback { project, .. })
-        | Operation::Drop(project, _)
+        | Operation::Drop(DropComponent { project, .. })
         | Operation::Sync(_, Some(project))
         | Operation::Restart(project, _)
         | Operation::Stop(project)
@@ -174,7 +174,7 @@ fn perform(
         Operation::Cancel(id) => cancel::cancel(state, id)?,
         Operation::Stop(project) => stop::stop_component(state, &project)?,
         Operation::Start(project) => start::start_component(state, &project)?,
-        Operation::Drop(project, first) => drop::drop_component(state, &project, first)?,
+        Operation::Drop(drop) => drop::drop_component(state, &drop)?,
         Operation::ListDeployments(list) => {
             return Ok(list::list_deployments(state, &list, caller));
         }

@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::system::trees::remove;
+
 /// A directory that is open.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
@@ -123,15 +125,6 @@ impl Directory {
     pub fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
     }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => crate::system::trees::remove_tree(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    crate::system::files::gone(removed)
 }
 
 /// Copies files, directories and links with their modes and owners.

@@ -32,6 +32,18 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     Err(io::Error::other("it is too deep, or still grows"))
 }
 
+/// Removes something, and all that is in it, if it is there.
+///
+/// # Errors
+/// When something of it stays.
+pub fn remove(path: &Path) -> io::Result<()> {
+    files::gone(match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => remove_tree(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    })
+}
+
 fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?.into())

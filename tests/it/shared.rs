@@ -72,6 +72,42 @@ fn seven_deployments_and_a_rollback_of_an_app_append_to_one_file() {
     let dropped = host.operate(&json!({"operation": "drop_component", "project": "app"}));
     assert_eq!(dropped.status, 200, "{}", dropped.text());
     rows(8);
+    let root = host.root.0.canonicalize().unwrap();
+    assert_eq!(dropped.json()["kept"], json!([root.join("shared/app")]));
+}
+
+#[test]
+fn a_purge_leaves_nothing_of_a_component() {
+    let host = TestServer::start();
+    for project in ["app", "other"] {
+        let answer = host.deploy(
+            &[("project", project), ("restart", "true")],
+            &payload(&[
+                ("./Procfile", APP),
+                ("./gangplank.json", &manifest(&["data/"])),
+            ]),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    fs::write(host.path("env/app"), "A=1\n").unwrap();
+    fs::create_dir_all(host.path("hooks/app")).unwrap();
+    let dropped = host.cli(&["drop", "app", "--output", "json"]);
+    assert!(dropped.status.success(), "{dropped:?}");
+    let kept: Value = serde_json::from_slice(&dropped.stdout).unwrap();
+    assert_eq!(kept["kept"].as_array().unwrap().len(), 3, "{kept}");
+    let purged = host.cli(&["drop", "app", "--purge", "--output", "json"]);
+    assert!(purged.status.success(), "{purged:?}");
+    for place in ["shared", "env", "hooks", "logs", "releases", "components"] {
+        let left = names(&host.path(place));
+        assert!(!left.contains(&"app".to_owned()), "{place}: {left:?}");
+    }
+    let list = json!({"operation": "list_deployments"});
+    let list = host.operate(&list).json();
+    assert_eq!(list["total"], 1, "{list}");
+    assert_eq!(names(&host.path("deployments")).len(), 1);
+    assert!(host.path("shared/other/data/app.db").exists());
+    let again = host.cli(&["drop", "app", "--purge"]);
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
 }
 
 #[test]

@@ -263,9 +263,10 @@ impl Operation {
             Operation::Sync(from, project) => writer
                 .with("from", from.as_str())
                 .with("project", project.as_ref().map(|project| project.as_str())),
-            Operation::Drop(project, first) => writer
-                .with("project", project.as_str())
-                .with("deployment_id", first.map(|id| id.to_string())),
+            Operation::Drop(drop) => writer
+                .with("project", drop.project.as_str())
+                .with("deployment_id", drop.first.map(|id| id.to_string()))
+                .flag("purge", drop.purge),
             Operation::GetComponents
             | Operation::RegistrationInfo
             | Operation::SystemInformation => writer,
@@ -356,6 +357,13 @@ mod tests {
             restart: Restart::Immediate,
             ..Deploy::of(project.clone())
         };
+        let drop_of = |first, purge| {
+            Operation::Drop(crate::api::operation::DropComponent {
+                project: project.clone(),
+                first,
+                purge,
+            })
+        };
         let rollback = |to, restart| {
             Operation::Rollback(Rollback {
                 project: project.clone(),
@@ -390,8 +398,9 @@ mod tests {
             logs(Some(7), true),
             Operation::Sync("berlin".into(), None),
             Operation::Sync("berlin".into(), Some(project.clone())),
-            Operation::Drop(project.clone(), None),
-            Operation::Drop(project.clone(), Some(id)),
+            drop_of(None, false),
+            drop_of(None, true),
+            drop_of(Some(id), false),
             Operation::ListDeployments(List::default()),
             Operation::ListDeployments(List {
                 project: Some("123".into()),

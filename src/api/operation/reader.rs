@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{
-    Deploy, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known, truth,
+    Deploy, DropComponent, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known,
+    truth,
 };
 
 /// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
@@ -104,7 +105,12 @@ impl FieldReader<'_> {
     pub(super) fn drop_component(&mut self) -> Option<Operation> {
         let project = self.project();
         let first = self.id("deployment_id", false);
-        Some(Operation::Drop(project?, first))
+        let purge = self.boolean("purge").unwrap_or(false);
+        Some(Operation::Drop(DropComponent {
+            project: project?,
+            first,
+            purge,
+        }))
     }
 
     pub(super) fn sync(&mut self) -> Option<Operation> {

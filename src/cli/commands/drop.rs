@@ -1,24 +1,44 @@
 //! `drop`: stops a component and removes it with its releases.
 
-use crate::api::operation::Operation;
+use crate::api::error::Exit;
+use crate::api::operation::{DropComponent, Operation};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
 use crate::cli::commands::{CommandSpec, Job, Parse};
+use crate::client::NoResult;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["drop"],
-    usage: "drop PROJECT",
+    usage: "drop PROJECT [--purge] [--yes]",
     summary: "remove a component",
     help: "\
 usage: gangplank drop PROJECT [FLAGS]
 
-Stops a component and removes it with its releases; the records of its deployments
-stay.
+Stops a component and removes it with its releases. The records of its deployments
+stay, and so do its shared data, its environment and its hooks, which the result
+names. On a terminal it asks before.
+
+  --purge               remove those, too
+  --yes                 do not ask
 ",
     example: "gangplank drop my-app",
     parse: Parse::Client(parse),
 };
 
-fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let (purge, yes) = (line.contains("--purge"), line.contains("--yes"));
     let project = value::one("PROJECT", line, value::project)?;
-    Ok(Job::Operation(Operation::Drop(project, None).into()))
+    Ok(Job::run(move |context| {
+        let what = if purge { " and all its data" } else { "" };
+        let question = format!("Drop {project}{what}?");
+        if !yes && context.screen.ask(&question) == Some(false) {
+            return Err(NoResult::new(Exit::Usage, "nothing was dropped").into());
+        }
+        let drop = DropComponent {
+            project,
+            first: None,
+            purge,
+        };
+        let call = Operation::Drop(drop).into();
+        context.session()?.call(&call).map(Some)
+    }))
 }

@@ -1,20 +1,26 @@
 //! Removing a component.
 
-use crate::api::error::{Code, Error, Refusal};
+use std::path::PathBuf;
+
+use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::deployer::running::{self, Busy, Hold};
 use crate::engine::deployer::{Deployer, not_found};
-use crate::system::log;
+use crate::engine::registry::Registry;
+use crate::system::{log, trees};
 
 impl Deployer {
-    /// Stops a component and removes it with its releases.
+    /// Stops a component and removes it with its releases. What was put there for it by others than a deployment stays, and
+    /// is returned; `purge` removes that, too, and all that is known of its deployments.
     ///
     /// # Errors
-    /// `not_found`, `busy`, or why it is still there: what was live is live then.
-    pub fn drop_component(&self, project: &Project) -> Result<(), Refusal> {
+    /// `not_found`, `busy`, or why it is still there: what was live is live then. Or what of a purge stayed.
+    pub fn drop_component(&self, project: &Project, purge: bool) -> Result<Vec<PathBuf>, Refusal> {
         let store = &self.known.store;
         let _hold = self.hold(project)?;
-        if store.live(project).is_none() && store.releases(project)?.is_empty() {
+        let kept = self.kept(project);
+        let is_there = store.live(project).is_some() || !store.releases(project)?.is_empty();
+        if !is_there && (!purge || kept.is_empty()) {
             let why = format!("dropping {project}: there is no such component");
             return Err(Refusal::new(Code::NotFound, why));
         }
@@ -23,6 +29,31 @@ impl Deployer {
             self.remove(project, release);
         }
         log::info(&format!("{project} is dropped"));
+        if !purge {
+            return Ok(kept);
+        }
+        self.purge(project, kept)?;
+        log::info(&format!("all that was kept of {project} is removed"));
+        Ok(Vec::new())
+    }
+
+    /// What a component has that no deployment brought, as far as it is there.
+    fn kept(&self, project: &Project) -> Vec<PathBuf> {
+        let root = self.known.store.root();
+        let all = ["shared", "env", "hooks"].map(|dir| root.join(dir).join(project.as_str()));
+        all.into_iter().filter(|path| path.exists()).collect()
+    }
+
+    fn purge(&self, project: &Project, kept: Vec<PathBuf>) -> Result<(), Error> {
+        let Registry { store, index, .. } = &self.known;
+        let logs = store.root().join("logs").join(project.as_str());
+        for path in kept.into_iter().chain([logs]) {
+            trees::remove(&path).doing(|| format!("removing {}", path.display()))?;
+        }
+        for id in index.ended(project) {
+            store.remove_deployment(id)?;
+            index.forget(&[id]);
+        }
         Ok(())
     }
 

@@ -17,7 +17,9 @@ use serde_json::Value;
 use crate::api::error::{Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::{Deploy, Operation, OperationCall, Options, Restart, Rollback};
+use crate::api::operation::{
+    Deploy, DropComponent, Operation, OperationCall, Options, Restart, Rollback,
+};
 use crate::client::follow::Subject;
 use crate::client::{Client, InFlight, Target, TargetCredentials};
 use crate::engine::peers::talk::Talk;
@@ -203,7 +205,14 @@ impl Peer {
         let project = project.clone();
         let stream = build.previous.is_some();
         let (subject, operation) = match build.previous {
-            None => (Subject::Operation, Operation::Drop(project, Some(build.id))),
+            None => {
+                let drop = DropComponent {
+                    project,
+                    first: Some(build.id),
+                    purge: false,
+                };
+                (Subject::Operation, Operation::Drop(drop))
+            }
             to => {
                 let rollback = Rollback {
                     project,

@@ -271,10 +271,6 @@ fn operations_by_their_arguments() {
             json!({"operation": "delete_deployment_payload", "deployment_id": id}),
         ),
         (
-            "drop p",
-            json!({"operation": "drop_component", "project": "p"}),
-        ),
-        (
             "restart p --rolling",
             json!({"operation": "restart_component", "project": "p", "rolling": true}),
         ),
