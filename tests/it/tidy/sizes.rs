@@ -9,7 +9,7 @@ use super::{code, folder_of, rust_files, top};
 /// commit that says why.
 const CEILINGS: [(&str, usize); 8] = [
     // With what a client writes.
-    ("api", 1_700),
+    ("api", 1_800),
     ("system", 1_600),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     ("formats", 3_400),
