@@ -1,4 +1,4 @@
-//! Names that were parsed once and are right from then on: [`Project`], [`DeploymentId`] and [`Secret`].
+//! Names that were parsed once and are right from then on: [`Project`], [`DeploymentId`], [`VariableName`] and [`Secret`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -170,6 +170,45 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
+    }
+}
+
+/// The name of a variable of the environment: letters, digits and `_`, not beginning with a digit, so that every shell can
+/// read it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VariableName(String);
+
+/// The longest name of a variable: as long as anybody could want one, and short enough to be shown.
+const VARIABLE_LEN_MAX: usize = 255;
+
+impl VariableName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VariableName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<VariableName, &'static str> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let begins = text
+            .bytes()
+            .next()
+            .is_some_and(|first| !first.is_ascii_digit());
+        match begins && text.bytes().all(known) && text.len() <= VARIABLE_LEN_MAX {
+            true => Ok(VariableName(text.to_owned())),
+            false => Err(
+                "the key must be at most 255 letters, digits and '_', not beginning with a digit",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for VariableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

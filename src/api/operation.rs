@@ -7,13 +7,14 @@
 mod call;
 mod reader;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::name::{DeploymentId, Project};
+use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::reader::FieldReader;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ const BOOLEANS: &[&str] = &[
     "rolling",
     "include_events",
     "follow",
+    "values",
 ];
 
 /// Fields that are numbers.
@@ -60,6 +62,8 @@ const OTHERS: &[&str] = &[
     "restart",
     "status",
     "from",
+    "set",
+    "unset",
 ];
 
 /// Whether some operation has a field of this name. What is none of theirs is not kept.
@@ -209,6 +213,17 @@ pub struct Logs {
     pub follow: bool,
 }
 
+/// `set_env`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvChange {
+    /// The component.
+    pub project: Project,
+    /// The variables that get a value; it has one line.
+    pub set: BTreeMap<VariableName, Secret>,
+    /// Those that go.
+    pub unset: Vec<VariableName>,
+}
+
 /// A request, read and found right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -234,6 +249,10 @@ pub enum Operation {
     Start(Project),
     /// What a component's processes print.
     GetLogs(Logs),
+    /// The names in a component's environment, and the values too if that is asked for.
+    GetEnv(Project, bool),
+    /// Change a component's environment.
+    SetEnv(EnvChange),
     /// Deploy here what is live at a peer, of one component or of all.
     Sync(String, Option<Project>),
     /// Remove a component.
@@ -284,6 +303,8 @@ impl Operation {
             Name::StartComponent => reader.project().map(Operation::Start),
             Name::Sync => reader.sync(),
             Name::GetLogs => reader.logs().map(Operation::GetLogs),
+            Name::GetEnv => reader.get_env(),
+            Name::SetEnv => reader.set_env().map(Operation::SetEnv),
             Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),
             Name::GetComponents => Some(Operation::GetComponents),
             Name::RegistrationInfo => Some(Operation::RegistrationInfo),

@@ -8,7 +8,7 @@ mod choice;
 mod needs;
 mod tail;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -20,6 +20,7 @@ use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{InstallLine, InstallOutput};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
+use crate::engine::child_env::{path_in, path_of};
 pub use crate::engine::install::choice::{Choice, Installer, choose};
 use crate::engine::install::tail::Tail;
 use crate::engine::manifest::Manifest;
@@ -45,7 +46,7 @@ pub struct InstallRequest<'a> {
     pub mark: &'a ServerMark,
     /// Where its shared data is.
     pub shared: &'a Path,
-    /// The environment to start from: see [`environment`].
+    /// The environment, but for what is the deployment's and the release's.
     pub environment: &'a [(OsString, OsString)],
     /// Who it runs as, if not as the server's own user.
     pub account: Option<&'a Account>,
@@ -223,14 +224,10 @@ fn first_word(command: &str) -> &str {
     command.split_whitespace().next().unwrap_or("sh")
 }
 
-/// Where a program is, by the PATH of the request's environment. Asked before it is started, since a missing interpreter
-/// or directory would look the same afterwards.
+/// Where a program is, by the PATH of the request's environment; those of the release itself are not meant. Asked before it
+/// is started, since a missing interpreter or directory would look the same afterwards.
 fn find(request: &InstallRequest<'_>, program: &str) -> Option<PathBuf> {
-    // What every shell takes where there is no PATH.
-    let default = OsStr::new("/usr/local/bin:/usr/bin:/bin");
-    let path = request.environment.iter().find(|(key, _)| key == "PATH");
-    let path = path.map_or(default, |(_, value)| value);
-    std::env::split_paths(path)
+    std::env::split_paths(path_of(request.environment))
         // A relative entry would be looked up in the server's own directory.
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(program))
@@ -248,6 +245,7 @@ fn command(request: &InstallRequest<'_>, program: &Path, words: &[String]) -> Co
         .current_dir(request.release)
         .env_clear()
         .envs(request.environment.iter().map(|(key, value)| (key, value)))
+        .env("PATH", path_in(request.release, request.environment))
         .envs([request.mark.variable()])
         .env(child::DEPLOYMENT, request.id.to_string())
         .env(child::PROJECT, request.project.as_str())

@@ -1,14 +1,13 @@
-//! What a release says of itself: `gangplank.json`, `package.json`, `Procfile`, and the operator's env file beside it.
+//! What a release says of itself: `gangplank.json`, `package.json` and `Procfile`.
 //!
 //! A file that is missing says nothing. One that is there is read whole, under a limit, and either understood or refused
-//! with `load_failed` and its name and line. A refusal never quotes the env file: any part of it may be a secret.
+//! with `load_failed` and its name and line.
 
-mod text;
+pub(super) mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::api::operation::duration;
-use crate::engine::manifest::text::{read, read_inside};
+use crate::engine::manifest::text::read_inside;
 use crate::engine::shared::SharedPath;
 
 /// The longest file of ours: thousands of lines.
@@ -433,73 +432,6 @@ const PROCESS_TYPE_LEN_MAX: usize = 63;
 fn is_process_type(name: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     (1..=PROCESS_TYPE_LEN_MAX).contains(&name.len()) && name.bytes().all(known)
-}
-
-/// Reads the operator's env file, if there is one: `KEY=value` lines, blank ones, and comments with `#`.
-///
-/// As where such files come from (shells, systemd): `export ` before the key is skipped, blanks around the value too,
-/// and one pair of quotes around the whole value is taken away. Nothing is expanded or unescaped, a `#` within a value
-/// belongs to it, a value is one line. The last of several lines with one key counts.
-///
-/// # Errors
-/// `load_failed` with file and line, and nothing of the line: it may be a secret.
-pub fn environment(file: &Path) -> Result<Vec<(String, String)>, Refusal> {
-    let name = file
-        .file_name()
-        .map_or_else(|| "env".into(), |name| format!("env/{}", name.display()));
-    let Some(text) = read(file, &name, FILE_LEN_MAX)? else {
-        return Ok(Vec::new());
-    };
-    let mut variables: Vec<(String, String)> = Vec::new();
-    for (number, line) in text.statements() {
-        let refused = |why: &str| text.refused(number, why);
-        let line = match line.split_once([' ', '\t']) {
-            Some(("export", rest)) => rest.trim_start(),
-            _ => line,
-        };
-        let Some((key, value)) = line.split_once('=') else {
-            return Err(refused("expected KEY=value"));
-        };
-        if !is_key(key) {
-            return Err(refused(
-                "the key must be letters, digits and '_', not beginning with a digit, up to the '='",
-            ));
-        }
-        let value = unquoted(value.trim()).map_err(refused)?;
-        variables.retain(|(known, _)| known != key);
-        variables.push((key.to_owned(), value.to_owned()));
-    }
-    Ok(variables)
-}
-
-/// Whether a file's mode lets others than its owner at it: the operator of an env file is then warned.
-pub fn is_open_to_others(file: &Path) -> bool {
-    std::fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
-}
-
-fn is_key(key: &str) -> bool {
-    key.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && key
-            .bytes()
-            .next()
-            .is_some_and(|first| !first.is_ascii_digit())
-}
-
-/// A value without the quotes around it. What a shell would read as more than that is refused instead of misread.
-fn unquoted(value: &str) -> Result<&str, &'static str> {
-    let Some(quote) = value
-        .chars()
-        .next()
-        .filter(|first| matches!(first, '"' | '\''))
-    else {
-        return Ok(value);
-    };
-    match value[1..].strip_suffix(quote) {
-        Some(inner) if !inner.contains(quote) => Ok(inner),
-        Some(_) => Err("a quote within quotes; use the other kind around the value"),
-        None => Err("a quote that is not closed at the end of the line; a value is one line"),
-    }
 }
 
 #[cfg(test)]

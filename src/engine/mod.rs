@@ -2,9 +2,11 @@
 
 pub mod attempt;
 mod checkpoint;
+mod child_env;
 pub mod converge;
 pub mod deployer;
 mod ending;
+pub mod env;
 pub mod install;
 pub mod manifest;
 pub mod outcome;

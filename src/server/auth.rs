@@ -186,6 +186,9 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::RestartComponent
         | OperationName::StopComponent
         | OperationName::StartComponent
+        // Its values are secrets, which are not for who may only look.
+        | OperationName::GetEnv
+        | OperationName::SetEnv
         | OperationName::Sync
         | OperationName::CancelDeployment
         | OperationName::DeleteDeploymentPayload => Role::Deploy,

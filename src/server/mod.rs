@@ -23,6 +23,7 @@ mod auth;
 mod cancel;
 mod deploy;
 mod drop;
+mod env;
 mod form;
 pub mod gate;
 pub mod http;
@@ -61,6 +62,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
 use crate::engine::deployer::{Deployer, TakenOver};
+use crate::engine::env::EnvFiles;
 use crate::engine::install;
 use crate::engine::peers::Peer;
 use crate::engine::processes::{ProcessSettings, Processes};
@@ -182,6 +184,7 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
     };
     let environment = install::environment(std::env::vars_os(), account.as_deref());
     let install_timeout = options.install_timeout;
+    let env = EnvFiles::new(Arc::clone(store));
     let processes = Arc::new(Processes::new(ProcessSettings {
         store: Arc::clone(store),
         environment: environment.clone(),
@@ -221,6 +224,7 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
             known,
         )?),
         processes,
+        env,
         max_json_body: options.max_json_body,
         tls: options.tls.is_some(),
         started: Instant::now(),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
-use crate::api::operation::{self, DropComponent, Logs, Operation, Rollback};
+use crate::api::operation::{self, DropComponent, EnvChange, Logs, Operation, Rollback};
 use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
@@ -16,8 +16,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, list, login, logs, payload, restart, rollback, show, start, status, stop,
-    system, watch,
+    cancel, deploy, drop, env, list, login, logs, payload, restart, rollback, show, start, status,
+    stop, system, watch,
 };
 use crate::system::log;
 
@@ -135,6 +135,8 @@ fn perform(
         | Operation::Restart(project, _)
         | Operation::Stop(project)
         | Operation::Start(project)
+        | Operation::GetEnv(project, _)
+        | Operation::SetEnv(EnvChange { project, .. })
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
@@ -175,6 +177,8 @@ fn perform(
         Operation::Stop(project) => stop::stop_component(state, &project)?,
         Operation::Start(project) => start::start_component(state, &project)?,
         Operation::Drop(drop) => drop::drop_component(state, &drop)?,
+        Operation::GetEnv(project, values) => env::get_env(state, &project, values)?,
+        Operation::SetEnv(change) => env::set_env(state, &change, caller)?,
         Operation::ListDeployments(list) => {
             return Ok(list::list_deployments(state, &list, caller));
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use crate::engine::deployer::Deployer;
+use crate::engine::env::EnvFiles;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::server::auth::Authenticator;
@@ -15,6 +16,7 @@ pub(crate) struct ServerState {
     pub(super) known: Registry,
     pub(super) deployer: Arc<Deployer>,
     pub(super) processes: Arc<Processes>,
+    pub(super) env: EnvFiles,
     pub(super) max_payload: Option<u64>,
     pub(super) max_json_body: u64,
     /// The TCP listeners speak TLS.

@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use crate::api::error::{Doing, Error};
 use crate::api::event::Stream;
 use crate::system::account::Account;
-pub use crate::system::child::identity::can_enter;
+pub use crate::system::child::identity::{can_enter, can_write};
 pub use crate::system::child::lines::Line;
 use crate::system::child::lines::Splitter;
 pub use crate::system::child::orphans::reap_orphans;

@@ -125,6 +125,11 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whether a file's mode lets others than its owner at it.
+pub fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
+}
+
 /// What is not there need not be removed.
 ///
 /// # Errors
@@ -253,6 +258,17 @@ mod tests {
         assert!(try_lock(&lock).unwrap().is_some());
         assert!(free_space(File::open(&dir).unwrap()).unwrap() > 0);
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_told() {
+        let name = format!("gangplank-open-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        for (mode, open) in [(0o600, false), (0o640, true), (0o604, true)] {
+            replace(&path, b"", mode, Durability::None).unwrap();
+            assert_eq!(is_open_to_others(&path), open, "{mode:o}");
+        }
+        fs::remove_file(path).unwrap();
     }
 
     #[test]

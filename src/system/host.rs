@@ -1,8 +1,10 @@
 //! What the system says of this host and of this process.
 
+use std::io;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit, setrlimit};
 
 /// The host's name.
 pub fn name() -> String {
@@ -20,6 +22,9 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
+/// The limit of open files that this process was started with. The limit is the process' own, so there is one of these.
+static FIRST_OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
+
 /// Raises the limit of open files as far as it may be, and returns it; `None`: any number.
 pub fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
@@ -27,11 +32,23 @@ pub fn raise_open_files() -> Option<u64> {
         current: limit.maximum,
         ..limit
     };
+    FIRST_OPEN_FILES.get_or_init(|| limit);
     // Where it may not be raised, what there is has to do.
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     }
+}
+
+/// Gives a child the limit of open files that this process was started with.
+///
+/// # Errors
+/// When the system refuses that.
+pub fn give_first_open_files(child: Pid) -> io::Result<()> {
+    if let Some(limit) = FIRST_OPEN_FILES.get() {
+        prlimit(Some(child), Resource::Nofile, *limit)?;
+    }
+    Ok(())
 }
 
 /// How many characters fit in a line of a terminal; `None` if it does not say.

@@ -10,6 +10,7 @@ mod clients;
 mod crash;
 mod damage;
 mod deploy;
+mod env;
 mod events;
 mod flood;
 mod history;

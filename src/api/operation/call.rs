@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use crate::api::name::Project;
-use crate::api::operation::{Deploy, Fields, List, Logs, NAME, Operation, Options, Restart};
+use crate::api::operation::{
+    Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
+};
 
 /// What a success of an operation looks like. Anything else that is answered with a 2xx comes from something that stands in
 /// the server's place, such as a proxy's page.
@@ -84,6 +86,8 @@ operations! {
     StopComponent "stop_component" Object(&[("message", Text), ("processes", AList)]);
     StartComponent "start_component" Object(&[("message", Text), ("processes", AList)]);
     GetLogs "get_logs" Lines;
+    GetEnv "get_env" Object(&[("project", Text), ("names", AList)]);
+    SetEnv "set_env" Object(&[("message", Text), ("project", Text)]);
     Sync "sync" Object(&[("message", Text), ("deployments", AList)]);
     DropComponent "drop_component" Object(&[("message", Text)]);
     GetComponents "get_components" Object(&[("components", AList)]);
@@ -116,6 +120,7 @@ impl OperationName {
                 | OperationName::ListDeployments
                 | OperationName::GetDeploymentPayload
                 | OperationName::GetLogs
+                | OperationName::GetEnv
                 | OperationName::GetComponents
                 | OperationName::RegistrationInfo
                 | OperationName::SystemInformation
@@ -231,6 +236,8 @@ impl Operation {
             Operation::Stop(_) => OperationName::StopComponent,
             Operation::Start(_) => OperationName::StartComponent,
             Operation::GetLogs(_) => OperationName::GetLogs,
+            Operation::GetEnv(..) => OperationName::GetEnv,
+            Operation::SetEnv(_) => OperationName::SetEnv,
             Operation::Sync(..) => OperationName::Sync,
             Operation::Drop(..) => OperationName::DropComponent,
             Operation::GetComponents => OperationName::GetComponents,
@@ -260,6 +267,10 @@ impl Operation {
                 writer.with("project", project.as_str())
             }
             Operation::GetLogs(logs) => logs.write(writer),
+            Operation::GetEnv(project, values) => writer
+                .with("project", project.as_str())
+                .flag("values", *values),
+            Operation::SetEnv(change) => change.write(writer),
             Operation::Sync(from, project) => writer
                 .with("from", from.as_str())
                 .with("project", project.as_ref().map(|project| project.as_str())),
@@ -316,6 +327,20 @@ impl List {
     }
 }
 
+impl EnvChange {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        let set = self.set.iter();
+        let set: Fields = set
+            .map(|(name, value)| (name.to_string(), value.reveal().into()))
+            .collect();
+        let unset: Vec<Value> = self.unset.iter().map(|name| name.as_str().into()).collect();
+        writer
+            .with("project", self.project.as_str())
+            .with("set", (!set.is_empty()).then_some(Value::from(set)))
+            .with("unset", (!unset.is_empty()).then_some(Value::from(unset)))
+    }
+}
+
 impl Logs {
     fn write(&self, writer: FieldWriter) -> FieldWriter {
         writer
@@ -328,6 +353,7 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::name::Secret;
     use crate::api::operation::{Rollback, typed};
     use serde_json::json;
 
@@ -396,6 +422,15 @@ mod tests {
             Operation::Start(project.clone()),
             logs(None, false),
             logs(Some(7), true),
+            Operation::GetEnv(project.clone(), false),
+            Operation::GetEnv(project.clone(), true),
+            Operation::SetEnv(EnvChange {
+                project: project.clone(),
+                set: [("A", "1"), ("B", "{\"x\": [1]} # $")]
+                    .map(|(name, value)| (name.parse().unwrap(), Secret::new(value)))
+                    .into(),
+                unset: vec!["C".parse().unwrap()],
+            }),
             Operation::Sync("berlin".into(), None),
             Operation::Sync("berlin".into(), Some(project.clone())),
             drop_of(None, false),

@@ -1,15 +1,19 @@
 //! Reading the fields of an operation, one by one, with all their faults.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
-use crate::api::name::{DeploymentId, Project};
+use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::{
-    Deploy, DropComponent, Fields, List, Logs, Operation, Options, Restart, Rollback, is_known,
-    truth,
+    Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Restart, Rollback,
+    is_known, truth,
 };
 
 /// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
 const COMMAND_LEN_MAX: usize = (128 << 10) - 1;
+/// The longest `KEY=VALUE`: with a longer one Linux starts nothing.
+const VARIABLE_LEN_MAX: usize = (128 << 10) - 1;
 
 /// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
 pub(super) struct FieldReader<'a> {
@@ -133,6 +137,77 @@ impl FieldReader<'_> {
             lines,
             follow,
         })
+    }
+
+    pub(super) fn get_env(&mut self) -> Option<Operation> {
+        let (project, values) = (self.project(), self.boolean("values"));
+        Some(Operation::GetEnv(project?, values.unwrap_or(false)))
+    }
+
+    pub(super) fn set_env(&mut self) -> Option<EnvChange> {
+        let project = self.project();
+        let (mut set, mut unset) = (BTreeMap::new(), Vec::new());
+        match self.unfolded("set") {
+            None => {}
+            Some(Value::Object(fields)) => {
+                for (name, value) in fields {
+                    if let Some((name, value)) = self.variable(&name, &value) {
+                        set.insert(name, value);
+                    }
+                }
+            }
+            Some(_) => self.faults.push("'set' must be an object".into()),
+        }
+        match self.unfolded("unset") {
+            None => {}
+            Some(Value::Array(names)) => {
+                for name in names {
+                    let name = name.as_str().unwrap_or_default();
+                    match name.parse::<VariableName>() {
+                        Ok(name) if set.contains_key(&name) => {
+                            self.faults
+                                .push(format!("{name} is in 'set' and in 'unset'"));
+                        }
+                        Ok(name) => unset.push(name),
+                        Err(why) => self.faults.push(format!("'unset': {why}")),
+                    }
+                }
+            }
+            Some(_) => self.faults.push("'unset' must be a list of names".into()),
+        }
+        Some(EnvChange {
+            project: project?,
+            set,
+            unset,
+        })
+    }
+
+    /// A list or an object, which a form carries as text.
+    fn unfolded(&self, name: &str) -> Option<Value> {
+        let value = self.get(name)?;
+        let text = value.as_str().map(serde_json::from_str);
+        Some(match text {
+            Some(Ok(inner)) => inner,
+            _ => value.clone(),
+        })
+    }
+
+    /// One variable. No fault quotes the value, nor a key that may be a part of one.
+    fn variable(&mut self, name: &str, value: &Value) -> Option<(VariableName, Secret)> {
+        let name = match name.parse::<VariableName>() {
+            Ok(name) => name,
+            Err(why) => return self.fault(format!("'set': {why}")),
+        };
+        match value.as_str() {
+            None => self.fault(format!("'set': the value of {name} must be a string")),
+            Some(text) if text.contains(['\n', '\0']) => self.fault(format!(
+                "'set': the value of {name} must not have a newline or a NUL in it"
+            )),
+            Some(text) if name.as_str().len() + 1 + text.len() > VARIABLE_LEN_MAX => self.fault(
+                format!("'set': {name} must not be longer than {VARIABLE_LEN_MAX} bytes"),
+            ),
+            Some(text) => Some((name, Secret::new(text))),
+        }
     }
 
     pub(super) fn rollback(&mut self) -> Option<Rollback> {

@@ -7,6 +7,7 @@
 mod cancel;
 mod deploy;
 mod drop;
+mod env;
 mod list;
 mod logs;
 mod op;
@@ -53,6 +54,7 @@ const COMMANDS: &[CommandSpec] = &[
     stop::COMMAND,
     start::COMMAND,
     drop::COMMAND,
+    env::COMMAND,
     logs::COMMAND,
     sync::COMMAND,
     op::COMMAND,

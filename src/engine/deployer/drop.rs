@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
+use crate::engine::child_env;
 use crate::engine::deployer::running::{self, Busy, Hold};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::registry::Registry;
@@ -27,6 +28,9 @@ impl Deployer {
         self.take_down(project)?;
         for release in store.releases(project)? {
             self.remove(project, release);
+        }
+        if let Err(error) = child_env::remove_cache(store, project) {
+            log::warn(&error.to_string());
         }
         log::info(&format!("{project} is dropped"));
         if !purge {

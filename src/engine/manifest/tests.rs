@@ -48,7 +48,6 @@ fn what_is_missing_says_nothing() {
     );
     assert_eq!(package(&dir.0), Ok(None));
     assert_eq!(procfile(&dir.0), Ok(None));
-    assert_eq!(environment(&dir.0.join("x")), Ok(Vec::new()));
 }
 
 #[test]
@@ -390,70 +389,5 @@ fn refused_procfiles() {
             &start,
             part,
         );
-    }
-}
-
-#[test]
-fn environments() {
-    let table: &[(&str, &[(&str, &str)])] = &[
-        ("", &[]),
-        (
-            "# x\n\n  A=1\r\n_b2= x y # z \n",
-            &[("A", "1"), ("_b2", "x y # z")],
-        ),
-        (
-            "export A=1\nexport\t B=2\nexport=3",
-            &[("A", "1"), ("B", "2"), ("export", "3")],
-        ),
-        ("A=\nB==\nC=a=b", &[("A", ""), ("B", "="), ("C", "a=b")]),
-        (
-            "A=\"a b\"\nB=' c '\nC=\"it's\"\nD=\"\"",
-            &[("A", "a b"), ("B", " c "), ("C", "it's"), ("D", "")],
-        ),
-        (
-            "A={\"a\": \"b\"}\nB=it's\nC=a\\nb$HOME",
-            &[("A", "{\"a\": \"b\"}"), ("B", "it's"), ("C", "a\\nb$HOME")],
-        ),
-        ("A=1\nB=2\nA=3", &[("B", "2"), ("A", "3")]),
-    ];
-    for (text, expected) in table {
-        let found = environment(&ManifestDir::with("demo", text).0.join("demo")).unwrap();
-        let found = found
-            .iter()
-            .map(|(key, value)| (&**key, &**value))
-            .collect::<Vec<_>>();
-        assert_eq!(found, *expected, "{text:?}");
-    }
-}
-
-#[test]
-fn refused_environments_keep_their_secrets() {
-    let table = [
-        ("A=1\nhunter2", 2, "expected KEY=value"),
-        ("hunter2-hunter2==", 1, "the key must be"),
-        ("=hunter2", 1, "the key must be"),
-        ("2hunter2=x", 1, "the key must be"),
-        ("A = hunter2", 1, "the key must be"),
-        ("A=\"hunter2\nhunter2\"", 1, "not closed"),
-        ("A='hunter2", 1, "not closed"),
-        ("A=\"", 1, "not closed"),
-        ("A=\"hunter2\\\"hunter2\"", 1, "a quote within quotes"),
-        ("A=hunter2\0", 1, "a NUL"),
-    ];
-    for (text, line, part) in table {
-        let start = format!("reading env/demo: line {line}: ");
-        let result = environment(&ManifestDir::with("demo", text).0.join("demo"));
-        assert!(!format!("{result:?}").contains("hunter2"), "{result:?}");
-        refused(result, text, &start, part);
-    }
-}
-
-#[test]
-fn open_files_are_told() {
-    let dir = ManifestDir::with("demo", "");
-    let file = dir.0.join("demo");
-    for (mode, open) in [(0o600, false), (0o640, true), (0o604, true)] {
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        assert_eq!(is_open_to_others(&file), open, "{mode:o}");
     }
 }

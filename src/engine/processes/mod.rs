@@ -38,6 +38,7 @@ use std::time::Instant;
 
 use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
+use crate::engine::child_env::{self, path_in};
 use crate::engine::manifest::{self, Manifest, ProcessType};
 use crate::engine::processes::output::OutputLog;
 use crate::engine::processes::process::{Launch, Process, stop_all};
@@ -187,18 +188,13 @@ impl Processes {
         let types = manifest::processes(&dir).doing(what)?;
         let manifest = manifest::manifest(&dir).doing(what)?;
         self.check_sockets(&manifest).doing(what)?;
-        let root = self.setting.store.root();
-        let own = manifest::environment(&root.join("env").join(project.as_str())).doing(what)?;
-        shared::make(
-            &self.setting.store,
-            project,
-            self.setting.account.as_deref(),
-        )?;
-        let mut environment = self.setting.environment.clone();
-        environment.extend(
-            own.into_iter()
-                .map(|(key, value)| (key.into(), value.into())),
-        );
+        let account = self.setting.account.as_deref();
+        let (store, servers) = (&self.setting.store, &self.setting.environment);
+        let around = child_env::of(store, project, servers, account).doing(what)?;
+        shared::make(store, project, account)?;
+        let mut environment = around.variables;
+        let path = path_in(&dir, &environment);
+        environment.push(("PATH".into(), path));
         let mark = self.setting.store.server_mark().variable();
         let marks = [
             (mark.0, mark.1.to_owned()),

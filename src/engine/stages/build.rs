@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
+use crate::api::error::Refusal;
 use crate::api::event::{Event, Phase};
 use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::child_env::{self, ChildEnv};
 use crate::engine::install::{self, Choice, InstallRequest};
 use crate::engine::manifest;
 use crate::engine::outcome::Failed;
@@ -34,6 +36,12 @@ impl Builder {
         }
     }
 
+    /// What is around what the component runs.
+    fn child_env(&self, staged: &Staged) -> Result<ChildEnv, Refusal> {
+        let account = self.account.as_deref();
+        child_env::of(&self.store, &staged.0.project, &self.environment, account)
+    }
+
     /// Installs the dependencies.
     pub(super) fn install(
         &self,
@@ -42,6 +50,10 @@ impl Builder {
     ) -> Result<Staged, Box<Failed>> {
         let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
         let release = staged.0.path();
+        let child_env = match self.child_env(&staged) {
+            Ok(child_env) => child_env,
+            Err(refusal) => return attempt.phase(Phase::Install, |_| Err(refusal.into())),
+        };
         let request = InstallRequest {
             options: &options,
             default_timeout: self.install_timeout,
@@ -50,7 +62,7 @@ impl Builder {
             id: staged.0.id,
             mark: self.store.server_mark(),
             shared: &shared::dir(&self.store, &staged.0.project),
-            environment: &self.environment,
+            environment: &child_env.variables,
             account: self.account.as_deref(),
             stop: &stop,
         };
@@ -88,13 +100,8 @@ impl Builder {
             self.processes.check_sockets(&manifest)?;
             manifest::package(&release)?;
             manifest.judges(&manifest::processes(&release)?)?;
-            let environment = self.store.root().join("env").join(project.as_str());
-            manifest::environment(&environment)?;
-            if manifest::is_open_to_others(&environment) {
-                let warning = format!(
-                    "{} can be read by others than its owner",
-                    environment.display()
-                );
+            let child_env = self.child_env(&staged)?;
+            for warning in child_env.warnings {
                 attempt.emit(&Event::Warning(warning))?;
             }
             let request = InstallRequest {
@@ -105,7 +112,7 @@ impl Builder {
                 id: staged.0.id,
                 mark: self.store.server_mark(),
                 shared: &shared::dir(&self.store, project),
-                environment: &self.environment,
+                environment: &child_env.variables,
                 account: self.account.as_deref(),
                 stop: &stop,
             };

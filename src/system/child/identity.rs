@@ -8,12 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::thread;
 
-use rustix::process::{Gid, Uid};
+use rustix::fs::{Access, access};
+use rustix::process::{Gid, Pid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::api::error::{Doing, Error};
 use crate::system::account::Account;
 use crate::system::child::orphans;
+use crate::system::host;
 use crate::system::threads;
 
 /// The stack of a thread that only starts something.
@@ -21,10 +23,32 @@ const STACK_BYTES: usize = 128 << 10;
 
 /// Starts a command as `account`, or as the server's own user.
 pub(super) fn spawn(command: &mut Command, account: Option<&Account>) -> io::Result<Child> {
+    let mut spawn = || {
+        let child = command.spawn()?;
+        // What a program makes of a limit that it cannot have expected, such as closing a million descriptors one by one, is
+        // slow. Where it cannot be lowered, it has to do.
+        let _ = host::give_first_open_files(Pid::from_child(&child));
+        Ok(child)
+    };
     orphans::spawn_own(|| match account {
-        None => command.spawn(),
-        Some(account) => become_and(account, || command.spawn()),
+        None => spawn(),
+        Some(account) => become_and(account, spawn),
     })
+}
+
+/// Whether a user, or the server's own, may make something in a directory.
+pub fn can_write(account: Option<&Account>, dir: &Path) -> bool {
+    let look = || {
+        // A relative one would be looked for in the server's own directory.
+        let dir = dir.is_absolute().then(|| dir.join("."));
+        let dir = dir.ok_or(io::ErrorKind::NotFound)?;
+        Ok(access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
+    };
+    let may = match account {
+        None => look(),
+        Some(account) => become_and(account, look),
+    };
+    may.is_ok()
 }
 
 /// Makes sure that a user may go into a directory.

@@ -8,11 +8,12 @@ use super::{code, folder_of, rust_files, top};
 /// How many lines of code each folder may have, without tests, comments and blank lines. A ceiling is raised only by a
 /// commit that says why.
 const CEILINGS: [(&str, usize); 8] = [
-    // With what a client writes.
-    ("api", 1_800),
+    // With what a client writes, and with the environment's two operations.
+    ("api", 1_850),
     ("system", 1_600),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
-    ("formats", 3_400),
+    // With the dialect of env files, which the server and the CLI read.
+    ("formats", 3_550),
     ("store", 1_700),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     ("client", 2_100),
@@ -20,9 +21,11 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     ("engine", 7_400),
     // With a file each for the operations that stop and start.
-    ("server", 4_900),
+    // With the environment of a component.
+    ("server", 4_950),
     // With what is said and asked before an upload, and a status that says what is down.
-    ("cli", 4_750),
+    // With `env`.
+    ("cli", 4_900),
 ];
 
 /// The lines of code of a file.

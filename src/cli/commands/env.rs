@@ -1,0 +1,228 @@
+//! `env`: shows and changes a component's environment.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::api::error::{Doing, Error, Exit};
+use crate::api::name::{Project, Secret, VariableName};
+use crate::api::operation::{EnvChange, Operation, Restart};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::screen::{OutputFormat, print_bytes};
+use crate::cli::session::CommandError;
+use crate::client::NoResult;
+use crate::formats::dotenv::{BadEnvLine, EnvText, written};
+use crate::system::files::{open_at_once, read_up_to};
+
+/// The longest file that is read: as long as the server's own may be.
+const FILE_LEN_MAX: u64 = 1 << 20;
+
+pub(super) const COMMAND: CommandSpec = CommandSpec {
+    words: &["env"],
+    usage: "env list|get|set|unset",
+    summary: "a component's environment",
+    help: "\
+usage: gangplank env list PROJECT [FLAGS]
+       gangplank env get PROJECT [KEY]... [FLAGS]
+       gangplank env set PROJECT [KEY=VALUE]... [--from FILE] [--restart] [FLAGS]
+       gangplank env unset PROJECT KEY... [--restart] [FLAGS]
+
+The environment of everything that a component runs, before its first deployment
+too. `list` has the names, `get` the values: of one KEY alone, else of all as lines
+that `--from` reads. A process that runs has a change after its next restart.
+
+  --from FILE           set: the KEY=VALUE lines of FILE, or of stdin if it is -
+  --restart             restart the component's processes then
+",
+    example: "gangplank env set my-app --from .env --restart",
+    parse: Parse::Client(parse),
+};
+
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let action = line.subcommand()?.unwrap_or_default();
+    let is_change = match &*action {
+        "list" | "get" => false,
+        "set" | "unset" => true,
+        _ => return Err(Usage::new("env takes one of: list, get, set, unset")),
+    };
+    let from = match &*action {
+        "set" => value::path(&mut line, "--from")?,
+        _ => None,
+    };
+    let restart = is_change && line.contains("--restart");
+    let mut words = finish_words(line)?.into_iter();
+    let project = words
+        .next()
+        .ok_or_else(|| Usage::new("PROJECT is missing"))?;
+    let project = project.into_string().map_err(|word| leftover(&word))?;
+    let project = value::named("PROJECT", &project, value::project)?;
+    match &*action {
+        "list" => match words.next() {
+            Some(word) => Err(leftover(&word)),
+            None => Ok(Job::run(move |context| list(context, project).map(Some))),
+        },
+        "get" => {
+            let names = words.map(name).collect::<Result<Vec<_>, _>>()?;
+            Ok(Job::run(move |context| get(context, project, &names)))
+        }
+        "set" => {
+            let set = words.map(pair).collect::<Result<Vec<_>, _>>()?;
+            if set.is_empty() && from.is_none() {
+                return Err(Usage::new("KEY=VALUE or --from is missing"));
+            }
+            let set = set.into_iter().collect();
+            let unset = Vec::new();
+            let change = EnvChange {
+                project,
+                set,
+                unset,
+            };
+            Ok(Job::run(move |context| run(context, change, from, restart)))
+        }
+        _ => {
+            let unset = words.map(name).collect::<Result<Vec<_>, _>>()?;
+            if unset.is_empty() {
+                return Err(Usage::new("KEY is missing"));
+            }
+            let set = [].into();
+            let change = EnvChange {
+                project,
+                set,
+                unset,
+            };
+            Ok(Job::run(move |context| run(context, change, None, restart)))
+        }
+    }
+}
+
+/// A name; what stands after an equals sign may be a secret and is not named.
+fn name(word: OsString) -> Result<VariableName, Usage> {
+    let text = word.to_str().filter(|text| !text.contains('='));
+    let text = text.ok_or_else(|| leftover(&word))?;
+    text.parse()
+        .map_err(|why| Usage::new(format!("{text:?}: {why}")))
+}
+
+fn pair(word: OsString) -> Result<(VariableName, Secret), Usage> {
+    let text = word.to_str();
+    let text = text.ok_or_else(|| Usage::new("a KEY=VALUE is not UTF-8"))?;
+    // Without an equals sign it may be a value that lost its key.
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| Usage::new("an argument of env set has no '=': expected KEY=VALUE"))?;
+    let key = key.parse().map_err(|why: &str| Usage::new(why))?;
+    Ok((key, Secret::new(value)))
+}
+
+fn list(context: Context<'_>, project: Project) -> Result<Value, CommandError> {
+    let is_text = context.options.output == OutputFormat::Text;
+    let answer = context
+        .session()?
+        .call(&Operation::GetEnv(project, false).into())?;
+    let names = answer.get("names").and_then(Value::as_array);
+    let lines = names.into_iter().flatten().filter_map(Value::as_str);
+    let lines: Vec<&str> = lines.collect();
+    match is_text {
+        true => Ok(lines.join("\n").into()),
+        false => Ok(answer),
+    }
+}
+
+/// Prints values: one alone as it is, and several as lines that read back the same, unless another form is asked for.
+fn get(
+    context: Context<'_>,
+    project: Project,
+    names: &[VariableName],
+) -> Result<Option<Value>, CommandError> {
+    let output = context.options.output;
+    let call = Operation::GetEnv(project.clone(), true).into();
+    let answer = context.session()?.call(&call)?;
+    let empty = Map::new();
+    let all = answer.get("values").and_then(Value::as_object);
+    let all = all.unwrap_or(&empty);
+    let mut chosen = Map::new();
+    for name in names {
+        let value = all.get(name.as_str()).ok_or_else(|| {
+            let why = format!("{name} is not set in the environment of {project}");
+            NoResult::new(Exit::Refused, why)
+        })?;
+        chosen.insert(name.to_string(), value.clone());
+    }
+    if names.is_empty() {
+        chosen = all.clone();
+    }
+    if !matches!(output, OutputFormat::Auto | OutputFormat::Text) {
+        return Ok(Some(chosen.into()));
+    }
+    let mut text = String::new();
+    for (name, value) in &chosen {
+        let value = value.as_str().unwrap_or_default();
+        match name.parse::<VariableName>() {
+            Ok(name) if names.len() != 1 => text += &written(&name, value),
+            _ => text += value,
+        }
+        text.push('\n');
+    }
+    print_bytes(text.as_bytes()).map_err(CommandError::usage)?;
+    Ok(None)
+}
+
+/// Sends a change; a variable of the command line is stronger than the file's.
+fn run(
+    context: Context<'_>,
+    mut change: EnvChange,
+    from: Option<PathBuf>,
+    restart: bool,
+) -> Result<Option<Value>, CommandError> {
+    if let Some(from) = from {
+        let (set, warnings) = read(&from).map_err(CommandError::usage)?;
+        for warning in warnings {
+            context.screen.warning(&warning);
+        }
+        for (name, value) in set {
+            change.set.entry(name).or_insert(value);
+        }
+    }
+    let project = change.project.clone();
+    let mut session = context.session()?;
+    let answer = session.call(&Operation::SetEnv(change).into())?;
+    if !restart {
+        return Ok(Some(answer));
+    }
+    if let Some(message) = answer.get("message").and_then(Value::as_str) {
+        session.screen.remark(message);
+    }
+    let restart = Operation::Restart(project, Restart::Immediate);
+    session.call(&restart.into()).map(Some)
+}
+
+/// Variables, and what is to be warned of.
+type FromFile = (Vec<(VariableName, Secret)>, Vec<String>);
+
+fn read(from: &Path) -> Result<FromFile, Error> {
+    let is_stdin = from == Path::new("-");
+    let name = match is_stdin {
+        true => "stdin".to_owned(),
+        false => from.display().to_string(),
+    };
+    let what = || format!("reading {name}");
+    let source: Box<dyn Read> = match is_stdin {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(open_at_once(from).doing(what)?),
+    };
+    let bytes = read_up_to(source, FILE_LEN_MAX).doing(what)?;
+    let bytes = bytes
+        .ok_or_else(|| Error::new(what(), format!("it is longer than {FILE_LEN_MAX} bytes")))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::new(what(), "it is not UTF-8"))?;
+    let read = EnvText::read(&text)
+        .map_err(|BadEnvLine { line, why }| Error::new(what(), format!("line {line}: {why}")))?;
+    let warnings = read.notes().map(|line| {
+        format!("{name}: line {line}: the text from '#' on is a part of the value; a comment has a line of its own")
+    });
+    let variables = read.variables().into_iter();
+    let variables = variables.map(|(name, value)| (name.clone(), Secret::new(value)));
+    Ok((variables.collect(), warnings.collect()))
+}
