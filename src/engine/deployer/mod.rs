@@ -343,11 +343,21 @@ impl Deployer {
         state.busy.values().any(|busy| busy.deployment == Some(id))
     }
 
+    /// Waits until a deployment has its journal, if it is just beginning.
+    ///
+    /// # Errors
+    /// When the disk takes too long for that.
+    pub fn await_opening(&self, id: DeploymentId) -> Result<(), Refusal> {
+        self.running.await_opening(id)
+    }
+
     /// Follows a deployment's events after entry `after`.
     ///
     /// # Errors
     /// `not_found`.
     pub fn follow(&self, id: DeploymentId, after: u64) -> Result<Follower, Refusal> {
+        // Without its feed, what is in the files would count as all of it.
+        self.await_opening(id)?;
         let dir = self.known.store.deployment(id);
         // Looking before the files: a deployment that ends in between has its end in the files.
         let live = {

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::deployer::stopping_refusal;
 use crate::store::journal::LiveFeed;
 use crate::system::stop::SharedStopper;
+
+/// How long the beginning of a deployment is waited for: it is the making of three files.
+const OPENING_MAX: Duration = Duration::from_secs(10);
 
 /// What runs.
 #[derive(Default)]
@@ -63,6 +66,23 @@ impl RunningDeployments {
     pub(super) fn lock(&self) -> MutexGuard<'_, DeploymentsState> {
         // Every change under the lock is a single insertion or removal, so it is whole even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a deployment has its journal and can be stopped, if it is to begin. Its id is told from the claim on, to
+    /// whoever finds its component busy.
+    ///
+    /// # Errors
+    /// When the disk takes too long for that.
+    pub(super) fn await_opening(&self, id: DeploymentId) -> Result<(), Refusal> {
+        let opened = |state: &DeploymentsState| {
+            let mut busy = state.busy.values();
+            state.running.contains_key(&id) || !busy.any(|busy| busy.deployment == Some(id))
+        };
+        if self.wait(Instant::now() + OPENING_MAX, opened) {
+            return Ok(());
+        }
+        let why = format!("looking for deployment {id}: its journal is not made yet");
+        Err(Refusal::new(Code::Internal, why).about(id))
     }
 
     /// Waits until something is so, at most until `deadline`, and says whether it is.
@@ -142,4 +162,51 @@ pub(super) fn claim(
         project: project.clone(),
         id,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_is_waited_for_until_it_is_open_or_gone() {
+        let running = Arc::new(RunningDeployments::default());
+        let id = |n| DeploymentId::after(None, n, [0; 10]);
+        let claim = |name: &str, id| {
+            let busy = Busy {
+                deployment: Some(id),
+                release: None,
+                key: None,
+            };
+            let mut state = running.lock();
+            claim(&running, &mut state, &name.parse().unwrap(), busy).unwrap()
+        };
+        // Nobody has claimed it.
+        running.await_opening(id(1)).unwrap();
+        let (opened, gone) = (claim("opened", id(1)), claim("gone", id(2)));
+        std::thread::scope(|scope| {
+            let waits = [1, 2].map(|n| {
+                let waiting = scope.spawn({
+                    let running = Arc::clone(&running);
+                    move || running.await_opening(id(n))
+                });
+                assert!(!waiting.is_finished());
+                waiting
+            });
+            let one = RunningDeployment {
+                live: Weak::new(),
+                stopper: SharedStopper::new(crate::system::stop::pair().unwrap().0),
+                why: Arc::default(),
+                connection: None,
+                uploads: true,
+            };
+            running.lock().running.insert(id(1), one);
+            running.changed.notify_all();
+            drop(gone);
+            for wait in waits {
+                wait.join().unwrap().unwrap();
+            }
+        });
+        drop(opened);
+    }
 }

@@ -41,6 +41,7 @@ impl Deployer {
             let why = format!("stopping deployment {id}: it {what}");
             Refusal::new(Code::Conflict, why).about(id)
         };
+        self.await_opening(id)?;
         let state = self.running.lock();
         let Some(one) = state.running.get(&id) else {
             drop(state);
