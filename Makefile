@@ -15,7 +15,7 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build demo test check bench crash power inject fuzz help
+.PHONY: build demo test check bench crash soak power inject fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -41,6 +41,10 @@ bench: ## measure, beside tar (GANGPLANK_BENCH=quick: smaller data)
 
 crash: ## kill the server N times (50) at random steps of a deployment, and look at what the next start makes of it
 	GANGPLANK_CRASH=$(or $(N),50) $(CARGO) test --locked --test it crash:: -- --nocapture
+
+soak: ## let many clients do everything while servers are killed, alone and as peers (SECONDS: 120 for each; SEED=N: again)
+	GANGPLANK_SOAK=$(or $(SECONDS),120) $(if $(SEED),GANGPLANK_SOAK_SEED=$(SEED)) \
+	  $(CARGO) test --locked --test it soak:: -- --nocapture --test-threads=1
 
 power: ## take the power away N times (10) at each of several moments, and start a server on what the disk has
 	GANGPLANK_POWER=$(or $(N),10) $(CARGO) test --locked --test it power::loss -- --nocapture

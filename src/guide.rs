@@ -36,12 +36,13 @@
 //! | command | does |
 //! | --- | --- |
 //! | `make crash N=50` | kills the server at random checkpoints, and looks at what the next start makes of it |
+//! | `make soak SECONDS=120` | kills servers, alone and as peers, while many clients do everything; `SEED=N` again |
 //! | `make power N=10` | takes the power from a loop-mounted disk at named moments, and starts a server on what is left |
 //! | `make inject` | lets every system call of a deployment fail, one after the other; `ONLY=scenario:call:errno:n` for one |
 //! | `make fuzz` | throws bytes at the parsers; needs nightly Rust and cargo-fuzz; `FUZZ_TARGETS=sse FUZZ_SECONDS=60` for one |
 //! | `make bench` | measures uploads and events beside tar; `GANGPLANK_BENCH=quick` with less data |
 //!
-//! `make test` contains a quick form of the first three.
+//! `make test` contains a quick form of the first four.
 //!
 //! # The statuses of a deployment
 //! While a deployment runs, its status says which phase it is in. Each phase of a deployment stands in its first event; what is

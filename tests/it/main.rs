@@ -31,6 +31,7 @@ mod service;
 mod shared;
 mod small;
 mod smuggle;
+mod soak;
 mod stop_start;
 mod strangers;
 mod switch;
