@@ -148,10 +148,10 @@ impl Exchange {
         self.connection.number()
     }
 
-    /// The body of somebody who has shown nothing yet: it is waited for no longer than this in all.
-    pub fn hurried_body(&mut self, budget: Duration) -> &mut dyn Read {
-        self.connection.hurry(budget);
-        self.body()
+    /// The body of somebody who has shown nothing yet: it is waited for no longer than this in all. None if it is still to be
+    /// asked for.
+    pub fn hurried_body(&mut self, budget: Duration) -> Option<&mut dyn Read> {
+        self.connection.hurry(budget).then(|| self.body())
     }
 
     /// The body, as it arrives.

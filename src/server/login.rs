@@ -38,7 +38,7 @@ pub(super) fn login(
         return None;
     }
     let mut text = Vec::new();
-    let mut body = exchange.hurried_body(PATIENCE).take(BODY_LEN_MAX);
+    let mut body = exchange.hurried_body(PATIENCE)?.take(BODY_LEN_MAX);
     body.read_to_end(&mut text).ok()?;
     let fields: Value = serde_json::from_slice(&text).ok()?;
     if fields["operation"] != NAME {

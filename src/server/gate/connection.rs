@@ -50,9 +50,10 @@ struct BodyReader {
 }
 
 impl Connection {
-    /// Waits for the rest of the body no longer than this in all.
-    pub fn hurry(&mut self, budget: Duration) {
+    /// Waits for the rest of the body no longer than this in all. False if the client sends it only when it is asked to.
+    pub fn hurry(&mut self, budget: Duration) -> bool {
         self.body.clock.hurry(budget);
+        !self.body.to_continue
     }
 
     /// A connection that has asked for something. `rest` is what came behind the head. Nothing if that is malformed, for
