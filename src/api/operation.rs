@@ -64,6 +64,7 @@ const OTHERS: &[&str] = &[
     "from",
     "set",
     "unset",
+    "type",
 ];
 
 /// Whether some operation has a field of this name. What is none of theirs is not kept.
@@ -211,6 +212,10 @@ pub struct Logs {
     pub lines: Option<u64>,
     /// Whether to go on with those that come.
     pub follow: bool,
+    /// Only what was printed at or after this time, in ms.
+    pub since: Option<u64>,
+    /// Only what this process type printed.
+    pub kind: Option<String>,
 }
 
 /// `set_env`

@@ -81,7 +81,12 @@ impl PlainAnswer {
     /// The text, if each of its lines is one of a process: time, type, stream, and what was printed.
     fn lines(&self) -> Option<Value> {
         let text = std::str::from_utf8(&self.body).ok()?;
-        let is_line = |line: &str| matches!(line.split(' ').nth(2), Some("stdout" | "stderr"));
+        let is_line = |line: &str| {
+            matches!(
+                line.split(' ').nth(2),
+                Some("stdout" | "stderr" | "gangplank")
+            )
+        };
         let fits = self.content_type == "text/plain" && text.lines().all(is_line);
         (fits && !text.is_empty()).then(|| text.into())
     }

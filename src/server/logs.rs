@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation;
-use crate::engine::processes::{LogFollower, Logged};
+use crate::engine::processes::{LogFilter, LogFollower, Logged};
 use crate::formats::sse;
 use crate::server::answers::Outcome;
 use crate::server::http::Answer;
@@ -23,6 +23,7 @@ const LINES_MAX: u64 = 10_000;
 struct LogLines {
     before: std::vec::IntoIter<Logged>,
     follower: Option<LogFollower>,
+    filter: LogFilter,
 }
 
 /// Performs `get_logs`.
@@ -32,26 +33,33 @@ pub(super) fn get_logs(
     wanted: &RequestOptions,
 ) -> Result<Outcome, Refusal> {
     let project = &request.project;
+    let filter = LogFilter::new(request.since, request.kind.clone());
     let known = state.known.store.live(project).is_some();
     let lines = usize::try_from(request.lines.unwrap_or(LINES).min(LINES_MAX)).unwrap_or(0);
-    if !known && state.processes.tail(project, 1)?.is_empty() {
+    if !known
+        && state
+            .processes
+            .tail(project, 1, &LogFilter::default())?
+            .is_empty()
+    {
         let why = format!("reading the output of {project}: there is no such component");
         return Err(Refusal::new(Code::NotFound, why));
     }
     if !wanted.events {
-        return Ok(text(&state.processes.tail(project, lines)?));
+        return Ok(text(&state.processes.tail(project, lines, &filter)?));
     }
     let (lines, follower) = if request.follow {
-        let (lines, follower) = state.processes.follow(project, lines)?;
+        let (lines, follower) = state.processes.follow(project, lines, &filter)?;
         (lines, Some(follower))
     } else {
-        (state.processes.tail(project, lines)?, None)
+        (state.processes.tail(project, lines, &filter)?, None)
     };
     Ok(Outcome::Stream(LiveStream {
         watching: follower.is_some(),
         source: Box::new(LogLines {
             before: lines.into_iter(),
             follower,
+            filter,
         }),
     }))
 }
@@ -86,10 +94,12 @@ impl StreamSource for LogLines {
             return Ok(Batch::End);
         };
         let lines = follower.next(wait)?;
-        for line in &lines {
+        let before = records.len();
+        for line in lines.iter().filter(|line| self.filter.wants(line)) {
             frame(records, line);
         }
         Ok(match lines.is_empty() {
+            false if records.len() == before => Batch::Nothing,
             false => Batch::Records,
             // Without a last event: it goes on with the next server.
             true if follower.ended() => Batch::End,

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::processes::{ask, down, lives, payload, processes, up};
-use crate::test_server::{TempDir, TestServer};
+use crate::test_server::{TempDir, TestServer, await_some};
 
 /// The releases that the component's processes run from, by type.
 fn runs(host: &TestServer) -> Vec<(String, String)> {
@@ -135,4 +135,58 @@ fn health_by_url_is_refused_where_every_type_has_a_held_socket() {
     );
     // It judges the other type.
     assert_eq!(deploy("web: sleep 1000\nadmin: sleep 1000\n").status, 200);
+}
+
+#[test]
+fn the_log_says_when_a_process_started_and_how_it_ended() {
+    let host = TestServer::start();
+    let procfile = "web: echo up; exec sleep 1000\njob: exec sleep 1000\n";
+    let release = up(&host, &[("./Procfile", procfile)]);
+    let pid = processes(&host)[1]["pid"].to_string();
+    let raw = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
+    let logs = |flags: &[&str]| {
+        let output = host.cli(&[&["logs", "demo"][..], flags].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let web = await_some("it to be started again", || {
+        let text = logs(&["--type", "web"]);
+        (text.matches(" web gangplank started (pid ").count() == 2).then_some(text)
+    });
+    let lines: Vec<&str> = web
+        .lines()
+        .map(|line| line.split_once(' ').unwrap().1)
+        .collect();
+    let of = format!(", release {release}");
+    let ended = format!("web gangplank ended (signal 9) and is started again in 0.1 s{of}");
+    assert_eq!(
+        lines[..3],
+        [
+            &*format!("web gangplank started (pid {pid}){of}"),
+            "web stdout up",
+            &*ended
+        ]
+    );
+    assert!(
+        !web.contains(" job ") && logs(&[]).contains(" job gangplank started "),
+        "{web}"
+    );
+    assert_eq!(
+        logs(&["--since", "60m", "--type", "web", "--lines", "2"])
+            .lines()
+            .count(),
+        2
+    );
+
+    // Only what was printed from that moment on.
+    let asked = |since: u64| json!({"operation": "get_logs", "project": "demo", "type": "web", "since": since});
+    assert_eq!(host.operate(&asked(u64::MAX / 2)).text(), "");
+    assert_eq!(
+        host.operate(&asked(1)).text().lines().next(),
+        web.lines().next()
+    );
+    assert_eq!(ask(&host, "stop_component").status, 200);
+    assert!(logs(&["--lines", "2"]).contains(&format!(" web gangplank stopped{of}\n")));
 }

@@ -13,7 +13,7 @@ use crate::api::operation::{
 pub enum AnswerShape {
     /// A JSON object with these fields, each of this kind.
     Object(&'static [(&'static str, FieldKind)]),
-    /// Lines of text: time, process type, `stdout` or `stderr`, and what was printed.
+    /// Lines of text: time, process type, `stdout`, `stderr` or `gangplank`, and what was printed.
     Lines,
     /// The bytes of a payload.
     Bytes,
@@ -347,6 +347,8 @@ impl Logs {
             .with("project", self.project.as_str())
             .with("lines", self.lines)
             .flag("follow", self.follow)
+            .with("since", self.since)
+            .with("type", self.kind.clone())
     }
 }
 
@@ -402,6 +404,8 @@ mod tests {
                 project: project.clone(),
                 lines,
                 follow,
+                since: lines,
+                kind: lines.map(|_| "web".to_owned()),
             })
         };
         vec![

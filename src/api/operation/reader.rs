@@ -132,10 +132,13 @@ impl FieldReader<'_> {
     pub(super) fn logs(&mut self) -> Option<Logs> {
         let (project, lines) = (self.project(), self.number("lines"));
         let follow = self.boolean("follow").unwrap_or(false);
+        let (since, kind) = (self.number("since"), self.text("type"));
         Some(Logs {
             project: project?,
             lines,
             follow,
+            since,
+            kind,
         })
     }
 

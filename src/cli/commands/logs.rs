@@ -12,6 +12,7 @@ use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::screen::{is_unread, print_line};
 use crate::cli::session::CommandError;
 use crate::cli::session::follow::{FollowedRequest, Shown};
+use crate::system::time::now_ms;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["logs"],
@@ -20,10 +21,13 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank logs PROJECT [FLAGS]
 
-Prints what the processes of a component have printed.
+Prints what the processes of a component have printed, and when each was started
+and how it ended.
 
   --lines N             the last N lines (100)
   --follow              and what they print from now on
+  --since T             only what was printed since so long: 30s, 10m or seconds
+  --type TYPE           only this process type, such as web
 ",
     example: "gangplank logs my-app --follow",
     parse: Parse::Client(parse),
@@ -38,6 +42,12 @@ const REMEMBERED: usize = 1000;
 fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let follow = line.contains("--follow");
     let lines = value::parsed(&mut line, "--lines", value::number)?;
+    let since = value::parsed(&mut line, "--since", value::some_duration)?;
+    let since = since.map(|ago| {
+        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        now_ms().saturating_sub(ago)
+    });
+    let kind = value::text(&mut line, "--type")?;
     let project = value::one("PROJECT", line, value::project)?;
     Ok(Job::run(move |context| {
         let logs = |lines| {
@@ -45,6 +55,8 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
                 project: project.clone(),
                 lines,
                 follow,
+                since,
+                kind: kind.clone(),
             }))
         };
         run(context, follow, [logs(lines), logs(Some(AGAIN))])

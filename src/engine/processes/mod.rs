@@ -49,7 +49,7 @@ use crate::system::account::Account;
 use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
 use crate::system::log;
 
-pub use crate::engine::processes::output::{LogFollower, Logged};
+pub use crate::engine::processes::output::{LogFilter, LogFollower, Logged};
 pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
 pub use crate::engine::processes::status::{ProcessStatus, by_release};
 
@@ -309,8 +309,13 @@ impl Processes {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn tail(&self, project: &Project, lines: usize) -> Result<Vec<Logged>, Error> {
-        output::tail(&self.logs(project), lines)
+    pub fn tail(
+        &self,
+        project: &Project,
+        lines: usize,
+        filter: &LogFilter,
+    ) -> Result<Vec<Logged>, Error> {
+        output::tail(&self.logs(project), lines, filter)
     }
 
     /// The newest lines of a component's output, and the way to those that come.
@@ -321,8 +326,9 @@ impl Processes {
         &self,
         project: &Project,
         lines: usize,
+        filter: &LogFilter,
     ) -> Result<(Vec<Logged>, LogFollower), Error> {
-        LogFollower::new(&self.component(project).output, lines)
+        LogFollower::new(&self.component(project).output, lines, filter)
     }
 }
 

@@ -21,6 +21,45 @@ const FILES_KEPT: u32 = 3;
 /// How much of the newest lines is given at once.
 const TAIL_BYTES: usize = 4 << 20;
 
+/// The stream of what is said about a process, and not by it.
+const NOTES: &str = "gangplank";
+
+/// The last millisecond whose year has four digits, so that times are in order as texts.
+const YEAR_9999_MS: u64 = 253_402_300_799_999;
+
+/// Which lines of a log are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogFilter {
+    /// From this time on, as RFC 3339.
+    since: Option<String>,
+    /// Of this process type.
+    kind: Option<String>,
+}
+
+impl LogFilter {
+    /// What was printed at or after a time in ms, and by a process type.
+    pub fn new(since: Option<u64>, kind: Option<String>) -> LogFilter {
+        LogFilter {
+            since: since.map(|ms| rfc3339(ms.min(YEAR_9999_MS))),
+            kind,
+        }
+    }
+
+    /// Whether a line is wanted. Times are in UTC with milliseconds, so that they are in order as texts.
+    pub fn wants(&self, one: &Logged) -> bool {
+        self.kind.as_ref().is_none_or(|kind| *kind == one.kind)
+            && self.since.as_ref().is_none_or(|since| *since <= one.time)
+    }
+
+    /// How many lines have to be read to have so many that are wanted, as far as it is known.
+    fn reads(&self, lines: usize) -> usize {
+        match self.kind {
+            Some(_) if lines > 0 => usize::MAX,
+            _ => lines,
+        }
+    }
+}
+
 /// Where one component's output goes.
 #[derive(Debug)]
 pub(super) struct OutputLog {
@@ -58,10 +97,19 @@ impl OutputLog {
         }
     }
 
-    /// Writes a line. A disk that does not take it is said in the log, and does not end the process.
+    /// Writes a line that a process has printed.
     pub(super) fn write(&self, kind: &str, line: &Line) {
-        let stream = line.stream.word();
-        let text = format!("{} {kind} {stream} {}\n", rfc3339(now_ms()), line.text);
+        self.put(kind, line.stream.word(), &line.text);
+    }
+
+    /// Writes what has become of a process.
+    pub(super) fn note(&self, kind: &str, text: &str) {
+        self.put(kind, NOTES, text);
+    }
+
+    /// Writes a line. A disk that does not take it is said in the log, and does not end the process.
+    fn put(&self, kind: &str, stream: &str, text: &str) {
+        let text = format!("{} {kind} {stream} {text}\n", rfc3339(now_ms()));
         let mut writer = self.lock();
         if let Err(error) = writer.write(&self.dir, text.as_bytes()) {
             self.failed.warn(|| {
@@ -161,7 +209,7 @@ pub struct Logged {
     pub time: String,
     /// The process type.
     pub kind: String,
-    /// `stdout` or `stderr`.
+    /// `stdout`, `stderr`, or `gangplank` for what is said about the process.
     pub stream: String,
     /// What was printed.
     pub line: String,
@@ -180,11 +228,11 @@ impl Logged {
     }
 }
 
-/// The newest lines of a log, oldest first, at most so many and 4 MiB.
+/// The newest lines of a log that are wanted, oldest first, at most so many, among the newest 4 MiB of all.
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) fn tail(dir: &Path, lines: usize) -> Result<Vec<Logged>, Error> {
+pub(super) fn tail(dir: &Path, lines: usize, filter: &LogFilter) -> Result<Vec<Logged>, Error> {
     let what = || format!("reading the output in {}", dir.display());
     let mut found: VecDeque<Logged> = VecDeque::new();
     let mut bytes = 0;
@@ -196,11 +244,14 @@ pub(super) fn tail(dir: &Path, lines: usize) -> Result<Vec<Logged>, Error> {
         let Some(file) = if_there(File::open(&path)).doing(what)? else {
             continue;
         };
-        let part = end_of(file, lines - found.len(), TAIL_BYTES - bytes).doing(what)?;
+        let reads = filter.reads(lines - found.len());
+        let part = end_of(file, reads, TAIL_BYTES - bytes).doing(what)?;
         bytes += part.len();
         let text = String::from_utf8_lossy(&part);
-        for line in text.lines().rev().take(lines - found.len()) {
-            found.push_front(Logged::parse(line));
+        let wanted = text.lines().rev().map(Logged::parse);
+        let wanted = wanted.filter(|one| filter.wants(one));
+        for one in wanted.take(lines - found.len()) {
+            found.push_front(one);
         }
     }
     Ok(found.into())
@@ -244,6 +295,7 @@ impl LogFollower {
     pub(super) fn new(
         output: &std::sync::Arc<OutputLog>,
         lines: usize,
+        filter: &LogFilter,
     ) -> Result<(Vec<Logged>, LogFollower), Error> {
         let dir = &output.dir;
         let what = || format!("reading the output in {}", dir.display());
@@ -252,7 +304,7 @@ impl LogFollower {
         if writer.file.is_none() {
             writer.turn(dir).doing(what)?;
         }
-        let before = tail(dir, lines)?;
+        let before = tail(dir, lines, filter)?;
         let mut file = File::open(current(dir)).doing(what)?;
         file.seek(SeekFrom::End(0)).doing(what)?;
         let turns = writer.turns;
@@ -313,8 +365,9 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("gangplank-output-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let output = Arc::new(OutputLog::new(dir.clone()));
-        assert_eq!(tail(&dir, 10).unwrap(), []);
-        let (before, mut follower) = LogFollower::new(&output, 5).unwrap();
+        let all = LogFilter::default();
+        assert_eq!(tail(&dir, 10, &all).unwrap(), []);
+        let (before, mut follower) = LogFollower::new(&output, 5, &all).unwrap();
         assert_eq!(before, []);
         assert_eq!(follower.next(Duration::from_millis(1)).unwrap(), []);
         // More than all the files hold, a follower along with it.
@@ -336,7 +389,7 @@ mod tests {
         assert!(seen.is_sorted());
         let files = fs::read_dir(&dir).unwrap().count();
         assert_eq!(files, 1 + FILES_KEPT as usize);
-        let newest = tail(&dir, 3).unwrap();
+        let newest = tail(&dir, 3, &all).unwrap();
         let numbers: Vec<&str> = newest
             .iter()
             .map(|one| one.line.split(' ').next().unwrap())
@@ -347,10 +400,10 @@ mod tests {
             ("web", "stdout")
         );
         // Bounded by bytes, over the end of a file.
-        let many = tail(&dir, 10_000).unwrap();
+        let many = tail(&dir, 10_000, &all).unwrap();
         assert!(many.len() > 400 && many.len() < 620, "{}", many.len());
         // One that falls behind, by less than what is kept, misses nothing.
-        let (_, mut behind) = LogFollower::new(&output, 0).unwrap();
+        let (_, mut behind) = LogFollower::new(&output, 0, &all).unwrap();
         for n in 0..3800 {
             output.write("web", &line(format!("{n} {filler}")));
         }

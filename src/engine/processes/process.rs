@@ -245,6 +245,7 @@ impl Supervisor {
             let how = run.unwrap_or_else(|_| "it could not be started".to_owned());
             if self.stop.stopped() {
                 self.shared.change(|facts| facts.pid = None);
+                self.note("stopped");
                 return;
             }
             self.shared.change(|facts| {
@@ -255,9 +256,9 @@ impl Supervisor {
                 pause = PAUSE.0;
             }
             let seconds = pause.as_secs_f64();
-            log::warn(&format!(
-                "{name} ended ({how}) and is started again in {seconds} s"
-            ));
+            let ended = format!("ended ({how}) and is started again in {seconds} s");
+            self.note(&ended);
+            log::warn(&format!("{name} {ended}"));
             match self.stop.channel().recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
@@ -287,6 +288,7 @@ impl Supervisor {
                 facts.pid = Some(pid);
                 facts.since = Instant::now();
             });
+            self.note(&format!("started (pid {pid})"));
         };
         let how = RunOptions {
             account: launch.account.as_deref(),
@@ -316,6 +318,12 @@ impl Supervisor {
             Some(socket) => Ok(Stdio::from(OwnedFd::from(socket.try_clone()?))),
             None => Ok(Stdio::null()),
         }
+    }
+
+    /// Says in the component's log what has become of it, and which release it is of.
+    fn note(&self, what: &str) {
+        let text = format!("{what}, release {}", self.launch.release);
+        self.output.note(&self.launch.kind, &text);
     }
 
     fn take(&self, line: Line) {

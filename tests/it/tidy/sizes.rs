@@ -9,7 +9,7 @@ use super::{code, folder_of, rust_files, top};
 /// commit that says why.
 const CEILINGS: [(&str, usize); 8] = [
     // With what a client writes, and with the environment's two operations.
-    ("api", 1_850),
+    ("api", 1_900),
     ("system", 1_600),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     // With the dialect of env files, which the server and the CLI read.
@@ -19,8 +19,7 @@ const CEILINGS: [(&str, usize); 8] = [
     ("client", 2_100),
     // With what two requests of one idempotency key have to have in common.
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
-    // With the wait for a deployment that is just beginning.
-    ("engine", 7_420),
+    ("engine", 7_500),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     ("server", 4_950),
