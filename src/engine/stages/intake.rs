@@ -35,6 +35,7 @@ impl Drop for PayloadFile {
         if !self.kept
             && let Err(error) = self.store.remove_payload(self.id)
         {
+            // It stays as the payload of a failed deployment, which retention counts and removes.
             log::warn(&format!("deployment {}: {error}", self.id));
         }
     }
