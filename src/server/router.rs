@@ -127,25 +127,7 @@ fn perform(
     let name = operation::name_in(&request.fields);
     let name = name.unwrap_or_default().to_owned();
     caller.may_ask(&name)?;
-    match &operation {
-        Operation::Deploy(deploy) => caller.may_touch(&deploy.project, &name)?,
-        Operation::Rollback(Rollback { project, .. })
-        | Operation::Drop(DropComponent { project, .. })
-        | Operation::Sync(_, Some(project))
-        | Operation::Restart(project, _)
-        | Operation::Stop(project)
-        | Operation::Start(project)
-        | Operation::GetEnv(project, _)
-        | Operation::SetEnv(EnvChange { project, .. })
-        | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, &name)?,
-        Operation::GetDeployment(id)
-        | Operation::GetPayload(id)
-        | Operation::DeletePayload(id)
-        | Operation::Cancel(id) => caller.may_see(&state.known.store, *id)?,
-        // All components are somebody else's business, too.
-        Operation::Sync(_, None) => caller.is_unlimited(&name)?,
-        _ => {}
-    }
+    may_perform(state, caller, &operation, &name)?;
     let value = match operation {
         Operation::Deploy(deploy) => {
             return deploy::deploy(state, &deploy, request, &options, caller);
@@ -187,6 +169,34 @@ fn perform(
         Operation::SystemInformation => system::system_information(state, caller)?,
     };
     Ok(Outcome::Answer(json(200, &value)))
+}
+
+/// Whether this caller may perform this operation on what it names.
+fn may_perform(
+    state: &Arc<ServerState>,
+    caller: &Caller,
+    operation: &Operation,
+    name: &str,
+) -> Result<(), Refusal> {
+    match operation {
+        Operation::Deploy(deploy) => caller.may_touch(&deploy.project, name),
+        Operation::Rollback(Rollback { project, .. })
+        | Operation::Drop(DropComponent { project, .. })
+        | Operation::Sync(_, Some(project))
+        | Operation::Restart(project, _)
+        | Operation::Stop(project)
+        | Operation::Start(project)
+        | Operation::GetEnv(project, _)
+        | Operation::SetEnv(EnvChange { project, .. })
+        | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, name),
+        Operation::GetDeployment(id)
+        | Operation::GetPayload(id)
+        | Operation::DeletePayload(id)
+        | Operation::Cancel(id) => caller.may_see(&state.known.store, *id),
+        // All components are somebody else's business, too.
+        Operation::Sync(_, None) => caller.is_unlimited(name),
+        _ => Ok(()),
+    }
 }
 
 /// Sends an answer that is made while it is sent. One that is short goes with its length.
