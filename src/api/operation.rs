@@ -322,23 +322,6 @@ impl Operation {
     }
 }
 
-/// A time as people write it: whole seconds, or with a unit, `"30"`, `"30s"`, `"5m"`, `"2h"`. Nothing else, and not zero,
-/// which would be over before it begins.
-pub fn duration(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.as_bytes().last()? {
-        b's' => (&text[..text.len() - 1], 1),
-        b'm' => (&text[..text.len() - 1], 60),
-        b'h' => (&text[..text.len() - 1], 3600),
-        _ => (text, 1),
-    };
-    // `parse` would take a sign.
-    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (seconds > 0).then(|| Duration::from_secs(seconds))
-}
-
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
 }
@@ -376,30 +359,6 @@ mod tests {
         ];
         for (name, text, expected) in table {
             assert_eq!(typed(name, text), expected, "{name}={text}");
-        }
-    }
-
-    #[test]
-    fn durations() {
-        let table = [
-            ("30", Some(30)),
-            ("30s", Some(30)),
-            ("5m", Some(300)),
-            ("2h", Some(7200)),
-            ("", None),
-            ("s", None),
-            ("0", None),
-            ("0s", None),
-            ("-1", None),
-            ("+1", None),
-            ("1.5", None),
-            ("1 s", None),
-            ("5d", None),
-            ("5ä", None),
-            ("18446744073709551615h", None),
-        ];
-        for (text, seconds) in table {
-            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text:?}");
         }
     }
 

@@ -17,9 +17,9 @@ use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
-use crate::api::operation::duration;
 use crate::engine::manifest::text::read_inside;
 use crate::engine::shared::SharedPath;
+use crate::system::time::duration;
 
 /// The longest file of ours: thousands of lines.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -209,7 +209,9 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            duration(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            // Zero would be over before it begins.
+            let time = duration(text).filter(|time| !time.is_zero());
+            time.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
         }
     }
 

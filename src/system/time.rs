@@ -1,6 +1,9 @@
-//! The time of day, and dates as everybody reads them.
+//! The time of day, and dates and durations as everybody writes them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest time that somebody may write. Milliseconds go over the wire in 64 bits; a thousand years are enough, and fit.
+const DURATION_MAX: u64 = 1000 * 366 * 24 * 3600;
 
 /// Milliseconds since the epoch; 0 on a host whose clock stands before it.
 pub fn now_ms() -> u64 {
@@ -23,6 +26,22 @@ pub fn rfc3339(ms: u64) -> String {
 pub fn plain(ms: u64) -> String {
     let (date, clock) = date_and_clock(ms);
     format!("{date} {clock}")
+}
+
+/// A time as people write it: whole seconds, or with a unit, `"30"`, `"30s"`, `"5m"`, `"2h"`. Nothing else.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.as_bytes().last()? {
+        b's' => (&text[..text.len() - 1], 1),
+        b'm' => (&text[..text.len() - 1], 60),
+        b'h' => (&text[..text.len() - 1], 3600),
+        _ => (text, 1),
+    };
+    // `parse` would take a sign.
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (seconds <= DURATION_MAX).then(|| Duration::from_secs(seconds))
 }
 
 fn date_and_clock(ms: u64) -> (String, String) {
@@ -74,5 +93,29 @@ mod tests {
         }
         assert!(now_ms() > 1_700_000_000_000);
         assert_eq!(ms_of(UNIX_EPOCH - std::time::Duration::from_secs(1)), 0);
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("30", Some(30)),
+            ("30s", Some(30)),
+            ("5m", Some(300)),
+            ("2h", Some(7200)),
+            ("", None),
+            ("s", None),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("1 s", None),
+            ("5d", None),
+            ("5ä", None),
+            ("18446744073709551615h", None),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text:?}");
+        }
     }
 }

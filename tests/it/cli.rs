@@ -294,6 +294,10 @@ fn help_and_version() {
         format!("gangplank {}\n", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(gangplank().output().unwrap().status.code(), Some(2));
+    let said = gangplank().arg("deplyo").output().unwrap();
+    assert_eq!(said.status.code(), Some(2));
+    let expected = "error: unknown command \"deplyo\"; did you mean deploy?\n";
+    assert_eq!(stderr(&said), expected);
 }
 
 #[test]

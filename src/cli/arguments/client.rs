@@ -7,28 +7,34 @@ use crate::api::name::Secret;
 use crate::cli::arguments::{CommandLine, Usage, value};
 use crate::cli::screen::{OutputFormat, Progress};
 
-/// What the help of every client command says of these options.
-pub(crate) const CLIENT_HELP: &str = "
-where to, and as whom (variables are weaker than flags):
+/// What `gangplank help flags` says.
+pub(crate) const FLAGS_HELP: &str = "\
+usage: gangplank COMMAND [FLAGS]
+
+Every command that asks a server takes these. Variables are weaker than flags.
+
   --target URL          http://h:9925, https://h or unix:/path/to.sock; https
-                        and port 9925 if not said; by default the unix socket
-                        of the root on this machine
-  --token T             access token (better: --token-file F, GANGPLANK_TOKEN)
-  --token-file F        file that holds the token; - is stdin
+                        and port 9925 if not said; else GANGPLANK_TARGET, else
+                        the unix socket of the root on this machine
+                        (GANGPLANK_ROOT)
+  --token-file F        file that holds the access token, - is stdin; else
+                        GANGPLANK_TOKEN, GANGPLANK_TOKEN_FILE
+  --token T             the token itself, which others see in the process list
   --username U --password P
                         the same as name and password
   --ca-cert F           trust the certificates of this PEM file, and only them
-  GANGPLANK_TARGET GANGPLANK_TOKEN GANGPLANK_TOKEN_FILE GANGPLANK_ROOT, then
-  HARPER_CLI_TARGET HARPER_CLI_USERNAME HARPER_CLI_PASSWORD
-  Variables named for proxies are not used.
-
-what is shown:
   --output KIND         the result on stdout: auto, text, json, yaml
   --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
   --raw-output          control characters of the install output as they are
   --retry-for SECONDS   how long a broken connection is tried again (60); if
                         given, a server never reached is waited for too
+
+Then HARPER_CLI_TARGET, HARPER_CLI_USERNAME, HARPER_CLI_PASSWORD are read.
+Variables named for proxies are not used.
 ";
+
+/// The words by which the help of a command finds them.
+pub(crate) const FLAGS_TOPIC: &str = "flags";
 
 /// Where to, as whom, and how it is shown. The environment is not looked at yet.
 #[derive(Debug, Clone)]

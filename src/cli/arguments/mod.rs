@@ -13,7 +13,9 @@ use std::ops::{Deref, DerefMut};
 
 use pico_args::Arguments;
 
-pub(crate) use crate::cli::arguments::client::{CLIENT_HELP, ClientOptions, parse as client};
+pub(crate) use crate::cli::arguments::client::{
+    ClientOptions, FLAGS_HELP, FLAGS_TOPIC, parse as client,
+};
 
 /// The words after a command's name. Flags are taken out of it one by one; what is left in the end are its arguments.
 #[derive(Clone)]
@@ -83,14 +85,8 @@ impl Usage {
                 "the flag {flag} was given twice, or with a value that it does not take"
             ));
         }
-        let nearest = known
-            .into_iter()
-            .map(|known| (distance(&flag, known), known))
-            .min()
-            // A third of the letters may differ; what is further away is a guess.
-            .filter(|(distance, known)| *distance <= known.len().max(flag.len()) / 3);
-        Usage::new(match nearest {
-            Some((_, nearest)) => format!("unknown flag {flag}; did you mean {nearest}?"),
+        Usage::new(match nearest(&flag, known) {
+            Some(nearest) => format!("unknown flag {flag}; did you mean {nearest}?"),
             None => format!("unknown flag {flag}"),
         })
     }
@@ -111,19 +107,54 @@ fn flags_in(help: &str) -> Vec<&str> {
     words.filter(|word| word.len() > 2).collect()
 }
 
-/// How many letters have to be changed, added or left out to make one word of the other (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, letter) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
-        for (at, against) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *against);
-            diagonal = row[at + 1];
-            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
-        }
+/// The word that was probably meant, if one of these is near.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let all = known.into_iter();
+    let nearest = all.map(|known| (distance(word, known), known)).min();
+    // A third of the letters may differ, one in a short word; what is further away is a guess.
+    let near = |distance: usize, known: &str| distance <= (known.len().max(word.len()) / 3).max(1);
+    nearest.and_then(|(distance, known)| near(distance, known).then_some(known))
+}
+
+/// The subcommand of a command, which is one of these.
+pub(crate) fn one_of<'a>(
+    command: &str,
+    line: &mut CommandLine,
+    known: &[&'a str],
+) -> Result<&'a str, Usage> {
+    let all = known.join(", ");
+    let Some(word) = line.subcommand()? else {
+        return Err(Usage::new(format!("{command} needs one of: {all}")));
+    };
+    if let Some(known) = known.iter().find(|known| **known == word) {
+        return Ok(known);
     }
-    row[other.len()]
+    Err(Usage::new(match nearest(&word, known.iter().copied()) {
+        Some(nearest) => format!("unknown {command} command {word:?}; did you mean {nearest}?"),
+        None => format!("unknown {command} command {word:?}; it is one of: {all}"),
+    }))
+}
+
+/// How many letters have to be changed, added or left out, or neighbours to change places, to make one word of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];
+    for (line, letter) in one.iter().enumerate() {
+        let above = &rows[line];
+        let mut row = vec![line + 1];
+        for (at, against) in other.iter().enumerate() {
+            let changed = above[at] + usize::from(letter != against);
+            let mut least = changed.min(above[at + 1] + 1).min(row[at] + 1);
+            let swapped =
+                line > 0 && at > 0 && *letter == other[at - 1] && one[line - 1] == *against;
+            if swapped {
+                least = least.min(rows[line - 1][at - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[one.len()][other.len()]
 }
 
 /// The environment, by name. A variable that is set to nothing counts as not set.
@@ -198,6 +229,26 @@ mod tests {
             leftover("a=b".as_ref()).to_string(),
             "unexpected argument \"a\""
         );
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let known = ["deploy", "show", "stop", "start", "status", "env", "op"];
+        let table = [
+            ("deplyo", Some("deploy")),
+            ("depoly", Some("deploy")),
+            ("Deploy", Some("deploy")),
+            ("stat", Some("start")),
+            ("shwo", Some("show")),
+            ("sho", Some("show")),
+            ("en", Some("env")),
+            ("x", None),
+            ("", None),
+            ("teleport", None),
+        ];
+        for (word, expected) in table {
+            assert_eq!(nearest(word, known), expected, "{word}");
+        }
     }
 
     #[test]

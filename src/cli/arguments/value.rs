@@ -8,6 +8,7 @@ use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Fields, Restart, typed};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover};
 use crate::cli::screen::OutputFormat;
+use crate::system::time;
 
 /// The one argument that a command takes.
 pub(crate) fn one<T>(what: &str, line: CommandLine, read: Read<T>) -> Result<T, Usage> {
@@ -159,21 +160,9 @@ pub(crate) fn some_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A time: `30s`, `5m`, or a number of seconds.
+/// A time: `30s`, `5m`, `2h`, or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let (digits, factor) = match text.as_bytes().last() {
-        Some(b's') => (&text[..text.len() - 1], 1),
-        Some(b'm') => (&text[..text.len() - 1], 60),
-        _ => (text, 1),
-    };
-    let seconds = number(digits)
-        .ok()
-        .and_then(|number| number.checked_mul(factor));
-    // Milliseconds go over the wire in 64 bits; a thousand years are enough, and fit.
-    match seconds {
-        Some(seconds) if seconds <= 1000 * 366 * 24 * 3600 => Ok(Duration::from_secs(seconds)),
-        _ => Err("not a time such as 30, 30s or 5m".into()),
-    }
+    time::duration(text).ok_or_else(|| "not a time such as 30, 30s, 5m or 2h".into())
 }
 
 /// A time that is not 0.

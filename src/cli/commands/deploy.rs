@@ -26,41 +26,23 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank deploy [DIR] [FLAGS] [key=value...]
 
-Packs DIR (default: the working directory) without node_modules, .git, what its
-.gangplankignore names (by gitignore's rules; in subdirectories too) and what looks
-secret (.env, .env.*, private keys), uploads it, and follows the deployment to its
-end. `deploy_component` is the same.
+Sends DIR (.) without node_modules, .git, what .gangplankignore names and what
+looks secret (.env, private keys), and follows the deployment to its end.
 
-  --project NAME        the component; by default `project` of gangplank.json,
-                        else the directory's name
-  --install-command CMD run instead of the package manager
-  --install-timeout T   30s, 5m or seconds
-  --allow-scripts       packages may run their own scripts
-  --include-node-modules, --include-git
-                        pack these too
-  --include-env         pack what looks secret too
-  --ignore-file F       has the rules in place of DIR's own .gangplankignore
-  --yes                 deploy / or the home directory, and more than 1 GiB,
-                        without a question
-  --idempotency-key K   sent with the upload; by default a new one
-  --level 0..9          compression (1)
-  --wait                while another deployment of this component is running:
-                        follow it to its end, then deploy
-  --restart[=rolling]   restart its processes, as by default, and warn if it has
-                        none; one after the other
-  --no-restart          leave the processes that run as they are
+  --project NAME        or `project` of gangplank.json, or DIR's own name
+  --restart[=rolling], --no-restart
+                        restart its processes (they are, by default), or not
   --no-activate         build it and keep it, but do not make it live
+  --wait                until another deployment of the component has ended
   --replicated, --ignore-replication-errors
-                        to the server's peers too, and even if one fails
-                        (a server refuses what it cannot do yet)
-
-If the connection breaks, the upload is sent again with the same idempotency key,
-and the events go on where they stopped. Ctrl-C during the upload stops it; later
-the deployment goes on, and it is said how to follow it.
-
-key=value words are fields of the operation, install_timeout in ms as in Harper;
-target, username, password, rejectUnauthorized, json, skip_node_modules and
-skip_symlinks mean what they mean there.
+                        to the peers too, and even if one of them fails
+  --install-command CMD, --install-timeout 5m, --allow-scripts
+                        how it is installed, and whether packages run scripts
+  --include-node-modules, --include-git, --include-env, --ignore-file F
+                        send these too; rules in place of .gangplankignore
+  --yes, --level 0..9, --idempotency-key K
+                        do not ask; compression (1); known again by this key
+key=value words are fields of the operation, as Harper's CLI takes them.
 ",
     example: "gangplank deploy ./my-app --target https://apps.example",
     parse: Parse::Client(parse),

@@ -13,9 +13,9 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank drop PROJECT [FLAGS]
 
-Stops a component and removes it with its releases. The records of its deployments
-stay, and so do its shared data, its environment and its hooks, which the result
-names. On a terminal it asks before.
+Stops a component and removes it with its releases. The records of its
+deployments stay, and so do its shared data, its environment and its hooks, and
+the result names them. On a terminal it asks before.
 
   --purge               remove those, too
   --yes                 do not ask

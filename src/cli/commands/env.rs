@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use crate::api::error::{Doing, Error, Exit};
 use crate::api::name::{Project, Secret, VariableName};
 use crate::api::operation::{EnvChange, Operation, Restart};
-use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::cli::arguments::{
+    ClientOptions, CommandLine, Usage, finish_words, leftover, one_of, value,
+};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::screen::{OutputFormat, print_bytes};
 use crate::cli::session::CommandError;
@@ -27,14 +29,15 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank env list PROJECT [FLAGS]
        gangplank env get PROJECT [KEY]... [FLAGS]
-       gangplank env set PROJECT [KEY=VALUE]... [--from FILE] [--restart] [FLAGS]
+       gangplank env set PROJECT [KEY=VALUE]... [--from F] [--restart] [FLAGS]
        gangplank env unset PROJECT KEY... [--restart] [FLAGS]
 
-The environment of everything that a component runs, before its first deployment
-too. `list` has the names, `get` the values: of one KEY alone, else of all as lines
-that `--from` reads. A process that runs has a change after its next restart.
+The environment of everything that a component runs, before its first
+deployment too. `list` has the names, `get` the values: of one KEY alone, else
+of all as lines that `--from` reads. A process that runs has a change after its
+next restart.
 
-  --from FILE           set: the KEY=VALUE lines of FILE, or of stdin if it is -
+  --from F              set: the KEY=VALUE lines of F, or of stdin if it is -
   --restart             restart the component's processes then
 ",
     example: "gangplank env set my-app --from .env --restart",
@@ -42,13 +45,9 @@ that `--from` reads. A process that runs has a change after its next restart.
 };
 
 fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
-    let action = line.subcommand()?.unwrap_or_default();
-    let is_change = match &*action {
-        "list" | "get" => false,
-        "set" | "unset" => true,
-        _ => return Err(Usage::new("env takes one of: list, get, set, unset")),
-    };
-    let from = match &*action {
+    let action = one_of("env", &mut line, &["list", "get", "set", "unset"])?;
+    let is_change = matches!(action, "set" | "unset");
+    let from = match action {
         "set" => value::path(&mut line, "--from")?,
         _ => None,
     };
@@ -59,7 +58,7 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
         .ok_or_else(|| Usage::new("PROJECT is missing"))?;
     let project = project.into_string().map_err(|word| leftover(&word))?;
     let project = value::named("PROJECT", &project, value::project)?;
-    match &*action {
+    match action {
         "list" => match words.next() {
             Some(word) => Err(leftover(&word)),
             None => Ok(Job::run(move |context| list(context, project).map(Some))),

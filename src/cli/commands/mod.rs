@@ -31,7 +31,7 @@ use serde_json::Value;
 use crate::api::error::Exit;
 use crate::api::operation::OperationCall;
 use crate::cli::arguments::{
-    self, CLIENT_HELP, ClientOptions, CommandLine, Environment, Usage, finish,
+    self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Usage, finish, nearest,
 };
 use crate::cli::commands::token::TokenOptions;
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
@@ -85,18 +85,32 @@ impl CommandSpec {
         let mut all = COMMANDS.iter();
         all.find(|command| command.words.contains(&word))
             .ok_or_else(|| {
-                Usage::new(format!(
-                    "unknown command {word:?}; `gangplank help` lists them"
-                ))
+                let words = COMMANDS.iter().flat_map(|command| command.words);
+                let hint = match nearest(word, words.copied()) {
+                    Some(nearest) => format!("did you mean {nearest}?"),
+                    None => "`gangplank help` lists them".to_owned(),
+                };
+                Usage::new(format!("unknown command {word:?}; {hint}"))
             })
     }
 
     fn help(&self) -> String {
         let shared = match self.parse {
-            Parse::Client(_) => CLIENT_HELP,
+            Parse::Client(_) => {
+                "\nmore flags: `gangplank help flags` (--target, --token-file, --output, ...)"
+            }
             Parse::Local(_) => "",
         };
         format!("{}{shared}\nexample:\n  {}\n", self.help, self.example)
+    }
+
+    /// Every text that names a flag of the command.
+    fn flags(&self) -> String {
+        let shared = match self.parse {
+            Parse::Client(_) => FLAGS_HELP,
+            Parse::Local(_) => "",
+        };
+        format!("{} {shared}", self.help)
     }
 }
 
@@ -196,13 +210,13 @@ fn parse(words: Vec<OsString>, environment: Environment) -> Result<Command, Usag
         finish(line)?;
         return Ok(Command::Help(match about {
             None => overview(),
+            Some(about) if about == FLAGS_TOPIC => FLAGS_HELP.to_owned(),
             Some(about) => CommandSpec::of(&about)?.help(),
         }));
     }
     let spec = CommandSpec::of(&name)?;
-    let help = spec.help();
     if line.contains(["-h", "--help"]) {
-        return Ok(Command::Help(help));
+        return Ok(Command::Help(spec.help()));
     }
     let command = match spec.parse {
         Parse::Local(parse) => parse(line, &environment),
@@ -211,7 +225,7 @@ fn parse(words: Vec<OsString>, environment: Environment) -> Result<Command, Usag
             Ok(Command::Client(Box::new(options), job))
         }),
     };
-    command.map_err(|usage| usage.explained(&help))
+    command.map_err(|usage| usage.explained(&spec.flags()))
 }
 
 fn without_command(mut line: CommandLine) -> Result<Command, Usage> {
@@ -257,7 +271,8 @@ gangplank: deploy a directory to a server, and watch it live
 usage: gangplank COMMAND [FLAGS]
 
 {}
-`gangplank help COMMAND` and `gangplank COMMAND --help` say more.
+`gangplank help COMMAND` and `gangplank COMMAND --help` say more; `gangplank
+help flags` has what all commands take that ask a server.
 
 exit codes:
   0 success  1 the server said no  2 wrong usage, or something local

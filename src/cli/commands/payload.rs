@@ -23,7 +23,8 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank payload ID [--out FILE | --delete] [FLAGS]
 
-Downloads the payload of a deployment as it was uploaded, to stdout, or deletes it.
+Downloads the payload of a deployment as it was uploaded, to stdout, or deletes
+it.
 
   --out FILE            into this file, which is there when it is whole
   --delete              delete it at the server

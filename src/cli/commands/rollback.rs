@@ -11,8 +11,8 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank rollback PROJECT [FLAGS]
 
-Makes the release live again that was live before, restarts the processes that it
-has, and follows that to its end.
+Makes the release live again that was live before, restarts the processes that
+it has, and follows that to its end.
 
   --to ID               the release of this deployment instead
   --restart[=rolling]   and warn if it has none; one after the other

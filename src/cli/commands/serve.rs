@@ -44,8 +44,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --sync-from NAME      catch up from this peer at the start
   --grace S             from the signal to the end (10)
 
-BYTES take K, M and G, times 30s and 5m. Each flag has a variable that is weaker:
---max-payload is GANGPLANK_MAX_PAYLOAD; GANGPLANK_LISTEN takes commas.
+BYTES take K, M and G, times 30s, 5m and 2h. Each flag has a variable, which is
+weaker: --max-payload is GANGPLANK_MAX_PAYLOAD; GANGPLANK_LISTEN takes commas.
 ",
     example: "gangplank serve --root /srv/apps --listen 0.0.0.0:9925 --max-payload 2G",
     parse: Parse::Local(parse),

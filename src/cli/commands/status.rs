@@ -17,8 +17,8 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank status [PROJECT] [FLAGS]
 
-Shows what is live, since when, and which processes run. With PROJECT the exit code
-is 1 if something does not run that should; what was stopped should not.
+Shows what is live, since when, and which processes run. With PROJECT the exit
+code is 1 if something does not run that should; what was stopped should not.
 ",
     example: "gangplank status my-app --output text",
     parse: Parse::Client(parse),

@@ -11,9 +11,9 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank stop PROJECT [FLAGS]
 
-Stops the processes of a component. They stay stopped, also when the server starts
-again, until `gangplank start`, or until a deployment, rollback or restart starts
-them.
+Stops the processes of a component. They stay stopped, also when the server
+starts again, until `gangplank start`, or until a deployment, rollback or
+restart starts them.
 ",
     example: "gangplank stop my-app",
     parse: Parse::Client(parse),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
-use crate::cli::arguments::{CommandLine, Environment, Usage, finish, leftover, value};
+use crate::cli::arguments::{CommandLine, Environment, Usage, finish, one_of, value};
 use crate::cli::commands::{Command, CommandSpec, Parse};
 use crate::cli::screen::OutputFormat;
 use crate::store::tokens::{Role, Tokens};
@@ -69,9 +69,8 @@ pub(crate) enum TokenAction {
 fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
     let root = value::path(&mut line, "--root")?;
     let output = value::parsed(&mut line, "--output", str::parse)?;
-    let word = line.subcommand()?;
-    let action = match word.as_deref() {
-        Some("add") => {
+    let action = match one_of("token", &mut line, &["add", "list", "revoke"])? {
+        "add" => {
             let role = value::parsed(&mut line, "--role", str::parse)?;
             let mut projects = Vec::new();
             while let Some(name) = value::parsed(&mut line, "--project", value::project)? {
@@ -83,13 +82,11 @@ fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
                 projects,
             }
         }
-        Some("list") => {
+        "list" => {
             finish(line)?;
             TokenAction::List
         }
-        Some("revoke") => TokenAction::Revoke(value::one(NAME, line, value::word)?),
-        Some(other) => return Err(leftover(other.as_ref())),
-        None => return Err(Usage::new("`token` needs one of add, list and revoke")),
+        _ => TokenAction::Revoke(value::one(NAME, line, value::word)?),
     };
     Ok(Command::Token(TokenOptions {
         root,

@@ -13,8 +13,8 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     help: "\
 usage: gangplank watch ID|PROJECT [FLAGS]
 
-Shows a deployment's events from the first one, follows it to its end, and exits as
-`deploy` would have. PROJECT is its newest deployment.
+Shows a deployment's events from the first one, follows it to its end, and exits
+as `deploy` would have. PROJECT is its newest deployment.
 ",
     example: "gangplank watch my-app",
     parse: Parse::Client(parse),

@@ -32,7 +32,14 @@ fn deploy(text: &str) -> (ClientOptions, deploy::DeployOptions) {
 fn what_is_wrong_is_named() {
     let table = [
         ("", "no command"),
-        ("nope", "\"nope\""),
+        ("nope", "\"nope\"; `gangplank help` lists them"),
+        ("deplyo", "did you mean deploy?"),
+        ("help rollbakc", "did you mean rollback?"),
+        ("env lst", "unknown env command \"lst\"; did you mean list?"),
+        ("env nope", "it is one of: list, get, set, unset"),
+        ("env", "env needs one of: list, get, set, unset"),
+        ("token ad", "did you mean add?"),
+        ("token", "token needs one of: add, list, revoke"),
         ("help nope", "\"nope\""),
         ("help list more", "\"more\""),
         ("--nope", "--nope"),
@@ -87,7 +94,7 @@ fn what_is_wrong_is_named() {
         ("deploy --restart --restart=rolling", "twice"),
         ("deploy --restart --no-restart", "cannot go together"),
         ("deploy --install-timeout 0", "--install-timeout \"0\""),
-        ("deploy --install-timeout 1h", "--install-timeout \"1h\""),
+        ("deploy --install-timeout 1d", "--install-timeout \"1d\""),
         ("deploy --idempotency-key \u{e4}", "--idempotency-key"),
         ("deploy payload=x", "payload="),
         ("deploy skip_symlinks=true", "skip_symlinks=true"),
@@ -145,9 +152,18 @@ fn help_has_an_example_for_each_command() {
                 panic!("{text}")
             };
             assert!(help.contains("\nexample:\n"), "{text}");
-            assert!(help.lines().all(|line| line.len() <= 84), "{text}");
+            // A terminal of 80 columns and 24 rows, of which the prompt takes one. `serve` has too many flags for that.
+            let wide = help.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "{text}");
+            let rows = help.lines().count();
+            assert!(rows < 24 || *command == "serve", "{text} has {rows} lines");
         }
     }
+    let Ok(Command::Help(flags)) = line("help flags") else {
+        panic!("no help of the flags")
+    };
+    assert!(flags.contains("--token-file") && flags.lines().all(|line| line.len() <= 80));
+    assert!(flags.lines().count() < 24);
     for text in ["help", "--help", "-h"] {
         assert!(matches!(line(text), Ok(Command::Help(help)) if help.contains("watch ID|PROJECT")));
     }
