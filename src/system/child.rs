@@ -7,6 +7,7 @@
 //! What is *not* guaranteed: a descendant that made a group of its own (`setsid`) outlives the group. Its environment
 //! still has the [`MARK`], by which [`end_survivors`] finds it.
 
+mod held;
 mod identity;
 mod lines;
 mod orphans;
@@ -18,7 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::api::error::{Doing, Error};
 use crate::api::event::Stream;
@@ -124,7 +125,7 @@ pub fn run(
     if let Some(started) = how.started {
         started(family.leader.id());
     }
-    let leader = pidfd_open(family.id(), PidfdFlags::empty()).doing(what)?;
+    let leader = held::exit_of(family.id()).doing(what)?;
     let mut outputs = [
         ChildOutput::new(family.leader.stdout.take().map(Into::into), Stream::Stdout)
             .doing(what)?,

@@ -13,6 +13,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::system::kernel;
+
 /// What is to survive a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -120,7 +122,8 @@ pub fn free_space(on: impl AsFd) -> io::Result<u64> {
 pub fn exchange(one: &Path, other: &Path) -> io::Result<bool> {
     match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
-        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) if kernel::lacks(error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -179,7 +182,7 @@ pub fn open_beneath(dir: &Path, name: &str) -> io::Result<File> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     match openat2(&dir, name, flags, Mode::empty(), beneath) {
         // Before Linux 5.6 no link is followed at all.
-        Err(Errno::NOSYS) => {
+        Err(error) if kernel::lacks(error) => {
             let file = openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
             Ok(file.into())
         }

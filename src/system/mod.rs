@@ -7,6 +7,7 @@ pub mod directory;
 pub mod files;
 pub mod hex;
 pub mod host;
+pub mod kernel;
 pub mod log;
 pub mod paths;
 pub mod poll;

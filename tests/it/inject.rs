@@ -16,6 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use tracer::PROGRAM;
+
 use check::{Injection, enough_misses};
 use scene::{CALLS, SCENES, Scene};
 use tracer::Tracer;

@@ -18,6 +18,7 @@ mod inject;
 mod lifecycle;
 mod list;
 mod needs;
+mod old_kernel;
 mod packing;
 mod peers;
 mod power;

@@ -5,18 +5,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
+use crate::system::child::held::{Held, all_gone};
 use crate::system::child::{GRACE, MARK};
 use crate::system::hex;
-use crate::system::poll::{PollFd, PollFlags, wait_until};
 
 /// The environment variable with the deployment that a child belongs to.
 pub const DEPLOYMENT: &str = "GANGPLANK_DEPLOYMENT_ID";
@@ -101,6 +99,7 @@ pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usiz
             SurvivorScope::Process(name) => Some(format!("{PROCESS}={name}").into_bytes()),
         },
     };
+    let is_meant = |pid: Pid| carries(pid, &search);
     let mut ended = 0;
     for _ in 0..ROUNDS_MAX {
         let found = find(&search).doing(what)?;
@@ -110,10 +109,9 @@ pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usiz
         ended += found.len();
         for (signal, grace) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
             for process in &found {
-                // Who is gone already needs no signal.
-                let _ = pidfd_send_signal(process, signal);
+                process.signal(signal, is_meant);
             }
-            if all_gone(&found, grace).doing(what)? {
+            if all_gone(&found, grace, is_meant).doing(what)? {
                 break;
             }
         }
@@ -122,7 +120,7 @@ pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usiz
 }
 
 /// The processes that carry what is looked for, held by descriptors that no other process can come to stand behind.
-fn find(search: &MarkSearch) -> io::Result<Vec<OwnedFd>> {
+fn find(search: &MarkSearch) -> io::Result<Vec<Held>> {
     let spared = ancestors();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -130,24 +128,24 @@ fn find(search: &MarkSearch) -> io::Result<Vec<OwnedFd>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if spared.contains(&pid) || !carries(pid, search) {
-            continue;
-        }
         let Some(process) = Pid::from_raw(pid) else {
             continue;
         };
-        match pidfd_open(process, PidfdFlags::empty()) {
+        if spared.contains(&pid) || !carries(process, search) {
+            continue;
+        }
+        match Held::new(process)? {
             // Looked at again: the id may have gone to somebody else before the descriptor was there.
-            Ok(process) if carries(pid, search) => found.push(process),
-            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
+            Some(held) if carries(process, search) => found.push(held),
+            _ => {}
         }
     }
     Ok(found)
 }
 
 /// Whether a process was started with what is looked for. Another user's process, a zombie or none at all was not.
-fn carries(pid: i32, search: &MarkSearch) -> bool {
+fn carries(process: Pid, search: &MarkSearch) -> bool {
+    let pid = process.as_raw_pid();
     std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
         let has = |wanted: &Vec<u8>| {
             let mut entries = environment.split(|byte| *byte == 0);
@@ -176,26 +174,4 @@ fn ancestors() -> Vec<i32> {
             });
     }
     pids
-}
-
-/// Waits until all have ended, or the time is over.
-fn all_gone(processes: &[OwnedFd], time: Duration) -> io::Result<bool> {
-    let until = Instant::now() + time;
-    let mut left = processes.iter().collect::<Vec<_>>();
-    while !left.is_empty() {
-        let mut polled = left
-            .iter()
-            .map(|process| PollFd::new(*process, PollFlags::IN))
-            .collect::<Vec<_>>();
-        if !wait_until(&mut polled, Some(until))? {
-            return Ok(false);
-        }
-        let alive = polled
-            .iter()
-            .map(|polled| polled.revents().is_empty())
-            .collect::<Vec<_>>();
-        let mut alive = alive.into_iter();
-        left.retain(|_| alive.next().unwrap_or(false));
-    }
-    Ok(true)
 }

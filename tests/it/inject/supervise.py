@@ -3,6 +3,8 @@
     supervise.py check                   says by its exit code whether this machine can do it
     supervise.py watch SOCKET ROOT       prints `ready`, takes one server, and then lines on its standard input
     supervise.py exec SOCKET PROGRAM...  becomes PROGRAM, watched by the other one
+    supervise.py without ERRNO CALL[,CALL...] PROGRAM...
+                                         becomes PROGRAM, for which each of the calls fails
 
 Lines: `arm CLASS ERRNO N [on]` makes the N-th call of the class fail, and with `on` every later one, too. `arm count` only
 counts. `disarm` answers what came of it, as one line of JSON. Of the calls that have a file, only those in ROOT count.
@@ -77,9 +79,12 @@ NUMBERS = {
         "pidfd_open": 434, "clone3": 435, "openat2": 437,
     },
 }
+# The same on all machines: calls that came after Linux 5.0.
+SINCE_5 = {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "faccessat2": 439}
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 PIDFD_GETFD = 438
 NEW_LISTENER = 1 << 3
+NOTIFY, FAIL = 0x7FC00000, 0x00050000
 RECEIVE, SEND, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 CONTINUE = 1
 F_DUPFD_CLOEXEC = 1030
@@ -97,19 +102,18 @@ def check(result, what):
     return result
 
 
-def install():
-    """The filter of this process and of all that it becomes or starts."""
-    tests = sorted(calls)
+def install(tests, action, flags):
+    """The filter of this process and of all that it becomes or starts: what is done at each of these calls."""
     program = [struct.pack("HBBI", 0x20, 0, 0, 0)]
     for at, number in enumerate(tests):
         program.append(struct.pack("HBBI", 0x15, len(tests) - at, 0, number))
     program.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000))
-    program.append(struct.pack("HBBI", 0x06, 0, 0, 0x7FC00000))
+    program.append(struct.pack("HBBI", 0x06, 0, 0, action))
     code = ctypes.create_string_buffer(b"".join(program))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
     header = ctypes.create_string_buffer(header)
     check(libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
-    check(libc.syscall(SECCOMP[machine], 1, NEW_LISTENER, header), "seccomp")
+    check(libc.syscall(SECCOMP[machine], 1, flags, header), "seccomp")
 
 
 def become(path, command):
@@ -119,10 +123,16 @@ def become(path, command):
     watcher = int(client.recv(64))
     libc.prctl(0x59616D61, watcher, 0, 0, 0)
     client.send(b"installing")
-    install()
+    install(sorted(calls), NOTIFY, NEW_LISTENER)
     # Only calls that the filter lets pass: `recvfrom` would have to be answered by who has no listener yet.
     os.set_blocking(client.fileno(), True)
     select.select([client], [], [])
+    os.execvp(command[0], command)
+
+
+def without(code, names, command):
+    known = {**numbers, **SINCE_5}
+    install(sorted(known[name] for name in names.split(",")), FAIL | getattr(errno, code), 0)
     os.execvp(command[0], command)
 
 
@@ -292,7 +302,7 @@ def watch(path, root):
 
 def possible():
     """Whether the kernel and this Python have what is needed; nothing is changed."""
-    action = ctypes.create_string_buffer(struct.pack("I", 0x7FC00000))
+    action = ctypes.create_string_buffer(struct.pack("I", NOTIFY))
     check(libc.syscall(SECCOMP[machine], 2, 0, action), "user notification")
     pidfd = os.pidfd_open(os.getpid())
     os.close(check(libc.syscall(PIDFD_GETFD, pidfd, 0, 0), "pidfd_getfd"))
@@ -305,5 +315,7 @@ if __name__ == "__main__":
         possible()
     elif sys.argv[1] == "watch":
         watch(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "without":
+        without(sys.argv[2], sys.argv[3], sys.argv[4:])
     else:
         become(sys.argv[2], sys.argv[3:])

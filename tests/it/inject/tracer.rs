@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::test_server::{BINARY, bare};
 
-const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/inject/supervise.py");
+pub(crate) const PROGRAM: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/inject/supervise.py");
 
 /// Whoever watches one server.
 pub(super) struct Tracer {
