@@ -25,6 +25,7 @@ mod power;
 mod processes;
 mod proxy;
 mod reattach;
+mod recipes;
 mod refuse;
 mod run_as;
 mod serve;

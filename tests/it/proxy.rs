@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::recipes::recipe;
 use crate::test_server::{TempDir, TestServer, await_some, certificate, component, have};
 
 /// A running nginx.
-struct Nginx(Child);
+pub(crate) struct Nginx(Child);
 
 impl Drop for Nginx {
     fn drop(&mut self) {
@@ -21,7 +22,7 @@ impl Drop for Nginx {
 }
 
 /// Begins nginx in a directory, with one `location` block, and gives its port.
-fn nginx(dir: &Path, location: &str) -> (Nginx, u16) {
+pub(crate) fn nginx(dir: &Path, location: &str) -> (Nginx, u16) {
     let (key, cert) = certificate(dir, "proxy");
     // Free just now; nobody but the system gives it to another one in between.
     let port = TcpListener::bind("127.0.0.1:0")
@@ -69,14 +70,6 @@ fn nginx(dir: &Path, location: &str) -> (Nginx, u16) {
     (nginx, port)
 }
 
-/// The block that the README shows.
-fn block() -> String {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs::read_to_string(readme).unwrap();
-    let (_, rest) = text.split_once("```nginx\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
-}
-
 #[test]
 fn events_come_through_nginx_line_by_line() {
     if !have("nginx") || !have("openssl") || !have("curl") {
@@ -86,7 +79,7 @@ fn events_come_through_nginx_line_by_line() {
     let upstream = format!("http://{}", host.address);
     // As the README has it, by HTTP/1.1; and as nginx is by itself, by HTTP/1.0 and with buffers.
     let plain = format!("location / {{ proxy_pass {upstream}; }}");
-    let shown = block().replace("http://127.0.0.1:9925", &upstream);
+    let shown = recipe("proxy").replace("http://127.0.0.1:9925", &upstream);
     assert!(shown.contains(&upstream));
     for (name, location) in [("shown", shown), ("plain", plain)] {
         let dir = TempDir::new();

@@ -1,0 +1,261 @@
+//! What the README shows works as it stands there: its blocks are taken out of it and run.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::needs::{have, is_root, may};
+use crate::proxy::nginx;
+use crate::test_server::{BINARY, TempDir, TestServer, bare};
+
+/// The block of the README below `<!-- recipe: NAME -->`.
+pub(crate) fn recipe(name: &str) -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(readme).unwrap();
+    let mark = format!("<!-- recipe: {name} -->\n```");
+    let (_, rest) = text.split_once(&mark).unwrap_or_else(|| panic!("{name}"));
+    let (_, block) = rest.split_once('\n').unwrap();
+    block.split_once("\n```").unwrap().0.to_owned()
+}
+
+/// A user with a home, a server of their own, and gangplank in the path.
+struct User {
+    host: TestServer,
+    home: TempDir,
+    port: u16,
+}
+
+/// Becomes a server under what the unit of the README says: a user without a home, a system that is read-only, neither homes nor
+/// the temporary files of others, no way to get rights. The first argument is the binary, the last one its root.
+const SERVICE: &str = r#"
+binary=$1 root=$2
+mount --make-rprivate /
+mount --bind "$root" /mnt
+mount -t tmpfs none /var/tmp && mkdir /var/tmp/bin && cp "$binary" /var/tmp/bin/gangplank
+for dir in /home /root /tmp; do mount -t tmpfs none "$dir" && chmod 1777 "$dir"; done
+mkdir -p "$root" && mount --move /mnt "$root"
+mount -o remount,bind,ro /
+cd / && shift 2
+exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/nonexistent \
+    setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs /var/tmp/bin/gangplank "$@"
+"#;
+
+/// Whether a server can be started like that here.
+fn may_serve_as_a_service() -> bool {
+    let mounts = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
+    is_root() && have("unshare") && have("setpriv") && may(&mounts)
+}
+
+impl User {
+    fn new() -> User {
+        User::with(|root| TestServer::on(root, &[], &[]))
+    }
+
+    /// The server is a service of the system's.
+    fn of_a_service() -> User {
+        User::with(|root| {
+            std::os::unix::fs::chown(&root.0, Some(65534), Some(65534)).unwrap();
+            let mut command = bare("unshare");
+            command.args(["-m", "sh", "-euc", SERVICE, "sh", BINARY]);
+            command.arg(&root.0);
+            TestServer::launch(command, root, &[])
+        })
+    }
+
+    fn with(serve: impl Fn(Arc<TempDir>) -> TestServer) -> User {
+        let home = TempDir::new();
+        fs::create_dir(home.0.join("bin")).unwrap();
+        std::os::unix::fs::symlink(BINARY, home.0.join("bin/gangplank")).unwrap();
+        let root = home.0.join("gangplank");
+        fs::create_dir(&root).unwrap();
+        let host = serve(Arc::new(TempDir(root)));
+        // Free just now; nobody but the system gives it to another one in between.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .unwrap()
+            .port();
+        User { host, home, port }
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let path = std::env::var("PATH").unwrap();
+        let mut command = bare("sh");
+        command
+            .args(["-eu", "-c", &script.replace("8080", &self.port.to_string())])
+            .current_dir(&self.home.0)
+            .env("PATH", format!("{}/bin:{path}", self.home.0.display()))
+            .env("HOME", &self.home.0)
+            .env("GANGPLANK_ROOT", &self.host.root.0);
+        // Cargo finds its toolchain by these, or by the home.
+        for (name, dir) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            let home = std::env::var("HOME").unwrap_or_default();
+            let value = std::env::var(name).unwrap_or_else(|_| format!("{home}/{dir}"));
+            command.env(name, value);
+        }
+        command.env_remove("CARGO_TARGET_DIR");
+        command
+    }
+
+    /// Runs it, and gives what it printed.
+    fn run(&self, script: &str) -> String {
+        let output = self.shell(script).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{script}\n--- {}\n{printed}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        printed
+    }
+}
+
+#[test]
+fn the_first_app_runs_and_keeps_its_data() {
+    if !have("curl") || !have("python3") {
+        return;
+    }
+    let user = User::new();
+    let printed = user.run(&recipe("first"));
+    assert!(printed.ends_with("<h1>Hello</h1>\n"), "{printed}");
+    assert!(
+        printed.contains("web") && printed.contains("beat"),
+        "{printed}"
+    );
+    let again = user.run("cd hello && echo two > index.html && gangplank deploy && gangplank rollback hello && gangplank logs hello");
+    assert!(again.contains("GET /"), "{again}");
+    assert!(user.host.path("shared/hello").is_dir());
+}
+
+#[test]
+fn the_recipe_for_node_answers_while_it_is_deployed_again() {
+    if !have("curl") || !have("node") {
+        return;
+    }
+    let user = User::new();
+    let printed = user.run(&recipe("node"));
+    assert!(printed.ends_with("node\n"), "{printed}");
+    let again = "cd node-app; gangplank deploy & while kill -0 $! 2>/dev/null; do curl -fsS http://127.0.0.1:8080/ >/dev/null; done; wait $!";
+    user.run(again);
+}
+
+#[test]
+fn the_recipe_for_python_has_what_it_installed() {
+    if !have("curl") || !have("python3") {
+        return;
+    }
+    let user = User::new();
+    let printed = user.run(&recipe("python"));
+    assert!(printed.contains("app.py"), "{printed}");
+    let line = fs::read_to_string(user.host.path("components/python-app/.venv/pyvenv.cfg"));
+    assert!(line.unwrap().contains("version"));
+}
+
+#[test]
+fn the_recipe_for_static_files_is_served_by_nginx() {
+    if !have("curl") || !have("nginx") || !have("openssl") {
+        return;
+    }
+    let user = User::new();
+    user.run(&recipe("static"));
+    let dir = TempDir::new();
+    let root = user.host.root.0.display().to_string();
+    let location = recipe("nginx").replace("/var/lib/gangplank", &root);
+    let (_nginx, port) = nginx(&dir.0, &location);
+    let page = |user: &User| user.run(&format!("curl -fsSk https://localhost:{port}/"));
+    assert_eq!(page(&user), "<h1>Static</h1>\n");
+    user.run("echo new > site/public/index.html && gangplank deploy site");
+    assert_eq!(page(&user), "new\n");
+}
+
+#[test]
+fn the_recipe_for_rust_deploys_what_was_built() {
+    if !have("curl") {
+        return;
+    }
+    let user = User::new();
+    let printed = user.run(&recipe("rust"));
+    assert!(printed.ends_with("rust\n"), "{printed}");
+}
+
+/// What a system's own Python needs to make a virtual environment.
+const VENV: &[&str] = &["/usr/bin/python3", "-c", "import venv, ensurepip"];
+
+#[test]
+fn the_recipes_run_for_a_user_without_a_home_under_the_unit_s_restrictions() {
+    if !have("curl") || !have("node") || !have("python3") || !may_serve_as_a_service() {
+        return;
+    }
+    let mut recipes = vec![("first", "Hello"), ("node", "node"), ("rust", "rust")];
+    if may(VENV) {
+        recipes.push(("python", "app.py"));
+    }
+    for (name, answer) in recipes {
+        let user = User::of_a_service();
+        let printed = user.run(&recipe(name));
+        assert!(printed.contains(answer), "{name}: {printed}");
+        let release = fs::metadata(user.host.path("releases")).unwrap();
+        assert_eq!(release.uid(), 65534, "{name}");
+    }
+}
+
+#[test]
+fn the_blocks_for_ci_deploy() {
+    if !have("npm") {
+        return;
+    }
+    let github = recipe("github");
+    let (_, github) = github.split_once("run: |\n").unwrap();
+    let gitlab = recipe("gitlab");
+    let (_, gitlab) = gitlab.split_once("script:\n").unwrap();
+    let user = User::new();
+    let app = user.home.0.join("my-app");
+    fs::create_dir(&app).unwrap();
+    for (file, content) in [
+        (
+            "package.json",
+            json!({"name": "my-app", "scripts": {"build": "echo built > built"}}),
+        ),
+        (
+            "package-lock.json",
+            json!({"name": "my-app", "lockfileVersion": 3, "packages": {"": {"name": "my-app"}}}),
+        ),
+    ] {
+        fs::write(app.join(file), content.to_string()).unwrap();
+    }
+    let token = user.run("gangplank token add runner --role deploy --project my-app");
+    for (system, lines) in [("GITHUB_ACTIONS", github), ("GITLAB_CI", gitlab)] {
+        let script = lines
+            .lines()
+            .map(|line| line.trim().trim_start_matches("- "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let output = user
+            .shell(&script)
+            .current_dir(&app)
+            .env_remove("GANGPLANK_ROOT")
+            .env("GANGPLANK_TARGET", format!("http://{}", user.host.address))
+            .env("GANGPLANK_TOKEN", token.trim())
+            .env("CI", "true")
+            .env(system, "true")
+            .env("GITHUB_REF_NAME", "main")
+            .env("GITHUB_ACTOR", "somebody")
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{system}: {script}\n{shown}");
+        assert!(
+            !shown.contains('\r') && !shown.contains('\u{1b}'),
+            "{shown}"
+        );
+        assert!(user.host.path("components/my-app/built").exists());
+    }
+    let list = user.run("gangplank list --project my-app --output json");
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list["total"], 2, "{list}");
+}
