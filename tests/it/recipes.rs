@@ -204,6 +204,87 @@ fn the_recipes_run_for_a_user_without_a_home_under_the_unit_s_restrictions() {
     }
 }
 
+/// A package of npm as a directory that another one depends on: its program answers on `PORT` with what it was called.
+fn stand_in(app: &Path, package: &str, program: &str) {
+    let dir = app.join("stand-ins").join(program);
+    fs::create_dir_all(&dir).unwrap();
+    let described = json!({"name": package, "version": "1.0.0", "bin": {program: "cli.js"}});
+    fs::write(dir.join("package.json"), described.to_string()).unwrap();
+    let code = "#!/usr/bin/env node\n\
+        const called = process.argv.slice(2).join(' ');\n\
+        if (called === 'build') require('fs').writeFileSync('built', 'yes');\n\
+        else require('http').createServer((_, response) => response.end(called)).listen(process.env.PORT, '127.0.0.1');\n";
+    fs::write(dir.join("cli.js"), code).unwrap();
+}
+
+#[test]
+fn start_scripts_of_frameworks_find_what_was_installed() {
+    if !have("curl") || !have("npm") {
+        return;
+    }
+    // The scripts are those of create-next-app and of @nestjs/cli.
+    for (package, program, scripts) in [
+        (
+            "next",
+            "next",
+            json!({"dev": "next dev", "build": "next build", "start": "next start", "lint": "next lint"}),
+        ),
+        (
+            "@nestjs/cli",
+            "nest",
+            json!({"build": "nest build", "start": "nest start", "start:dev": "nest start --watch"}),
+        ),
+    ] {
+        let user = User::new();
+        let app = user.home.0.join(program);
+        stand_in(&app, package, program);
+        let described = json!({"name": program, "private": true, "scripts": scripts,
+            "dependencies": {package: format!("file:stand-ins/{program}")}});
+        fs::write(app.join("package.json"), described.to_string()).unwrap();
+        user.run(&format!(
+            "gangplank env set {program} PORT=8080; gangplank deploy {program}"
+        ));
+        let answer = user.run("curl -fsS http://127.0.0.1:8080/");
+        assert_eq!(answer, "start");
+        // What follows in an install command finds it, too.
+        let build = format!("npm install --no-audit --no-fund --offline && {program} build");
+        user.run(&format!(
+            "gangplank deploy {program} --install-command '{build}'"
+        ));
+        assert!(
+            user.host
+                .path(&format!("components/{program}/built"))
+                .exists()
+        );
+    }
+}
+
+#[test]
+fn serve_from_npm_serves() {
+    let registry = [
+        "npm",
+        "view",
+        "serve@14.2.4",
+        "version",
+        "--fetch-timeout=5000",
+        "--fetch-retries=0",
+    ];
+    if !have("curl") || !have("npm") || !may(&registry) {
+        return;
+    }
+    let user = User::new();
+    let app = user.home.0.join("site");
+    fs::create_dir_all(app.join("public")).unwrap();
+    fs::write(app.join("public/index.html"), "served").unwrap();
+    let described = json!({"name": "site", "scripts": {"start": "serve --no-clipboard -l tcp://127.0.0.1:$PORT public"},
+        "dependencies": {"serve": "14.2.4"}});
+    fs::write(app.join("package.json"), described.to_string()).unwrap();
+    let url = json!({"health": {"http": format!("http://127.0.0.1:{}/", user.port)}});
+    fs::write(app.join("gangplank.json"), url.to_string()).unwrap();
+    user.run("gangplank env set site PORT=8080; gangplank deploy site");
+    assert_eq!(user.run("curl -fsS http://127.0.0.1:8080/"), "served");
+}
+
 #[test]
 fn the_blocks_for_ci_deploy() {
     if !have("npm") {
