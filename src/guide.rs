@@ -46,7 +46,7 @@
 //!
 //! # The statuses of a deployment
 //! While a deployment runs, its status says which phase it is in. Each phase of a deployment stands in its first event; what is
-//! not asked for is left out.
+//! not asked for is left out. Two are not known by then, and come or do not: `queue`, and `release` where the Procfile has one.
 //!
 //! ```text
 //!  deploy_component with a payload        rollback, activation by id, restart
@@ -70,6 +70,9 @@
 //!                 |                            |
 //!                 |--> replicating             |
 //!                 |<------'  (replicated)      |
+//!                 |                            |
+//!                 |--> releasing (Procfile) <--|   Not in a rollback. A peer's own deployment for
+//!                 |<------'         '----------|   this alone ends here: staged.
 //!                 v                            |
 //!            activating <----------------------|   From here on a cancel is refused.
 //!                 |                            |
@@ -80,7 +83,7 @@
 //!                 |--- healthy --------------------------------------------> success
 //!                 '--- not healthy: the release before is live and runs ---> rolled_back
 //!
-//!  pending ... replicating --- cancel_deployment --------------------------> cancelled
+//!  pending ... releasing ----- cancel_deployment --------------------------> cancelled
 //!  any of them ------ error: what was live before is live -----------------> failed
 //! ```
 //!

@@ -157,6 +157,8 @@ codes! {
     InstallTimeout "install_timeout" 422 Refused;
     /// The release cannot run.
     LoadFailed "load_failed" 422 Refused;
+    /// The `release:` command of the release failed.
+    ReleaseFailed "release_failed" 422 Refused;
     /// The new processes did not become healthy.
     Unhealthy "unhealthy" 422 Refused;
     /// Somebody cancelled the deployment.

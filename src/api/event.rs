@@ -27,6 +27,8 @@ pub enum Phase {
     Load,
     /// The peers stage the payload.
     Replicate,
+    /// The `release:` line of its Procfile is run, if it has one.
+    Release,
     /// The release becomes the live one.
     Activate,
     /// The processes start again.
@@ -42,6 +44,7 @@ impl Phase {
             Phase::Install => "install",
             Phase::Load => "load",
             Phase::Replicate => "replicate",
+            Phase::Release => "release",
             Phase::Activate => "activate",
             Phase::Restart => "restart",
         }
@@ -49,10 +52,12 @@ impl Phase {
 
     /// The phase of a word from the wire.
     pub fn parse(word: &str) -> Option<Phase> {
-        use Phase::{Activate, Extract, Install, Load, Queue, Replicate, Restart};
-        [Extract, Queue, Install, Load, Replicate, Activate, Restart]
-            .into_iter()
-            .find(|phase| phase.word() == word)
+        use Phase::{Activate, Extract, Install, Load, Queue, Release, Replicate, Restart};
+        [
+            Extract, Queue, Install, Load, Replicate, Release, Activate, Restart,
+        ]
+        .into_iter()
+        .find(|phase| phase.word() == word)
     }
 
     /// The status of a record while this phase runs.
@@ -64,6 +69,7 @@ impl Phase {
             Phase::Install => Status::Installing,
             Phase::Load => Status::Loading,
             Phase::Replicate => Status::Replicating,
+            Phase::Release => Status::Releasing,
             Phase::Activate => Status::Activating,
             Phase::Restart => Status::Restarting,
         }
@@ -86,6 +92,8 @@ pub enum Status {
     Loading,
     /// In phase `replicate`.
     Replicating,
+    /// In phase `release`.
+    Releasing,
     /// In phase `activate`.
     Activating,
     /// In phase `restart`.
@@ -160,7 +168,8 @@ pub struct Opening {
     pub deployment_id: DeploymentId,
     /// Its component.
     pub project: Project,
-    /// The phases that are to come, in order; `queue` is not among them, it may or may not come.
+    /// The phases that are to come, in order. `queue` is not among them, nor `release` where a payload is still to say whether
+    /// it has one: they may or may not come.
     pub phases: Vec<Phase>,
     /// The deployment whose release was live when this one began.
     pub previous: Option<DeploymentId>,

@@ -62,6 +62,7 @@ const OTHERS: &[&str] = &[
     "restart",
     "status",
     "from",
+    "origin",
     "set",
     "unset",
     "type",
@@ -160,6 +161,9 @@ pub struct Deploy {
     pub replicated: bool,
     /// Whether failed peers are left behind.
     pub ignore_replication_errors: bool,
+    /// The server that asks a peer, by its name. It is told to what the release runs before it goes live, and decides when
+    /// that is run.
+    pub origin: Option<String>,
 }
 
 /// `list_deployments`

@@ -80,6 +80,7 @@ impl Deployer {
             plan: Plan::Build(Then::Activate),
             restart,
             options: one.options,
+            origin: Some(from.name().to_owned()),
             caller: DeployCaller {
                 user: user.map(str::to_owned),
                 ..DeployCaller::default()

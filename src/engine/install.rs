@@ -197,13 +197,7 @@ pub fn check(
         return Ok(0);
     };
     let what = format!("checking {} with '{line}'", request.project);
-    let shell = find(request, "sh").ok_or_else(|| {
-        Refusal::new(
-            Code::LoadFailed,
-            format!("{what}: sh is not installed on the server"),
-        )
-    })?;
-    let command = command(request, &shell, &["-c".to_owned(), line.clone()]);
+    let command = shell(request, line, &what, Code::LoadFailed)?;
     let job = InstallStep {
         what,
         manager: first_word(line),
@@ -211,6 +205,50 @@ pub fn check(
         codes: (Code::LoadFailed, Code::LoadFailed),
     };
     job.run(request, command, on_line)
+}
+
+/// Tells what a release runs before it goes live that it is not on the deployment's first host, and which that is.
+const ORIGIN: &str = "GANGPLANK_ORIGIN";
+
+/// Runs the command that a release wants to be run once before it goes live. `origin` is the server that this one is a peer
+/// of in this deployment.
+///
+/// # Errors
+/// `release_failed`, which names the command, or `cancelled`; else what `on_line` failed with.
+pub fn release(
+    request: &InstallRequest<'_>,
+    (line, limit): (&str, Duration),
+    origin: Option<&str>,
+    on_line: OnLine<'_>,
+) -> Result<u64, InstallFailure> {
+    let what = format!("releasing {} with '{line}'", request.project);
+    let mut command = shell(request, line, &what, Code::ReleaseFailed)?;
+    match origin {
+        Some(origin) => command.env(ORIGIN, origin),
+        None => command.env_remove(ORIGIN),
+    };
+    let job = InstallStep {
+        what,
+        manager: first_word(line),
+        timeout: limit,
+        codes: (Code::ReleaseFailed, Code::ReleaseFailed),
+    };
+    job.run(request, command, on_line)
+}
+
+/// The shell with a line, in the release.
+fn shell(
+    request: &InstallRequest<'_>,
+    line: &str,
+    what: &str,
+    code: Code,
+) -> Result<Command, Refusal> {
+    let shell = find(request, "sh").ok_or_else(|| {
+        let why = format!("{what}: sh is not installed on the server");
+        Refusal::new(code, why)
+    })?;
+    let words = ["-c".to_owned(), line.to_owned()];
+    Ok(command(request, &shell, &words))
 }
 
 /// The time limit of an installation and a check: the request's, else the manifest's, else the server's.

@@ -373,13 +373,21 @@ pub struct ProcessType {
     pub line: String,
 }
 
-/// The processes of a release: its `Procfile`'s, else `web` as `scripts.start` of package.json says, else none.
+/// The type of a `Procfile` that is run once for each deployment and never kept running.
+const RELEASE: &str = "release";
+
+/// The processes of a release: its `Procfile`'s, else `web` as `scripts.start` of package.json says, else none. A `Procfile`
+/// that has nothing but a `release` says nothing of processes.
 ///
 /// # Errors
 /// `load_failed` with file and line.
 pub fn processes(dir: &Path) -> Result<Vec<ProcessType>, Refusal> {
-    if let Some(types) = procfile(dir)? {
-        return Ok(types);
+    if let Some(mut types) = procfile(dir)? {
+        let all = types.len();
+        types.retain(|one| one.name != RELEASE);
+        if !types.is_empty() || all == 0 {
+            return Ok(types);
+        }
     }
     let start = package(dir)?.and_then(|package| package.start);
     Ok(start
@@ -390,6 +398,16 @@ pub fn processes(dir: &Path) -> Result<Vec<ProcessType>, Refusal> {
         })
         .into_iter()
         .collect())
+}
+
+/// The command that a release wants to be run once before it goes live, if it has one.
+///
+/// # Errors
+/// `load_failed` with file and line.
+pub fn release(dir: &Path) -> Result<Option<String>, Refusal> {
+    let types = procfile(dir)?.unwrap_or_default();
+    let found = types.into_iter().find(|one| one.name == RELEASE);
+    Ok(found.map(|one| one.line))
 }
 
 /// Reads the `Procfile`, if there is one: `type: command` lines, blank ones, and comments with `#`. One without any

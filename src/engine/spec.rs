@@ -15,6 +15,8 @@ pub struct DeploySpec {
     pub restart: Restart,
     /// How it is built.
     pub options: Options,
+    /// The server whose deployment this is a part of, if it is that of another one.
+    pub origin: Option<String>,
     /// Who asks.
     pub caller: DeployCaller,
 }
@@ -28,6 +30,8 @@ pub enum Plan {
     Rebuild(Earlier),
     /// It was built by an earlier deployment and becomes live.
     Activate(Earlier),
+    /// It was built by an earlier deployment, and what it wants to be run before it goes live is run, and nothing else.
+    Release(DeploymentId),
     /// It is live, and its processes are restarted.
     Restart(DeploymentId),
 }
@@ -72,7 +76,7 @@ impl Plan {
         match self {
             Plan::Build(_) => None,
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => Some(earlier.release),
-            Plan::Restart(release) => Some(*release),
+            Plan::Release(release) | Plan::Restart(release) => Some(*release),
         }
     }
 
@@ -80,16 +84,29 @@ impl Plan {
     pub fn rollback_of(&self) -> Option<DeploymentId> {
         match self {
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => earlier.rollback_of,
-            Plan::Build(_) | Plan::Restart(_) => None,
+            Plan::Build(_) | Plan::Release(_) | Plan::Restart(_) => None,
         }
     }
 }
 
 impl DeploySpec {
-    /// The phases that are to come, in order; whether `queue` comes is not known yet.
+    /// Whether what the release wants to be run before it goes live is run. A rollback goes back to what was released once,
+    /// and the server that lets a peer switch has had it run there before, in a deployment of its own.
+    pub fn releases(&self) -> bool {
+        match self.plan {
+            Plan::Build(Then::Stage) | Plan::Restart(_) => false,
+            Plan::Build(_) | Plan::Release(_) => true,
+            Plan::Rebuild(earlier) | Plan::Activate(earlier) => {
+                earlier.rollback_of.is_none() && self.origin.is_none()
+            }
+        }
+    }
+
+    /// The phases that are to come, in order; whether `queue` and `release` come is not known yet.
     pub fn phases(&self) -> Vec<Phase> {
         let mut phases = match self.plan {
             Plan::Build(_) | Plan::Rebuild(_) => vec![Phase::Extract, Phase::Install, Phase::Load],
+            Plan::Release(_) => vec![Phase::Release],
             Plan::Activate(_) | Plan::Restart(_) => Vec::new(),
         };
         match self.plan {
@@ -99,7 +116,7 @@ impl DeploySpec {
             Plan::Build(Then::Activate) | Plan::Rebuild(_) | Plan::Activate(_) => {
                 phases.push(Phase::Activate);
             }
-            Plan::Build(Then::Stage) | Plan::Restart(_) => {}
+            Plan::Build(Then::Stage) | Plan::Release(_) | Plan::Restart(_) => {}
         }
         if self.restart != Restart::No {
             phases.push(Phase::Restart);
@@ -148,16 +165,52 @@ mod tests {
                 &[Activate, Again],
             ),
             (Plan::Restart(id), Restart::Immediate, &[Again]),
+            (Plan::Release(id), Restart::No, &[Phase::Release]),
         ];
         for (plan, restart, phases) in table {
             let spec = DeploySpec {
-                project: "demo".parse().unwrap(),
-                plan: *plan,
                 restart: *restart,
-                options: Options::default(),
-                caller: DeployCaller::default(),
+                ..spec(*plan, None)
             };
             assert_eq!(spec.phases(), *phases, "{plan:?}");
+        }
+    }
+
+    fn spec(plan: Plan, origin: Option<&str>) -> DeploySpec {
+        DeploySpec {
+            project: "demo".parse().unwrap(),
+            plan,
+            restart: Restart::No,
+            options: Options::default(),
+            origin: origin.map(str::to_owned),
+            caller: DeployCaller::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_release_wants_is_run_once_for_each_deployment() {
+        let release = DeploymentId::after(None, 1, [0; 10]);
+        let earlier = |rollback_of| Earlier {
+            release,
+            rollback_of,
+        };
+        let table = [
+            (Plan::Build(Then::Stage), None, false),
+            (Plan::Build(Then::Activate), None, true),
+            // A host that catches up builds by itself.
+            (Plan::Build(Then::Activate), Some("one"), true),
+            (Plan::Build(Then::Replicate { ignores: false }), None, true),
+            (Plan::Activate(earlier(None)), None, true),
+            (Plan::Activate(earlier(None)), Some("one"), false),
+            (Plan::Activate(earlier(Some(release))), None, false),
+            (Plan::Rebuild(earlier(None)), None, true),
+            (Plan::Rebuild(earlier(Some(release))), None, false),
+            (Plan::Release(release), Some("one"), true),
+            (Plan::Restart(release), None, false),
+        ];
+        for (plan, origin, releases) in table {
+            let found = spec(plan, origin).releases();
+            assert_eq!(found, releases, "{plan:?} {origin:?}");
         }
     }
 }

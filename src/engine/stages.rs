@@ -13,11 +13,13 @@
 //! | `build` | from [`Staged`] to [`Ready`] |
 //! | `live` | `Live`, and the way back |
 //! | `replicate` | the peers of one deployment |
+//! | `release` | what is run once before the release goes live |
 
 mod build;
 mod cut_off;
 mod intake;
 mod live;
+mod release;
 mod replicate;
 
 use std::collections::BTreeSet;
@@ -155,15 +157,10 @@ impl Builder {
                 ready
             }
         };
-        if spec.plan == Plan::Build(Then::Stage) {
-            attempt.commit("staging")?;
-            self.sync(&ready.0, attempt)?;
-            return Ok(Success {
-                made: Box::new(ready),
-                staged: true,
-                restarted: false,
-                peer_results: Vec::new(),
-            });
+        match spec.plan {
+            Plan::Build(Then::Stage) => return self.stage("staging", ready, attempt),
+            Plan::Release(_) => return self.release_alone(spec, ready, attempt),
+            _ => {}
         }
         // Who waits for peers holds up nobody, least of all the peers.
         drop(permit);
@@ -173,6 +170,7 @@ impl Builder {
             }
             _ => Fleet::none(),
         };
+        let (ready, fleet) = self.release(spec, ready, attempt, fleet)?;
         let live = self.activate(ready, attempt, fleet)?;
         let (live, restarted) = match spec.restart {
             Restart::No => (self.leave_processes(attempt, live)?, false),
@@ -183,6 +181,18 @@ impl Builder {
             restarted,
             peer_results: live.fleet.report(true).results,
             made: Box::new(live),
+        })
+    }
+
+    /// Keeps a release that is not live.
+    fn stage(&self, what: &str, ready: Ready, attempt: &mut Attempt) -> Outcome<'_> {
+        attempt.commit(what)?;
+        self.sync(&ready.0, attempt)?;
+        Ok(Success {
+            made: Box::new(ready),
+            staged: true,
+            restarted: false,
+            peer_results: Vec::new(),
         })
     }
 

@@ -32,7 +32,14 @@ pub(super) fn deploy(
         }
         (None, Some(id)) => {
             caller.may_see(&state.known.store, id)?;
-            state.deployer.activate(project, id, deploy.restart, by)?
+            let origin = deploy.origin.clone();
+            match (deploy.activate, origin) {
+                (false, Some(origin)) => state.deployer.release(project, id, origin, by)?,
+                (_, origin) => {
+                    let how = (deploy.restart, origin);
+                    state.deployer.activate(project, id, how, by)?
+                }
+            }
         }
         (Some(payload), None) => {
             let then = match (deploy.activate, deploy.replicated) {
@@ -47,6 +54,7 @@ pub(super) fn deploy(
                 plan: Plan::Build(then),
                 restart: deploy.restart,
                 options: deploy.options.clone(),
+                origin: deploy.origin.clone(),
                 caller: by,
             };
             let incoming = Incoming {

@@ -27,6 +27,7 @@ mod proxy;
 mod reattach;
 mod recipes;
 mod refuse;
+mod release;
 mod run_as;
 mod serve;
 mod service;

@@ -916,3 +916,127 @@ fn an_origin_that_is_killed_after_its_switch_says_what_it_knows_of_its_peers() {
     );
     assert_eq!(live(&peer), None);
 }
+
+/// Writes down who is released, whether it is a peer, and what is live there meanwhile.
+const RELEASE: &str = "release: echo \"$GANGPLANK_DEPLOYMENT_ID ${GANGPLANK_ORIGIN-none} \
+                       $(cat ../../../components/demo/v)\" >>$GANGPLANK_SHARED/ran";
+
+/// What was released on a host, but for the ids.
+fn released(host: &TestServer) -> Vec<String> {
+    let text = fs::read_to_string(host.path("shared/demo/ran")).unwrap_or_default();
+    let words = text.lines().map(|line| line.split_once(' ').unwrap().1);
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn each_host_runs_its_own_release_line_before_anything_is_live() {
+    let cluster = cluster(2, &[]);
+    deploy(&cluster.origin, &[], &payload(&[("./v", "1")]));
+    let procfile = format!("{RELEASE}\nweb: sleep 1000\n");
+    let events = deploy(
+        &cluster.origin,
+        &[("restart", "auto")],
+        &payload(&[("./Procfile", &procfile), ("./v", "2")]),
+    );
+    let last = events.last().unwrap();
+    assert_eq!(last.event, "done", "{events:#?}");
+    let id = last.data["result"]["deployment_id"].as_str().unwrap();
+    let node = cluster.origin.record(id)["origin_node"].clone();
+    let node = node.as_str().unwrap();
+    assert_eq!(released(&cluster.origin), ["none 1"]);
+    for peer in &cluster.peers {
+        assert_eq!(released(peer), [format!("{node} 1")]);
+    }
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
+        assert_eq!(live(server).as_deref(), Some("2"));
+        assert_eq!(processes(server).as_array().unwrap().len(), 1);
+    }
+    // One peer fails: nothing is live anywhere, and the others have no more than run theirs.
+    let root = cluster.peers[1].root.0.display().to_string();
+    let bad = format!("{RELEASE}; case $PWD in {root}*) echo broken; exit 7;; esac\n");
+    let error = fails(
+        &cluster,
+        &deploy(
+            &cluster.origin,
+            &[("restart", "auto")],
+            &payload(&[("./Procfile", &bad), ("./v", "3")]),
+        ),
+    );
+    assert_eq!(
+        (&error["code"], &error["phase"], &error["failed_peers"]),
+        (
+            &json!("replicate_failed"),
+            &json!("release"),
+            &json!(["three"])
+        ),
+        "{error}"
+    );
+    let told = results(&error);
+    assert!(
+        told[0].2 == "built, but not made live" && told[1].2.contains("exit code 7"),
+        "{told:?}"
+    );
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
+        assert_eq!(live(server).as_deref(), Some("2"));
+        assert_eq!(released(server).len(), 2);
+    }
+    // The peer's own record says which of its phases it was.
+    let list = json!({"operation": "list_deployments", "limit": 1});
+    let newest = cluster.peers[1].operate(&list).json()["deployments"][0].clone();
+    assert_eq!(newest["error"]["code"], "release_failed", "{newest}");
+    // The origin itself fails: no peer is even asked.
+    let bad = "release: [ -n \"$GANGPLANK_ORIGIN\" ] || exit 6; echo x x >>$GANGPLANK_SHARED/ran\n";
+    let bad = payload(&[("./Procfile", bad), ("./v", "4")]);
+    let error = fails(&cluster, &deploy(&cluster.origin, &[], &bad));
+    assert_eq!(
+        (&error["code"], &error["phase"]),
+        (&json!("release_failed"), &json!("release")),
+        "{error}"
+    );
+    for server in cluster.peers.iter().chain([&cluster.origin]) {
+        assert_eq!(live(server).as_deref(), Some("2"));
+        assert_eq!(released(server).len(), 2);
+    }
+    // One that fails is left behind, if that is what is wanted.
+    let bad = format!("{RELEASE}; case $PWD in {root}*) exit 7;; esac\n");
+    let events = deploy(
+        &cluster.origin,
+        &[("ignore_replication_errors", "true")],
+        &payload(&[("./Procfile", &bad), ("./v", "5")]),
+    );
+    assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+    assert_eq!(
+        [&cluster.origin, &cluster.peers[0], &cluster.peers[1]].map(live),
+        [Some("5".into()), Some("5".into()), Some("2".into())]
+    );
+}
+
+#[test]
+fn a_cancel_reaches_the_release_lines_of_the_peers() {
+    let cluster = cluster(2, &[]);
+    deploy(&cluster.origin, &[], &payload(&[("./v", "1")]));
+    let waits =
+        "release: [ -z \"$GANGPLANK_ORIGIN\" ] || { touch $GANGPLANK_SHARED/began; sleep 1000; }\n";
+    let waits = payload(&[("./Procfile", waits), ("./v", "2")]);
+    std::thread::scope(|scope| {
+        let deploying = scope.spawn(|| deploy(&cluster.origin, &[], &waits));
+        for peer in &cluster.peers {
+            let began = peer.path("shared/demo/began");
+            await_some("its release line", || began.exists().then_some(()));
+        }
+        let list = json!({"operation": "list_deployments", "limit": 1});
+        let newest = cluster.origin.operate(&list).json()["deployments"][0].clone();
+        assert_eq!(newest["status"], "releasing", "{newest}");
+        let cancel =
+            json!({"operation": "cancel_deployment", "deployment_id": newest["deployment_id"]});
+        let cancelled = cluster.origin.operate(&cancel);
+        assert_eq!(cancelled.status, 200, "{}", cancelled.text());
+        let events = deploying.join().unwrap();
+        assert_eq!(fails(&cluster, &events)["code"], "cancelled");
+        for peer in &cluster.peers {
+            let newest = peer.operate(&list).json()["deployments"][0].clone();
+            assert_eq!(newest["status"], "cancelled", "{newest}");
+            assert_eq!(live(peer).as_deref(), Some("1"));
+        }
+    });
+}

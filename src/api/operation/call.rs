@@ -297,6 +297,7 @@ impl Deploy {
             .with("payload_sha256", self.payload_sha256.clone())
             .flag("replicated", self.replicated)
             .flag("ignore_replication_errors", self.ignore_replication_errors)
+            .with("origin", self.origin.clone())
     }
 
     /// A payload that is built and made live, as who says nothing else gets it.
@@ -310,6 +311,7 @@ impl Deploy {
             payload_sha256: None,
             replicated: false,
             ignore_replication_errors: false,
+            origin: None,
         }
     }
 }
@@ -413,6 +415,12 @@ mod tests {
             Operation::Deploy(Box::new(stage)),
             Operation::Deploy(Box::new(release)),
             Operation::Deploy(Box::new(replicated)),
+            Operation::Deploy(Box::new(Deploy {
+                release: Some(id),
+                activate: false,
+                origin: Some("berlin".into()),
+                ..Deploy::of(project.clone())
+            })),
             Operation::GetDeployment(id),
             Operation::GetPayload(id),
             Operation::DeletePayload(id),

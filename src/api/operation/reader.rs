@@ -15,6 +15,9 @@ const COMMAND_LEN_MAX: usize = (128 << 10) - 1;
 /// The longest `KEY=VALUE`: with a longer one Linux starts nothing.
 const VARIABLE_LEN_MAX: usize = (128 << 10) - 1;
 
+/// The longest name of another server: longer than a host name can be.
+const ORIGIN_LEN_MAX: usize = 255;
+
 /// Reads fields one by one and keeps their faults. `null` counts as absent everywhere.
 pub(super) struct FieldReader<'a> {
     pub(super) fields: &'a Fields,
@@ -292,7 +295,8 @@ impl FieldReader<'_> {
                 "'restart' cannot go with 'activate': false, since nothing becomes live".into(),
             );
         }
-        if !activate && release.is_some() {
+        let origin = self.origin();
+        if !activate && release.is_some() && origin.is_none() {
             self.faults.push(
                 "'deployment_id' cannot go with 'activate': false, since it is built already"
                     .into(),
@@ -321,7 +325,19 @@ impl FieldReader<'_> {
             payload_sha256,
             replicated,
             ignore_replication_errors,
+            origin,
         })
+    }
+
+    /// It becomes a variable of what a release runs.
+    fn origin(&mut self) -> Option<String> {
+        let origin = self.text("origin")?;
+        if (1..=ORIGIN_LEN_MAX).contains(&origin.len()) && !origin.contains(char::is_control) {
+            return Some(origin);
+        }
+        self.fault(format!(
+            "'origin' must be 1 to {ORIGIN_LEN_MAX} bytes without control characters"
+        ))
     }
 
     pub(super) fn list(&mut self) -> List {

@@ -16,6 +16,17 @@ use crate::engine::spec::{DeployCaller, DeploySpec, Earlier, Plan};
 use crate::engine::stages::{Ready, Work};
 use crate::store::journal::Follower;
 
+/// What is to become live again.
+struct MakeLive {
+    /// The deployment that built it.
+    of: Record,
+    /// The deployment that a rollback undoes.
+    rollback_of: Option<DeploymentId>,
+    /// The server whose deployment this is a part of.
+    origin: Option<String>,
+    restart: Restart,
+}
+
 impl Deployer {
     /// Makes the release of an earlier deployment live, a staged one or one that was live before.
     ///
@@ -25,7 +36,7 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         id: DeploymentId,
-        restart: Restart,
+        (restart, origin): (Restart, Option<String>),
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
@@ -38,7 +49,80 @@ impl Deployer {
         }
         let what = format!("activating deployment {id} of {project}");
         let built = self.built_by(project, id, &what)?;
-        self.make_live(built, None, (restart, caller), &request, &what)
+        let goal = MakeLive {
+            of: built,
+            rollback_of: None,
+            origin,
+            restart,
+        };
+        self.make_live(goal, caller, &request, &what)
+    }
+
+    /// Runs what the release of an earlier deployment wants to be run before it goes live, and leaves it as it is.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict`, `busy`, or why no deployment has begun.
+    pub fn release(
+        self: &Arc<Self>,
+        project: &Project,
+        id: DeploymentId,
+        origin: String,
+        caller: DeployCaller,
+    ) -> Result<Follower, Refusal> {
+        let by = caller.clone();
+        let request = KeyedRequest {
+            of: Some(id),
+            ..KeyedRequest::new(project, &by, DeploymentKind::Activate, Restart::No)
+        };
+        if let Some(earlier) = self.earlier(&request)? {
+            return Ok(earlier);
+        }
+        let what = format!("releasing deployment {id} of {project}");
+        let built = self.built_by(project, id, &what)?;
+        let release = built.deployment_id;
+        self.is_not_live(project, release, &what)?;
+        let spec = DeploySpec {
+            project: project.clone(),
+            plan: Plan::Release(release),
+            restart: Restart::No,
+            options: built.options,
+            origin: Some(origin),
+            caller,
+        };
+        let attempt = match self.begin_once(&spec, &request)? {
+            Started::New(attempt) => *attempt,
+            Started::Earlier(follower) => return Ok(follower),
+        };
+        let work = self.built(&spec.project, release, &what);
+        self.carry_on(spec, attempt, work)
+    }
+
+    fn is_not_live(
+        &self,
+        project: &Project,
+        release: DeploymentId,
+        what: &str,
+    ) -> Result<(), Refusal> {
+        if self.known.store.live(project) != Some(release) {
+            return Ok(());
+        }
+        let why = format!("{what}: release {release} is live already");
+        Err(Refusal::new(Code::Conflict, why).about(release))
+    }
+
+    /// From the beginning of a deployment on nobody removes the release that it needs, but somebody may have before.
+    fn built(
+        &self,
+        project: &Project,
+        release: DeploymentId,
+        what: &str,
+    ) -> Result<Work, Box<Failed>> {
+        let store = &self.known.store;
+        if store.release(project, release).exists() {
+            return Ok(Work::Built(Ready::built(store, project, release)));
+        }
+        let why = format!("{what}: release {release} was removed just now; try again");
+        Err(Refusal::new(Code::NotFound, why).into())
     }
 
     /// Makes an earlier release live again: the one that is named, or the one before the live one.
@@ -69,7 +153,13 @@ impl Deployer {
             Some(id) => self.built_by(project, id, &what)?,
             None => self.before(project, live, &what)?,
         };
-        self.make_live(built, Some(live), (restart, caller), &request, &what)
+        let goal = MakeLive {
+            of: built,
+            rollback_of: Some(live),
+            origin: None,
+            restart,
+        };
+        self.make_live(goal, caller, &request, &what)
     }
 
     /// The record of the deployment that built a release: of that deployment itself, or of the one whose release it made
@@ -128,18 +218,20 @@ impl Deployer {
     /// Makes a release live that an earlier deployment built, or builds it again first if only its payload is left.
     fn make_live(
         self: &Arc<Self>,
-        of: Record,
-        rollback_of: Option<DeploymentId>,
-        (restart, caller): (Restart, DeployCaller),
+        goal: MakeLive,
+        caller: DeployCaller,
         request: &KeyedRequest<'_>,
         what: &str,
     ) -> Result<Follower, Refusal> {
+        let MakeLive {
+            of,
+            rollback_of,
+            origin,
+            restart,
+        } = goal;
         let store = &self.known.store;
         let (project, release) = (of.project.clone(), of.deployment_id);
-        if store.live(&project) == Some(release) {
-            let why = format!("{what}: release {release} is live already");
-            return Err(Refusal::new(Code::Conflict, why).about(release));
-        }
+        self.is_not_live(&project, release, what)?;
         let is_there = || store.release(&project, release).exists();
         let earlier = Earlier {
             release,
@@ -163,6 +255,7 @@ impl Deployer {
             plan,
             restart,
             options: of.options,
+            origin,
             caller,
         };
         let mut attempt = match self.begin_once(&spec, request)? {
@@ -174,14 +267,7 @@ impl Deployer {
                 .intake()
                 .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
                 .map(Work::Unpacked),
-            // From the beginning on nobody removes it, but somebody may have before.
-            None if store.release(&spec.project, release).exists() => {
-                Ok(Work::Built(Ready::built(store, &spec.project, release)))
-            }
-            None => {
-                let why = format!("{what}: release {release} was removed just now; try again");
-                Err(Box::<Failed>::from(Refusal::new(Code::NotFound, why)))
-            }
+            None => self.built(&spec.project, release, what),
         };
         self.carry_on(spec, attempt, work)
     }

@@ -38,6 +38,7 @@ impl Deployer {
             plan: Plan::Restart(live),
             restart,
             options: Options::default(),
+            origin: None,
             caller,
         };
         match self.begin_once(&spec, &request)? {

@@ -112,6 +112,7 @@ impl Deployer {
                 _ => Restart::Immediate,
             },
             options: record.options.clone(),
+            origin: None,
             caller: DeployCaller::default(),
         };
         let work = Work::CutOff(CutOff {

@@ -369,6 +369,26 @@ fn procfiles() {
 }
 
 #[test]
+fn what_is_released_is_not_a_process() {
+    let package = r#"{"scripts":{"start":"node ."}}"#;
+    let web = ("web", "node .");
+    let table = [
+        ("web: a\nrelease: b c\n", Some("b c"), vec![("web", "a")]),
+        ("release: b\n", Some("b"), vec![web]),
+        ("Release: b\n", None, vec![("Release", "b")]),
+        ("# nothing\n", None, vec![]),
+    ];
+    for (text, released, expected) in table {
+        let dir = ManifestDir::with("Procfile", text);
+        std::fs::write(dir.0.join("package.json"), package).unwrap();
+        assert_eq!(release(&dir.0).unwrap().as_deref(), released, "{text:?}");
+        let found = processes(&dir.0).unwrap();
+        let found: Vec<_> = found.iter().map(|one| (&*one.name, &*one.line)).collect();
+        assert_eq!(found, expected, "{text:?}");
+    }
+}
+
+#[test]
 fn refused_procfiles() {
     let long = format!("{}: a", "x".repeat(64));
     let table = [

@@ -141,19 +141,45 @@ impl Peer {
         talk.build()
     }
 
-    /// Makes a build live.
+    /// Lets the peer run what a build wants to be run before it goes live.
+    ///
+    /// # Errors
+    /// Why that failed.
+    pub fn release(
+        &self,
+        (project, build, origin): (&Project, &Build, &str),
+        timeout: Duration,
+        stop: &Stop,
+        tell: OnPeerEvent<'_>,
+    ) -> Result<(), String> {
+        let operation = Operation::Deploy(Box::new(Deploy {
+            release: Some(build.id),
+            activate: false,
+            origin: Some(origin.to_owned()),
+            ..Deploy::of(project.clone())
+        }));
+        let key = format!("release-{}", build.id);
+        let mut talk = self.talk(timeout, stop, tell);
+        let ended = self.once(&mut talk, operation, &key);
+        if ended.is_err() && talk.id.is_some() {
+            self.cancel(talk.id);
+        }
+        ended.map(drop)
+    }
+
+    /// Makes a build live. What it wants to be run before has been run.
     ///
     /// # Errors
     /// Why it is not.
     pub fn activate(
         &self,
-        project: &Project,
-        build: &Build,
+        (project, build, origin): (&Project, &Build, &str),
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<Build, String> {
         let operation = Operation::Deploy(Box::new(Deploy {
             release: Some(build.id),
+            origin: Some(origin.to_owned()),
             ..Deploy::of(project.clone())
         }));
         let mut talk = self.talk(QUICK, stop, tell);

@@ -285,6 +285,32 @@ impl Builder {
         })
     }
 
+    /// Lets the peers run what the release wants to be run before it goes live, all at once.
+    pub(super) fn release_peers(
+        &self,
+        attempt: &mut Attempt,
+        project: &Project,
+        fleet: &mut Fleet<'_>,
+    ) -> Result<(), Refusal> {
+        let stop = attempt.stop().clone();
+        let origin = attempt.record().origin_node.clone();
+        let timeout = self.replicate_timeout;
+        fleet.each(
+            &mut attempt.peer_events(),
+            |_| true,
+            |member, tell| {
+                let build = member.build()?;
+                let of = (project, build, &*origin);
+                member.peer.release(of, timeout, &stop, tell)
+            },
+        );
+        if stop.stopped() {
+            let why = format!("releasing {project}: stopped");
+            return Err(Refusal::new(Code::Cancelled, why));
+        }
+        fleet.verdict(&format!("releasing {project}"))
+    }
+
     /// Makes the builds of the peers live, all at once.
     pub(super) fn activate_peers(
         &self,
@@ -294,6 +320,7 @@ impl Builder {
     ) -> Result<(), Refusal> {
         // It is too late to stop: what has begun is carried through.
         let restarts = attempt.record().restart_mode.is_some();
+        let origin = attempt.record().origin_node.clone();
         let mut tell = attempt.peer_events();
         let made = fleet.each(
             &mut |event| {
@@ -305,7 +332,8 @@ impl Builder {
             |_| true,
             |member, tell| {
                 let build = member.build()?;
-                member.peer.activate(project, build, &Stop::never(), tell)
+                let of = (project, build, &*origin);
+                member.peer.activate(of, &Stop::never(), tell)
             },
         );
         for (n, build) in made {
