@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
+use crate::api::source::SourceRevision;
 
 /// One step of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,6 +191,12 @@ pub struct Opening {
     /// The SHA-256 of the key by which a second request is known, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// Why it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What its release was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceRevision>,
 }
 
 /// A `phase` event.

@@ -5,3 +5,4 @@ pub mod event;
 pub mod name;
 pub mod operation;
 pub mod record;
+pub mod source;

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::reader::FieldReader;
+use crate::api::source::Provenance;
 
 #[cfg(test)]
 pub use crate::api::operation::call::FieldKind;
@@ -57,6 +58,8 @@ const OTHERS: &[&str] = &[
     "deployment_id",
     "payload",
     "payload_sha256",
+    "message",
+    "source",
     "package",
     "install_command",
     "restart",
@@ -164,6 +167,8 @@ pub struct Deploy {
     /// The server that asks a peer, by its name. It is told to what the release runs before it goes live, and decides when
     /// that is run.
     pub origin: Option<String>,
+    /// What is said of it.
+    pub provenance: Provenance,
 }
 
 /// `list_deployments`

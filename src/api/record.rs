@@ -13,6 +13,7 @@ use crate::api::error::Code;
 use crate::api::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
+use crate::api::source::{Provenance, SourceRevision};
 
 /// What is known of a deployment. Times are in milliseconds since the epoch, sizes in bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub struct Record {
     /// What it was asked to do.
     #[serde(default)]
     pub kind: DeploymentKind,
+    /// Why it was made.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// What its release was made of.
+    #[serde(default)]
+    pub source: Option<SourceRevision>,
     /// Always none: packages are not supported yet.
     pub package_identifier: Option<String>,
     /// The payload's SHA-256, in hex.
@@ -123,6 +130,8 @@ impl Record {
             release_id: opening.release_id,
             project: opening.project.clone(),
             kind: opening.into(),
+            message: opening.message.clone(),
+            source: opening.source.clone(),
             package_identifier: None,
             payload_hash: None,
             payload_size: None,
@@ -163,6 +172,14 @@ impl Record {
         Some(record)
     }
 
+    /// What was said of it.
+    pub fn provenance(&self) -> Provenance {
+        Provenance {
+            message: self.message.clone(),
+            source: self.source.clone(),
+        }
+    }
+
     /// The phases that were to come; none if its first event is not known.
     pub fn phases(&self) -> Option<Vec<Phase>> {
         let first = self.event_log.entries().next()?;
@@ -179,6 +196,7 @@ impl Record {
             "message": format!("Successfully {done}: {}", self.project),
             "deployment_id": self.deployment_id,
             "project": self.project,
+            "kind": self.kind,
             "previous": self.previous,
             "elapsed_ms": now_ms.saturating_sub(self.started_at),
         });
@@ -187,6 +205,9 @@ impl Record {
         }
         if self.release_id != self.deployment_id {
             result["release_id"] = self.release_id.to_string().into();
+        }
+        if let Some(source) = &self.source {
+            result["source"] = json!(source);
         }
         if let Some(undone) = self.rollback_of {
             result["rollback_of"] = undone.to_string().into();
@@ -488,6 +509,8 @@ mod tests {
             user: Some("admin".into()),
             options: Options::default(),
             idempotency_key: Some("0123456789abcdef0123456789abcdef".repeat(2)),
+            message: Some("why".into()),
+            source: SourceRevision::found(Some("a1".into()), None, Some(false)),
         };
         Entry::new(1, 1000, &Event::Deployment(Box::new(opening)))
     }

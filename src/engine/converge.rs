@@ -81,6 +81,7 @@ impl Deployer {
             restart,
             options: one.options,
             origin: Some(from.name().to_owned()),
+            provenance: one.provenance,
             caller: DeployCaller {
                 user: user.map(str::to_owned),
                 ..DeployCaller::default()

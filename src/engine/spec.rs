@@ -3,6 +3,7 @@
 use crate::api::event::Phase;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
+use crate::api::source::Provenance;
 
 /// What a deployment is to be.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct DeploySpec {
     pub options: Options,
     /// The server whose deployment this is a part of, if it is that of another one.
     pub origin: Option<String>,
+    /// What is said of it.
+    pub provenance: Provenance,
     /// Who asks.
     pub caller: DeployCaller,
 }
@@ -183,6 +186,7 @@ mod tests {
             restart: Restart::No,
             options: Options::default(),
             origin: origin.map(str::to_owned),
+            provenance: Provenance::default(),
             caller: DeployCaller::default(),
         }
     }

@@ -32,11 +32,11 @@ pub(super) fn deploy(
         }
         (None, Some(id)) => {
             caller.may_see(&state.known.store, id)?;
-            let origin = deploy.origin.clone();
+            let (origin, said) = (deploy.origin.clone(), deploy.provenance.clone());
             match (deploy.activate, origin) {
-                (false, Some(origin)) => state.deployer.release(project, id, origin, by)?,
+                (false, Some(origin)) => state.deployer.release(project, id, (origin, said), by)?,
                 (_, origin) => {
-                    let how = (deploy.restart, origin);
+                    let how = (deploy.restart, origin, said);
                     state.deployer.activate(project, id, how, by)?
                 }
             }
@@ -55,6 +55,7 @@ pub(super) fn deploy(
                 restart: deploy.restart,
                 options: deploy.options.clone(),
                 origin: deploy.origin.clone(),
+                provenance: deploy.provenance.clone(),
                 caller: by,
             };
             let incoming = Incoming {

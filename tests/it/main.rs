@@ -23,6 +23,7 @@ mod packing;
 mod peers;
 mod power;
 mod processes;
+mod provenance;
 mod proxy;
 mod reattach;
 mod recipes;

@@ -100,7 +100,11 @@ fn one_deploy_reaches_every_peer() {
     let cluster = cluster(2, &[]);
     let events = deploy(
         &cluster.origin,
-        &[("install_command", "echo building")],
+        &[
+            ("install_command", "echo building"),
+            ("message", "for all"),
+            ("source", r#"{"commit":"a1b2c3d"}"#),
+        ],
         &payload(&[("./v", "1")]),
     );
     let last = events.last().unwrap();
@@ -138,6 +142,10 @@ fn one_deploy_reaches_every_peer() {
             .map(|one| &one["status"])
             .collect();
         assert_eq!(statuses, ["success", "staged"]);
+        for one in list["deployments"].as_array().unwrap() {
+            assert_eq!(one["message"], "for all", "{one}");
+            assert_eq!(one["source"], json!({"commit": "a1b2c3d"}), "{one}");
+        }
         assert_eq!(
             list["deployments"][1]["payload_hash"],
             record["payload_hash"]

@@ -257,7 +257,16 @@ pub(crate) fn bare(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let heeded = ["GANGPLANK_", "HARPER_", "GITHUB_", "LC_"];
+        let heeded = [
+            "GANGPLANK_",
+            "HARPER_",
+            "GITHUB_",
+            "CI_",
+            "BUILDKITE",
+            "CIRCLE_",
+            "BITBUCKET_",
+            "LC_",
+        ];
         if heeded.iter().any(|prefix| text.starts_with(prefix))
             || ["CI", "LANG", "TERM"].contains(&&*text)
         {

@@ -1,11 +1,12 @@
 //! Writing an operation as the fields that a client sends, and what the answer to it has to look like.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::name::Project;
 use crate::api::operation::{
     Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
 };
+use crate::api::source::Provenance;
 
 /// What a success of an operation looks like. Anything else that is answered with a 2xx comes from something that stands in
 /// the server's place, such as a proxy's page.
@@ -298,6 +299,11 @@ impl Deploy {
             .flag("replicated", self.replicated)
             .flag("ignore_replication_errors", self.ignore_replication_errors)
             .with("origin", self.origin.clone())
+            .with("message", self.provenance.message.clone())
+            .with(
+                "source",
+                self.provenance.source.as_ref().map(|source| json!(source)),
+            )
     }
 
     /// A payload that is built and made live, as who says nothing else gets it.
@@ -312,6 +318,7 @@ impl Deploy {
             replicated: false,
             ignore_replication_errors: false,
             origin: None,
+            provenance: Provenance::default(),
         }
     }
 }
@@ -359,7 +366,7 @@ mod tests {
     use super::*;
     use crate::api::name::Secret;
     use crate::api::operation::{Rollback, typed};
-    use serde_json::json;
+    use crate::api::source::SourceRevision;
 
     const ID: &str = "01976e6c-1c2b-7000-8000-000000000000";
 
@@ -382,6 +389,10 @@ mod tests {
             ..Deploy::of(project.clone())
         };
         let replicated = Deploy {
+            provenance: Provenance {
+                message: Some("why\n\nat length".into()),
+                source: SourceRevision::found(Some("a1b2".into()), Some("main".into()), Some(true)),
+            },
             replicated: true,
             ignore_replication_errors: true,
             restart: Restart::Immediate,

@@ -9,6 +9,7 @@ use crate::api::operation::{
     Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Restart, Rollback,
     is_known, truth,
 };
+use crate::api::source::{self, Provenance, SourceRevision};
 
 /// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
 const COMMAND_LEN_MAX: usize = (128 << 10) - 1;
@@ -316,6 +317,7 @@ impl FieldReader<'_> {
             );
         }
         let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
+        let provenance = self.provenance();
         Some(Deploy {
             project: project?,
             release,
@@ -326,6 +328,7 @@ impl FieldReader<'_> {
             replicated,
             ignore_replication_errors,
             origin,
+            provenance,
         })
     }
 
@@ -338,6 +341,19 @@ impl FieldReader<'_> {
         self.fault(format!(
             "'origin' must be 1 to {ORIGIN_LEN_MAX} bytes without control characters"
         ))
+    }
+
+    fn provenance(&mut self) -> Provenance {
+        let text = self.text("message").unwrap_or_default();
+        let message = source::message(&text).unwrap_or_else(|why| self.fault(why));
+        let source = match self.unfolded("source") {
+            None => None,
+            Some(Value::Object(members)) => {
+                SourceRevision::read(&members).unwrap_or_else(|why| self.fault(why))
+            }
+            Some(_) => self.fault("'source' must be an object".into()),
+        };
+        Provenance { message, source }
     }
 
     pub(super) fn list(&mut self) -> List {

@@ -1,5 +1,6 @@
 //! `deploy`: names the component, packs the directory, uploads it, and follows the deployment to its end.
 
+mod commit;
 mod naming;
 mod packing;
 
@@ -7,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::error::{Code, Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
+use crate::api::source;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::session::follow::{FollowedRequest, Shown};
@@ -30,8 +32,8 @@ Sends DIR (.) without node_modules, .git, what .gangplankignore names and what
 looks secret (.env, private keys), and follows the deployment to its end.
 
   --project NAME        or `project` of gangplank.json, or DIR's own name
-  --restart[=rolling], --no-restart
-                        restart its processes (they are, by default), or not
+  --restart[=rolling], --no-restart  restart its processes (the default), or not
+  --message TEXT        kept in the record, with the commit that CI or git names
   --no-activate         build it and keep it, but do not make it live
   --wait                until another deployment of the component has ended
   --replicated, --ignore-replication-errors
@@ -165,6 +167,10 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
     if let Some(project) = value::text(line, "--project")? {
         fields.insert("project".into(), project.into());
     }
+    if let Some(message) = value::text(line, "--message")? {
+        source::message(&message).map_err(Usage::new)?;
+        fields.insert("message".into(), message.into());
+    }
     if let Some(restart) = value::restart(line)? {
         let restart = match restart {
             Restart::No => Value::from(false),
@@ -207,6 +213,12 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     let given = fields.get("project").and_then(Value::as_str);
     let project = naming::project(dir, given).map_err(CommandError::usage)?;
     fields.insert("project".into(), project.as_str().into());
+    if options.packs() && !fields.contains_key("source") {
+        let environment = |name: &str| std::env::var(name).ok();
+        if let Some(source) = commit::of(Some(dir), &environment) {
+            fields.insert("source".into(), json!(source));
+        }
+    }
     let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     if !options.packs() {
         let mut session = context.session()?;

@@ -11,6 +11,7 @@ use crate::cli::screen::lines;
 use crate::cli::screen::sink;
 use crate::cli::screen::table::table;
 use crate::cli::screen::yaml::yaml;
+use crate::system::host;
 
 /// In which form the result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +48,11 @@ impl FromStr for OutputFormat {
 /// # Errors
 /// When it cannot be written; that nobody reads it any longer is none.
 pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Error> {
-    let text = rendered(value, output, io::stdout().is_terminal());
+    let width = io::stdout().is_terminal().then(|| {
+        // 80 where nobody knows, as everywhere.
+        host::terminal_columns(io::stdout()).map_or(80, usize::from)
+    });
+    let text = rendered(value, output, width);
     printed(&mut io::stdout(), &text)
 }
 
@@ -97,26 +102,27 @@ fn printed(out: &mut dyn Write, text: &str) -> Result<(), Error> {
     }
 }
 
-fn rendered(value: &Value, output: OutputFormat, terminal: bool) -> String {
+/// With the width of the terminal, if it is one that reads it.
+fn rendered(value: &Value, output: OutputFormat, width: Option<usize>) -> String {
     match output {
         OutputFormat::Json => json(value),
-        OutputFormat::Auto if !terminal => json(value),
-        OutputFormat::Auto => shown_table(value).unwrap_or_else(|| yaml(value)),
+        OutputFormat::Auto if width.is_none() => json(value),
+        OutputFormat::Auto => shown_table(value, width).unwrap_or_else(|| yaml(value)),
         OutputFormat::Yaml => yaml(value),
-        OutputFormat::Text => text(value),
+        OutputFormat::Text => text(value, width),
     }
 }
 
-fn text(value: &Value) -> String {
+fn text(value: &Value, width: Option<usize>) -> String {
     let message = value.get("message").or(Some(value)).and_then(Value::as_str);
     match message {
         Some(message) => harmless(&lines::message(message).join("\n")),
-        None => shown_table(value).unwrap_or_else(|| yaml(value)),
+        None => shown_table(value, width).unwrap_or_else(|| yaml(value)),
     }
 }
 
-fn shown_table(value: &Value) -> Option<String> {
-    table(value).map(|table| harmless(&table))
+fn shown_table(value: &Value, width: Option<usize>) -> Option<String> {
+    table(value, width).map(|table| harmless(&table))
 }
 
 /// Lines that no CI system obeys.
@@ -166,24 +172,24 @@ mod tests {
         ];
         for (value, output, terminal, expected) in table {
             assert_eq!(
-                rendered(value, output, terminal),
+                rendered(value, output, terminal.then_some(80)),
                 expected,
                 "{output:?} {terminal}"
             );
         }
-        assert_eq!(text(&json!("a\x1b\nb")), "a^[\nb\n");
+        assert_eq!(text(&json!("a\x1b\nb"), None), "a^[\nb\n");
         assert_eq!(
-            text(&json!("a\n ::error::b\n##vso[x")),
+            text(&json!("a\n ::error::b\n##vso[x"), None),
             "a\n : :error::b\n##vso [x\n"
         );
         let hostile = json!({"rows": [{"name": "::x ##[y]"}]});
-        assert_eq!(text(&hostile), "NAME\n: :x ## [y]\n");
+        assert_eq!(text(&hostile, None), "NAME\n: :x ## [y]\n");
         assert!(json(&hostile).contains(r"::x ##\u005by]"));
         assert!(
             yaml(&json!({"a": "##[y]", "b": "x\n::y"}))
                 .contains("a: \"##\\u005by]\"\nb: \"x\\n::y\"\n")
         );
-        assert_eq!(text(&json!({"a": 1})), "a: 1\n");
+        assert_eq!(text(&json!({"a": 1}), None), "a: 1\n");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Restart;
 use crate::api::record::{DeploymentKind, Record};
+use crate::api::source::Provenance;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::deployer::{Deployer, not_found};
@@ -24,6 +25,7 @@ struct MakeLive {
     rollback_of: Option<DeploymentId>,
     /// The server whose deployment this is a part of.
     origin: Option<String>,
+    provenance: Provenance,
     restart: Restart,
 }
 
@@ -36,7 +38,7 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         id: DeploymentId,
-        (restart, origin): (Restart, Option<String>),
+        (restart, origin, provenance): (Restart, Option<String>, Provenance),
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
@@ -53,6 +55,7 @@ impl Deployer {
             of: built,
             rollback_of: None,
             origin,
+            provenance,
             restart,
         };
         self.make_live(goal, caller, &request, &what)
@@ -66,7 +69,7 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         id: DeploymentId,
-        origin: String,
+        (origin, provenance): (String, Provenance),
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
@@ -86,6 +89,7 @@ impl Deployer {
             plan: Plan::Release(release),
             restart: Restart::No,
             options: built.options,
+            provenance: provenance.or_source(built.source),
             origin: Some(origin),
             caller,
         };
@@ -157,6 +161,7 @@ impl Deployer {
             of: built,
             rollback_of: Some(live),
             origin: None,
+            provenance: Provenance::default(),
             restart,
         };
         self.make_live(goal, caller, &request, &what)
@@ -227,6 +232,7 @@ impl Deployer {
             of,
             rollback_of,
             origin,
+            provenance,
             restart,
         } = goal;
         let store = &self.known.store;
@@ -256,6 +262,7 @@ impl Deployer {
             restart,
             options: of.options,
             origin,
+            provenance: provenance.or_source(of.source),
             caller,
         };
         let mut attempt = match self.begin_once(&spec, request)? {

@@ -196,6 +196,8 @@ impl Deployer {
             user: spec.caller.user.clone(),
             options: spec.options.clone(),
             idempotency_key: spec.caller.key.clone(),
+            message: spec.provenance.message.clone(),
+            source: spec.provenance.source.clone(),
             project: spec.project.clone(),
         };
         let stops = (stopper.clone(), stop);

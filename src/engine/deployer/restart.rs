@@ -6,6 +6,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::name::Project;
 use crate::api::operation::{Options, Restart};
 use crate::api::record::DeploymentKind;
+use crate::api::source::Provenance;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
@@ -33,12 +34,15 @@ impl Deployer {
             let why = format!("restarting {project}: nothing of it is live");
             return Err(Refusal::new(Code::NotFound, why));
         };
+        let built = self.known.store.read_record(live)?;
+        let source = built.and_then(|record| record.source);
         let spec = DeploySpec {
             project: project.clone(),
             plan: Plan::Restart(live),
             restart,
             options: Options::default(),
             origin: None,
+            provenance: Provenance::default().or_source(source),
             caller,
         };
         match self.begin_once(&spec, &request)? {

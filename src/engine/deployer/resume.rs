@@ -6,6 +6,7 @@ use crate::api::error::{Error, Refusal};
 use crate::api::event::{Entry, Event, Phase};
 use crate::api::name::Project;
 use crate::api::operation::Restart;
+use crate::api::source::Provenance;
 use crate::engine::attempt::Attempt;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::running::{self, Busy, Hold, RunningDeployment};
@@ -113,6 +114,7 @@ impl Deployer {
             },
             options: record.options.clone(),
             origin: None,
+            provenance: Provenance::default(),
             caller: DeployCaller::default(),
         };
         let work = Work::CutOff(CutOff {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Operation, Options};
+use crate::api::source::Provenance;
 use crate::client::{InFlight, Notice};
 use crate::engine::peers::Peer;
 use crate::system::stop::Stop;
@@ -25,6 +26,8 @@ pub struct PeerRelease {
     pub payload_hash: Option<String>,
     /// How it was built.
     pub options: Options,
+    /// What was said of it there.
+    pub provenance: Provenance,
     /// Whether its processes run there.
     pub runs: bool,
 }
@@ -56,6 +59,7 @@ impl Peer {
                 release,
                 payload_hash: record["payload_hash"].as_str().map(str::to_owned),
                 options,
+                provenance: Provenance::of_record(&record),
                 runs: processes.is_some_and(|all| !all.is_empty()),
             });
         }

@@ -20,6 +20,7 @@ use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{
     Deploy, DropComponent, Operation, OperationCall, Options, Restart, Rollback,
 };
+use crate::api::source::Provenance;
 use crate::client::follow::Subject;
 use crate::client::{Client, InFlight, Target, TargetCredentials};
 use crate::engine::peers::talk::Talk;
@@ -79,6 +80,8 @@ pub struct StageRequest<'a> {
     pub sha256: &'a str,
     /// How it is built.
     pub options: &'a Options,
+    /// What is said of it.
+    pub provenance: &'a Provenance,
     /// How long the peer may take.
     pub timeout: Duration,
 }
@@ -125,6 +128,7 @@ impl Peer {
             activate: false,
             options: stage.options.clone(),
             payload_sha256: Some(stage.sha256.to_owned()),
+            provenance: stage.provenance.clone(),
             ..Deploy::of(stage.project.clone())
         })));
         let key = format!("stage-{}", stage.origin);
@@ -173,13 +177,14 @@ impl Peer {
     /// Why it is not.
     pub fn activate(
         &self,
-        (project, build, origin): (&Project, &Build, &str),
+        (project, build, origin, said): (&Project, &Build, &str, &Provenance),
         stop: &Stop,
         tell: OnPeerEvent<'_>,
     ) -> Result<Build, String> {
         let operation = Operation::Deploy(Box::new(Deploy {
             release: Some(build.id),
             origin: Some(origin.to_owned()),
+            provenance: said.clone(),
             ..Deploy::of(project.clone())
         }));
         let mut talk = self.talk(QUICK, stop, tell);

@@ -106,6 +106,8 @@ fn opening(id: DeploymentId, project: Project) -> Entry {
         user: None,
         options: Options::default(),
         idempotency_key: None,
+        message: None,
+        source: None,
     };
     Entry::new(1, now_ms(), &Event::Deployment(Box::new(opening)))
 }

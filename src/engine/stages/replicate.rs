@@ -247,8 +247,9 @@ impl Builder {
                 ignores,
             };
             let record = attempt.record();
-            let (options, sha256) = (
+            let (options, provenance, sha256) = (
                 record.options.clone(),
+                record.provenance(),
                 record.payload_hash.clone().unwrap_or_default(),
             );
             let payload = self.store.payload(tree.id);
@@ -258,6 +259,7 @@ impl Builder {
                 payload: &payload,
                 sha256: &sha256,
                 options: &options,
+                provenance: &provenance,
                 timeout: self.replicate_timeout,
             };
             let staged = fleet.each(
@@ -321,6 +323,7 @@ impl Builder {
         // It is too late to stop: what has begun is carried through.
         let restarts = attempt.record().restart_mode.is_some();
         let origin = attempt.record().origin_node.clone();
+        let provenance = attempt.record().provenance();
         let mut tell = attempt.peer_events();
         let made = fleet.each(
             &mut |event| {
@@ -332,7 +335,7 @@ impl Builder {
             |_| true,
             |member, tell| {
                 let build = member.build()?;
-                let of = (project, build, &*origin);
+                let of = (project, build, &*origin, &provenance);
                 member.peer.activate(of, &Stop::never(), tell)
             },
         );
