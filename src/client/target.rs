@@ -3,7 +3,7 @@
 //! A target may carry `user:password@`. They become credentials, and neither `Display`, `Debug` nor an error shows them.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use crate::api::error::Error;
@@ -54,7 +54,8 @@ impl Target {
         }
     }
 
-    /// Reads `http://h:9925`, `https://h`, `h`, `unix:/path/to.sock`.
+    /// Reads `http://h:9925`, `https://h`, `h`, `unix:/path/to.sock`. Without a scheme it is https, but http for a
+    /// loopback address, where nobody listens on the wire and hardly a server has a certificate.
     ///
     /// # Errors
     /// When it is none of these; the text is named without its credentials.
@@ -68,7 +69,7 @@ impl Target {
             return Ok(Target::unix(path));
         }
         let (tls, rest) = match text.split_once("://") {
-            None => (true, text),
+            None => (!is_loopback(text), text),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
             Some(_) => return Err(bad(text, "the scheme is none of http, https and unix")),
@@ -150,6 +151,21 @@ fn bad(text: &str, why: &str) -> Error {
     Error::new(format!("reading the target {shown:?}"), why)
 }
 
+/// Whether an authority without a scheme names this machine.
+fn is_loopback(text: &str) -> bool {
+    let authority = text.split('/').next().unwrap_or_default();
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => host.split(':').next(),
+    };
+    let name = name.unwrap_or_default();
+    let address = name.parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 fn host_and_port(text: &str) -> Result<String, &'static str> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -225,9 +241,18 @@ mod tests {
             ("HTTPS://h.example.:443/", "https://h.example.:443"),
             ("h", "https://h:9925"),
             ("h:1", "https://h:1"),
-            ("127.0.0.1:80", "https://127.0.0.1:80"),
+            ("127.0.0.1:80", "http://127.0.0.1:80"),
+            ("127.9.9.9", "http://127.9.9.9:9925"),
+            ("localhost", "http://localhost:9925"),
+            ("u:p@LocalHost:1/p", "http://LocalHost:1/p"),
+            ("https://localhost", "https://localhost:9925"),
+            ("[::1]", "http://[::1]:9925"),
+            ("127.0.0.1.example", "https://127.0.0.1.example:9925"),
+            ("localhost.example", "https://localhost.example:9925"),
+            ("localhost@h", "https://h:9925"),
+            ("128.0.0.1", "https://128.0.0.1:9925"),
             ("http://[::1]", "http://[::1]:9925"),
-            ("[::1]:80", "https://[::1]:80"),
+            ("[::1]:80", "http://[::1]:80"),
             ("http://h/behind/proxy//", "http://h:9925/behind/proxy"),
             ("unix:/path/to.sock", "unix:/path/to.sock"),
             ("unix:///path/to.sock", "unix:/path/to.sock"),

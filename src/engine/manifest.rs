@@ -34,6 +34,8 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Manifest {
     /// The component's name, for who deploys it.
     pub project: Option<Project>,
+    /// The name of a target, for who deploys it.
+    pub target: Option<String>,
     /// Run instead of the package manager.
     #[serde(deserialize_with = "command")]
     pub install_command: Option<String>,
@@ -101,6 +103,7 @@ impl Default for Manifest {
     fn default() -> Manifest {
         Manifest {
             project: None,
+            target: None,
             install_command: None,
             install_timeout: None,
             check: None,

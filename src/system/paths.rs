@@ -1,5 +1,5 @@
 //! Where the root is when nobody says: the one answer for the server that owns it and for the client that looks for its
-//! socket. Only the environment and the user's id are asked, never the disk.
+//! socket; and where a user's own settings are. Only the environment and the user's id are asked, never the disk.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,14 @@ use crate::system::host;
 pub fn default_root() -> Result<PathBuf, Error> {
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
     root(&env, host::is_root())
+}
+
+/// This user's own directory of settings, from the process's own environment.
+///
+/// # Errors
+/// When there is no variable to find it by.
+pub fn config_dir() -> Result<PathBuf, Error> {
+    config(&|name| std::env::var_os(name).map(PathBuf::from))
 }
 
 /// The unix socket of a root.
@@ -42,9 +50,49 @@ fn root(env: &dyn Fn(&str) -> Option<PathBuf>, superuser: bool) -> Result<PathBu
     }
 }
 
+fn config(env: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Error> {
+    let absolute = |name| env(name).filter(|path| path.is_absolute());
+    let home = || Some(absolute("HOME")?.join(".config"));
+    match absolute("XDG_CONFIG_HOME").or_else(home) {
+        Some(dir) => Ok(dir.join("gangplank")),
+        None => Err(Error::new(
+            "finding this user's settings",
+            "neither XDG_CONFIG_HOME nor HOME says where they are",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_users_settings() {
+        type Set<'a> = &'a [(&'a str, &'a str)];
+        let table: &[(Set, Option<&str>)] = &[
+            (
+                &[("XDG_CONFIG_HOME", "/c"), ("HOME", "/h")],
+                Some("/c/gangplank"),
+            ),
+            (
+                &[("XDG_CONFIG_HOME", "c"), ("HOME", "/h")],
+                Some("/h/.config/gangplank"),
+            ),
+            (
+                &[("XDG_CONFIG_HOME", ""), ("HOME", "/h")],
+                Some("/h/.config/gangplank"),
+            ),
+            (&[("HOME", "h")], None),
+            (&[], None),
+        ];
+        for (set, expected) in table {
+            let env = |name: &str| {
+                let found = set.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| PathBuf::from(value))
+            };
+            assert_eq!(config(&env).ok(), expected.map(PathBuf::from), "{set:?}");
+        }
+    }
 
     #[test]
     fn the_default_root() {

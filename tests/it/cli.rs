@@ -376,6 +376,7 @@ fn an_interrupted_client_says_how_to_go_on_watching() {
     lines.find(|line| line == "  | begun").unwrap();
     let busy = host.cli(&["deploy", dir.to_str().unwrap()]);
     assert_eq!(busy.status.code(), Some(6), "{}", stderr(&busy));
+    assert!(stderr(&busy).contains("; --wait waits for its end, and then deploys (busy)"));
 
     // Somebody else follows meanwhile, from the start.
     let mut watch = host
@@ -503,35 +504,4 @@ fn a_result_that_cannot_be_written_does_not_hide_that_it_was_done() {
         said.contains("Successfully deployed: app, but writing the result"),
         "{said}"
     );
-}
-
-#[test]
-fn a_token_comes_from_stdin_too() {
-    let host = TestServer::start();
-    for (flags, environment) in [
-        (&["--token-file", "-"][..], None),
-        (&[][..], Some("/dev/stdin")),
-    ] {
-        let mut command = gangplank();
-        command.args(["list", "--target", &format!("http://{}", host.address)]);
-        command
-            .args(flags)
-            .envs(environment.map(|file| ("GANGPLANK_TOKEN_FILE", file)));
-        command
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let token = format!("\u{feff}\"{}\"\r\n", host.token);
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(token.as_bytes())
-            .unwrap();
-        assert_eq!(
-            child.wait_with_output().unwrap().status.code(),
-            Some(0),
-            "{flags:?}"
-        );
-    }
 }

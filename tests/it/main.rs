@@ -40,6 +40,7 @@ mod stop_start;
 mod strangers;
 mod switch;
 mod sync;
+mod target;
 mod test_server;
 mod tidy;
 mod tls;

@@ -265,10 +265,11 @@ pub(crate) fn bare(program: &str) -> Command {
             "BUILDKITE",
             "CIRCLE_",
             "BITBUCKET_",
+            "CLI_TARGET",
             "LC_",
         ];
         if heeded.iter().any(|prefix| text.starts_with(prefix))
-            || ["CI", "LANG", "TERM"].contains(&&*text)
+            || ["CI", "LANG", "TERM", "XDG_CONFIG_HOME"].contains(&&*text)
         {
             command.env_remove(&name);
         }

@@ -13,10 +13,10 @@ usage: gangplank COMMAND [FLAGS]
 
 Every command that asks a server takes these. Variables are weaker than flags.
 
-  --target URL          http://h:9925, https://h or unix:/path/to.sock; https
-                        and port 9925 if not said; else GANGPLANK_TARGET, else
-                        the unix socket of the root on this machine
-                        (GANGPLANK_ROOT)
+  --target URL|NAME     http://h:9925, https://h, unix:/path/to.sock, or a name
+                        of `gangplank target`; https and port 9925 if not said.
+                        Else GANGPLANK_TARGET, else \"target\" of gangplank.json,
+                        else the socket of this machine's root (GANGPLANK_ROOT)
   --token-file F        file that holds the access token, - is stdin; else
                         GANGPLANK_TOKEN, GANGPLANK_TOKEN_FILE
   --token T             the token itself, which others see in the process list
@@ -29,8 +29,8 @@ Every command that asks a server takes these. Variables are weaker than flags.
   --retry-for SECONDS   how long a broken connection is tried again (60); if
                         given, a server never reached is waited for too
 
-Then HARPER_CLI_TARGET, HARPER_CLI_USERNAME, HARPER_CLI_PASSWORD are read.
-Variables named for proxies are not used.
+HARPER_CLI_TARGET, HARPER_CLI_USERNAME, HARPER_CLI_PASSWORD are read, too, then
+the CLI_TARGET family. Variables named for proxies are not used.
 ";
 
 /// The words by which the help of a command finds them.
@@ -41,6 +41,10 @@ pub(crate) const FLAGS_TOPIC: &str = "flags";
 pub(crate) struct ClientOptions {
     /// `--target`, or the word `target=`.
     pub(crate) target: Option<String>,
+    /// It was the word, which names a host to Harper's users.
+    pub(crate) target_word: bool,
+    /// The directory whose manifest counts; the working directory if none was named.
+    pub(crate) dir: Option<PathBuf>,
     /// `--token`
     pub(crate) token: Option<Secret>,
     /// `--token-file`
@@ -70,6 +74,8 @@ pub(crate) fn parse(line: &mut CommandLine) -> Result<ClientOptions, Usage> {
     let progress = value::parsed(line, "--progress", str::parse)?;
     let options = ClientOptions {
         target: value::text(line, "--target")?,
+        target_word: false,
+        dir: None,
         token: value::text(line, "--token")?.map(Secret::new),
         token_file: value::path(line, "--token-file")?,
         username: value::text(line, "--username")?,

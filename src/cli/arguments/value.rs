@@ -225,6 +225,7 @@ pub(crate) fn add(
     for (key, value) in words {
         match key.as_str() {
             "target" => {
+                options.target_word |= options.target.is_none();
                 options.target.get_or_insert(value);
             }
             "username" => {

@@ -140,8 +140,9 @@ pub(super) fn read(
         // What is deployed is to run, and what has no processes needs no restart.
         fields.insert("restart".into(), Value::from("auto"));
     }
+    options.dir = rest.pop().map(PathBuf::from);
     let options = DeployOptions {
-        dir: rest.pop().map(PathBuf::from),
+        dir: options.dir.clone(),
         fields,
         include_node_modules: include_node_modules || packing.skip_node_modules == Some(false),
         include_git,
@@ -254,6 +255,10 @@ fn deploy(
     loop {
         let trouble = match session.follow(request.clone()) {
             Err(trouble) if wait && is_busy(&trouble) => trouble,
+            Err(mut trouble) if is_busy(&trouble) => {
+                trouble.failed.message += "; --wait waits for its end, and then deploys";
+                return Err(trouble);
+            }
             result => return result,
         };
         if !waited.for_other(session, trouble.failed.deployment_id) {

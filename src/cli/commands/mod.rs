@@ -20,6 +20,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod target;
 mod token;
 mod watch;
 
@@ -28,15 +29,14 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::api::error::Exit;
+use crate::api::error::{Code, Error, Exit};
 use crate::api::operation::OperationCall;
 use crate::cli::arguments::{
     self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Usage, finish, nearest,
 };
-use crate::cli::commands::token::TokenOptions;
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
 use crate::cli::session::{CommandError, Session, connect};
-use crate::client::Client;
+use crate::client::{Client, NoResult};
 use crate::engine::settings::ServeOptions;
 
 /// All commands, in the order in which the help lists them.
@@ -58,6 +58,7 @@ const COMMANDS: &[CommandSpec] = &[
     logs::COMMAND,
     sync::COMMAND,
     op::COMMAND,
+    target::COMMAND,
     token::COMMAND,
 ];
 
@@ -120,9 +121,27 @@ enum Command {
     /// Print this text on stdout.
     Help(String),
     Serve(Box<ServeOptions>),
-    Token(TokenOptions),
+    /// Ask nobody.
+    Local(LocalJob),
     /// Ask a server.
     Client(Box<ClientOptions>, Job),
+}
+
+/// What is done on this machine alone: what is to be printed, and how.
+struct LocalJob(Box<dyn FnOnce(&mut Screen) -> LocalResult + Send>);
+
+type LocalResult = Result<(Value, OutputFormat), Error>;
+
+impl LocalJob {
+    fn new(job: impl FnOnce(&mut Screen) -> LocalResult + Send + 'static) -> LocalJob {
+        LocalJob(Box::new(job))
+    }
+}
+
+impl fmt::Debug for LocalJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LocalJob")
+    }
 }
 
 /// What a command asks a server.
@@ -182,7 +201,7 @@ pub(crate) fn start(arguments: Vec<OsString>) -> Next {
     let environment = |name: &str| std::env::var(name).ok();
     match parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
-        Ok(Command::Token(options)) => Next::End(run_token(&options)),
+        Ok(Command::Local(job)) => Next::End(run_local(job)),
         Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text)),
         Ok(Command::Client(options, job)) => Next::End(run(&options, job)),
         Err(usage) => {
@@ -286,11 +305,15 @@ example:
     )
 }
 
-fn run_token(options: &TokenOptions) -> Exit {
-    match token::run(options) {
-        Ok((value, output)) => print(&value, output),
+fn run_local(LocalJob(job): LocalJob) -> Exit {
+    let mut screen = Screen::new(Progress::Plain, false);
+    match job(&mut screen) {
+        Ok((value, output)) => {
+            screen.finish();
+            print(&value, output)
+        }
         Err(error) => {
-            Screen::new(Progress::Plain, false).error(&error.to_string(), None);
+            screen.error(&error.to_string(), None);
             Exit::Usage
         }
     }
@@ -325,16 +348,30 @@ fn ask(
     job: Job,
     screen: &mut Screen,
 ) -> Result<Option<Value>, CommandError> {
-    let client = connect::client(options, screen)?;
+    let connection = connect::connection(options, screen)?;
     let context = Context {
-        client: &client,
+        client: &connection.client,
         options,
         screen,
     };
-    match job {
+    let result = match job {
         Job::Operation(call) => context.session()?.call(&call).map(Some),
         Job::Run(job) => job(context),
-    }
+    };
+    result.map_err(|mut trouble| {
+        let failed = &mut trouble.failed;
+        if is_about_login(failed) {
+            failed.message += &format!("; {}", connection.login);
+        }
+        trouble
+    })
+}
+
+/// The server does not know who asks. Harper's code is the status alone.
+fn is_about_login(failed: &NoResult) -> bool {
+    let code = failed.code.as_deref();
+    let is_known = code.is_none_or(|code| code == Code::Unauthorized.word());
+    failed.exit == Exit::Unauthorized && is_known
 }
 
 fn print(value: &Value, output: OutputFormat) -> Exit {

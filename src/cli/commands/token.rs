@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
 use crate::cli::arguments::{CommandLine, Environment, Usage, finish, one_of, value};
-use crate::cli::commands::{Command, CommandSpec, Parse};
+use crate::cli::commands::{Command, CommandSpec, LocalJob, Parse};
 use crate::cli::screen::OutputFormat;
 use crate::store::tokens::{Role, Tokens};
 use crate::system::paths;
@@ -37,20 +37,9 @@ stdout; only its hash is kept. A change holds from the server's next request on.
 /// What the one argument is called where it is missing.
 const NAME: &str = "the NAME of the token";
 
-/// What becomes of a root's tokens.
-#[derive(Debug)]
-pub(crate) struct TokenOptions {
-    /// The root; none for the default one.
-    pub(crate) root: Option<PathBuf>,
-    /// How the list is printed.
-    pub(crate) output: OutputFormat,
-    /// What is done.
-    pub(crate) action: TokenAction,
-}
-
 /// What is done with a token.
 #[derive(Debug)]
-pub(crate) enum TokenAction {
+enum TokenAction {
     /// Make one.
     Add {
         /// Its name.
@@ -88,46 +77,45 @@ fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
         }
         _ => TokenAction::Revoke(value::one(NAME, line, value::word)?),
     };
-    Ok(Command::Token(TokenOptions {
-        root,
-        output: output.unwrap_or(OutputFormat::Auto),
-        action,
-    }))
+    let output = output.unwrap_or(OutputFormat::Auto);
+    Ok(Command::Local(LocalJob::new(move |_| {
+        Ok(match run(root, &action)? {
+            (value, true) => (value, output),
+            (value, false) => (value, OutputFormat::Text),
+        })
+    })))
 }
 
-/// Does it, and gives what is to be printed, and how.
-///
-/// # Errors
-/// When there is no such root, or its tokens cannot be read or changed.
-pub(super) fn run(options: &TokenOptions) -> Result<(Value, OutputFormat), Error> {
-    let root = match &options.root {
-        Some(root) => root.clone(),
+/// Does it, and gives what is to be printed, and whether it is a list.
+fn run(root: Option<PathBuf>, action: &TokenAction) -> Result<(Value, bool), Error> {
+    let root = match root {
+        Some(root) => root,
         None => paths::default_root()?,
     };
     let root = root
         .canonicalize()
         .doing(|| format!("opening the root {}", root.display()))?;
     let tokens = Tokens::of(&root);
-    match &options.action {
+    match action {
         TokenAction::Add {
             name,
             role,
             projects,
         } => {
             let secret = tokens.add(name, *role, projects)?;
-            Ok((Value::from(secret.reveal()), OutputFormat::Text))
+            Ok((Value::from(secret.reveal()), false))
         }
         TokenAction::List => {
             let all = tokens.list()?.into_iter().map(|token| {
                 json!({ "name": token.name, "role": token.role, "projects": token.projects })
             });
             let all: Vec<Value> = all.collect();
-            Ok((json!({ "tokens": all }), options.output))
+            Ok((json!({ "tokens": all }), true))
         }
         TokenAction::Revoke(name) => {
             tokens.revoke(name)?;
             let message = format!("Revoked: {name}");
-            Ok((json!({ "message": message }), OutputFormat::Text))
+            Ok((json!({ "message": message }), false))
         }
     }
 }

@@ -1,19 +1,10 @@
 //! The component's name: as it was given, else as its manifest says, else the directory's own.
 
-use std::fs::File;
 use std::path::Path;
-
-use serde_json::Value;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
-use crate::system::files::{if_there, read_up_to};
-
-/// The component's own settings.
-const MANIFEST: &str = "gangplank.json";
-
-/// A manifest that is longer is something else.
-const MANIFEST_MAX: u64 = 1 << 20;
+use crate::cli::config::manifest::DirectoryManifest;
 
 pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error> {
     let doing = || format!("deploying {}", dir.display());
@@ -21,7 +12,7 @@ pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error>
     if !canonical.is_dir() {
         return Err(Error::new(doing(), "not a directory"));
     }
-    let (name, from) = match (given, manifest_project(&canonical)?) {
+    let (name, from) = match (given, DirectoryManifest::of(&canonical)?.project) {
         (Some(name), _) => (name.to_owned(), "it was given"),
         (None, Some(name)) => (name, "gangplank.json says so"),
         (None, None) => {
@@ -39,23 +30,6 @@ pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error>
         );
         Error::new(doing(), why)
     })
-}
-
-fn manifest_project(dir: &Path) -> Result<Option<String>, Error> {
-    let path = dir.join(MANIFEST);
-    let doing = || format!("reading {}", path.display());
-    let Some(file) = if_there(File::open(&path)).doing(doing)? else {
-        return Ok(None);
-    };
-    let text = read_up_to(file, MANIFEST_MAX)
-        .doing(doing)?
-        .ok_or_else(|| Error::new(doing(), "it is over 1 MiB"))?;
-    let manifest: Value = serde_json::from_slice(&text).doing(doing)?;
-    match manifest.get("project") {
-        None => Ok(None),
-        Some(Value::String(name)) => Ok(Some(name.clone())),
-        Some(_) => Err(Error::new(doing(), "'project' is not a string")),
-    }
 }
 
 #[cfg(test)]
