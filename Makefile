@@ -36,7 +36,7 @@ check: ## format, lints and docs, warnings being errors
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked --document-private-items
 
-bench: ## measure, beside tar (GANGPLANK_BENCH=quick: smaller data)
+bench: ## measure, beside tar and rsync over ssh (GANGPLANK_BENCH=quick: smaller data)
 	$(CARGO) bench --locked --bench bench
 
 crash: ## kill the server N times (50) at random steps of a deployment, and look at what the next start makes of it

@@ -7,47 +7,78 @@ use std::path::Path;
 /// What is deployed, and what it may cost.
 pub(crate) struct Set {
     pub(crate) name: &'static str,
-    /// The bounds of the ratio to `tar | gzip -1 | tcp | gzip -d | tar`: first, and then.
-    pub(crate) to_gzip: (Option<f64>, Option<f64>),
-    /// The bounds of the ratio to `tar | tcp | tar`.
-    pub(crate) to_plain: (Option<f64>, Option<f64>),
+    /// The bound of the ratio to `tar | tcp | tar`.
+    pub(crate) wanted: f64,
+    /// Whether a deployment is to be ahead of `tar | zstd -1 | tcp | tar`.
+    pub(crate) ahead_of_zstd: bool,
+    /// Whether it is sent through the link of 100 Mbit/s, too.
+    pub(crate) through_link: bool,
+    /// With a `package.json` that has no dependencies; its installation is left to the server then.
+    pub(crate) has_manifest: bool,
     files: u64,
     bytes: u64,
-    /// How many of ten files are text.
+    /// How many of ten files are text; the others are noise, as what is compressed already.
     text: u64,
 }
 
 /// The smallest set.
 pub(crate) const SMALL: Set = Set {
     name: "12 files",
-    to_gzip: (None, None),
-    to_plain: (None, None),
+    wanted: 2.5,
+    ahead_of_zstd: false,
+    through_link: false,
+    has_manifest: false,
     files: 12,
     bytes: 64 << 10,
     text: 10,
 };
 
 /// All sets; the large ones are divided by `scale`.
-pub(crate) fn sets(scale: u64) -> [Set; 4] {
+pub(crate) fn sets(scale: u64) -> [Set; 7] {
     [
         SMALL,
         Set {
-            name: "10,000 files, 100 MB",
-            to_gzip: (Some(1.2), Some(1.0)),
-            to_plain: (None, Some(2.4)),
-            files: 10_000 / scale,
+            name: "12 files with a package.json",
+            has_manifest: true,
+            ..SMALL
+        },
+        Set {
+            name: "11,512 files, 100 MB",
+            wanted: 1.6,
+            ahead_of_zstd: true,
+            through_link: true,
+            files: 11_512 / scale,
             bytes: 100_000_000 / scale,
             text: 9,
+            ..SMALL
+        },
+        Set {
+            name: "a JavaScript app, 76 MB",
+            wanted: 1.8,
+            through_link: true,
+            files: 1893 / scale,
+            bytes: 76_000_000 / scale,
+            text: 5,
+            ..SMALL
+        },
+        Set {
+            name: "30,000 files, 386 MB",
+            wanted: 1.4,
+            files: 30_000 / scale,
+            bytes: 386_000_000 / scale,
+            text: 9,
+            ..SMALL
         },
         Set {
             name: "512 MB of text",
+            wanted: 2.0,
             files: 8,
             bytes: (512 << 20) / scale,
             ..SMALL
         },
         Set {
             name: "1 GiB of noise",
-            to_plain: (Some(2.0), Some(1.3)),
+            wanted: 1.9,
             files: 1,
             bytes: (1 << 30) / scale,
             text: 0,
@@ -57,6 +88,16 @@ pub(crate) fn sets(scale: u64) -> [Set; 4] {
 }
 
 impl Set {
+    /// Some files of which one half does not shrink.
+    pub(crate) fn half_noise(bytes: u64) -> Set {
+        Set {
+            files: 10,
+            bytes,
+            text: 5,
+            ..SMALL
+        }
+    }
+
     /// Writes it.
     pub(crate) fn write(&self, dir: &Path) {
         let mut random = Random(42);
@@ -86,6 +127,10 @@ impl Set {
                 left -= piece.len();
             }
             file.flush().unwrap();
+        }
+        if self.has_manifest {
+            let manifest = r#"{ "name": "bench", "scripts": { "test": "true" } }"#;
+            fs::write(dir.join("package.json"), manifest).unwrap();
         }
     }
 }

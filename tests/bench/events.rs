@@ -8,24 +8,40 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
 use crate::data::SMALL;
-use crate::machine::now_ns;
+use crate::machine::{self, now_ns};
 use crate::server::{self, Server};
 use crate::table::{Budget, alone, line, median};
 
-/// Events whose way is timed, a millisecond apart.
-const EVENTS: usize = 2000;
 /// How often the flood is let loose.
 const RUNS: usize = 3;
 
-/// The installation that prints what time it is, a line a millisecond, once `gate` is there.
-pub(crate) fn clock(gate: &str) {
+/// How many watch, and what they watch.
+#[derive(Clone, Copy)]
+pub(crate) struct Latency {
+    pub(crate) watchers: usize,
+    pub(crate) events: usize,
+    /// Milliseconds from one event to the next.
+    pub(crate) pause: u64,
+    /// The milliseconds in which 99 of 100 events are to be there.
+    pub(crate) wanted: f64,
+}
+
+/// The installation that prints what time it is, line by line with a pause between, once `gate` is there.
+pub(crate) fn clock(arguments: &[String]) {
+    let [gate, events, pause] = arguments else {
+        panic!("the clock needs a gate, a number of events and a pause");
+    };
+    let pause = Duration::from_millis(pause.parse().unwrap());
     while !Path::new(gate).exists() {
         thread::sleep(Duration::from_millis(1));
     }
-    for _ in 0..EVENTS {
+    for _ in 0..events.parse().unwrap() {
         println!("{}", now_ns());
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(pause);
     }
 }
 
@@ -39,47 +55,47 @@ pub(crate) fn print(count: &str) {
 }
 
 /// How long an event takes from the program that prints it to each of so many watchers.
-pub(crate) fn latency(work: &Path, watchers: usize) {
+pub(crate) fn latency(work: &Path, of: Latency) {
     let server = Server::start(work);
     let component = component(work);
-    let gate = work.join(format!("gate-{watchers}"));
+    let gate = work.join(format!("gate-{}", of.watchers));
+    let clock = [
+        gate.display().to_string(),
+        of.events.to_string(),
+        of.pause.to_string(),
+    ];
     let mut deploy = server.deploy(&component, "quiet");
     deploy
-        .arg("--install-command")
-        .arg(own("clock", &gate.display().to_string()));
+        .args(["--project", "bench", "--install-command"])
+        .arg(own("clock", &clock));
     let mut deploy = deploy.spawn().unwrap();
 
-    let watching: Vec<_> = (0..watchers)
-        .map(|_| {
-            let watcher = Watcher::join(&server);
-            thread::spawn(move || watcher.times())
-        })
-        .collect();
+    let first = Watcher::join(&server);
+    let memory = || machine::memory(server.pid(), "VmRSS").unwrap();
+    let before = memory();
+    let more = (1..of.watchers).map(|_| Watcher::join(&server));
+    let watchers: Vec<_> = [first].into_iter().chain(more).collect();
     File::create(&gate).unwrap();
-    let mut times = Vec::new();
-    for thread in watching {
-        times.extend(thread.join().unwrap());
-    }
+    let mut times = read_all(watchers);
+    let each = (memory() - before) * 1024.0 / of.watchers as f64;
     assert!(deploy.wait().unwrap().success(), "the deployment failed");
-    assert_eq!(times.len(), EVENTS * watchers, "a watcher missed events");
+    assert_eq!(
+        times.len(),
+        of.events * of.watchers,
+        "a watcher missed events"
+    );
     times.sort_unstable();
     let at = |times: &[u64], percent: usize| times[times.len() * percent / 100] as f64 / 1e6;
-    let beside = through_a_pipe(&gate);
-    let of = if watchers == 1 {
-        "1 watcher".to_owned()
-    } else {
-        format!("{watchers} watchers")
+    let beside = through_a_pipe(&clock);
+    let name = match of.watchers {
+        1 => "1 watcher".to_owned(),
+        many => format!("{many} watchers"),
     };
-    let (first, then) = if watchers == 1 {
-        (Some(5.0), None)
-    } else {
-        (None, Some(5.0))
-    };
-    for (percent, budget) in [(50, Budget::None), (99, Budget::Most(first, then))] {
+    for (percent, budget) in [(50, Budget::None), (99, Budget::Most(of.wanted))] {
         let (ours, beside) = (at(&times, percent), at(&beside, percent));
         let ms = |ms: f64| format!("{ms:.2} ms");
         line(
-            &format!("event to {of}, p{percent}, to a pipe"),
+            &format!("event to {name}, p{percent}, to a pipe"),
             &ms(ours),
             &ms(beside),
             None,
@@ -87,14 +103,17 @@ pub(crate) fn latency(work: &Path, watchers: usize) {
             budget,
         );
     }
+    if of.watchers > 100 {
+        alone("  memory for each", each, "KiB", Budget::Most(24.0));
+    }
 }
 
 /// The same lines through one pipe and nothing else: what the machine alone takes, busy as it is.
-fn through_a_pipe(gate: &Path) -> Vec<u64> {
+fn through_a_pipe(clock: &[String]) -> Vec<u64> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let mut child = command
         .arg("clock")
-        .arg(gate)
+        .args(clock)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -115,8 +134,8 @@ pub(crate) fn lines(work: &Path, count: u64) {
         let path = work.join(format!("lines-{run}"));
         let mut deploy = server.deploy(&component, "plain");
         deploy
-            .arg("--install-command")
-            .arg(own("print", &count.to_string()));
+            .args(["--project", "bench", "--install-command"])
+            .arg(own("print", &[count.to_string()]));
         let begun = Instant::now();
         let client = deploy
             .stderr(File::create(&path).unwrap())
@@ -136,7 +155,7 @@ pub(crate) fn lines(work: &Path, count: u64) {
         "install lines to a plain client",
         median(printed),
         "/s",
-        Budget::Least(100_000.0),
+        Budget::Least(300_000.0),
     );
     alone(
         "  of which the client was shown",
@@ -155,27 +174,14 @@ fn component(work: &Path) -> std::path::PathBuf {
 }
 
 /// The command line that runs this program as something else.
-fn own(mode: &str, argument: &str) -> String {
+fn own(mode: &str, arguments: &[String]) -> String {
     let program = std::env::current_exe().unwrap();
-    format!("'{}' {mode} '{argument}'", program.display())
+    let arguments: String = arguments.iter().map(|one| format!(" '{one}'")).collect();
+    format!("'{}' {mode}{arguments}", program.display())
 }
 
 /// Reads a deployment's events as they come off the wire.
-struct Watcher(BufReader<Stamped>);
-
-/// A connection that remembers when it last gave something.
-struct Stamped {
-    stream: TcpStream,
-    at: u64,
-}
-
-impl Read for Stamped {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.stream.read(buffer);
-        self.at = now_ns();
-        read
-    }
-}
+struct Watcher(BufReader<TcpStream>);
 
 impl Watcher {
     /// Watches the newest deployment, and has seen its installation begin.
@@ -207,7 +213,7 @@ impl Watcher {
             server.token()
         );
         stream.write_all(request.as_bytes()).unwrap();
-        Watcher(BufReader::with_capacity(1 << 16, Stamped { stream, at: 0 }))
+        Watcher(BufReader::new(stream))
     }
 
     fn line(&mut self) -> Option<String> {
@@ -215,18 +221,47 @@ impl Watcher {
         let read = self.0.read_line(&mut line).unwrap();
         (read > 0).then_some(line)
     }
+}
 
-    /// How long each event took, in nanoseconds.
-    fn times(mut self) -> Vec<u64> {
-        let mut times = Vec::with_capacity(EVENTS);
-        while let Some(line) = self.line() {
-            let printed = line
-                .rsplit_once(r#""line":""#)
-                .map(|(_, rest)| rest.trim_end_matches(['}', '"', '\r', '\n']));
-            if let Some(printed) = printed.and_then(|printed| printed.parse::<u64>().ok()) {
-                times.push(self.0.get_ref().at.saturating_sub(printed));
-            }
-        }
-        times
+/// How long each event took to each watcher, in nanoseconds. One thread reads all of them, since a thread for each would be
+/// what is measured.
+fn read_all(watchers: Vec<Watcher>) -> Vec<u64> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let mut connections: Vec<(TcpStream, Vec<u8>)> = Vec::new();
+    for Watcher(reader) in watchers {
+        let came = reader.buffer().to_vec();
+        let stream = reader.into_inner();
+        let place = EventData::new_u64(connections.len() as u64);
+        epoll::add(&epoll, &stream, place, EventFlags::IN).unwrap();
+        connections.push((stream, came));
     }
+    let (mut open, mut times) = (connections.len(), Vec::new());
+    let mut ready = Vec::with_capacity(64);
+    let mut buffer = [0; 16 << 10];
+    while open > 0 {
+        epoll::wait(&epoll, spare_capacity(&mut ready), None).unwrap();
+        for event in ready.drain(..) {
+            let place = usize::try_from(event.data.u64()).unwrap();
+            let (stream, came) = &mut connections[place];
+            let read = stream.read(&mut buffer).unwrap();
+            let now = now_ns();
+            if read == 0 {
+                epoll::delete(&epoll, &*stream).unwrap();
+                open -= 1;
+                continue;
+            }
+            came.extend_from_slice(&buffer[..read]);
+            let whole = came.iter().rposition(|byte| *byte == b'\n');
+            let lines: Vec<u8> = came.drain(..whole.map_or(0, |at| at + 1)).collect();
+            let lines = String::from_utf8(lines).unwrap();
+            times.extend(lines.lines().filter_map(printed).map(|at| now - at));
+        }
+    }
+    times
+}
+
+/// When the line of an event was printed.
+fn printed(line: &str) -> Option<u64> {
+    let (_, rest) = line.rsplit_once(r#""line":""#)?;
+    rest.trim_end_matches(['}', '"', '\r', '\n']).parse().ok()
 }

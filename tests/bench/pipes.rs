@@ -1,4 +1,4 @@
-//! What a deployment is measured beside: `tar` on both sides of a TCP connection, with and without gzip between.
+//! What a deployment is measured beside: `tar` on both sides of a TCP connection, alone or with a compressor between.
 
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,24 +9,19 @@ use std::thread;
 
 use rustix::process::Signal;
 
-/// Copies a tree from one directory into another, new one.
-pub(crate) fn copy(from: &Path, to: &Path, gzip: bool) {
+/// Copies a tree from one directory into another, new one, through this compressor if one is named.
+pub(crate) fn copy(from: &Path, to: &Path, compressor: Option<&str>) {
     std::fs::create_dir_all(to).unwrap();
     let mut children = Vec::new();
-
-    let mut sent = start(
-        &mut children,
-        Command::new("tar").args(["-c", "."]).current_dir(from),
-        None,
-    );
-    if gzip {
-        sent = start(&mut children, Command::new("gzip").arg("-1"), Some(sent));
+    let mut sent = start(&mut children, &mut packed(from), None);
+    if let Some(program) = compressor {
+        sent = start(&mut children, Command::new(program).arg("-1"), Some(sent));
     }
 
     let mut tar = Command::new("tar");
     tar.args(["-x"]).current_dir(to).stdin(Stdio::piped());
-    let mut received = if gzip {
-        let mut decompress = Command::new("gzip");
+    let mut received = if let Some(program) = compressor {
+        let mut decompress = Command::new(program);
         let mut decompress = decompress
             .arg("-d")
             .stdin(Stdio::piped())
@@ -39,7 +34,7 @@ pub(crate) fn copy(from: &Path, to: &Path, gzip: bool) {
         let tar = tar.spawn().unwrap();
         input(&mut children, tar)
     };
-    if gzip {
+    if compressor.is_some() {
         children.push(tar.spawn().unwrap());
         // What stays here of the pipe would keep it open.
         drop(tar);
@@ -66,13 +61,31 @@ pub(crate) fn copy(from: &Path, to: &Path, gzip: bool) {
     sender.join().unwrap();
     for mut child in children {
         let status = child.wait().unwrap();
-        // The same padding, behind gzip.
+        // The same padding, behind the compressor.
         let padding = status.signal() == Some(Signal::PIPE.as_raw());
         assert!(
             status.success() || padding,
             "a pipe beside failed: {status}"
         );
     }
+}
+
+/// How many bytes `tar | gzip -6` makes of a directory.
+pub(crate) fn gzipped(from: &Path) -> u64 {
+    let mut children = Vec::new();
+    let tar = start(&mut children, &mut packed(from), None);
+    let mut gzip = start(&mut children, Command::new("gzip").arg("-6"), Some(tar));
+    let bytes = io::copy(&mut gzip, &mut io::sink()).unwrap();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    bytes
+}
+
+fn packed(from: &Path) -> Command {
+    let mut tar = Command::new("tar");
+    tar.args(["-c", "."]).current_dir(from);
+    tar
 }
 
 fn start(

@@ -1,19 +1,19 @@
 //! The table: one row a figure, with what it was to be.
 
-/// A figure's upper or lower bound, now and later.
+/// A figure's upper or lower bound.
 #[derive(Clone, Copy)]
 pub(crate) enum Budget {
     /// Only for comparison.
     None,
-    /// At most so much: first, and then.
-    Most(Option<f64>, Option<f64>),
+    /// At most so much.
+    Most(f64),
     /// At least so much.
     Least(f64),
 }
 
 /// Prints the head.
 pub(crate) fn head() {
-    row("what", "ours", "beside", "ratio", "first", "then");
+    row("what", "ours", "beside", "ratio", "wanted");
 }
 
 /// Prints a row; `figure` is what the budget is about.
@@ -26,17 +26,15 @@ pub(crate) fn line(
     budget: Budget,
 ) {
     let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-    let (first, then) = match budget {
-        Budget::None => (String::new(), String::new()),
-        Budget::Least(least) => (verdict(">=", Some(least), figure >= least), String::new()),
-        Budget::Most(first, then) => {
-            let most = |bound: Option<f64>| {
-                verdict("<=", bound, bound.is_some_and(|bound| figure <= bound))
-            };
-            (most(first), most(then))
-        }
+    let verdict = |relation: &str, bound: f64, kept: bool| {
+        format!("{relation} {bound} {}", if kept { "ok" } else { "MISSED" })
     };
-    row(what, ours, beside, &ratio, &first, &then);
+    let wanted = match budget {
+        Budget::None => String::new(),
+        Budget::Least(least) => verdict(">=", least, figure >= least),
+        Budget::Most(most) => verdict("<=", most, figure <= most),
+    };
+    row(what, ours, beside, &ratio, &wanted);
 }
 
 /// A row without a pipe beside it.
@@ -52,14 +50,8 @@ pub(crate) fn alone(what: &str, figure: f64, unit: &str, budget: Budget) {
     );
 }
 
-fn verdict(relation: &str, bound: Option<f64>, kept: bool) -> String {
-    bound.map_or(String::new(), |bound| {
-        format!("{relation} {bound} {}", if kept { "ok" } else { "MISSED" })
-    })
-}
-
-fn row(what: &str, ours: &str, beside: &str, ratio: &str, first: &str, then: &str) {
-    let row = format!("{what:<38} {ours:>13} {beside:>13} {ratio:>6}  {first:<16} {then}");
+fn row(what: &str, ours: &str, beside: &str, ratio: &str, wanted: &str) {
+    let row = format!("{what:<38} {ours:>13} {beside:>13} {ratio:>6}  {wanted}");
     println!("{}", row.trim_end());
 }
 

@@ -1,0 +1,55 @@
+//! A link of 100 Mbit/s: a proxy that lets no more through.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+
+/// Bytes a second.
+pub(crate) const RATE: u64 = 100_000_000 / 8;
+
+/// What is passed on at once: a millisecond's worth.
+const PIECE: usize = 12_500;
+
+/// What waits in the proxy's socket: a link has no memory of megabytes.
+const WAITING: usize = 64 << 10;
+
+/// Begins to pass connections on to a server, and says where.
+pub(crate) fn start(server: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Before it listens it cannot be set with std; connections that are accepted later have it all the same.
+    set_socket_recv_buffer_size(&listener, WAITING).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = server.to_owned();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(&server).unwrap();
+            let (mut down, mut up) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || pass(client, server));
+            thread::spawn(move || {
+                // Who breaks a connection off is seen by its own side.
+                let _ = io::copy(&mut down, &mut up);
+                let _ = up.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    address
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    let mut piece = [0; PIECE];
+    // When the link is free again.
+    let mut free = Instant::now();
+    while let Ok(read @ 1..) = from.read(&mut piece) {
+        let now = Instant::now();
+        free = free.max(now) + Duration::from_nanos(read as u64 * 1_000_000_000 / RATE);
+        thread::sleep(free.saturating_duration_since(now));
+        if to.write_all(&piece[..read]).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}

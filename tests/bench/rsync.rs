@@ -1,0 +1,109 @@
+//! rsync over ssh, to an sshd of our own on loopback, which knows one key.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// An sshd that runs, and the way to it.
+pub(crate) struct Sshd {
+    child: Child,
+    config: PathBuf,
+    rsync: PathBuf,
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Sshd {
+    /// Starts it. If it cannot be used here, says why.
+    pub(crate) fn start(work: &Path) -> Result<Sshd, String> {
+        let rsync = find("rsync")?;
+        let (sshd, keygen) = (find("sshd")?, find("ssh-keygen")?);
+        find("ssh")?;
+        let dir = work.join("ssh");
+        fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        let (host, user) = (dir.join("host"), dir.join("user"));
+        for key in [&host, &user] {
+            let mut made = Command::new(&keygen);
+            made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key);
+            let made = made.status().map_err(|error| error.to_string())?;
+            assert!(made.success(), "ssh-keygen failed: {made}");
+        }
+        // The port is free now, and hardly taken by somebody else within the next moment.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let port = port.unwrap().port();
+        let (dir, host, user) = (dir.display(), host.display(), user.display());
+        let here = work.join("sshd_config");
+        let text = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {host}\nAuthorizedKeysFile {user}.pub\nStrictModes no\n\
+             UsePAM no\nPasswordAuthentication no\nPidFile none\nPermitRootLogin yes\n"
+        );
+        fs::write(&here, text).unwrap();
+        let config = work.join("ssh_config");
+        let text = format!(
+            "Host *\n  HostName 127.0.0.1\n  Port {port}\n  IdentityFile {user}\n  IdentitiesOnly yes\n  BatchMode yes\n  \
+             StrictHostKeyChecking no\n  UserKnownHostsFile {dir}/known_hosts\n  LogLevel ERROR\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut child = Command::new(sshd);
+        child.arg("-D").arg("-f").arg(here).stdin(Stdio::null());
+        let child = child.stderr(Stdio::null()).spawn();
+        let sshd = Sshd {
+            child: child.map_err(|error| error.to_string())?,
+            config,
+            rsync,
+        };
+        // Two seconds are enough for it to listen, or to end since something is missing.
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let mut login = Command::new("ssh");
+        login.arg("-F").arg(&sshd.config).args(["bench", "true"]);
+        match login.stderr(Stdio::null()).status() {
+            Ok(status) if status.success() => Ok(sshd),
+            _ => Err("an sshd of this user on loopback lets nobody in".into()),
+        }
+    }
+
+    /// The process whose processor time counts too.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Copies a tree from one directory into another, new one.
+    pub(crate) fn copy(&self, from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        let mut rsync = Command::new(&self.rsync);
+        rsync.arg("-a").arg("--rsync-path").arg(&self.rsync);
+        rsync
+            .arg("-e")
+            .arg(format!("ssh -F {}", self.config.display()));
+        rsync.arg(format!("{}/", from.display()));
+        rsync.arg(format!("bench:{}/", to.display()));
+        let status = rsync.status().unwrap();
+        assert!(status.success(), "rsync failed: {status}");
+    }
+}
+
+/// A program's whole path: sshd wants to be started by it, and is not where users look.
+fn find(program: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+        .ok_or_else(|| format!("there is no {program}"))
+}
