@@ -113,7 +113,7 @@ fn frame(records: &mut Vec<u8>, one: &Logged) {
         "type": one.kind,
         "stream": one.stream,
         "line": one.line,
-        "time": one.time,
+        "at": one.time,
     });
     sse::frame(records, None, "log", &data.to_string());
 }

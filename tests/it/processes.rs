@@ -582,6 +582,8 @@ fn output_is_followed_as_it_comes() {
         (&more["line"], &more["stream"], &more["type"]),
         (&json!("more"), &json!("stderr"), &json!("web"))
     );
+    // As every event does, under this name.
+    assert!(more["at"].as_str().unwrap().ends_with('Z'), "{more}");
     let unknown = host.operate(&json!({"operation": "get_logs", "project": "none"}));
     assert_eq!(unknown.status, 404);
     let cli = host.cli(&["logs", "demo", "--lines", "1"]);

@@ -121,12 +121,18 @@ impl LogPrinter {
             return self.print(&record.data);
         };
         let part = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
-        if !self.seen.is_new(part("time"), &record.data) {
+        // Servers before this version say `time`.
+        let at = if value.get("at").is_some() {
+            "at"
+        } else {
+            "time"
+        };
+        if !self.seen.is_new(part(at), &record.data) {
             return true;
         }
         let line = match self.follow {
             true => format!("{} | {}", part("type"), part("line")),
-            false => ["time", "type", "stream", "line"].map(part).join(" "),
+            false => [at, "type", "stream", "line"].map(part).join(" "),
         };
         self.print(&line)
     }

@@ -2,7 +2,8 @@
 //!
 //! What a package manager or a server says is somebody else's text. On a terminal it could move the cursor, rewrite what
 //! stands above or change the title; bidirectional controls could show a line in another order than it has; in the log of
-//! a GitHub runner it could set variables or paths of later steps. Nothing is dropped: every character can still be read.
+//! a GitHub runner it could set variables or paths of later steps. Colours are dropped, since they only
+//! act on how it looks; every other character can still be read.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -26,13 +27,19 @@ pub(crate) fn has_controls(text: &str) -> bool {
     text.chars().any(acts)
 }
 
-/// The text with `^[` for an escape character, `^?` for delete, and `<U+202E>` for controls beyond ASCII.
+/// The text without colours, with `^[` for any other escape character, `^?` for delete, and `<U+202E>` for controls beyond
+/// ASCII.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !has_controls(text) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        if let Some(after) = after_colour(character, rest.as_str()) {
+            rest = after.chars();
+            continue;
+        }
         match character {
             '\x7f' => out.push_str("^?"),
             control if acts(control) && control.is_ascii() => {
@@ -48,6 +55,14 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// What stands behind the sequence that sets a colour or an emphasis, if this character begins one.
+fn after_colour(first: char, rest: &str) -> Option<&str> {
+    let parameters = rest.strip_prefix('[').filter(|_| first == '\x1b')?;
+    parameters
+        .trim_start_matches(|sign: char| sign.is_ascii_digit() || matches!(sign, ';' | ':'))
+        .strip_prefix('m')
 }
 
 /// JSON without the controls that JSON itself does not mind, written as its escapes, which mean the same. They can only
@@ -195,7 +210,9 @@ mod tests {
     fn controls_become_visible() {
         let table = [
             ("plain \u{fc} \u{1f600}\tx", "plain \u{fc} \u{1f600}\tx"),
-            ("\x1b[31mred\x1b[0m", "^[[31mred^[[0m"),
+            ("\x1b[31mred\x1b[0m \x1b[1;38:5:9m!\x1b[m", "red !"),
+            ("\x1b[2Ja\x1b[3", "^[[2Ja^[[3"),
+            ("\x1b\x1b[1m[31m", "^[[31m"),
             ("a\rb\nc", "a^Mb^Jc"),
             ("\0\x07\x08\x7f", "^@^G^H^?"),
             ("\u{9b}31m \u{85}", "<U+009B>31m <U+0085>"),

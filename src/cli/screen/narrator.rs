@@ -661,7 +661,7 @@ mod tests {
             "install...",
             "install: using npm",
             "  | one",
-            "  ! ^[[1mtwo",
+            "  ! two",
             "  ! x",
             "  | abc",
             "  | left",

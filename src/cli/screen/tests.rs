@@ -144,7 +144,7 @@ extract done (0.4s)
 install...
 install: using npm
   | added 42 packages in 3s
-  ! ^[[33mnpm warn^[[0m ## [set-env]
+  ! npm warn ## [set-env]
   | ::set-output name=a::b
 install done (3 log lines, 12.3s)
 warning: ::low disk 50%
