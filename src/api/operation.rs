@@ -199,6 +199,8 @@ pub struct Rollback {
     pub to: Option<DeploymentId>,
     /// Whether to restart.
     pub restart: Restart,
+    /// Why.
+    pub message: Option<String>,
 }
 
 /// `drop_component`
@@ -255,8 +257,8 @@ pub enum Operation {
     Rollback(Rollback),
     /// Stop a deployment.
     Cancel(DeploymentId),
-    /// Restart a component's processes.
-    Restart(Project, Restart),
+    /// Restart a component's processes, and why.
+    Restart(Project, Restart, Option<String>),
     /// Stop a component's processes until they are started.
     Stop(Project),
     /// Start what of a component does not run.

@@ -38,6 +38,11 @@ pub(super) fn set_env(
         true => format!("Nothing to change in the environment of {project}"),
         false => format!("Successfully changed the environment of {project}: {words}"),
     };
+    if !words.is_empty() && state.known.store.live(project).is_some() {
+        let by = user.map_or_else(String::new, |user| format!(" by {user}"));
+        let note = format!("the environment is changed{by}: {words}");
+        state.processes.note(project, "env", &note);
+    }
     Ok(json!({
         "message": message,
         "project": project,

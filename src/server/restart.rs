@@ -12,11 +12,11 @@ use crate::server::watch;
 pub(super) fn restart(
     state: &ServerState,
     project: &Project,
-    restart: Restart,
+    (restart, message): (Restart, Option<String>),
     options: &RequestOptions,
     user: Option<String>,
 ) -> Result<Outcome, Refusal> {
     let caller = options.caller(user);
-    let follower = state.deployer.restart(project, restart, caller)?;
+    let follower = state.deployer.restart(project, restart, message, caller)?;
     watch::outcome(state, follower, options)
 }

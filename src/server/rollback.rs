@@ -19,11 +19,13 @@ pub(super) fn rollback(
         project,
         to,
         restart,
+        message,
     } = rollback;
     if let Some(id) = to {
         caller.may_see(&state.known.store, *id)?;
     }
     let by = options.caller(caller.name());
-    let follower = state.deployer.rollback(project, *to, *restart, by)?;
+    let how = (*restart, message.clone());
+    let follower = state.deployer.rollback(project, *to, how, by)?;
     watch::outcome(state, follower, options)
 }

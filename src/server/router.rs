@@ -138,8 +138,9 @@ fn perform(
         Operation::GetDeployment(id) if options.events => {
             return watch::replay(state, id, options.resume.unwrap_or(0));
         }
-        Operation::Restart(project, restart) => {
-            return restart::restart(state, &project, restart, &options, caller.name());
+        Operation::Restart(project, restart, message) => {
+            let how = (restart, message);
+            return restart::restart(state, &project, how, &options, caller.name());
         }
         Operation::Sync(from, project) => {
             let (user, events) = (caller.name(), options.events);
@@ -183,7 +184,7 @@ fn may_perform(
         Operation::Rollback(Rollback { project, .. })
         | Operation::Drop(DropComponent { project, .. })
         | Operation::Sync(_, Some(project))
-        | Operation::Restart(project, _)
+        | Operation::Restart(project, ..)
         | Operation::Stop(project)
         | Operation::Start(project)
         | Operation::GetEnv(project, _)

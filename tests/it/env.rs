@@ -403,6 +403,18 @@ fn a_file_or_stdin_is_set_and_the_processes_have_it_after_a_restart() {
     assert!(stderr.contains(&format!("{file}: line 4:")), "{stderr}");
     said(&host, &|said| said == "-\nmine-2\n");
     assert_eq!(values(&host, "app")["C"], "3 # note");
+    // The history has the names, and no value: the list, and the component's own log.
+    let list = host.operate(&json!({"operation": "list_deployments", "limit": 1}));
+    let newest = &list.json()["deployments"][0];
+    assert_eq!(
+        (&newest["kind"], &newest["message"]),
+        (&json!("restart"), &json!("environment: set A, B, C"))
+    );
+    let log = stdout(&host.cli(&["logs", "app", "--type", "env"]));
+    assert!(
+        log.ends_with(" env gangplank the environment is changed by admin: set A, B, C\n"),
+        "{log}"
+    );
 
     let mut command = host.cli_command(&["env", "set", "app", "--from", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

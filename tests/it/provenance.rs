@@ -46,12 +46,27 @@ fn a_record_says_its_kind_and_what_was_said_of_it() {
         (&record["message"], &record["source"]),
         (&Value::Null, &Value::Null)
     );
-    let back = json!({"operation": "rollback_component", "project": "demo"});
-    assert_eq!(host.operate(&back).status, 200);
+    for message in [Value::Null, json!("it was slow")] {
+        let back =
+            json!({"operation": "rollback_component", "project": "demo", "message": message});
+        assert_eq!(host.operate(&back).status, 200);
+        let record = newest(&host);
+        assert_eq!(
+            (&record["kind"], &record["message"], &record["source"]),
+            (&json!("rollback"), &message, &source)
+        );
+        let activate = json!({"operation": "deploy_component", "project": "demo", "deployment_id": second.json()["deployment_id"]});
+        assert_eq!(host.operate(&activate).status, 200);
+    }
+    let output = host.cli(&["rollback", "demo", "--message", "back"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(newest(&host)["message"], "back");
+    let output = host.cli(&["restart", "demo", "--message", "once more"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let record = newest(&host);
     assert_eq!(
         (&record["kind"], &record["message"], &record["source"]),
-        (&json!("rollback"), &Value::Null, &source)
+        (&json!("restart"), &json!("once more"), &source)
     );
 
     // As an activation is, which may say why.

@@ -260,10 +260,12 @@ impl Operation {
             Operation::Rollback(rollback) => writer
                 .with("project", rollback.project.as_str())
                 .with("deployment_id", rollback.to.map(|id| id.to_string()))
-                .with("restart", rollback.restart.field()),
-            Operation::Restart(project, restart) => writer
+                .with("restart", rollback.restart.field())
+                .with("message", rollback.message.clone()),
+            Operation::Restart(project, restart, message) => writer
                 .with("project", project.as_str())
-                .flag("rolling", *restart == Restart::Rolling),
+                .flag("rolling", *restart == Restart::Rolling)
+                .with("message", message.clone()),
             Operation::Stop(project) | Operation::Start(project) => {
                 writer.with("project", project.as_str())
             }
@@ -410,6 +412,7 @@ mod tests {
                 project: project.clone(),
                 to,
                 restart,
+                message: to.map(|_| "why".to_owned()),
             })
         };
         let logs = |lines, follow| {
@@ -439,8 +442,8 @@ mod tests {
             rollback(None, Restart::No),
             rollback(None, Restart::Auto),
             rollback(Some(id), Restart::Immediate),
-            Operation::Restart(project.clone(), Restart::Immediate),
-            Operation::Restart(project.clone(), Restart::Rolling),
+            Operation::Restart(project.clone(), Restart::Immediate, None),
+            Operation::Restart(project.clone(), Restart::Rolling, Some("why".into())),
             Operation::Stop(project.clone()),
             Operation::Start(project.clone()),
             logs(None, false),

@@ -107,7 +107,8 @@ impl FieldReader<'_> {
             Some(true) => Restart::Rolling,
             _ => Restart::Immediate,
         };
-        Some(Operation::Restart(project?, restart))
+        let message = self.message();
+        Some(Operation::Restart(project?, restart, message))
     }
 
     pub(super) fn drop_component(&mut self) -> Option<Operation> {
@@ -220,10 +221,12 @@ impl FieldReader<'_> {
     pub(super) fn rollback(&mut self) -> Option<Rollback> {
         let (project, to) = (self.project(), self.id("deployment_id", false));
         let restart = self.restart();
+        let message = self.message();
         Some(Rollback {
             project: project?,
             to,
             restart,
+            message,
         })
     }
 
@@ -343,9 +346,13 @@ impl FieldReader<'_> {
         ))
     }
 
-    fn provenance(&mut self) -> Provenance {
+    fn message(&mut self) -> Option<String> {
         let text = self.text("message").unwrap_or_default();
-        let message = source::message(&text).unwrap_or_else(|why| self.fault(why));
+        source::message(&text).unwrap_or_else(|why| self.fault(why))
+    }
+
+    fn provenance(&mut self) -> Provenance {
+        let message = self.message();
         let source = match self.unfolded("source") {
             None => None,
             Some(Value::Object(members)) => {

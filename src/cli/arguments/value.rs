@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Fields, Restart, typed};
+use crate::api::source;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover};
 use crate::cli::screen::OutputFormat;
 use crate::system::time;
@@ -60,6 +61,13 @@ pub(crate) fn text(
         }
         Err(_) => Err(Usage::new(format!("{flag} needs a value"))),
     }
+}
+
+/// `--message`: why.
+pub(crate) fn message(arguments: &mut CommandLine) -> Result<Option<String>, Usage> {
+    let text = text(arguments, "--message")?;
+    let message = text.map(|text| source::message(&text)).transpose();
+    Ok(message.map_err(Usage::new)?.flatten())
 }
 
 /// A flag's path, which need not be UTF-8 after a space.

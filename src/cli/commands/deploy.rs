@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use crate::api::error::{Code, Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
-use crate::api::source;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::session::follow::{FollowedRequest, Shown};
@@ -168,8 +167,7 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
     if let Some(project) = value::text(line, "--project")? {
         fields.insert("project".into(), project.into());
     }
-    if let Some(message) = value::text(line, "--message")? {
-        source::message(&message).map_err(Usage::new)?;
+    if let Some(message) = value::message(line)? {
         fields.insert("message".into(), message.into());
     }
     if let Some(restart) = value::restart(line)? {

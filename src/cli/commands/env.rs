@@ -22,6 +22,9 @@ use crate::system::files::{open_at_once, read_up_to};
 /// The longest file that is read: as long as the server's own may be.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
+/// Of the names of what was changed a record has so many characters, which is far below what a message may have.
+const NAMES_LEN_MAX: usize = 1000;
+
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["env"],
     usage: "env list|get|set|unset",
@@ -194,8 +197,20 @@ fn run(
     if let Some(message) = answer.get("message").and_then(Value::as_str) {
         session.screen.remark(message);
     }
-    let restart = Operation::Restart(project, Restart::Immediate);
+    let restart = Operation::Restart(project, Restart::Immediate, names(&answer));
     session.call(&restart.into()).map(Some)
+}
+
+/// What a restart is for: the names of what was changed, which its record may say.
+fn names(answer: &Value) -> Option<String> {
+    let part = |key: &str| {
+        let names = answer.get(key).and_then(Value::as_array)?.iter();
+        let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+        (!names.is_empty()).then(|| format!("{key} {}", names.join(", ")))
+    };
+    let parts: Vec<String> = ["set", "unset"].into_iter().filter_map(part).collect();
+    let all = format!("environment: {}", parts.join("; "));
+    (!parts.is_empty()).then(|| all.chars().take(NAMES_LEN_MAX).collect())
 }
 
 /// Variables, and what is to be warned of.

@@ -14,6 +14,7 @@ usage: gangplank restart PROJECT [FLAGS]
 Restarts the processes of a component, and follows that to its end.
 
   --rolling             one after the other
+  --message TEXT        why; it is kept in the record
 ",
     example: "gangplank restart my-app",
     parse: Parse::Client(parse),
@@ -24,6 +25,9 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
         true => Restart::Rolling,
         false => Restart::Immediate,
     };
+    let message = value::message(&mut line)?;
     let project = value::one("PROJECT", line, value::project)?;
-    Ok(Job::Operation(Operation::Restart(project, restart).into()))
+    Ok(Job::Operation(
+        Operation::Restart(project, restart, message).into(),
+    ))
 }

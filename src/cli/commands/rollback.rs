@@ -15,6 +15,7 @@ Makes the release live again that was live before, restarts the processes that
 it has, and follows that to its end.
 
   --to ID               the release of this deployment instead
+  --message TEXT        why; it is kept in the record
   --restart[=rolling]   and warn if it has none; one after the other
   --no-restart          leave the processes that run as they are
 ",
@@ -25,11 +26,13 @@ it has, and follows that to its end.
 fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let to = value::parsed(&mut line, "--to", value::deployment)?;
     let restart = value::restart(&mut line)?.unwrap_or(Restart::Auto);
+    let message = value::message(&mut line)?;
     let project = value::one("PROJECT", line, value::project)?;
     let rollback = Rollback {
         project,
         to,
         restart,
+        message,
     };
     Ok(Job::Operation(Operation::Rollback(rollback).into()))
 }

@@ -137,7 +137,7 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         to: Option<DeploymentId>,
-        restart: Restart,
+        (restart, message): (Restart, Option<String>),
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
@@ -161,7 +161,10 @@ impl Deployer {
             of: built,
             rollback_of: Some(live),
             origin: None,
-            provenance: Provenance::default(),
+            provenance: Provenance {
+                message,
+                source: None,
+            },
             restart,
         };
         self.make_live(goal, caller, &request, &what)

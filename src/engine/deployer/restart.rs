@@ -23,6 +23,7 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         restart: Restart,
+        message: Option<String>,
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
@@ -42,7 +43,7 @@ impl Deployer {
             restart,
             options: Options::default(),
             origin: None,
-            provenance: Provenance::default().or_source(source),
+            provenance: Provenance { message, source },
             caller,
         };
         match self.begin_once(&spec, &request)? {

@@ -210,7 +210,7 @@ impl Peer {
             true => Restart::Rolling,
             false => Restart::Immediate,
         };
-        let operation = Operation::Restart(project.clone(), restart);
+        let operation = Operation::Restart(project.clone(), restart, None);
         let key = format!("restart-{}", build.id);
         let mut talk = self.talk(timeout, stop, tell);
         self.once(&mut talk, operation, &key).map(drop)
@@ -249,6 +249,7 @@ impl Peer {
                     project,
                     to,
                     restart,
+                    message: None,
                 };
                 (Subject::Deployment, Operation::Rollback(rollback))
             }

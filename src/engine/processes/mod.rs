@@ -318,6 +318,11 @@ impl Processes {
         output::tail(&self.logs(project), lines, filter)
     }
 
+    /// Writes something about the whole component between the lines of its output.
+    pub fn note(&self, project: &Project, kind: &str, text: &str) {
+        self.component(project).output.note(kind, text);
+    }
+
     /// The newest lines of a component's output, and the way to those that come.
     ///
     /// # Errors
