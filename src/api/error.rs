@@ -221,6 +221,13 @@ impl Refusal {
         }
     }
 
+    /// What a reader's error says: a reader that knows better carries a refusal in it; else receiving has failed.
+    pub fn of_reading(what: &str, error: &io::Error) -> Refusal {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let broken = || Refusal::new(Code::UploadBroken, format!("{what}: {error}"));
+        inner.cloned().unwrap_or_else(broken)
+    }
+
     /// What an answer with this refusal says.
     pub fn body(&self) -> Map<String, Value> {
         let mut more = Map::new();

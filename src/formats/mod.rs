@@ -1,6 +1,7 @@
 //! Formats, without knowledge of what they are for: archives, env files, ignore rules, multipart forms, Server-Sent Events.
 
 pub mod archive;
+pub mod cbor;
 pub mod dotenv;
 pub mod ignore;
 pub mod multipart;

@@ -339,7 +339,10 @@ impl<R: Read> Reader<R> {
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(refusal_in(error)),
+                Err(error) => {
+                    let what = "reading the form: receiving the body";
+                    return Err(Refusal::of_reading(what, &error));
+                }
             }
         }
     }
@@ -375,17 +378,6 @@ impl<R: Read> Read for Reader<R> {
 
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
-}
-
-/// A source that knows better why it failed says so with a refusal of its own.
-fn refusal_in(error: io::Error) -> Refusal {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    inner.cloned().unwrap_or_else(|| {
-        Refusal::new(
-            Code::UploadBroken,
-            format!("reading the form: receiving the body: {error}"),
-        )
-    })
 }
 
 #[cfg(test)]

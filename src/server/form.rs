@@ -2,8 +2,10 @@
 //!
 //! Who may ask for the operation is looked at as soon as its name is there: somebody who may not does not get to send more.
 
+mod cbor;
 mod json;
 
+use std::fs::File;
 use std::io::{self, Cursor, Read};
 
 use base64::alphabet;
@@ -13,7 +15,9 @@ use serde_json::Value;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::operation::{self, Fields, Operation};
+use crate::engine::deployer::Deployer;
 use crate::formats::archive;
+use crate::formats::cbor::MapReader;
 use crate::formats::multipart::{self, Part, Reader};
 use crate::server::auth::Caller;
 use crate::server::http::Exchange;
@@ -54,12 +58,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) enum PayloadSource<'a> {
     /// In the body, where the reader stands.
     Part(Box<Reader<&'a mut dyn Read>>),
+    /// In a body of CBOR, where the reader stands.
+    Cbor(Box<MapReader<&'a mut dyn Read>>),
+    /// It came before it was known whose it is.
+    Kept(File),
     /// It came as base64 among the fields.
     Base64(Box<DecoderReader<'static, GeneralPurpose, Base64Text>>),
 }
 
 /// The limits of a body.
-pub(super) struct BodyLimits {
+pub(super) struct BodyLimits<'a> {
+    pub(super) deployer: &'a Deployer,
     pub(super) max_json_body: u64,
     pub(super) max_payload: Option<u64>,
 }
@@ -68,7 +77,7 @@ pub(super) struct BodyLimits {
 /// down as soon as it is known, for the log.
 pub(super) fn read<'a>(
     exchange: &'a mut Exchange,
-    limits: &BodyLimits,
+    limits: &BodyLimits<'_>,
     caller: &Caller,
     operation: &mut String,
 ) -> Result<RequestBody<'a>, Refusal> {
@@ -117,8 +126,12 @@ pub(super) fn read<'a>(
             };
             body.read(exchange.body(), &mut admit)
         }
+        "application/cbor" => {
+            let (deployer, max) = (limits.deployer, limits.max_payload);
+            cbor::read(exchange.body(), deployer, max, &mut admit)
+        }
         _ => {
-            let why = "Unsupported Media Type: send application/json or multipart/form-data";
+            let why = "Unsupported Media Type: send multipart/form-data, application/json or application/cbor";
             Err(Refusal::new(Code::UnsupportedMedia, why))
         }
     }
@@ -265,6 +278,11 @@ impl Read for Bytes<'_> {
                     "reading the payload: it is not base64: {error}"
                 )))
             }),
+            PayloadSource::Kept(file) => file.read(buffer),
+            PayloadSource::Cbor(reader) => match reader.read(buffer)? {
+                0 if !buffer.is_empty() => cbor::end(reader).map(|()| 0).map_err(io::Error::other),
+                read => Ok(read),
+            },
             PayloadSource::Part(reader) => match reader.read(buffer)? {
                 0 if !buffer.is_empty() => match reader.next() {
                     // Anything but the end is refused by the reader itself.

@@ -90,6 +90,7 @@ impl ServerState {
                 };
                 let wanted = RequestOptions::of(exchange)?;
                 let limits = BodyLimits {
+                    deployer: &self.deployer,
                     max_json_body: self.max_json_body,
                     max_payload: self.max_payload,
                 };

@@ -71,7 +71,8 @@ fn write(file: &Path, id: &str, root: &Path) -> io::Result<()> {
     files::replace(file, &text, 0o600, Durability::PowerLoss)
 }
 
-fn fresh() -> io::Result<String> {
+/// A name that nobody else has: 128 random bits in hex.
+pub(super) fn fresh() -> io::Result<String> {
     let mut random = [0; DIGITS / 2];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(hex::encode(random))

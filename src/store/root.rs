@@ -1,7 +1,8 @@
 //! The root itself: its directories, its lock, its sockets' places and its disk.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error};
@@ -91,6 +92,21 @@ impl Store {
     pub fn disk_free(&self) -> Result<u64, Error> {
         let free = File::open(&self.root).and_then(files::free_space);
         free.doing(|| format!("asking for the free space of {}", self.root.display()))
+    }
+
+    /// A file that is gone with its descriptor, on the root's disk and for the server alone.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn nameless_file(&self) -> io::Result<File> {
+        // What is left if the server is killed in between is swept by the next one, as all names with a dot there.
+        let name = format!(".nameless-{}", identity::fresh()?);
+        let path = self.root.join("deployments").join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
     }
 
     /// Removes what an earlier server was about to remove or to put in place, and had not done so when it ended. What

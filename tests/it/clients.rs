@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::test_server::{
-    Answer, BOUNDARY, TestServer, certificate, component, form, have, records,
+    Answer, BOUNDARY, TestServer, certificate, component, form, gangplank, have, names, noise,
+    records,
 };
 
 #[test]
@@ -291,4 +292,192 @@ fn a_login_that_dribbles_is_not_waited_for() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// A map of CBOR as Harper's clients before 5.1 write it: texts and truth values, and a payload as bytes.
+fn cbor(members: &[(&str, Cbor<'_>)]) -> Vec<u8> {
+    let text = |text: &str| {
+        let len = u8::try_from(text.len()).unwrap();
+        [&[0x78, len], text.as_bytes()].concat()
+    };
+    let mut body = vec![0xb9, 0, u8::try_from(members.len()).unwrap()];
+    for (name, value) in members {
+        body.extend(text(name));
+        match value {
+            Cbor::Text(value) => body.extend(text(value)),
+            Cbor::True => body.push(0xf5),
+            Cbor::Bytes(bytes) => {
+                body.push(0x5a);
+                body.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+                body.extend_from_slice(bytes);
+            }
+        }
+    }
+    body
+}
+
+enum Cbor<'a> {
+    Text(&'a str),
+    True,
+    Bytes(&'a [u8]),
+}
+
+#[test]
+fn bodies_of_cbor_are_taken_as_older_harper_clients_send_them() {
+    use Cbor::{Bytes, Text, True};
+    let host = TestServer::with(&["--max-payload", "1M"], &[]);
+    let payload = noise();
+    let send = |token: &str, body: &[u8]| {
+        let authorization = format!("Authorization: Bearer {token}");
+        let media = "Content-Type: application/cbor";
+        host.ask_as_anyone("POST", "/", &[&authorization, media], body)
+    };
+    let whole = |project: &str| {
+        // The marker behind the payload is theirs.
+        cbor(&[
+            ("operation", Text("deploy_component")),
+            ("project", Text(project)),
+            ("target", Text("http://x")),
+            ("install_allow_scripts", True),
+            ("payload", Bytes(&payload)),
+            ("cborEncode", True),
+        ])
+    };
+    let answer = send(&host.token, &whole("first"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["message"], "Successfully deployed: first");
+    // Without `project=` their client names the directory behind the payload.
+    let late = |project: &str| {
+        cbor(&[
+            ("operation", Text("deploy_component")),
+            ("payload", Bytes(&payload)),
+            ("cborEncode", True),
+            ("project", Text(project)),
+        ])
+    };
+    let answer = send(&host.token, &late("second"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for project in ["first", "second"] {
+        let live = fs::metadata(host.path(&format!("components/{project}/noise")));
+        assert!(live.unwrap().len() >= 200_000);
+    }
+    assert_eq!(
+        names(&host.path("deployments")).len(),
+        2,
+        "nothing is left of what was kept for later"
+    );
+    // Who may not, and what is not right.
+    let limited = host.root.0.to_str().unwrap();
+    let limited = [
+        "token",
+        "add",
+        "ci",
+        "--project",
+        "first",
+        "--role",
+        "deploy",
+        "--root",
+        limited,
+    ];
+    let limited = gangplank().args(limited).output().unwrap().stdout;
+    let limited = String::from_utf8(limited).unwrap();
+    assert_eq!(send(limited.trim(), &late("first")).status, 200);
+    let large = vec![7; 2 << 20];
+    let before = names(&host.path("deployments")).len();
+    let table: [(&str, &str, Vec<u8>, u16, &str); 8] = [
+        (
+            "another's, before the payload",
+            limited.trim(),
+            whole("second"),
+            404,
+            "second",
+        ),
+        (
+            "another's, behind the payload",
+            limited.trim(),
+            late("second"),
+            404,
+            "second",
+        ),
+        (
+            "too large",
+            &host.token,
+            cbor(&[
+                ("operation", Text("deploy_component")),
+                ("project", Text("x")),
+                ("payload", Bytes(&large)),
+            ]),
+            413,
+            "larger than",
+        ),
+        (
+            "too large, before the project",
+            &host.token,
+            cbor(&[
+                ("operation", Text("deploy_component")),
+                ("payload", Bytes(&large)),
+                ("project", Text("x")),
+            ]),
+            413,
+            "larger than",
+        ),
+        (
+            "without a project",
+            &host.token,
+            cbor(&[
+                ("operation", Text("deploy_component")),
+                ("payload", Bytes(&payload)),
+            ]),
+            400,
+            "'project' is required",
+        ),
+        ("not a map", &host.token, vec![0x80], 400, "is not a map"),
+        (
+            "the operation behind the payload",
+            &host.token,
+            cbor(&[
+                ("payload", Bytes(b"x")),
+                ("operation", Text("deploy_component")),
+            ]),
+            400,
+            "after the payload",
+        ),
+        (
+            "a payload that is a text",
+            &host.token,
+            cbor(&[
+                ("operation", Text("deploy_component")),
+                ("payload", Text("aGk=")),
+            ]),
+            400,
+            "byte string",
+        ),
+    ];
+    for (name, token, body, status, part) in table {
+        let answer = send(token, &body);
+        assert_eq!(answer.status, status, "{name}: {}", answer.text());
+        assert!(answer.text().contains(part), "{name}: {}", answer.text());
+    }
+    assert_eq!(
+        names(&host.path("deployments")).len(),
+        before,
+        "no record of a refusal"
+    );
+    // What is cut, and what carries weight behind the payload, is not live.
+    let cut = whole("third");
+    assert_eq!(send(&host.token, &cut[..cut.len() - 20]).status, 400);
+    let behind = cbor(&[
+        ("operation", Text("deploy_component")),
+        ("project", Text("third")),
+        ("payload", Bytes(&payload)),
+        ("restart", True),
+    ]);
+    let answer = send(&host.token, &behind);
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(
+        answer.text().contains("'restart' follows the payload"),
+        "{}",
+        answer.text()
+    );
+    assert!(!host.path("components/third").exists());
 }

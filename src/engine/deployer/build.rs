@@ -4,7 +4,6 @@ use std::io::Read;
 use std::sync::Arc;
 
 use crate::api::error::{Code, Refusal};
-use crate::api::name::Project;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
@@ -47,7 +46,7 @@ impl Deployer {
             let why = format!("deploying {project}: this server has no peers to replicate to");
             return Err(Refusal::new(Code::ReplicateFailed, why));
         }
-        self.has_room(project, incoming.least)?;
+        self.has_room(project.as_str(), incoming.least)?;
         let mut attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),
@@ -64,7 +63,7 @@ impl Deployer {
     }
 
     /// Refuses a payload for which there is no room, by what is known of its size.
-    fn has_room(&self, project: &Project, least: u64) -> Result<(), Refusal> {
+    pub(super) fn has_room(&self, project: &str, least: u64) -> Result<(), Refusal> {
         let (free, kept) = (self.known.store.disk_free()?, self.limits.min_free_disk);
         if least <= free.saturating_sub(kept) {
             return Ok(());

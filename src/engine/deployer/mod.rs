@@ -11,6 +11,7 @@
 //! | `restart`, `start`, `drop` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
+//! | `keep` | a payload that comes before the name of its component |
 //! | `joining` | a request that comes twice |
 //! | `running` | what runs, and what is busy with it |
 
@@ -18,6 +19,7 @@ mod build;
 mod drop;
 mod earlier;
 mod joining;
+mod keep;
 mod keyed;
 mod restart;
 mod resume;

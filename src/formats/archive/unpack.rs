@@ -147,23 +147,10 @@ fn read(source: &mut dyn Read, into: &mut [u8]) -> Result<usize, Refusal> {
     loop {
         match source.read(into) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(source_refusal(&error)),
+            Err(error) => return Err(Refusal::of_reading("receiving the payload", &error)),
             Ok(read) => return Ok(read),
         }
     }
-}
-
-/// A refusal that the source itself speaks comes back as it is.
-fn source_refusal(error: &io::Error) -> Refusal {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Refusal>());
-    inner.cloned().unwrap_or_else(|| {
-        Refusal::new(
-            Code::UploadBroken,
-            format!("receiving the payload: {error}"),
-        )
-    })
 }
 
 /// Refuses a payload that has at least so many bytes and may not.

@@ -37,7 +37,8 @@ fn read_all<R: Read>(mut reader: Reader<R>, piece: usize) -> Result<Parts, Refus
                         Ok(0) => break,
                         Ok(len) => bytes.extend_from_slice(&buffer[..len]),
                         Err(error) => {
-                            let refusal = refusal_in(error);
+                            let refusal =
+                                Refusal::of_reading("reading the form: receiving the body", &error);
                             assert_eq!(reader.next(), Err(refusal.clone()));
                             assert!(reader.read(&mut buffer).is_err());
                             return Err(refusal);
