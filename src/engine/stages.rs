@@ -126,7 +126,7 @@ pub enum Work {
     /// A release that was built.
     Built(Ready),
     /// What is live already.
-    Restart,
+    Live,
     /// What is live already, and was made so by a deployment that the end of an earlier server cut off.
     CutOff(CutOff),
 }
@@ -144,7 +144,7 @@ impl Builder {
         permit: P,
     ) -> Outcome<'_> {
         let ready = match work {
-            Work::Restart => return self.restart_alone(spec, attempt),
+            Work::Live => return self.restart_alone(spec, attempt),
             Work::CutOff(cut_off) => return self.finish(spec, cut_off, attempt),
             Work::Built(ready) => ready,
             Work::Unpacked(staged) => {
@@ -279,7 +279,10 @@ impl Builder {
     fn restart_alone(&self, spec: &DeploySpec, attempt: &mut Attempt) -> Outcome<'_> {
         attempt.commit("restarting")?;
         let release = attempt.record().release_id;
-        let restarted = self.has_any(spec, release);
+        if matches!(spec.plan, Plan::Activate(_)) {
+            attempt.skip(Phase::Activate, "it is live already")?;
+        }
+        let restarted = spec.restart != Restart::No && self.has_any(spec, release);
         if restarted {
             let begun = Instant::now();
             attempt.phase(Phase::Restart, |attempt| {
@@ -287,7 +290,7 @@ impl Builder {
                 restarted.map_err(|failed| self.say_what_runs(failed, &spec.project, begun))?;
                 Ok(((), Facts::new()))
             })?;
-        } else {
+        } else if spec.restart != Restart::No {
             skip_restart(attempt, spec.restart)?;
         }
         Ok(Success {

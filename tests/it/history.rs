@@ -268,12 +268,25 @@ fn a_staged_build_is_live_when_somebody_says_so() {
         "staged",
         "it stays what it was"
     );
-    is(
-        &ask(&host, "deploy_component", &fields("demo")),
-        409,
-        "conflict",
-        "live already",
+    // Once more is a success that does nothing.
+    let again = deployed(&ask(&host, "deploy_component", &fields("demo")));
+    let record = host.record(&again);
+    assert_eq!(record["release_id"], staged);
+    let log = record["event_log"].as_array().unwrap();
+    let phases: Vec<&Value> = log.iter().filter(|one| one["event"] == "phase").collect();
+    assert_eq!(phases.len(), 1, "{record}");
+    assert_eq!(
+        (&phases[0]["data"]["phase"], &phases[0]["data"]["status"]),
+        (&json!("activate"), &json!("skipped"))
     );
+    assert_eq!(live(&host), "1");
+    deployed(&host.deploy(&[("project", "demo")], &version(2)));
+    deployed(&ask(
+        &host,
+        "rollback_component",
+        &json!({"project": "demo"}),
+    ));
+    assert_eq!(live(&host), "1");
     // One that failed has nothing to be activated.
     let answer = host.deploy(
         &[("project", "demo"), ("install_command", "false")],

@@ -52,7 +52,7 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     for _ in 0..2 {
         assert!(processes(&host).is_empty());
         let (code, text, _) = status(&host, "text");
-        assert!(code == Some(0) && text.contains("  stopped  "), "{text}");
+        assert!(code == Some(0) && text.contains("  stopped"), "{text}");
         host = again(host);
     }
     // Once more is no mistake.
@@ -88,7 +88,7 @@ fn a_deployment_with_a_restart_starts_what_was_stopped() {
     down(&host, &[("./Procfile", "web: exit 3\n")]);
     assert!(processes(&host).is_empty());
     let host = again(host);
-    assert!(status(&host, "text").1.contains("  stopped  "));
+    assert!(status(&host, "text").1.contains("  stopped"));
 
     let fields = [("project", "demo"), ("restart", "auto")];
     let answer = host.deploy_live(&fields, &payload(&[("./Procfile", SLEEPS)]));
@@ -142,7 +142,7 @@ fn what_cannot_be_stopped_or_started_is_said() {
     assert_eq!(ask(&host, "stop_component").status, 200);
     let (_, why) = ask(&host, "start_component").refusal();
     assert!(why.contains(&at.to_string()), "{why}");
-    assert!(status(&host, "text").1.contains("  stopped  "));
+    assert!(status(&host, "text").1.contains("  stopped"));
     drop(taken);
     assert_eq!(ask(&host, "start_component").status, 200);
     assert!(lives(&pid(&host)));

@@ -240,7 +240,9 @@ impl Deployer {
         } = goal;
         let store = &self.known.store;
         let (project, release) = (of.project.clone(), of.deployment_id);
-        self.is_not_live(&project, release, what)?;
+        if rollback_of.is_some() {
+            self.is_not_live(&project, release, what)?;
+        }
         let is_there = || store.release(&project, release).exists();
         let earlier = Earlier {
             release,
@@ -277,6 +279,8 @@ impl Deployer {
                 .intake()
                 .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
                 .map(Work::Unpacked),
+            // Only from the beginning of a deployment on nobody else changes what is live.
+            None if store.live(&spec.project) == Some(release) => Ok(Work::Live),
             None => self.built(&spec.project, release, what),
         };
         self.carry_on(spec, attempt, work)

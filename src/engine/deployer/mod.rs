@@ -262,7 +262,7 @@ impl Deployer {
         let permit = match work {
             Work::Unpacked(_) => self.permit(&mut attempt).map(Some),
             // What only switches holds nobody up.
-            Work::Built(_) | Work::Restart | Work::CutOff(_) => Ok(None),
+            Work::Built(_) | Work::Live | Work::CutOff(_) => Ok(None),
         };
         let outcome = permit.and_then(|permit| self.builder.run(spec, work, &mut attempt, permit));
         self.end(attempt, outcome);

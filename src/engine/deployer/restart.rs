@@ -47,7 +47,7 @@ impl Deployer {
             caller,
         };
         match self.begin_once(&spec, &request)? {
-            Started::New(attempt) => self.carry_on(spec, *attempt, Ok(Work::Restart)),
+            Started::New(attempt) => self.carry_on(spec, *attempt, Ok(Work::Live)),
             Started::Earlier(follower) => Ok(follower),
         }
     }
