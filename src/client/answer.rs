@@ -3,7 +3,7 @@
 //! Our own refusals are JSON with `error` and `code`; Harper's have an `error` alone, or a number as the code. What is
 //! neither comes from something that answered in the server's place, and is shown as it is.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Exit};
 use crate::api::operation::AnswerShape;
@@ -32,6 +32,8 @@ pub(crate) struct NoResult {
     pub(crate) exit: Exit,
     /// The deployment that it is about.
     pub(crate) deployment_id: Option<String>,
+    /// What else the server said of it, by its names.
+    pub(crate) more: Map<String, Value>,
 }
 
 impl NoResult {
@@ -42,6 +44,7 @@ impl NoResult {
             code: None,
             exit,
             deployment_id: None,
+            more: Map::new(),
         }
     }
 }
@@ -91,13 +94,14 @@ impl PlainAnswer {
         (fits && !text.is_empty()).then(|| text.into())
     }
 
-    fn refused(&self, map: &serde_json::Map<String, Value>) -> NoResult {
+    fn refused(&self, map: &Map<String, Value>) -> NoResult {
         let code = map.get("code").and_then(Value::as_str);
         NoResult {
             message: text_of(map.get("error")),
             code: code.map(str::to_owned),
             exit: exit_of(map.get("code"), Some(self.status)),
             deployment_id: id_of(map),
+            more: rest_of(map, "error"),
         }
     }
 
@@ -164,7 +168,15 @@ pub(crate) fn failed(data: &str, status: u16) -> NoResult {
         code,
         exit: exit_of(map.get("code"), Some(status)),
         deployment_id: id_of(&map),
+        more: rest_of(&map, "message"),
     }
+}
+
+/// What is not among the fields of a failure that have a place of their own.
+fn rest_of(map: &Map<String, Value>, message: &str) -> Map<String, Value> {
+    let mut rest = map.clone();
+    rest.retain(|name, _| ![message, "code", "deployment_id"].contains(&name.as_str()));
+    rest
 }
 
 /// The failure of a stream that ended without a terminal event.
@@ -187,7 +199,7 @@ pub(crate) fn deployment_id(data: &str) -> Option<String> {
     }
 }
 
-fn id_of(map: &serde_json::Map<String, Value>) -> Option<String> {
+fn id_of(map: &Map<String, Value>) -> Option<String> {
     map.get("deployment_id")?.as_str().map(str::to_owned)
 }
 

@@ -12,6 +12,7 @@ mod damage;
 mod deploy;
 mod env;
 mod events;
+mod failure_output;
 mod flood;
 mod history;
 mod inject;

@@ -1,5 +1,6 @@
 //! The options that every client command takes.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +70,46 @@ pub(crate) struct ClientOptions {
     pub(crate) retry_for: Option<Duration>,
 }
 
+/// In which forms the result and the errors are wanted, as far as that can be told of words that may be wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Forms {
+    pub(crate) output: OutputFormat,
+    /// JSON lines if they were asked for, else plain ones.
+    pub(crate) progress: Progress,
+}
+
+impl Forms {
+    /// What these words ask for.
+    pub(crate) fn asked(words: &[OsString]) -> Forms {
+        let end = words.iter().position(|word| word == "--");
+        let words = &words[..end.unwrap_or(words.len())];
+        let after = |flag: &str| {
+            words.iter().enumerate().find_map(|(at, word)| {
+                let word = word.to_str()?;
+                match word.strip_prefix(flag)? {
+                    "" => words.get(at + 1)?.to_str(),
+                    value => value.strip_prefix('='),
+                }
+            })
+        };
+        let json = words.iter().any(|word| word == "json=true");
+        let output = after("--output").and_then(|word| word.parse().ok());
+        let is_ndjson = after("--progress") == Some("ndjson");
+        Forms {
+            output: output.unwrap_or(if json {
+                OutputFormat::Json
+            } else {
+                OutputFormat::Auto
+            }),
+            progress: if is_ndjson {
+                Progress::Ndjson
+            } else {
+                Progress::Plain
+            },
+        }
+    }
+}
+
 pub(crate) fn parse(line: &mut CommandLine) -> Result<ClientOptions, Usage> {
     let output = value::parsed(line, "--output", str::parse)?;
     let progress = value::parsed(line, "--progress", str::parse)?;
@@ -92,4 +133,33 @@ pub(crate) fn parse(line: &mut CommandLine) -> Result<ClientOptions, Usage> {
         return Err(Usage::new("--token and --token-file cannot go together"));
     }
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_known_of_words_that_are_wrong() {
+        use OutputFormat::{Auto, Json, Yaml};
+        use Progress::{Ndjson, Plain};
+        let table: [(&[&str], OutputFormat, Progress); 8] = [
+            (&["deploy", "--wat"], Auto, Plain),
+            (&["deploy", "--wat", "--output", "json"], Json, Plain),
+            (&["--output=yaml", "--progress=ndjson"], Yaml, Ndjson),
+            (&["--progress", "ndjson", "--output"], Auto, Ndjson),
+            (&["--output", "xml"], Auto, Plain),
+            (&["json=true", "--wat"], Json, Plain),
+            (&["json=true", "--output", "yaml"], Yaml, Plain),
+            (&["run", "x", "--", "--output", "json"], Auto, Plain),
+        ];
+        for (words, output, progress) in table {
+            let asked: Vec<OsString> = words.iter().map(OsString::from).collect();
+            assert_eq!(
+                Forms::asked(&asked),
+                Forms { output, progress },
+                "{words:?}"
+            );
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::ops::{Deref, DerefMut};
 use pico_args::Arguments;
 
 pub(crate) use crate::cli::arguments::client::{
-    ClientOptions, FLAGS_HELP, FLAGS_TOPIC, parse as client,
+    ClientOptions, FLAGS_HELP, FLAGS_TOPIC, Forms, parse as client,
 };
 
 /// The words after a command's name. Flags are taken out of it one by one; what is left in the end are its arguments.

@@ -8,6 +8,7 @@ mod cancel;
 mod deploy;
 mod drop;
 mod env;
+mod failure;
 mod list;
 mod logs;
 mod op;
@@ -32,7 +33,8 @@ use serde_json::Value;
 use crate::api::error::{Code, Error, Exit};
 use crate::api::operation::OperationCall;
 use crate::cli::arguments::{
-    self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Usage, finish, nearest,
+    self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Forms, Usage, finish,
+    nearest,
 };
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
 use crate::cli::session::{CommandError, Session, connect};
@@ -198,20 +200,22 @@ pub(crate) enum Next {
 /// Reads the arguments, the program's own name not among them, and does what they say but for running the server.
 pub(crate) fn start(arguments: Vec<OsString>) -> Next {
     let nothing = arguments.is_empty();
+    // Known before the arguments are, which may be what is wrong.
+    let forms = Forms::asked(&arguments);
     let environment = |name: &str| std::env::var(name).ok();
     match parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
-        Ok(Command::Local(job)) => Next::End(run_local(job)),
+        Ok(Command::Local(job)) => Next::End(run_local(job, &forms)),
         Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text)),
         Ok(Command::Client(options, job)) => Next::End(run(&options, job)),
         Err(usage) => {
-            let mut screen = Screen::new(Progress::Plain, false);
             if nothing {
+                let mut screen = Screen::new(Progress::Plain, false);
                 for line in usage_text().lines() {
                     screen.remark(line);
                 }
             } else {
-                screen.error(&usage.to_string(), None);
+                say_local(&usage.to_string(), &forms);
             }
             Next::End(Exit::Usage)
         }
@@ -305,15 +309,24 @@ example:
     )
 }
 
-fn run_local(LocalJob(job): LocalJob) -> Exit {
-    let mut screen = Screen::new(Progress::Plain, false);
+/// Says what is wrong here, where no server was asked.
+fn say_local(message: &str, forms: &Forms) {
+    let mut screen = Screen::new(forms.progress, false);
+    screen.error(message, None);
+    let failed = NoResult::new(Exit::Usage, message);
+    failure::print(&failed, forms.output, &mut screen);
+}
+
+fn run_local(LocalJob(job): LocalJob, forms: &Forms) -> Exit {
+    let mut screen = Screen::new(forms.progress, false);
     match job(&mut screen) {
         Ok((value, output)) => {
             screen.finish();
             print(&value, output)
         }
         Err(error) => {
-            screen.error(&error.to_string(), None);
+            drop(screen);
+            say_local(&error.to_string(), forms);
             Exit::Usage
         }
     }
@@ -337,6 +350,7 @@ fn run(options: &ClientOptions, job: Job) -> Exit {
         Ok(None) => Exit::Success,
         Err(failed) => {
             say(&failed, options, &mut screen);
+            failure::print(&failed.failed, options.output, &mut screen);
             failed.failed.exit
         }
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -43,6 +44,14 @@ impl FromStr for OutputFormat {
     }
 }
 
+/// Something stands on stdout.
+static STDOUT_USED: AtomicBool = AtomicBool::new(false);
+
+/// Whether anything was printed there in this run.
+pub(crate) fn is_stdout_used() -> bool {
+    STDOUT_USED.load(Ordering::Relaxed)
+}
+
 /// Prints the result. Nothing in it acts on a terminal.
 ///
 /// # Errors
@@ -53,6 +62,7 @@ pub(crate) fn print_result(value: &Value, output: OutputFormat) -> Result<(), Er
         host::terminal_columns(io::stdout()).map_or(80, usize::from)
     });
     let text = rendered(value, output, width);
+    STDOUT_USED.store(true, Ordering::Relaxed);
     printed(&mut io::stdout(), &text)
 }
 
@@ -69,6 +79,7 @@ pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
         false => lines::visible(line),
     };
     let text = lines::defused(&shown).into_owned() + "\n";
+    STDOUT_USED.store(true, Ordering::Relaxed);
     sink::write_all(&mut out, text.as_bytes())
         .and_then(|()| out.flush())
         .doing(|| "writing to stdout".into())
@@ -80,6 +91,7 @@ pub(crate) fn print_line(line: &str, raw: bool) -> Result<(), Error> {
 /// When they cannot be written; that nobody reads them any longer is one here, as of [`print_line`].
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
+    STDOUT_USED.store(true, Ordering::Relaxed);
     sink::write_all(&mut out, bytes)
         .and_then(|()| out.flush())
         .doing(|| "writing to stdout".into())
