@@ -15,7 +15,7 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build demo test check bench crash soak power inject fuzz help
+.PHONY: build demo test check msrv bench crash soak power inject fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -35,6 +35,9 @@ check: ## format, lints and docs, warnings being errors
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked --document-private-items
+
+msrv: ## check that the oldest Rust that may build it does (from rustup, or from Debian's packages below target/)
+	@sh tests/build/msrv.sh
 
 bench: ## measure, beside tar and rsync over ssh (GANGPLANK_BENCH=quick: smaller data)
 	$(CARGO) bench --locked --bench bench

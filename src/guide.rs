@@ -9,9 +9,10 @@
 //! | `make` | builds the release binary, `target/release/gangplank` |
 //! | `make check` | format, lints and docs; a warning is an error |
 //! | `make test` | all tests; its last lines name the tests that did not run, and what each needs |
+//! | `make msrv` | the same code with the oldest Rust that may build it, which it gets from Debian's packages if need be |
 //! | `make demo` | starts a server on a temporary root and deploys a sample component |
 //! | `cargo doc --open --document-private-items` | these pages |
-//! | `.ci/run` | what has to pass before a change is taken: the three above, and before them it installs what the tests need |
+//! | `.ci/run` | what has to pass before a change is taken: `make check`, `msrv`, `demo` and `test`, and before them it installs what the tests need |
 //!
 //! # Testing
 //! Unit tests stand at the bottom of their file, as tables. The integration tests in `tests/it` start the real binary on a

@@ -349,9 +349,11 @@ pub fn package(dir: &Path) -> Result<Option<Package>, Refusal> {
         .iter()
         .filter_map(|name| present(top.get(*name)))
         .any(|raw| !says_nothing(&raw));
-    if let Some(raw) = present(top.get("devEngines"))
-        && let Some(raw) = text.object(raw.get())?.get("packageManager")
-    {
+    let engines = match present(top.get("devEngines")) {
+        Some(raw) => text.object(raw.get())?.get("packageManager").copied(),
+        None => None,
+    };
+    if let Some(raw) = engines {
         let why =
             "'devEngines.packageManager' must be an object with a 'name', or an array of them";
         package.engines = match text.value(raw, why)? {

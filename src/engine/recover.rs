@@ -270,10 +270,8 @@ fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
         .event_log
         .entries()
         .last()
-        .filter(|last| last.is_terminal());
-    if let Some(end) = end
-        && journal.last_id() < end.id
-    {
+        .filter(|last| last.is_terminal() && journal.last_id() < last.id);
+    if let Some(end) = end {
         journal.restore(&std::sync::Arc::new(end.clone()))?;
     }
     journal.sync()?;

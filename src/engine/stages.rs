@@ -71,9 +71,10 @@ impl ReleaseTree {
 
 impl Drop for ReleaseTree {
     fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = self.store.remove_release(&self.project, self.id)
-        {
+        if self.kept {
+            return;
+        }
+        if let Err(error) = self.store.remove_release(&self.project, self.id) {
             // It stands under a hidden name, which the next start removes, or is one release too many, which retention
             // counts.
             log::warn(&format!("deployment {}: {error}", self.id));

@@ -148,9 +148,10 @@ impl Switch {
     /// Leaves the switch as it is.
     pub fn settle(mut self) {
         self.settled = true;
-        if let Some(beside) = &self.beside
-            && let Err(error) = gone(fs::remove_file(beside))
-        {
+        let Some(beside) = &self.beside else {
+            return;
+        };
+        if let Err(error) = gone(fs::remove_file(beside)) {
             // The next switch or the next start removes it.
             log::warn(&format!("removing {}: {error}", beside.display()));
         }

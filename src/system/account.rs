@@ -46,10 +46,13 @@ impl Account {
             let [_, _, id, members] = group[..] else {
                 continue;
             };
-            if let (true, Ok(id)) = (members.split(',').any(|member| member == name), id.parse())
-                && !groups.contains(&id)
-            {
-                groups.push(id);
+            match id.parse() {
+                Ok(id)
+                    if members.split(',').any(|member| member == name) && !groups.contains(&id) =>
+                {
+                    groups.push(id);
+                }
+                _ => {}
             }
         }
         Ok(Account {

@@ -16,6 +16,7 @@ mod survivors;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,8 +113,8 @@ pub fn run(
         .process_group(0);
     let begin = Instant::now();
     let child = identity::spawn(&mut command, how.account)
-        .doing(|| format!("starting {}", command.get_program().display()))?;
-    let what = format!("watching {}", command.get_program().display());
+        .doing(|| format!("starting {}", Path::new(command.get_program()).display()))?;
+    let what = format!("watching {}", Path::new(command.get_program()).display());
     let what = || what.clone();
     let mut family = Family {
         leader: child,
@@ -172,11 +173,11 @@ fn attend(
     let mut exited = false;
     loop {
         // The rest of the family has the grace too; with both pipes closed there is none left, or none that speaks.
-        if let Some((why, _)) = told
-            && exited
-            && outputs.iter().all(ChildOutput::closed)
-        {
-            return Ok(Some(why));
+        match told {
+            Some((why, _)) if exited && outputs.iter().all(ChildOutput::closed) => {
+                return Ok(Some(why));
+            }
+            _ => {}
         }
         let end = told.map_or(until.deadline, |(_, end)| Some(end));
         // A descriptor that has nothing new to say would be ready for ever.

@@ -168,7 +168,7 @@ pub fn read_up_to(file: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
 /// # Errors
 /// When it cannot be opened.
 pub fn open_at_once(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let flags = OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
@@ -216,7 +216,7 @@ pub fn lock(path: &Path) -> io::Result<File> {
 
 fn lock_file(path: &Path) -> io::Result<File> {
     // Not for writing: such a descriptor would keep the file system from being made read-only.
-    let flags = OFlags::CREATE.bits().cast_signed();
+    let flags = OFlags::CREATE.bits() as i32;
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(flags).mode(0o600);
     options.open(path)

@@ -8,6 +8,7 @@ pub mod files;
 pub mod hex;
 pub mod host;
 pub mod kernel;
+pub mod latch;
 pub mod log;
 pub mod paths;
 pub mod poll;

@@ -146,9 +146,7 @@ impl OutFile {
         let doing = || format!("writing {}", path.display());
         // A link to a file stays one.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        if let Ok(metadata) = fs::metadata(&real)
-            && !metadata.is_file()
-        {
+        if fs::metadata(&real).is_ok_and(|metadata| !metadata.is_file()) {
             let file = OpenOptions::new().write(true).open(&real).doing(doing)?;
             return Ok(OutFile {
                 file,

@@ -226,9 +226,8 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
             .unwrap_or(Duration::from_secs(600)),
         sync_from: settings.get("--sync-from", |name| Ok(name.to_owned()))?,
     };
-    if let Some(from) = &options.sync_from
-        && !options.peers.iter().any(|peer| peer.name == *from)
-    {
+    let is_peer = |name: &String| options.peers.iter().any(|peer| peer.name == *name);
+    if let Some(from) = options.sync_from.as_ref().filter(|name| !is_peer(name)) {
         return Err(Usage::new(format!(
             "--sync-from {from}: no --peer has that name"
         )));

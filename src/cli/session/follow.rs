@@ -130,9 +130,9 @@ impl Session<'_> {
         }
         result.map_err(|mut error| {
             // The packing knows its failure better than the request that read it.
-            if error.failed.exit == Exit::Usage
-                && let Some(failure) = packing.and_then(PackingThread::failure)
-            {
+            let own = error.failed.exit == Exit::Usage;
+            let packing = packing.filter(|_| own);
+            if let Some(failure) = packing.and_then(PackingThread::failure) {
                 error.failed.message = failure.to_string();
             }
             CommandError::from(error)

@@ -22,7 +22,11 @@ impl Tail {
         self.lines += 1;
         let mut line = line.clone();
         // A piece whose bytes were not text grows threefold, and is shown only in part.
-        line.line.truncate(line.line.floor_char_boundary(BYTES_MAX));
+        let mut end = line.line.len().min(BYTES_MAX);
+        while !line.line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.line.truncate(end);
         self.bytes += line.line.len();
         self.kept.push_back(line);
         while self.kept.len() > LINES_MAX || self.bytes > BYTES_MAX {

@@ -33,7 +33,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::api::error::{Doing, Error, Refusal};
@@ -47,6 +47,7 @@ use crate::engine::shared::{self, SHARED};
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
+use crate::system::latch::Latch;
 use crate::system::log;
 
 pub use crate::engine::processes::output::{LogFilter, LogFollower, Logged};
@@ -74,7 +75,7 @@ pub struct Processes {
     components: Mutex<HashMap<Project, Arc<ComponentProcesses>>>,
     stopping: AtomicBool,
     /// Set when what ran before is started: who changes that earlier would have it undone.
-    resumed: OnceLock<()>,
+    resumed: Latch,
 }
 
 /// The processes of one component, and what is kept for them. Only whoever holds the component changes it.
@@ -145,7 +146,7 @@ impl Processes {
             setting,
             components: Mutex::default(),
             stopping: AtomicBool::new(false),
-            resumed: OnceLock::new(),
+            resumed: Latch::default(),
         }
     }
 
@@ -247,7 +248,7 @@ impl Processes {
 
     /// Whether a release is needed by a process that runs from it, or may be.
     pub fn use_release(&self, project: &Project, release: DeploymentId) -> bool {
-        if self.resumed.get().is_none() {
+        if !self.resumed.is_open() {
             return true;
         }
         let component = self.components().get(project).cloned();

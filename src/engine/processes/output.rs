@@ -275,9 +275,8 @@ fn end_of(mut file: File, lines: usize, most: usize) -> io::Result<Vec<u8>> {
         start = from;
     }
     // A line that is there only in part is none, unless the file begins with it.
-    if start > 0
-        && let Some(end) = found.iter().position(|byte| *byte == b'\n')
-    {
+    let first = found.iter().position(|byte| *byte == b'\n');
+    if let Some(end) = first.filter(|_| start > 0) {
         found.drain(..=end);
     }
     Ok(found)

@@ -1,21 +1,21 @@
 //! What ran when an earlier server ended is started again, each process from its own release.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::api::error::Error;
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::processes::process::Process;
 use crate::engine::processes::state::Types;
 use crate::engine::processes::{Processes, state};
+use crate::system::latch::Latch;
 use crate::system::log;
 
 /// However the start of what ran before ends, nobody waits for it any longer.
-struct Resumed<'a>(&'a OnceLock<()>);
+struct Resumed<'a>(&'a Latch);
 
 impl Drop for Resumed<'_> {
     fn drop(&mut self) {
-        // It is set here alone.
-        let _ = self.0.set(());
+        self.0.open();
     }
 }
 

@@ -32,9 +32,10 @@ struct PayloadFile {
 
 impl Drop for PayloadFile {
     fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = self.store.remove_payload(self.id)
-        {
+        if self.kept {
+            return;
+        }
+        if let Err(error) = self.store.remove_payload(self.id) {
             // It stays as the payload of a failed deployment, which retention counts and removes.
             log::warn(&format!("deployment {}: {error}", self.id));
         }
@@ -133,9 +134,7 @@ impl Intake<'_> {
             },
         )?;
         checkpoint("stored");
-        if let Some(expected) = expected
-            && expected != unpacked.payload_hash
-        {
+        if let Some(expected) = expected.filter(|expected| *expected != unpacked.payload_hash) {
             let why = format!(
                 "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
                 unpacked.payload_hash

@@ -134,9 +134,8 @@ impl<'a> TreeWriter<'a> {
     /// The refusal for what the tar reader, or gzip below it, did not like.
     fn broken(&self, error: &io::Error) -> Refusal {
         let inner = error.get_ref();
-        if let Some(NotTar { start, .. }) = inner.and_then(|inner| inner.downcast_ref())
-            && let Some(what) = sniff::name(start)
-        {
+        let not_tar = inner.and_then(|inner| inner.downcast_ref());
+        if let Some(what) = not_tar.and_then(|NotTar { start, .. }| sniff::name(start)) {
             let inside = if self.zipped { " in gzip" } else { "" };
             return bad(format!("the payload is {what}{inside}; send tar or tar.gz"));
         }

@@ -58,9 +58,8 @@ pub(crate) fn turn_away(
     let mut peer = ClientSocket::new(Arc::clone(&socket));
     // Whoever has not asked by then gets no answer.
     let deadline = Instant::now() + LINGER_TIME;
-    if let Ok(Some(_)) = greet(&mut peer, Some(certificate), deadline)
-        && connection::write(&mut peer, &refused.answer()).is_ok()
-    {
+    let asked = matches!(greet(&mut peer, Some(certificate), deadline), Ok(Some(_)));
+    if asked && connection::write(&mut peer, &refused.answer()).is_ok() {
         peer.end();
         shared.drain.close(socket, None);
     }

@@ -197,10 +197,10 @@ impl Follower {
         while let Some(entry) = self.read_line()? {
             (last, ended) = (entry.id, entry.is_terminal());
         }
-        if !ended && let Some(end) = self.recorded_end() {
-            last = end.id;
+        if ended {
+            return Ok(last);
         }
-        Ok(last)
+        Ok(self.recorded_end().map_or(last, |end| end.id))
     }
 
     fn pass(&mut self, entry: Arc<Entry>) -> Step {

@@ -233,15 +233,19 @@ impl World {
         if outcome.is_some() && matches!(first, Told::Failure(..)) && first.deployment().is_none() {
             faults.push(format!("the answer names no deployment: {first:?}"));
         }
-        if let (Some(Told::Success(_)), Some(one)) = (told.get(1), &outcome)
-            && one.status != "cancelled"
-        {
-            faults.push(format!("cancelled is {}", one.status));
+        match (told.get(1), &outcome) {
+            (Some(Told::Success(_)), Some(one)) if one.status != "cancelled" => {
+                faults.push(format!("cancelled is {}", one.status));
+            }
+            _ => {}
         }
-        if let Some(one) = &outcome
-            && success
-            && look(&self.hosts[0], &self.project)
-                .is_ok_and(|now| now.live.as_ref() != Some(&one.release))
+        let leads_elsewhere = |release: &String| {
+            look(&self.hosts[0], &self.project).is_ok_and(|now| now.live.as_ref() != Some(release))
+        };
+        if success
+            && outcome
+                .as_ref()
+                .is_some_and(|one| leads_elsewhere(&one.release))
         {
             faults.push("success, and the link leads elsewhere".to_owned());
         }
