@@ -33,7 +33,7 @@ pub(crate) struct NoResult {
     /// The deployment that it is about.
     pub(crate) deployment_id: Option<String>,
     /// What else the server said of it, by its names.
-    pub(crate) more: Map<String, Value>,
+    pub(crate) more: Box<Map<String, Value>>,
 }
 
 impl NoResult {
@@ -44,7 +44,7 @@ impl NoResult {
             code: None,
             exit,
             deployment_id: None,
-            more: Map::new(),
+            more: Box::default(),
         }
     }
 }
@@ -173,10 +173,10 @@ pub(crate) fn failed(data: &str, status: u16) -> NoResult {
 }
 
 /// What is not among the fields of a failure that have a place of their own.
-fn rest_of(map: &Map<String, Value>, message: &str) -> Map<String, Value> {
+fn rest_of(map: &Map<String, Value>, message: &str) -> Box<Map<String, Value>> {
     let mut rest = map.clone();
     rest.retain(|name, _| ![message, "code", "deployment_id"].contains(&name.as_str()));
-    rest
+    Box::new(rest)
 }
 
 /// The failure of a stream that ended without a terminal event.

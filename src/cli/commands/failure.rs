@@ -27,7 +27,7 @@ fn document(failed: &NoResult) -> Value {
     if let Some(id) = &failed.deployment_id {
         all.insert("deployment_id".into(), id.as_str().into());
     }
-    for (name, value) in &failed.more {
+    for (name, value) in &*failed.more {
         all.entry(name.as_str()).or_insert_with(|| value.clone());
     }
     all.into()
@@ -63,7 +63,7 @@ mod tests {
         let told = NoResult {
             code: Some("install_failed".into()),
             deployment_id: Some("d".into()),
-            more: more.as_object().unwrap().clone(),
+            more: Box::new(more.as_object().unwrap().clone()),
             ..NoResult::new(Exit::Refused, "no")
         };
         assert_eq!(

@@ -32,7 +32,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.
     // With targets by name, and with what a directory and its files say before anybody is asked.
-    ("cli", 5_850),
+    // With failures as documents.
+    ("cli", 5_950),
 ];
 
 /// The lines of code of a file.
