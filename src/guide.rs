@@ -56,8 +56,10 @@
 //!              pending <---------------------------------+
 //!                 |
 //!                 |----------------------------.   What is there already is not built again:
-//!                 v                            |   an activation goes on at activating,
-//!             extracting                       |   a restart at restarting.
+//!                 |--> fetching (a package)    |   an activation goes on at activating,
+//!                 |<------'                    |   a restart at restarting.
+//!                 v                            |
+//!             extracting                       |
 //!                 |                            |
 //!                 |--> queued (no free place)  |
 //!                 |<------'                    |

@@ -62,8 +62,10 @@
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
-//! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)) | the child has started |
-//! | `deploy-ID`, one a deployment | waits for a permit, installs, loads, activates, restarts | the terminal event is in the journal |
+//! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)), or reads as that user | the child has started, or all is read |
+//! | `fetch-disk`, one a command of phase `fetch` | stops it when the disk has too little left | the command has ended |
+//! | `download`, one a tarball | asks for it and reads it | all is read, or nobody wants it any longer |
+//! | `deploy-ID`, one a deployment | fetches a package, waits for a permit, installs, loads, activates, restarts | the terminal event is in the journal |
 //! | `ending-ID`, one a deployment whose end the disk did not take | tries every second to write it | it is written, or stop |
 //!
 //! The client has one thread a request, one that packs, and one for signals; its main thread shows.

@@ -155,6 +155,8 @@ codes! {
     InstallFailed "install_failed" 422 Refused;
     /// The installation took too long.
     InstallTimeout "install_timeout" 422 Refused;
+    /// The package could not be fetched.
+    FetchFailed "fetch_failed" 502 Refused;
     /// The release cannot run.
     LoadFailed "load_failed" 422 Refused;
     /// The `release:` command of the release failed.

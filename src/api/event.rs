@@ -18,6 +18,8 @@ use crate::api::source::SourceRevision;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
+    /// The server fetches a package.
+    Fetch,
     /// The payload arrives and is unpacked.
     Extract,
     /// The deployment waits for one of the places of `--max-deploys`.
@@ -40,6 +42,7 @@ impl Phase {
     /// The word on the wire.
     pub const fn word(self) -> &'static str {
         match self {
+            Phase::Fetch => "fetch",
             Phase::Extract => "extract",
             Phase::Queue => "queue",
             Phase::Install => "install",
@@ -53,9 +56,9 @@ impl Phase {
 
     /// The phase of a word from the wire.
     pub fn parse(word: &str) -> Option<Phase> {
-        use Phase::{Activate, Extract, Install, Load, Queue, Release, Replicate, Restart};
+        use Phase::{Activate, Extract, Fetch, Install, Load, Queue, Release, Replicate, Restart};
         [
-            Extract, Queue, Install, Load, Replicate, Release, Activate, Restart,
+            Fetch, Extract, Queue, Install, Load, Replicate, Release, Activate, Restart,
         ]
         .into_iter()
         .find(|phase| phase.word() == word)
@@ -64,6 +67,7 @@ impl Phase {
     /// The status of a record while this phase runs.
     pub const fn status(self) -> Status {
         match self {
+            Phase::Fetch => Status::Fetching,
             Phase::Extract => Status::Extracting,
             // A deployment in the queue has been unpacked and not begun anything else.
             Phase::Queue => Status::Queued,
@@ -83,6 +87,8 @@ impl Phase {
 pub enum Status {
     /// Begun, and nothing done yet.
     Pending,
+    /// In phase `fetch`.
+    Fetching,
     /// In phase `extract`.
     Extracting,
     /// In phase `queue`.
@@ -188,6 +194,9 @@ pub struct Opening {
     pub user: Option<String>,
     /// What the build needs to be done again.
     pub options: Options,
+    /// The package that the server fetches, without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_identifier: Option<String>,
     /// The SHA-256 of the key by which a second request is known, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,

@@ -4,5 +4,6 @@ pub mod error;
 pub mod event;
 pub mod name;
 pub mod operation;
+pub mod package;
 pub mod record;
 pub mod source;

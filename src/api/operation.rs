@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::reader::FieldReader;
+use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
 
 #[cfg(test)]
@@ -150,6 +151,8 @@ impl Options {
 pub struct Deploy {
     /// The component.
     pub project: Project,
+    /// What the server fetches itself, instead of a payload.
+    pub package: Option<PackageSpec>,
     /// An existing release to activate, instead of a payload.
     pub release: Option<DeploymentId>,
     /// Whether to restart.
@@ -400,7 +403,7 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let message = refused(json!({
             "operation": "deploy_component", "project": "my.app", "restart": "sideways", "install_timeout": "abc",
-            "install_allow_scripts": 1, "package": "npm:x", "payload_sha256": "12", "activate": "maybe",
+            "install_allow_scripts": 1, "package": "npm:-x", "payload_sha256": "12", "activate": "maybe",
             "install_command": " ", "deployment_id": "x",
         }));
         for part in [

@@ -33,7 +33,7 @@ pub struct Record {
     /// What its release was made of.
     #[serde(default)]
     pub source: Option<SourceRevision>,
-    /// Always none: packages are not supported yet.
+    /// The package that the server fetched, without credentials.
     pub package_identifier: Option<String>,
     /// The payload's SHA-256, in hex.
     pub payload_hash: Option<String>,
@@ -132,7 +132,7 @@ impl Record {
             kind: opening.into(),
             message: opening.message.clone(),
             source: opening.source.clone(),
-            package_identifier: None,
+            package_identifier: opening.package_identifier.clone(),
             payload_hash: None,
             payload_size: None,
             payload_present: false,
@@ -273,6 +273,12 @@ impl Record {
         };
         if event.status == PhaseStatus::Start {
             self.status = phase.status();
+        }
+        if phase == Phase::Fetch && event.status == PhaseStatus::Done {
+            // What came is stronger than what was said of it.
+            let source = event.facts.get("source").and_then(Value::as_object);
+            let source = source.map(SourceRevision::read);
+            self.source = source.and_then(Result::ok).flatten().or(self.source.take());
         }
         if phase == Phase::Extract && event.status == PhaseStatus::Done {
             let number = |name| event.facts.get(name).and_then(Value::as_u64);
@@ -508,6 +514,7 @@ mod tests {
             restart_mode: None,
             user: Some("admin".into()),
             options: Options::default(),
+            package_identifier: None,
             idempotency_key: Some("0123456789abcdef0123456789abcdef".repeat(2)),
             message: Some("why".into()),
             source: SourceRevision::found(Some("a1".into()), None, Some(false)),

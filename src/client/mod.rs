@@ -12,6 +12,7 @@
 //! sent twice, and credentials belong to the host that was named.
 
 pub(crate) mod answer;
+pub(crate) mod download;
 pub(crate) mod follow;
 mod probe;
 mod request;

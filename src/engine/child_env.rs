@@ -2,6 +2,7 @@
 //! a home, the programs that were installed, and on top of it what the operator has set.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error, Refusal};
@@ -17,7 +18,7 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// The mode of `ROOT/cache`: whoever runs a component has to get through it.
 const WAY: u32 = 0o755;
 /// The mode of a component's own directory there.
-const PRIVATE: u32 = 0o700;
+pub(super) const PRIVATE: u32 = 0o700;
 
 /// Variables of an environment.
 pub(super) type Variables = Vec<(OsString, OsString)>;
@@ -76,13 +77,23 @@ pub(super) fn of(
 
 fn make_home(store: &Store, project: &Project, account: Option<&Account>) -> std::io::Result<()> {
     let owner = account.map(|account| (account.uid, account.gid));
-    let caches = Directory::open(store.root())?.enter_or_make("cache", WAY, None)?;
-    let own = caches.enter_or_make(project.as_str(), PRIVATE, owner)?;
+    let own = open_cache(store, project, account)?;
     own.enter_or_make("home", PRIVATE, owner).map(drop)
 }
 
+/// The directory of [`cache`], which is made for the user that the component runs as.
+pub(super) fn open_cache(
+    store: &Store,
+    project: &Project,
+    account: Option<&Account>,
+) -> std::io::Result<Directory> {
+    let owner = account.map(|account| (account.uid, account.gid));
+    let caches = Directory::open(store.root())?.enter_or_make("cache", WAY, None)?;
+    caches.enter_or_make(project.as_str(), PRIVATE, owner)
+}
+
 /// The value that counts: of several with one name the last.
-fn value_of<'a>(variables: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
+pub(super) fn value_of<'a>(variables: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
     let mut all = variables.iter().rev();
     all.find(|(known, _)| known == name)
         .map(|(_, value)| &**value)
@@ -91,6 +102,19 @@ fn value_of<'a>(variables: &'a [(OsString, OsString)], name: &str) -> Option<&'a
 /// The PATH of these variables.
 pub(super) fn path_of(variables: &[(OsString, OsString)]) -> &OsStr {
     value_of(variables, "PATH").unwrap_or(OsStr::new(DEFAULT_PATH))
+}
+
+/// Where a program is, by the PATH of these variables. Asked before it is started, since a missing interpreter or directory
+/// would look the same afterwards.
+pub(super) fn find(variables: &[(OsString, OsString)], program: &str) -> Option<PathBuf> {
+    std::env::split_paths(path_of(variables))
+        // A relative entry would be looked up in the server's own directory.
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program))
+        .find(|file| {
+            std::fs::metadata(file)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
 }
 
 /// The PATH for what runs in a release: the programs that were installed there come first.

@@ -78,6 +78,7 @@ impl Deployer {
         let spec = DeploySpec {
             project: one.project.clone(),
             plan: Plan::Build(Then::Activate),
+            package: None,
             restart,
             options: one.options,
             origin: Some(from.name().to_owned()),

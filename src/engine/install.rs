@@ -10,7 +10,6 @@ mod tail;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -20,9 +19,9 @@ use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{InstallLine, InstallOutput};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
-use crate::engine::child_env::{path_in, path_of};
+use crate::engine::child_env::{self, path_in};
 pub use crate::engine::install::choice::{Choice, Installer, choose};
-use crate::engine::install::tail::Tail;
+pub use crate::engine::install::tail::Tail;
 use crate::engine::manifest::Manifest;
 use crate::engine::shared::SHARED;
 use crate::system::account::Account;
@@ -262,17 +261,9 @@ fn first_word(command: &str) -> &str {
     command.split_whitespace().next().unwrap_or("sh")
 }
 
-/// Where a program is, by the PATH of the request's environment; those of the release itself are not meant. Asked before it
-/// is started, since a missing interpreter or directory would look the same afterwards.
+/// Where a program is, by the PATH of the request's environment; those of the release itself are not meant.
 fn find(request: &InstallRequest<'_>, program: &str) -> Option<PathBuf> {
-    std::env::split_paths(path_of(request.environment))
-        // A relative entry would be looked up in the server's own directory.
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(program))
-        .find(|file| {
-            std::fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
+    child_env::find(request.environment, program)
 }
 
 /// A command in the release, with the environment that every child gets.
@@ -366,7 +357,8 @@ impl InstallStep<'_> {
     }
 }
 
-fn exit(status: ExitStatus) -> String {
+/// How a program ended that did not end well, in words.
+pub fn exit(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),

@@ -7,6 +7,7 @@ pub mod converge;
 pub mod deployer;
 mod ending;
 pub mod env;
+mod fetch;
 pub mod install;
 pub mod manifest;
 pub mod outcome;

@@ -20,6 +20,7 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::Event;
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
+use crate::engine::fetch;
 use crate::engine::recover::damage::Remains;
 use crate::engine::recover::verdict::Verdict;
 use crate::engine::registry::Registry;
@@ -255,6 +256,7 @@ fn undo(store: &Store, record: &Record, verdict: &Verdict) {
     }
     if record.payload_hash.is_none() {
         removed = removed.and(store.remove_payload(record.deployment_id));
+        removed = removed.and(fetch::remove_leftovers(store, &record.project));
     }
     if let Err(error) = removed {
         // It takes space, and changes nothing of what is live.

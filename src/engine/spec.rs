@@ -3,6 +3,7 @@
 use crate::api::event::Phase;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
+use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
 
 /// What a deployment is to be.
@@ -12,6 +13,8 @@ pub struct DeploySpec {
     pub project: Project,
     /// Where its release comes from, and what becomes of it.
     pub plan: Plan,
+    /// What is fetched in place of a payload that arrives.
+    pub package: Option<PackageSpec>,
     /// Whether its processes are restarted.
     pub restart: Restart,
     /// How it is built.
@@ -112,6 +115,9 @@ impl DeploySpec {
             Plan::Release(_) => vec![Phase::Release],
             Plan::Activate(_) | Plan::Restart(_) => Vec::new(),
         };
+        if self.package.is_some() {
+            phases.insert(0, Phase::Fetch);
+        }
         match self.plan {
             Plan::Build(Then::Replicate { .. }) => {
                 phases.extend([Phase::Replicate, Phase::Activate]);
@@ -177,12 +183,18 @@ mod tests {
             };
             assert_eq!(spec.phases(), *phases, "{plan:?}");
         }
+        let spec = DeploySpec {
+            package: PackageSpec::parse("left-pad").ok(),
+            ..spec(Plan::Build(Then::Stage), None)
+        };
+        assert_eq!(spec.phases(), [Phase::Fetch, Extract, Install, Load]);
     }
 
     fn spec(plan: Plan, origin: Option<&str>) -> DeploySpec {
         DeploySpec {
             project: "demo".parse().unwrap(),
             plan,
+            package: None,
             restart: Restart::No,
             options: Options::default(),
             origin: origin.map(str::to_owned),

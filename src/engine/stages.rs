@@ -9,6 +9,7 @@
 //!
 //! | file | what for |
 //! | --- | --- |
+//! | `fetch` | from a package to its payload |
 //! | `intake` | from a payload to [`Staged`] |
 //! | `build` | from [`Staged`] to [`Ready`] |
 //! | `live` | `Live`, and the way back |
@@ -17,6 +18,7 @@
 
 mod build;
 mod cut_off;
+mod fetch;
 mod intake;
 mod live;
 mod release;

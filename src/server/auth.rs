@@ -145,6 +145,16 @@ impl Caller {
         }
     }
 
+    /// Refuses what only somebody on this machine may ask for, who comes over the unix socket.
+    pub(super) fn is_local(&self, what: &str) -> Result<(), Refusal> {
+        match &self.0 {
+            None => Ok(()),
+            Some(_) => Err(forbidden(format!(
+                "{what} is only for who asks over the server's unix socket"
+            ))),
+        }
+    }
+
     /// Whether the caller is limited to some components.
     pub(super) fn is_limited(&self) -> bool {
         self.0

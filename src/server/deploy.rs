@@ -2,8 +2,9 @@
 
 use crate::api::error::{Code, Refusal};
 use crate::api::operation::Deploy;
+use crate::api::package::PackageSpec;
 use crate::engine::deployer::Incoming;
-use crate::engine::spec::{DeploySpec, Plan, Then};
+use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
 use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
 use crate::server::form::{Bytes, RequestBody};
@@ -25,10 +26,25 @@ pub(super) fn deploy(
         Err(Refusal::new(Code::BadRequest, why))
     };
     let by = options.caller(caller.name());
+    let package = deploy.package.as_ref();
     let follower = match (request.payload, deploy.release) {
+        (Some(_), _) if package.is_some() => {
+            return bad("a payload and a 'package' cannot go together");
+        }
         (Some(_), Some(_)) => return bad("a payload and a 'deployment_id' cannot go together"),
+        (None, None) if package.is_some() => {
+            if package.is_some_and(PackageSpec::is_local) {
+                caller.is_local("deploying a file of the server's own")?;
+            }
+            let spec = spec(deploy, by);
+            state
+                .deployer
+                .build_package(spec, deploy.payload_sha256.clone())?
+        }
         (None, None) => {
-            return bad("a payload is required, as the last part of a form or as base64");
+            return bad(
+                "a payload is required, as the last part of a form or as base64, or a 'package'",
+            );
         }
         (None, Some(id)) => {
             caller.may_see(&state.known.store, id)?;
@@ -42,29 +58,34 @@ pub(super) fn deploy(
             }
         }
         (Some(payload), None) => {
-            let then = match (deploy.activate, deploy.replicated) {
-                (false, _) => Then::Stage,
-                (true, false) => Then::Activate,
-                (true, true) => Then::Replicate {
-                    ignores: deploy.ignore_replication_errors,
-                },
-            };
-            let spec = DeploySpec {
-                project: project.clone(),
-                plan: Plan::Build(then),
-                restart: deploy.restart,
-                options: deploy.options.clone(),
-                origin: deploy.origin.clone(),
-                provenance: deploy.provenance.clone(),
-                caller: by,
-            };
             let incoming = Incoming {
                 open: Box::new(|stop| Ok(Box::new(Bytes::new(payload, stop)))),
                 sha256: deploy.payload_sha256.as_deref(),
                 least: request.payload_least,
             };
-            state.deployer.build(spec, incoming)?
+            state.deployer.build(spec(deploy, by), incoming)?
         }
     };
     watch::outcome(state, follower, options)
+}
+
+/// What is to be built.
+fn spec(deploy: &Deploy, by: DeployCaller) -> DeploySpec {
+    let then = match (deploy.activate, deploy.replicated) {
+        (false, _) => Then::Stage,
+        (true, false) => Then::Activate,
+        (true, true) => Then::Replicate {
+            ignores: deploy.ignore_replication_errors,
+        },
+    };
+    DeploySpec {
+        project: deploy.project.clone(),
+        plan: Plan::Build(then),
+        package: deploy.package.clone(),
+        restart: deploy.restart,
+        options: deploy.options.clone(),
+        origin: deploy.origin.clone(),
+        provenance: deploy.provenance.clone(),
+        caller: by,
+    }
 }

@@ -25,7 +25,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::api::error::{Doing, Error};
 use crate::api::event::Stream;
 use crate::system::account::Account;
-pub use crate::system::child::identity::{can_enter, can_write};
+pub use crate::system::child::identity::{act_as, can_enter, can_write};
 pub use crate::system::child::lines::Line;
 use crate::system::child::lines::Splitter;
 pub use crate::system::child::orphans::reap_orphans;

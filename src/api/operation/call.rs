@@ -6,6 +6,7 @@ use crate::api::name::Project;
 use crate::api::operation::{
     Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
 };
+use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
 
 /// What a success of an operation looks like. Anything else that is answered with a 2xx comes from something that stands in
@@ -293,6 +294,7 @@ impl Deploy {
     fn write(&self, writer: FieldWriter) -> FieldWriter {
         writer
             .with("project", self.project.as_str())
+            .with("package", self.package.as_ref().map(PackageSpec::reveal))
             .with("deployment_id", self.release.map(|id| id.to_string()))
             .with("restart", self.restart.field())
             .with("activate", (!self.activate).then_some(false))
@@ -312,6 +314,7 @@ impl Deploy {
     pub fn of(project: Project) -> Deploy {
         Deploy {
             project,
+            package: None,
             release: None,
             restart: Restart::No,
             activate: true,
@@ -400,6 +403,10 @@ mod tests {
             restart: Restart::Immediate,
             ..Deploy::of(project.clone())
         };
+        let package = Deploy {
+            package: Some(PackageSpec::parse("https://u:p@h/x.tgz?a=b").unwrap()),
+            ..Deploy::of(project.clone())
+        };
         let drop_of = |first, purge| {
             Operation::Drop(crate::api::operation::DropComponent {
                 project: project.clone(),
@@ -435,6 +442,7 @@ mod tests {
                 origin: Some("berlin".into()),
                 ..Deploy::of(project.clone())
             })),
+            Operation::Deploy(Box::new(package)),
             Operation::GetDeployment(id),
             Operation::GetPayload(id),
             Operation::DeletePayload(id),

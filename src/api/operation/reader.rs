@@ -9,6 +9,7 @@ use crate::api::operation::{
     Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Restart, Rollback,
     is_known, truth,
 };
+use crate::api::package::PackageSpec;
 use crate::api::source::{self, Provenance, SourceRevision};
 
 /// The longest command: Linux takes no longer argument, and this one is an argument of `sh -c`.
@@ -285,13 +286,34 @@ impl FieldReader<'_> {
         }
     }
 
-    pub(super) fn deploy(&mut self) -> Option<Deploy> {
-        let project = self.project();
-        if self.get("package").is_some() {
-            self.faults
-                .push("'package' is not supported yet: send the component as a payload".into());
+    fn package(&mut self) -> Option<PackageSpec> {
+        match PackageSpec::parse(&self.text("package")?) {
+            Ok(package) => Some(package),
+            Err(why) => self.fault(format!("'package' {why}")),
         }
+    }
+
+    /// What a package's component is called if the request does not say it, as in Harper.
+    fn project_of(&mut self, package: &PackageSpec) -> Option<Project> {
+        match package.project_name().parse() {
+            Ok(project) => Some(project),
+            Err(_) => self.fault(
+                "'project' is required, since the package's own name is not a valid one".into(),
+            ),
+        }
+    }
+
+    pub(super) fn deploy(&mut self) -> Option<Deploy> {
+        let package = self.package();
+        let project = match (&package, self.get("project")) {
+            (Some(package), None) => self.project_of(package),
+            _ => self.project(),
+        };
         let release = self.id("deployment_id", false);
+        if package.is_some() && release.is_some() {
+            self.faults
+                .push("'package' cannot go with 'deployment_id'".into());
+        }
         let restart = self.restart();
         let activate = self.boolean("activate").unwrap_or(true);
         if !activate && restart != Restart::No {
@@ -323,6 +345,7 @@ impl FieldReader<'_> {
         let provenance = self.provenance();
         Some(Deploy {
             project: project?,
+            package,
             release,
             restart,
             activate,

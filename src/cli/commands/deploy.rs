@@ -31,10 +31,10 @@ Sends DIR (.) without node_modules, .git, what .gangplankignore names and what
 looks secret (.env, private keys), and follows the deployment to its end.
 
   --project NAME        or `project` of gangplank.json, or DIR's own name
+  --package SPEC        in place of DIR: npm:NAME, https://..., git+https://...
   --restart[=rolling], --no-restart  restart its processes (the default), or not
   --message TEXT        kept in the record, with the commit that CI or git names
-  --no-activate         build it and keep it, but do not make it live
-  --wait                until another deployment of the component has ended
+  --no-activate, --wait do not make it live; let one that is running end first
   --replicated, --ignore-replication-errors
                         to the peers too, and even if one of them fails
   --install-command CMD, --install-timeout 5m, --allow-scripts
@@ -155,7 +155,7 @@ pub(super) fn read(
     if let (Some(dir), false) = (&options.dir, options.packs()) {
         let dir = dir.display();
         return Err(Usage::new(format!(
-            "the directory {dir} cannot go with deployment_id= or package="
+            "the directory {dir} cannot go with --package, package= or deployment_id=: nothing of it would be sent"
         )));
     }
     Ok(options)
@@ -169,6 +169,9 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
     }
     if let Some(message) = value::message(line)? {
         fields.insert("message".into(), message.into());
+    }
+    if let Some(package) = value::text(line, "--package")? {
+        fields.insert("package".into(), package.into());
     }
     if let Some(restart) = value::restart(line)? {
         let restart = match restart {
@@ -209,6 +212,17 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         packing::refuse_odd_place(dir)?;
     }
     let mut fields = options.fields.clone();
+    if fields.contains_key("package") {
+        // Its name is the package's, unless one was given.
+        let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
+        let key = key(options)?;
+        let mut session = context.session()?;
+        let request = FollowedRequest::Keyed {
+            call: &call,
+            key: &key,
+        };
+        return deploy(&mut session, &request, options.wait);
+    }
     let given = fields.get("project").and_then(Value::as_str);
     let project = naming::project(dir, given).map_err(CommandError::usage)?;
     fields.insert("project".into(), project.as_str().into());
@@ -228,10 +242,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         );
     }
     let plan = packing::plan(context.screen, dir, &project, options)?;
-    let key = match &options.idempotency_key {
-        Some(key) => key.clone(),
-        None => new_key().map_err(CommandError::usage)?,
-    };
+    let key = key(options)?;
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
     let request = FollowedRequest::Upload {
@@ -241,6 +252,14 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         key: &key,
     };
     deploy(&mut session, &request, options.wait)
+}
+
+/// The key that was given, or a new one.
+fn key(options: &DeployOptions) -> Result<String, CommandError> {
+    match &options.idempotency_key {
+        Some(key) => Ok(key.clone()),
+        None => new_key().map_err(CommandError::usage),
+    }
 }
 
 /// Deploys; with `wait`, as soon as nobody else deploys this component.

@@ -217,7 +217,7 @@ impl Narrator {
     /// What is said in brackets of a phase that is done.
     fn facts(&self, event: &PhaseEvent, now: Instant) -> String {
         let mut facts = Vec::new();
-        if ["install", "release"].contains(&&*event.phase) && self.log_lines > 0 {
+        if ["fetch", "install", "release"].contains(&&*event.phase) && self.log_lines > 0 {
             facts.push(log_lines(self.log_lines));
         }
         let own = self
@@ -242,7 +242,7 @@ impl Narrator {
             if !event.manager.is_empty() {
                 let current = self.current.as_ref().map(|current| &*current.name);
                 // What checks a release is told as a part of its installation.
-                let phase = current.filter(|name| *name == "release");
+                let phase = current.filter(|name| ["fetch", "release"].contains(name));
                 let phase = phase.unwrap_or("install");
                 let using = lines::visible(&event.manager);
                 self.say(LineKind::Fact, &format!("{phase}: using {using}"), page);

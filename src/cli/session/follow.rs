@@ -21,6 +21,11 @@ use crate::formats::sse::SseRecord;
 #[derive(Clone)]
 pub(crate) enum FollowedRequest<'a> {
     Operation(&'a OperationCall),
+    /// A deployment without a payload, which the server knows again by the key.
+    Keyed {
+        call: &'a OperationCall,
+        key: &'a str,
+    },
     /// An operation with a payload, which is packed for each try anew.
     Upload {
         call: &'a OperationCall,
@@ -58,6 +63,12 @@ impl FollowedRequest<'_> {
                 };
                 (subject, repeat, Some(call.shape()), None)
             }
+            FollowedRequest::Keyed { call, .. } => (
+                Subject::Deployment,
+                Repeat::Freely,
+                Some(call.shape()),
+                None,
+            ),
             FollowedRequest::Upload { call, .. } => (
                 Subject::Deployment,
                 Repeat::Upload,
@@ -159,6 +170,7 @@ impl FollowHost for Following<'_, '_, '_> {
         let client = self.session.client;
         match &self.request {
             FollowedRequest::Operation(call) => client.call(call, call.is_long()),
+            FollowedRequest::Keyed { call, key } => client.call_once(call, key),
             FollowedRequest::Lines { first, again } => {
                 let call = match (self.begun, again) {
                     (true, Some(again)) => {

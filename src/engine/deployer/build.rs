@@ -36,17 +36,12 @@ impl Deployer {
         spec: DeploySpec,
         incoming: Incoming<'_>,
     ) -> Result<Follower, Refusal> {
-        let project = &spec.project;
         let request = KeyedRequest::build(&spec, incoming.sha256);
         if let Some(earlier) = self.earlier(&request)? {
             return Ok(earlier);
         }
-        let replicates = matches!(spec.plan, Plan::Build(Then::Replicate { .. }));
-        if replicates && self.builder.peers.is_empty() {
-            let why = format!("deploying {project}: this server has no peers to replicate to");
-            return Err(Refusal::new(Code::ReplicateFailed, why));
-        }
-        self.has_room(project.as_str(), incoming.least)?;
+        self.has_peers(&spec)?;
+        self.has_room(spec.project.as_str(), incoming.least)?;
         let mut attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),
@@ -60,6 +55,17 @@ impl Deployer {
                     .receive(&mut attempt, &mut source, sha256, &arrived)
             });
         self.carry_on(spec, attempt, staged.map(Work::Unpacked))
+    }
+
+    /// Refuses to replicate to nobody.
+    pub(super) fn has_peers(&self, spec: &DeploySpec) -> Result<(), Refusal> {
+        let replicates = matches!(spec.plan, Plan::Build(Then::Replicate { .. }));
+        if !replicates || !self.builder.peers.is_empty() {
+            return Ok(());
+        }
+        let project = &spec.project;
+        let why = format!("deploying {project}: this server has no peers to replicate to");
+        Err(Refusal::new(Code::ReplicateFailed, why))
     }
 
     /// Refuses a payload for which there is no room, by what is known of its size.

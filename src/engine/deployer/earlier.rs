@@ -87,6 +87,7 @@ impl Deployer {
         let spec = DeploySpec {
             project: project.clone(),
             plan: Plan::Release(release),
+            package: None,
             restart: Restart::No,
             options: built.options,
             provenance: provenance.or_source(built.source),
@@ -264,6 +265,7 @@ impl Deployer {
         let spec = DeploySpec {
             project,
             plan,
+            package: None,
             restart,
             options: of.options,
             origin,

@@ -4,6 +4,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::event::Phase;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
+use crate::api::package::PackageSpec;
 use crate::api::record::{DeploymentKind, Record};
 use crate::engine::deployer::Deployer;
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
@@ -23,6 +24,8 @@ pub(super) struct KeyedRequest<'a> {
     pub(super) options: Option<&'a Options>,
     /// What the payload must be, if the request says so.
     pub(super) sha256: Option<&'a str>,
+    /// What is fetched in place of a payload, as it is shown.
+    pub(super) package: Option<&'a str>,
 }
 
 impl<'a> KeyedRequest<'a> {
@@ -42,6 +45,7 @@ impl<'a> KeyedRequest<'a> {
             restart,
             options: None,
             sha256: None,
+            package: None,
         }
     }
 
@@ -55,6 +59,7 @@ impl<'a> KeyedRequest<'a> {
             then,
             options: Some(&spec.options),
             sha256,
+            package: spec.package.as_ref().map(PackageSpec::identifier),
             ..KeyedRequest::new(
                 &spec.project,
                 &spec.caller,
@@ -95,6 +100,10 @@ impl<'a> KeyedRequest<'a> {
                 "options",
                 self.options
                     .is_some_and(|options| *options != earlier.options),
+            ),
+            (
+                "package",
+                self.package != earlier.package_identifier.as_deref(),
             ),
             (
                 "payload_sha256",

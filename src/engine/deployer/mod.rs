@@ -7,6 +7,7 @@
 //! | file | what for |
 //! | --- | --- |
 //! | `build` | a payload that arrives is built |
+//! | `package` | a package is fetched and built |
 //! | `earlier` | a release of an earlier deployment becomes live again |
 //! | `restart`, `start`, `drop` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
@@ -21,6 +22,7 @@ mod earlier;
 mod joining;
 mod keep;
 mod keyed;
+mod package;
 mod restart;
 mod resume;
 mod running;
@@ -197,6 +199,10 @@ impl Deployer {
             restart_mode: spec.restart.mode().map(str::to_owned),
             user: spec.caller.user.clone(),
             options: spec.options.clone(),
+            package_identifier: spec
+                .package
+                .as_ref()
+                .map(|package| package.identifier().to_owned()),
             idempotency_key: spec.caller.key.clone(),
             message: spec.provenance.message.clone(),
             source: spec.provenance.source.clone(),
@@ -209,7 +215,7 @@ impl Deployer {
             stopper,
             why: Arc::default(),
             connection: spec.caller.connection,
-            uploads: spec.plan.release().is_none(),
+            uploads: spec.plan.release().is_none() && spec.package.is_none(),
         };
         let mut state = self.running.lock();
         if state.stopping {
@@ -243,11 +249,21 @@ impl Deployer {
 
     /// Runs a deployment on a thread of its own. False if no thread could be made: the deployment has ended then.
     fn start(self: &Arc<Self>, spec: DeploySpec, work: Work, attempt: Attempt) -> bool {
-        let deployer = Arc::clone(self);
-        let name = format!("deploy-{}", attempt.record().deployment_id);
-        let input = (spec, work, attempt);
-        let spawned = threads::hand_over(name, STACK_BYTES, input, move |(spec, work, attempt)| {
+        self.hand_over((spec, work, attempt), |deployer, spec, work, attempt| {
             deployer.run(&spec, work, attempt);
+        })
+    }
+
+    /// Hands a deployment and what is to be done to a thread of its own, as [`Deployer::start`].
+    fn hand_over<W: Send + 'static>(
+        self: &Arc<Self>,
+        input: (DeploySpec, W, Attempt),
+        go_on: fn(&Arc<Deployer>, DeploySpec, W, Attempt),
+    ) -> bool {
+        let deployer = Arc::clone(self);
+        let name = format!("deploy-{}", input.2.record().deployment_id);
+        let spawned = threads::hand_over(name, STACK_BYTES, input, move |(spec, work, attempt)| {
+            go_on(&deployer, spec, work, attempt);
         });
         let Err((error, (_, work, attempt))) = spawned else {
             return true;

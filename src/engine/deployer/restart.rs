@@ -40,6 +40,7 @@ impl Deployer {
         let spec = DeploySpec {
             project: project.clone(),
             plan: Plan::Restart(live),
+            package: None,
             restart,
             options: Options::default(),
             origin: None,

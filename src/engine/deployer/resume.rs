@@ -107,6 +107,7 @@ impl Deployer {
         let spec = DeploySpec {
             project: record.project.clone(),
             plan: Plan::Restart(record.release_id),
+            package: None,
             restart: match record.restart_mode.as_deref() {
                 mode if mode == Restart::Rolling.mode() => Restart::Rolling,
                 mode if mode == Restart::Auto.mode() => Restart::Auto,

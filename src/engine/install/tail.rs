@@ -11,14 +11,14 @@ const BYTES_MAX: usize = 16 << 10;
 
 /// Keeps the last lines and counts all.
 #[derive(Default)]
-pub(crate) struct Tail {
+pub struct Tail {
     kept: VecDeque<InstallLine>,
     bytes: usize,
     lines: u64,
 }
 
 impl Tail {
-    pub(crate) fn keep(&mut self, line: &InstallLine) {
+    pub fn keep(&mut self, line: &InstallLine) {
         self.lines += 1;
         let mut line = line.clone();
         // A piece whose bytes were not text grows threefold, and is shown only in part.
@@ -35,11 +35,11 @@ impl Tail {
         }
     }
 
-    pub(crate) fn lines(&self) -> u64 {
+    pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    pub(crate) fn output(self) -> InstallOutput {
+    pub fn output(self) -> InstallOutput {
         InstallOutput {
             dropped_lines: self.lines - self.kept.len() as u64,
             lines: self.kept.into(),

@@ -707,7 +707,7 @@ fn a_manager_that_is_not_there_is_named_with_what_asked_for_it() {
     let host = Host::new(&["npm"], &[("package.json", DEPENDS)]);
     std::fs::set_permissions(
         host.dir.join("bin/npm"),
-        std::fs::Permissions::from_mode(0o644),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
     )
     .unwrap();
     assert!(

@@ -105,6 +105,7 @@ fn opening(id: DeploymentId, project: Project) -> Entry {
         restart_mode: None,
         user: None,
         options: Options::default(),
+        package_identifier: None,
         idempotency_key: None,
         message: None,
         source: None,

@@ -42,6 +42,9 @@ impl Drop for PayloadFile {
     }
 }
 
+/// Writes a payload into its file, and says what the phase says of it.
+type WritePayload<'a> = &'a mut dyn FnMut(&mut Attempt, &File) -> Result<Facts, Box<Failed>>;
+
 /// How a payload is received.
 pub struct Intake<'a> {
     /// The root.
@@ -78,6 +81,39 @@ impl Intake<'_> {
                 let why = "receiving the payload: stopped";
                 return Err(Refusal::new(Code::Cancelled, why).into());
             }
+            payload.kept = true;
+            Ok((Staged(tree), facts))
+        })
+    }
+
+    /// Runs phase `fetch`, which writes the payload into its file, and then phase `extract`.
+    ///
+    /// # Errors
+    /// Those of the fetch, or what is wrong with the payload; nothing of it stays then.
+    pub fn fetch(
+        &self,
+        attempt: &mut Attempt,
+        expected: Option<&str>,
+        fetch: WritePayload<'_>,
+    ) -> Result<Staged, Box<Failed>> {
+        let id = attempt.record().deployment_id;
+        let mut payload = PayloadFile {
+            store: Arc::clone(self.store),
+            id,
+            kept: false,
+        };
+        attempt.phase(Phase::Fetch, |attempt| {
+            let file = self.store.create_payload(id)?;
+            let facts = fetch(attempt, &file)?;
+            checkpoint("fetched");
+            Ok(((), facts))
+        })?;
+        attempt.phase(Phase::Extract, |attempt| {
+            let (mut file, _) = self.store.open_payload(id)?.ok_or_else(|| {
+                let why = "unpacking the payload: it was removed";
+                Refusal::new(Code::Internal, why)
+            })?;
+            let (tree, facts) = self.unpack(attempt, &mut file, None, expected)?;
             payload.kept = true;
             Ok((Staged(tree), facts))
         })

@@ -20,6 +20,8 @@ use crate::system::threads;
 
 /// The stack of a thread that only starts something.
 const STACK_BYTES: usize = 128 << 10;
+/// The stack of a thread that works as a user: as much as a thread that deploys has.
+const WORK_STACK_BYTES: usize = 512 << 10;
 
 /// Starts a command as `account`, or as the server's own user.
 pub(super) fn spawn(command: &mut Command, account: Option<&Account>) -> io::Result<Child> {
@@ -60,13 +62,35 @@ pub fn can_enter(account: &Account, dir: &Path) -> Result<(), Error> {
     become_and(account, || std::fs::metadata(dir.join(".")).map(drop)).doing(what)
 }
 
-/// Does something on a thread that is that user.
+/// Does something as a user, or as the server's own: what that user may not read or write, it may not either.
+///
+/// # Errors
+/// Those of the work, or when this process may not become that user.
+pub fn act_as<T: Send>(
+    account: Option<&Account>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    match account {
+        None => work(),
+        Some(account) => become_with(account, WORK_STACK_BYTES, work),
+    }
+}
+
+/// Does something small on a thread that is that user.
 fn become_and<T: Send>(
     account: &Account,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
+    become_with(account, STACK_BYTES, work)
+}
+
+fn become_with<T: Send>(
+    account: &Account,
+    stack_bytes: usize,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     thread::scope(|scope| {
-        let thread = threads::spawn_scoped(scope, "run-as", STACK_BYTES, || {
+        let thread = threads::spawn_scoped(scope, "run-as", stack_bytes, || {
             let groups: Vec<Gid> = account
                 .groups
                 .iter()
