@@ -339,4 +339,5 @@ fn the_blocks_for_ci_deploy() {
     let list = user.run("gangplank list --project my-app --output json");
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list["total"], 2, "{list}");
+    assert_eq!(list["deployments"][1]["message"], "main by somebody");
 }
