@@ -115,7 +115,7 @@ fn every_end_has_its_code_and_failures_print_no_result() {
             1,
             "No deployment found",
         ),
-        (&["show", "0"], 2, "deployment id"),
+        (&["show", "0."], 2, "neither a deployment's id"),
         (&["op", "fly"], 1, "Operation 'fly' not found"),
         (&["deploy", "/no/such/directory"], 2, "/no/such/directory"),
         (&["deploy", &empty, "--project", "x"], 2, "no file in it"),

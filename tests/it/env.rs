@@ -365,7 +365,7 @@ fn the_command_sets_gets_lists_and_unsets() {
         (&["set", "app", "A-B=hunter2"], 2, "the key must be"),
         (&["set", "app", "A=hunter2\nhunter2"], 1, "newline"),
         (&["unset", "app", "A=hunter2"], 2, "unexpected argument"),
-        (&["unset", "app"], 2, "KEY is missing"),
+        (&["unset", "app"], 2, "KEY or PROJECT is missing"),
         (&["show", "app"], 2, "list, get, set, unset"),
     ];
     for (words, code, part) in table {

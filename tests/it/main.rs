@@ -47,3 +47,4 @@ mod tidy;
 mod tls;
 mod upset;
 mod what_runs;
+mod which;

@@ -11,7 +11,7 @@ use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, lef
 use crate::cli::screen::OutputFormat;
 use crate::system::time;
 
-/// The one argument that a command takes.
+/// The one argument that a command takes, which cannot be left out.
 pub(crate) fn one<T>(what: &str, line: CommandLine, read: Read<T>) -> Result<T, Usage> {
     let one = at_most_one(what, line, read)?;
     one.ok_or_else(|| Usage::new(format!("{what} is missing")))
@@ -39,8 +39,39 @@ pub(crate) fn word(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-pub(crate) fn deployment(text: &str) -> Result<DeploymentId, String> {
-    text.parse().map_err(|_| "not a deployment id".into())
+/// A deployment, as somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DeploymentWord {
+    /// By its whole id.
+    Id(DeploymentId),
+    /// By the beginning of its id, as the newest of all, or as the newest of a component.
+    Other(String),
+}
+
+/// The newest deployment.
+pub(crate) const LATEST: &str = "latest";
+
+/// The shortest beginning of an id: the ids of a minute begin alike with so many digits.
+const BEGINNING_MIN: usize = 8;
+
+pub(crate) fn deployment(text: &str) -> Result<DeploymentWord, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(DeploymentWord::Id(id));
+    }
+    // What is the beginning of an id could be the name of a component too.
+    match text.parse::<Project>() {
+        Ok(_) => Ok(DeploymentWord::Other(text.to_owned())),
+        Err(_) => Err(format!(
+            "neither a deployment's id or its first {BEGINNING_MIN} characters or more, nor `{LATEST}`, nor a component"
+        )),
+    }
+}
+
+/// The digits of a word that can be the beginning of an id.
+pub(crate) fn beginning(word: &str) -> Option<String> {
+    let is_part = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    let digits = word.replace('-', "").to_ascii_lowercase();
+    (word.bytes().all(is_part) && digits.len() >= BEGINNING_MIN).then_some(digits)
 }
 
 pub(crate) fn project(text: &str) -> Result<Project, String> {
@@ -271,5 +302,37 @@ fn boolean(key: &str, value: &str) -> Result<bool, Usage> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(Usage::new(format!("{key}={value}: neither true nor false"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_by_a_word() {
+        let id = "01976e6c-1c2b-7000-8000-000000000000";
+        assert_eq!(deployment(id), Ok(DeploymentWord::Id(id.parse().unwrap())));
+        let table = [
+            ("01976e6c", Some("01976e6c")),
+            ("01976e6c-1c2b", Some("01976e6c1c2b")),
+            ("01976E6C1C", Some("01976e6c1c")),
+            ("01976e6", None),
+            ("0197-6e6", None),
+            ("0197-6e6c", Some("01976e6c")),
+            ("deadbeef", Some("deadbeef")),
+            ("latest", None),
+            ("my-app", None),
+        ];
+        for (word, digits) in table {
+            assert_eq!(deployment(word), Ok(DeploymentWord::Other(word.into())));
+            assert_eq!(beginning(word).as_deref(), digits, "{word}");
+        }
+        for word in ["", "a.b", "-a", "a b", &"a".repeat(64)] {
+            assert!(
+                deployment(word).unwrap_err().contains("nor a component"),
+                "{word}"
+            );
+        }
     }
 }

@@ -3,21 +3,22 @@
 use crate::api::operation::Operation;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
 use crate::cli::commands::{CommandSpec, Job, Parse};
+use crate::cli::session::find::Purpose;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["cancel"],
     usage: "cancel ID",
     summary: "stop a running deployment",
     help: "\
-usage: gangplank cancel ID [FLAGS]
+usage: gangplank cancel [ID] [FLAGS]
 
-Stops a running deployment. What is live stays.
+Stops a running deployment. What is live stays. ID: see `gangplank help show`.
 ",
-    example: "gangplank cancel 01976e6c-1c2b-7000-8000-000000000000",
+    example: "gangplank cancel 01976e6c-1c2b",
     parse: Parse::Client(parse),
 };
 
 fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
-    let id = value::one("ID", line, value::deployment)?;
-    Ok(Job::Operation(Operation::Cancel(id).into()))
+    let word = value::at_most_one("ID", line, value::deployment)?;
+    Ok(Job::on_deployment(word, Purpose::Change, Operation::Cancel))
 }

@@ -15,6 +15,7 @@ use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
 use crate::cli::session::{CommandError, Session};
 use crate::client::{DeploymentRef, NoResult, answer};
@@ -232,15 +233,22 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
             fields.insert("source".into(), json!(source));
         }
     }
-    let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     if !options.packs() {
         let mut session = context.session()?;
+        // Whatever else it is, the server judges.
+        let id = fields.get("deployment_id").and_then(Value::as_str);
+        if let Some(Ok(word)) = id.map(value::deployment) {
+            let id = session.find(&word, Some(&project), Purpose::Change)?;
+            fields.insert("deployment_id".into(), id.to_string().into());
+        }
+        let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
         return deploy(
             &mut session,
             &FollowedRequest::Operation(&call),
             options.wait,
         );
     }
+    let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     let plan = packing::plan(context.screen, dir, &project, options)?;
     let key = key(options)?;
     // From here on signals are caught, and end the upload in an orderly way.

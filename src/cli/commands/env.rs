@@ -1,6 +1,6 @@
 //! `env`: shows and changes a component's environment.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::api::operation::{EnvChange, Operation, Restart};
 use crate::cli::arguments::{
     ClientOptions, CommandLine, Usage, finish_words, leftover, one_of, value,
 };
-use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse, here};
 use crate::cli::screen::{OutputFormat, print_bytes};
 use crate::cli::session::CommandError;
 use crate::client::NoResult;
@@ -30,16 +30,18 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "env list|get|set|unset",
     summary: "a component's environment",
     help: "\
-usage: gangplank env list PROJECT [FLAGS]
-       gangplank env get PROJECT [KEY]... [FLAGS]
-       gangplank env set PROJECT [KEY=VALUE]... [--from F] [--restart] [FLAGS]
-       gangplank env unset PROJECT KEY... [--restart] [FLAGS]
+usage: gangplank env list [PROJECT] [FLAGS]
+       gangplank env get [PROJECT] [KEY]... [FLAGS]
+       gangplank env set [PROJECT] [KEY=VALUE]... [--from F] [--restart] [FLAGS]
+       gangplank env unset [PROJECT] KEY... [--restart] [FLAGS]
 
 The environment of everything that a component runs, before its first
 deployment too. `list` has the names, `get` the values: of one KEY alone, else
 of all as lines that `--from` reads. A process that runs has a change after its
-next restart.
+next restart. Where gangplank.json names the component it may be left out, and a
+first word in capitals is a KEY.
 
+  --project NAME        the component, in place of a first word
   --from F              set: the KEY=VALUE lines of F, or of stdin if it is -
   --restart             restart the component's processes then
 ",
@@ -47,57 +49,121 @@ next restart.
     parse: Parse::Client(parse),
 };
 
-fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+fn parse(mut line: CommandLine, options: &mut ClientOptions) -> Result<Job, Usage> {
     let action = one_of("env", &mut line, &["list", "get", "set", "unset"])?;
     let is_change = matches!(action, "set" | "unset");
     let from = match action {
         "set" => value::path(&mut line, "--from")?,
         _ => None,
     };
-    let restart = is_change && line.contains("--restart");
-    let mut words = finish_words(line)?.into_iter();
-    let project = words
-        .next()
-        .ok_or_else(|| Usage::new("PROJECT is missing"))?;
-    let project = project.into_string().map_err(|word| leftover(&word))?;
-    let project = value::named("PROJECT", &project, value::project)?;
-    match action {
-        "list" => match words.next() {
-            Some(word) => Err(leftover(&word)),
-            None => Ok(Job::run(move |context| list(context, project).map(Some))),
-        },
-        "get" => {
-            let names = words.map(name).collect::<Result<Vec<_>, _>>()?;
-            Ok(Job::run(move |context| get(context, project, &names)))
-        }
-        "set" => {
-            let set = words.map(pair).collect::<Result<Vec<_>, _>>()?;
-            if set.is_empty() && from.is_none() {
-                return Err(Usage::new("KEY=VALUE or --from is missing"));
-            }
-            let set = set.into_iter().collect();
-            let unset = Vec::new();
-            let change = EnvChange {
-                project,
-                set,
-                unset,
-            };
-            Ok(Job::run(move |context| run(context, change, from, restart)))
-        }
-        _ => {
-            let unset = words.map(name).collect::<Result<Vec<_>, _>>()?;
-            if unset.is_empty() {
-                return Err(Usage::new("KEY is missing"));
-            }
-            let set = [].into();
-            let change = EnvChange {
-                project,
-                set,
-                unset,
-            };
-            Ok(Job::run(move |context| run(context, change, None, restart)))
-        }
+    let stdin = Some(Path::new("-"));
+    if from.as_deref() == stdin && options.token_file.as_deref() == stdin {
+        return Err(Usage::new("--from and --token-file cannot both be stdin"));
     }
+    let restart = is_change && line.contains("--restart");
+    let project = value::parsed(&mut line, "--project", value::project)?;
+    let words = finish_words(line)?;
+    if action == "set" {
+        return set(project, words, from, restart);
+    }
+    if action == "list" && words.len() + usize::from(project.is_some()) > 1 {
+        return Err(leftover(&words[words.len() - 1]));
+    }
+    if action == "unset" && words.is_empty() {
+        return Err(Usage::new("KEY is missing"));
+    }
+    Ok(Job::run(move |context| {
+        let parted = parted(action, project, words);
+        let (project, words) = parted.map_err(CommandError::usage)?;
+        let project = match project {
+            Some(project) => project,
+            None if action == "unset" => unset_here(&words[0])?,
+            None => here()?,
+        };
+        let names = words.into_iter().map(name).collect::<Result<Vec<_>, _>>();
+        let names = names.map_err(CommandError::usage)?;
+        match action {
+            "list" => list(context, project).map(Some),
+            "get" => get(context, project, &names),
+            _ => {
+                let change = EnvChange {
+                    project,
+                    set: [].into(),
+                    unset: names,
+                };
+                run(context, change, None, restart)
+            }
+        }
+    }))
+}
+
+fn set(
+    mut project: Option<Project>,
+    words: Vec<OsString>,
+    from: Option<PathBuf>,
+    restart: bool,
+) -> Result<Job, Usage> {
+    let mut words = words.into_iter().peekable();
+    // No name of a component has an equals sign.
+    let has_component = words
+        .peek()
+        .is_some_and(|word| !word.as_encoded_bytes().contains(&b'='));
+    if project.is_none() && has_component {
+        project = words.next().map(|word| component(&word)).transpose()?;
+    }
+    let set = words.map(pair).collect::<Result<Vec<_>, _>>()?;
+    if set.is_empty() && from.is_none() {
+        return Err(Usage::new("KEY=VALUE or --from is missing"));
+    }
+    let set = set.into_iter().collect();
+    Ok(Job::run(move |context| {
+        let change = EnvChange {
+            project: project.map_or_else(here, Ok)?,
+            set,
+            unset: Vec::new(),
+        };
+        run(context, change, from, restart)
+    }))
+}
+
+fn component(word: &OsStr) -> Result<Project, Usage> {
+    let text = word.to_str().ok_or_else(|| leftover(word))?;
+    value::named("PROJECT", text, value::project)
+}
+
+/// Parts the component from the variables after it. Where the directory has a component, a first word in capitals is one of
+/// these; so is the only word of `unset`.
+fn parted(
+    action: &str,
+    project: Option<Project>,
+    mut words: Vec<OsString>,
+) -> Result<(Option<Project>, Vec<OsString>), Usage> {
+    if project.is_some() || words.len() <= usize::from(action == "unset") {
+        return Ok((project, words));
+    }
+    if action != "list" && is_in_capitals(&words[0]) && here().is_ok() {
+        return Ok((None, words));
+    }
+    let first = words.remove(0);
+    Ok((Some(component(&first)?), words))
+}
+
+/// The component of the working directory, for `unset` with one word: it may be one whose variable was forgotten.
+fn unset_here(word: &OsStr) -> Result<Project, CommandError> {
+    match here() {
+        Ok(project) if *word == *project.as_str() => Err(CommandError::usage("KEY is missing")),
+        Err(mut error) if error.failed.message.starts_with("PROJECT is missing") => {
+            error.failed.message.insert_str(0, "KEY or ");
+            Err(error)
+        }
+        project => project,
+    }
+}
+
+fn is_in_capitals(word: &OsStr) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    let bytes = word.as_encoded_bytes();
+    bytes.iter().all(fits) && bytes.iter().any(u8::is_ascii_uppercase)
 }
 
 /// A name; what stands after an equals sign may be a secret and is not named.

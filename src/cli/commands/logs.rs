@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::error::Error;
 use crate::api::operation::{Logs, Operation, OperationCall};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
-use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse, here};
 use crate::cli::screen::{is_unread, print_line};
 use crate::cli::session::CommandError;
 use crate::cli::session::follow::{FollowedRequest, Shown};
@@ -19,7 +19,7 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "logs PROJECT",
     summary: "what its processes print",
     help: "\
-usage: gangplank logs PROJECT [FLAGS]
+usage: gangplank logs [PROJECT] [FLAGS]
 
 Prints what the processes of a component have printed, and when each was started
 and how it ended.
@@ -48,8 +48,9 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
         now_ms().saturating_sub(ago)
     });
     let kind = value::text(&mut line, "--type")?;
-    let project = value::one("PROJECT", line, value::project)?;
+    let project = value::at_most_one("PROJECT", line, value::project)?;
     Ok(Job::run(move |context| {
+        let project = project.map_or_else(here, Ok)?;
         let logs = |lines| {
             OperationCall::from(Operation::GetLogs(Logs {
                 project: project.clone(),

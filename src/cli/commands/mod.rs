@@ -9,6 +9,7 @@ mod deploy;
 mod drop;
 mod env;
 mod failure;
+mod job;
 mod list;
 mod logs;
 mod op;
@@ -26,19 +27,18 @@ mod token;
 mod watch;
 
 use std::ffi::OsString;
-use std::fmt;
 
 use serde_json::Value;
 
-use crate::api::error::{Code, Error, Exit};
-use crate::api::operation::OperationCall;
+use crate::api::error::{Code, Exit};
 use crate::cli::arguments::{
     self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Forms, Usage, finish,
     nearest,
 };
+use crate::cli::commands::job::{Context, Job, LocalJob, here, word_or_here};
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
-use crate::cli::session::{CommandError, Session, connect};
-use crate::client::{Client, NoResult};
+use crate::cli::session::{CommandError, connect};
+use crate::client::NoResult;
 use crate::engine::settings::ServeOptions;
 
 /// All commands, in the order in which the help lists them.
@@ -127,65 +127,6 @@ enum Command {
     Local(LocalJob),
     /// Ask a server.
     Client(Box<ClientOptions>, Job),
-}
-
-/// What is done on this machine alone: what is to be printed, and how.
-struct LocalJob(Box<dyn FnOnce(&mut Screen) -> LocalResult + Send>);
-
-type LocalResult = Result<(Value, OutputFormat), Error>;
-
-impl LocalJob {
-    fn new(job: impl FnOnce(&mut Screen) -> LocalResult + Send + 'static) -> LocalJob {
-        LocalJob(Box::new(job))
-    }
-}
-
-impl fmt::Debug for LocalJob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LocalJob")
-    }
-}
-
-/// What a command asks a server.
-enum Job {
-    /// One operation, whose answer is the result.
-    Operation(OperationCall),
-    /// More than that.
-    Run(RunJob),
-}
-
-type RunJob = Box<dyn FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send>;
-
-impl Job {
-    /// A job that gives the result to be printed; none if all was printed on the way.
-    fn run(
-        job: impl FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send + 'static,
-    ) -> Job {
-        Job::Run(Box::new(job))
-    }
-}
-
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Job::Operation(call) => write!(f, "{call:?}"),
-            Job::Run(_) => f.write_str("Run"),
-        }
-    }
-}
-
-/// What a job works with.
-struct Context<'a> {
-    client: &'a Client,
-    options: &'a ClientOptions,
-    screen: &'a mut Screen,
-}
-
-impl<'a> Context<'a> {
-    /// Begins to ask the server. Signals are caught from here on.
-    fn session(self) -> Result<Session<'a>, CommandError> {
-        Session::new(self.client, self.screen, self.options.retry_for)
-    }
 }
 
 /// What is left to be done when the arguments were read.

@@ -10,8 +10,9 @@ use crate::api::error::{Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Operation, OperationCall};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
-use crate::cli::commands::{CommandSpec, Job, Parse};
+use crate::cli::commands::{CommandSpec, Job, Parse, word_or_here};
 use crate::cli::screen::{is_unread, print_bytes, stdout_is_terminal};
+use crate::cli::session::find::Purpose;
 use crate::cli::session::{CommandError, Session};
 use crate::client::follow::NextNotice;
 use crate::client::{NoResult, Notice};
@@ -21,15 +22,15 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "payload ID",
     summary: "download or delete a stored payload",
     help: "\
-usage: gangplank payload ID [--out FILE | --delete] [FLAGS]
+usage: gangplank payload [ID] [--out FILE | --delete] [FLAGS]
 
 Downloads the payload of a deployment as it was uploaded, to stdout, or deletes
-it.
+it. ID: see `gangplank help show`; what is to be deleted cannot be left out.
 
   --out FILE            into this file, which is there when it is whole
   --delete              delete it at the server
 ",
-    example: "gangplank payload 01976e6c-1c2b-7000-8000-000000000000 --out app.tgz",
+    example: "gangplank payload my-app --out app.tgz",
     parse: Parse::Client(parse),
 };
 
@@ -39,12 +40,18 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     if delete && out.is_some() {
         return Err(Usage::new("--out and --delete cannot go together"));
     }
-    let id = value::one("ID", line, value::deployment)?;
     if delete {
-        return Ok(Job::Operation(Operation::DeletePayload(id).into()));
+        // What is deleted is named.
+        let word = value::one("ID", line, value::deployment)?;
+        let job = Job::on_deployment(Some(word), Purpose::Change, Operation::DeletePayload);
+        return Ok(job);
     }
+    let word = value::at_most_one("ID", line, value::deployment)?;
     Ok(Job::run(move |context| {
-        download(&mut context.session()?, id, out.as_deref())
+        let word = word_or_here(word)?;
+        let mut session = context.session()?;
+        let id = session.find(&word, None, Purpose::Look)?;
+        download(&mut session, id, out.as_deref())
     }))
 }
 

@@ -9,7 +9,7 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "restart PROJECT",
     summary: "restart a component's processes",
     help: "\
-usage: gangplank restart PROJECT [FLAGS]
+usage: gangplank restart [PROJECT] [FLAGS]
 
 Restarts the processes of a component, and follows that to its end.
 
@@ -26,8 +26,8 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
         false => Restart::Immediate,
     };
     let message = value::message(&mut line)?;
-    let project = value::one("PROJECT", line, value::project)?;
-    Ok(Job::Operation(
-        Operation::Restart(project, restart, message).into(),
-    ))
+    let project = value::at_most_one("PROJECT", line, value::project)?;
+    Ok(Job::about(project, move |project| {
+        Operation::Restart(project, restart, message)
+    }))
 }

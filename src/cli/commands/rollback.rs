@@ -1,15 +1,17 @@
 //! `rollback`: makes the release live again that was live before, or a named one.
 
 use crate::api::operation::{Operation, Restart, Rollback};
+use crate::cli::arguments::value::DeploymentWord;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
-use crate::cli::commands::{CommandSpec, Job, Parse};
+use crate::cli::commands::{CommandSpec, Job, Parse, here};
+use crate::cli::session::find::Purpose;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["rollback"],
     usage: "rollback PROJECT",
     summary: "make the previous release live again",
     help: "\
-usage: gangplank rollback PROJECT [FLAGS]
+usage: gangplank rollback [PROJECT] [FLAGS]
 
 Makes the release live again that was live before, restarts the processes that
 it has, and follows that to its end.
@@ -27,12 +29,26 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let to = value::parsed(&mut line, "--to", value::deployment)?;
     let restart = value::restart(&mut line)?.unwrap_or(Restart::Auto);
     let message = value::message(&mut line)?;
-    let project = value::one("PROJECT", line, value::project)?;
-    let rollback = Rollback {
-        project,
-        to,
-        restart,
-        message,
+    let project = value::at_most_one("PROJECT", line, value::project)?;
+    let rollback = move |project, to| {
+        Operation::Rollback(Rollback {
+            project,
+            to,
+            restart,
+            message,
+        })
     };
-    Ok(Job::Operation(Operation::Rollback(rollback).into()))
+    let to = match to {
+        None => None,
+        Some(DeploymentWord::Id(id)) => Some(id),
+        Some(word) => {
+            return Ok(Job::run(move |context| {
+                let project = project.map_or_else(here, Ok)?;
+                let mut session = context.session()?;
+                let to = session.find(&word, Some(&project), Purpose::Change)?;
+                session.call(&rollback(project, Some(to)).into()).map(Some)
+            }));
+        }
+    };
+    Ok(Job::about(project, move |project| rollback(project, to)))
 }

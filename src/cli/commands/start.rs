@@ -9,7 +9,7 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "start PROJECT",
     summary: "start what was stopped",
     help: "\
-usage: gangplank start PROJECT [FLAGS]
+usage: gangplank start [PROJECT] [FLAGS]
 
 Starts the processes of a component's live release that do not run, and does not
 wait until they are healthy; `gangplank status PROJECT` says how they are.
@@ -19,6 +19,6 @@ wait until they are healthy; `gangplank status PROJECT` says how they are.
 };
 
 fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
-    let project = value::one("PROJECT", line, value::project)?;
-    Ok(Job::Operation(Operation::Start(project).into()))
+    let project = value::at_most_one("PROJECT", line, value::project)?;
+    Ok(Job::about(project, Operation::Start))
 }

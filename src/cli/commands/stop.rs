@@ -9,7 +9,7 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "stop PROJECT",
     summary: "stop a component's processes",
     help: "\
-usage: gangplank stop PROJECT [FLAGS]
+usage: gangplank stop [PROJECT] [FLAGS]
 
 Stops the processes of a component. They stay stopped, also when the server
 starts again, until `gangplank start`, or until a deployment, rollback or
@@ -20,6 +20,6 @@ restart starts them.
 };
 
 fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
-    let project = value::one("PROJECT", line, value::project)?;
-    Ok(Job::Operation(Operation::Stop(project).into()))
+    let project = value::at_most_one("PROJECT", line, value::project)?;
+    Ok(Job::about(project, Operation::Stop))
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::api::operation::OperationCall;
+use crate::cli::session::Session;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! What all requests of one command share: the server, the screen, the signals, and the patience.
 
 pub(crate) mod connect;
+pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod pack;
 

@@ -36,7 +36,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With tables that fit a terminal, and with the commit that is deployed.
     // With targets by name, and with what a directory and its files say before anybody is asked.
     // With failures as documents.
-    ("cli", 5_950),
+    // With deployments by a word, and components by the directory.
+    ("cli", 6_300),
 ];
 
 /// The lines of code of a file.

@@ -95,3 +95,121 @@ fn who_waits_goes_on_waiting_when_the_server_goes_and_comes_back() {
     one(&listener, Do::Answer(DONE));
     assert_eq!(asking.join().unwrap().unwrap().unwrap()["message"], "m");
 }
+
+#[test]
+fn a_deployment_is_found_by_a_word_at_any_server_that_has_a_list() {
+    let id = |n: &str| format!("01976e6c-1c2b-7000-8000-{n:0>12}");
+    let row = |n: &str, project: &str| {
+        format!(
+            "{{\"deployment_id\":\"{}\",\"project\":\"{project}\",\"status\":\"success\"}}",
+            id(n)
+        )
+    };
+    let list = |rows: &[String], total: usize| {
+        json_answer(&format!(
+            "{{\"deployments\":[{}],\"total\":{total}}}",
+            rows.join(",")
+        ))
+    };
+    let (a, b, c) = (row("1", "a"), row("2", "b"), row("f", "deadbeef"));
+    let none = || list(&[], 0);
+    let one = |row: &String| list(std::slice::from_ref(row), 1);
+    type Answers = Vec<&'static str>;
+    let table: Vec<(&str, Answers, Result<&str, &str>)> = vec![
+        // Every page is looked at, and a row that came twice is one.
+        (
+            "show 01976e6c",
+            vec![
+                list(std::slice::from_ref(&b), 201),
+                list(std::slice::from_ref(&b), 201),
+                none(),
+            ],
+            Ok("2"),
+        ),
+        ("show 01976E6C-1C2B", vec![one(&b), none()], Ok("2")),
+        (
+            "show 01976e6c",
+            vec![list(&[b.clone(), a.clone()], 2), none()],
+            Err("may mean several deployments"),
+        ),
+        (
+            "show 0abcdef0",
+            vec![list(&[b.clone(), a.clone()], 2), none()],
+            Err("begins with 0abcdef0"),
+        ),
+        // A component whose name looks like the beginning of an id.
+        ("show deadbeef", vec![one(&a), one(&c)], Ok("f")),
+        (
+            "show 01976e6c",
+            vec![one(&a), one(&c)],
+            Err("may mean several deployments"),
+        ),
+        ("show a", vec![one(&a)], Ok("1")),
+        (
+            "show a",
+            vec![none()],
+            Err("of a component a is known here, and the beginning of an id"),
+        ),
+        (
+            "show latest",
+            vec![list(&[b.clone(), a.clone()], 2), none()],
+            Ok("2"),
+        ),
+        (
+            "show latest",
+            vec![none(), none()],
+            Err("there is no deployment yet"),
+        ),
+        (
+            "cancel latest",
+            vec![list(&[b.clone(), a.clone()], 2)],
+            Err("`latest` may be of b, of a or another"),
+        ),
+        (
+            "cancel latest",
+            vec![list(&[b.clone(), b.clone()], 2), none()],
+            Ok("2"),
+        ),
+        (
+            "payload latest --delete",
+            vec![list(&[a.clone(), b.clone()], 2)],
+            Err("`latest` may be of a, of b"),
+        ),
+        ("rollback a --to latest", vec![one(&a), none()], Ok("1")),
+    ];
+    let done = json_answer("{\"message\":\"m\",\"deployment_id\":\"i\",\"status\":\"s\"}");
+    for (command, mut answers, expected) in table {
+        if expected.is_ok() {
+            answers.push(done);
+        }
+        let (target, thread) = scripted(answers.into_iter().map(Do::Answer).collect());
+        let (result, shown) = told(command, &target);
+        let mut requests = thread.join().unwrap();
+        match expected {
+            Ok(n) => {
+                result.unwrap();
+                let last = requests.pop().unwrap();
+                assert!(last.contains(&id(n)), "{command}: {last}");
+                let said = shown.iter().any(|line| line.contains(&id(n)));
+                assert_eq!(said, !command.starts_with("show"), "{command}: {shown:?}");
+            }
+            Err(why) => {
+                let failed = result.unwrap_err().failed;
+                assert_eq!(failed.exit, Exit::Refused);
+                assert!(
+                    failed.message.contains(why),
+                    "{command}: {}",
+                    failed.message
+                );
+            }
+        }
+        for request in requests {
+            assert!(
+                request.contains("\"list_deployments\""),
+                "{command}: {request}"
+            );
+            let scope = command.starts_with("rollback");
+            assert!(!scope || request.contains("\"project\":"), "{request}");
+        }
+    }
+}
