@@ -20,6 +20,7 @@ mod lifecycle;
 mod list;
 mod needs;
 mod old_kernel;
+mod package;
 mod packing;
 mod peers;
 mod power;

@@ -109,14 +109,14 @@ impl Checkout<'_, '_> {
         ran.map(drop)
     }
 
-    /// Runs it; false if it did not end well.
-    fn tries(&mut self, words: &[&str]) -> Result<bool, Box<Failed>> {
-        match self
+    /// Runs it; says why if it did not end well.
+    fn tries(&mut self, words: &[&str]) -> Result<Option<String>, Box<Failed>> {
+        let tried = self
             .git
-            .try_run(self.tree, words, Says::Progress, self.attempt)
-        {
-            Ok(_) => Ok(true),
-            Err(StepError::Ended(_)) => Ok(false),
+            .try_run(self.tree, words, Says::Progress, self.attempt);
+        match tried {
+            Ok(_) => Ok(None),
+            Err(StepError::Ended(why)) => Ok(Some(why)),
             Err(StepError::Refused(refusal)) => Err(self.git.failed(refusal)),
         }
     }
@@ -132,31 +132,28 @@ impl Checkout<'_, '_> {
         let url = url.reveal();
         self.run(&["remote", "add", "origin", &url])?;
         let wanted = reference.unwrap_or("HEAD");
-        let shallow = [
-            "fetch",
-            "--progress",
-            "--no-tags",
-            "--depth=1",
-            "origin",
-            wanted,
-        ];
+        let to_head = ["checkout", "--quiet", "--detach", "FETCH_HEAD"];
+        let one = ["fetch", "--progress", "--no-tags", "origin", wanted];
+        let shallow = [&one[..3], &["--depth=1"], &one[3..]].concat();
+        let Some(why) = self.tries(&shallow)? else {
+            return self.run(&to_head);
+        };
         let is_commit =
             wanted.len() >= COMMIT_LEN_MIN && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_commit {
-            self.run(&shallow)?;
-            return self.run(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]);
+        if is_commit {
+            // A server need not give a commit by its name, and none gives one by its beginning: all of them are fetched.
+            let heads = "+refs/heads/*:refs/remotes/origin/*";
+            let tags = "+refs/tags/*:refs/tags/*";
+            self.run(&["fetch", "--progress", "--no-tags", "origin", heads, tags])?;
+            let commit = format!("{wanted}^{{commit}}");
+            return self.run(&["checkout", "--quiet", "--detach", &commit]);
         }
-        if self.tries(&shallow)? {
-            return self.run(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]);
+        // A repository that is only a directory of a web server cannot give a part of itself.
+        if why.contains("shallow") {
+            self.run(&one)?;
+            return self.run(&to_head);
         }
-        // A server need not give a commit by its name, and none gives one by its beginning: then all of them are fetched.
-        let (heads, tags) = (
-            "+refs/heads/*:refs/remotes/origin/*",
-            "+refs/tags/*:refs/tags/*",
-        );
-        self.run(&["fetch", "--progress", "--no-tags", "origin", heads, tags])?;
-        let commit = format!("{wanted}^{{commit}}");
-        self.run(&["checkout", "--quiet", "--detach", &commit])
+        Err(self.git.failed(self.request.failed(why)))
     }
 
     /// The commit that came, which is the one that was asked for by its name.
@@ -184,8 +181,8 @@ impl Checkout<'_, '_> {
         let shallow: Vec<&str> = update.into_iter().chain(["--depth=1"]).collect();
         // Their servers need not give the one commit alone.
         match self.tries(&shallow)? {
-            true => Ok(()),
-            false => self.run(&update),
+            None => Ok(()),
+            Some(_) => self.run(&update),
         }
     }
 }

@@ -106,6 +106,7 @@ impl<'a> FetchProgram<'a> {
         let name = format!("fetch-{}", child::random()?);
         let command = self.command(dir, words, &name);
         let mut answer = Vec::new();
+        self.fatal = None;
         let left = request.deadline.saturating_duration_since(Instant::now());
         let options = RunOptions::within(left, request.account);
         let (ended, low) = watched(request, dir, |stop| {
