@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Exit};
 use crate::api::operation::AnswerShape;
+use crate::formats::sse::Parser;
 
 /// A whole answer that is not an event stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) struct PlainAnswer {
     pub(crate) content_type: String,
     /// Where a redirect points.
     pub(crate) location: Option<String>,
+    /// The server's clock when it answered, in milliseconds since the epoch.
+    pub(crate) date: Option<u64>,
     /// The body.
     pub(crate) body: Vec<u8>,
 }
@@ -72,12 +75,34 @@ impl PlainAnswer {
                 Some(value) if shape.is_some_and(|shape| shape.fits(&value)) => Ok(value),
                 _ => Err(self.foreign()),
             },
-            (false, _) => match json(&self.body) {
-                Ok(Some(Value::Object(map))) if map.contains_key("error") => {
-                    Err(self.refused(&map))
-                }
-                _ => Err(self.foreign()),
+            (false, _) => match self.reason() {
+                Some(map) => Err(self.refused(&map)),
+                None => Err(self.foreign()),
             },
+        }
+    }
+
+    /// The object that says why it is refused. Harper writes it as a record of an event stream where one was asked for,
+    /// and names no content type then, or this one.
+    fn reason(&self) -> Option<serde_json::Map<String, Value>> {
+        let refuses = |map: &serde_json::Map<String, Value>| map.contains_key("error");
+        if let Ok(Some(Value::Object(map))) = json(&self.body) {
+            return Some(map).filter(refuses);
+        }
+        let mut parser = Parser::new();
+        parser.push(&self.body);
+        // The body's end is the record's.
+        parser.push(b"\n\n");
+        let record = parser.next()?.ok()?;
+        match json(record.data.as_bytes()) {
+            Ok(Some(Value::Object(mut map))) => {
+                if record.event == "error" && !map.contains_key("error") {
+                    let message = map.remove("message")?;
+                    map.insert("error".into(), message);
+                }
+                Some(map).filter(refuses)
+            }
+            _ => None,
         }
     }
 
@@ -256,6 +281,7 @@ mod tests {
             status,
             content_type: content_type.into(),
             location: None,
+            date: None,
             body: body.into(),
         }
     }
@@ -310,6 +336,73 @@ mod tests {
         ];
         for (answer, exit) in table {
             assert_eq!(answer.judge(ANY).unwrap_err().exit, exit, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_written_as_an_event_is_read() {
+        let table = [
+            (
+                401,
+                "",
+                "data: {\"error\":\"Login failed\"}\n\n",
+                Exit::Unauthorized,
+                "Login failed",
+            ),
+            (
+                401,
+                "text/event-stream",
+                "data: {\"error\":\"Must login\"}\n\n",
+                Exit::Unauthorized,
+                "Must login",
+            ),
+            (
+                403,
+                "text/event-stream",
+                "data: {\"error\":\"no\",\"unauthorized_access\":[]}\n\n",
+                Exit::Unauthorized,
+                "no",
+            ),
+            (
+                400,
+                "text/event-stream",
+                "data: {\"error\":\"Operation 'x' not found\"}",
+                Exit::Refused,
+                "Operation 'x' not found",
+            ),
+            (
+                415,
+                "text/event-stream",
+                "data: {\"error\":\"Unsupported Media Type\"}\n\n",
+                Exit::Refused,
+                "Unsupported Media Type",
+            ),
+            (
+                406,
+                "application/json",
+                "{\"statusCode\":406,\"error\":\"Not Acceptable\",\"message\":\"m\"}",
+                Exit::Refused,
+                "Not Acceptable",
+            ),
+            (
+                500,
+                "text/event-stream",
+                "event: error\ndata: {\"message\":\"m\",\"code\":500}\n\n",
+                Exit::Refused,
+                "m",
+            ),
+            (
+                404,
+                "text/event-stream",
+                "data: nothing\n\n",
+                Exit::Unreachable,
+                "404 Not Found",
+            ),
+        ];
+        for (status, content_type, body, exit, message) in table {
+            let failed = answer(status, content_type, body).judge(ANY).unwrap_err();
+            assert_eq!(failed.exit, exit, "{body}");
+            assert!(failed.message.starts_with(message), "{}", failed.message);
         }
     }
 

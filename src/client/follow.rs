@@ -148,6 +148,8 @@ pub(crate) struct AnswerFollower<'a> {
     unknown: bool,
     /// It was said that something was lost, and nothing new came since.
     said: bool,
+    /// The server's clock at its last plain answer.
+    date: Option<u64>,
     attempt: Attempted,
 }
 
@@ -208,6 +210,7 @@ impl<'a> AnswerFollower<'a> {
             nameless: false,
             unknown: false,
             said: false,
+            date: None,
             attempt: Attempted::of(Asked::Request),
         }
     }
@@ -215,6 +218,16 @@ impl<'a> AnswerFollower<'a> {
     /// Whether the server was reached.
     pub(crate) fn reached(&self) -> bool {
         self.options.reached
+    }
+
+    /// The status of the last answer.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.attempt.status
+    }
+
+    /// The server's clock at its last plain answer, in milliseconds since the epoch.
+    pub(crate) fn date(&self) -> Option<u64> {
+        self.date
     }
 
     /// Until there is a result, or no hope for one.
@@ -343,6 +356,7 @@ impl<'a> AnswerFollower<'a> {
     }
 
     fn answer(&mut self, answer: &PlainAnswer) -> FollowStep {
+        self.date = answer.date;
         if self.attempt.resumes() {
             if answer.status == 204 {
                 return FollowStep::Over;

@@ -14,6 +14,8 @@
 pub(crate) mod answer;
 pub(crate) mod download;
 pub(crate) mod follow;
+pub(crate) mod harper;
+pub(crate) mod kind;
 mod probe;
 mod request;
 mod state;
@@ -25,7 +27,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -44,6 +46,7 @@ use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector}
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Operation, OperationCall};
+use crate::client::kind::ServerKind;
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
 use crate::client::tls::TlsConnector;
@@ -117,6 +120,8 @@ pub(crate) struct Client {
     tls: TlsConfig,
     /// The certificates that are trusted, if they were named.
     trust: Option<Arc<ClientConfig>>,
+    /// What answers there, once it is known. Until then it is spoken to as to our own server.
+    kind: OnceLock<ServerKind>,
 }
 
 impl fmt::Debug for Client {
@@ -137,11 +142,30 @@ impl Client {
             authorization: None,
             tls: TlsConfig::default(),
             trust: None,
+            kind: OnceLock::new(),
         };
+        if client.target.is_own_socket() {
+            client.know(ServerKind::Gangplank);
+        }
         match credentials {
             Some(credentials) => client.with_credentials(&credentials),
             None => Ok(client),
         }
+    }
+
+    /// What answers at the target, if that is known.
+    pub(crate) fn kind(&self) -> Option<&ServerKind> {
+        self.kind.get()
+    }
+
+    /// From now on it is spoken to as to one of this kind. What was said first counts.
+    pub(crate) fn know(&self, kind: ServerKind) {
+        let _ = self.kind.set(kind);
+    }
+
+    /// A Harper server answers.
+    fn is_harper(&self) -> bool {
+        !matches!(self.kind(), None | Some(ServerKind::Gangplank))
     }
 
     /// With these credentials instead of any before.
@@ -216,12 +240,24 @@ impl Client {
         self.post("call", call, stream, headers)
     }
 
+    /// As [`Client::call`] without one, for what is answered at once: silence ends it.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn call_briefly(&self, call: &OperationCall) -> Result<InFlight, Error> {
+        let headers = vec![("Accept", "application/json".to_owned())];
+        self.post("brief", call, false, headers)
+    }
+
     /// As [`Client::call`] with a stream. The key lets the server know a second try.
     ///
     /// # Errors
     /// When no thread can be started.
     pub(crate) fn call_once(&self, call: &OperationCall, key: &str) -> Result<InFlight, Error> {
-        let headers = vec![("Idempotency-Key", key.to_owned())];
+        let headers = match self.is_harper() {
+            true => Vec::new(),
+            false => vec![("Idempotency-Key", key.to_owned())],
+        };
         self.post("call", call, true, headers)
     }
 
@@ -231,7 +267,8 @@ impl Client {
     /// # Errors
     /// When no thread can be started.
     pub(crate) fn download(&self, call: &OperationCall) -> Result<InFlight, Error> {
-        let headers = vec![("Accept", "application/octet-stream".to_owned())];
+        // Harper answers no other type than this one with bytes.
+        let headers = vec![("Accept", "*/*".to_owned())];
         self.post("download", call, false, headers)
     }
 
@@ -246,17 +283,19 @@ impl Client {
         key: &str,
     ) -> Result<InFlight, Error> {
         let mut form = Form::new()?;
+        let harper = self.is_harper();
         for (name, value) in call.fields() {
             match value {
                 Value::Null => {}
+                value if harper => form.field(name, &harper::form_text(value)),
                 Value::String(text) => form.field(name, text),
                 value => form.field(name, &value.to_string()),
             }
         }
-        let headers = vec![
-            ("Content-Type", form.content_type()),
-            ("Idempotency-Key", key.to_owned()),
-        ];
+        let mut headers = vec![("Content-Type", form.content_type())];
+        if !harper {
+            headers.push(("Idempotency-Key", key.to_owned()));
+        }
         let body = Box::new(form.file("payload", "package.tar.gz", payload));
         self.start("upload", "/", true, headers, Content::Streamed(body))
     }
@@ -312,7 +351,9 @@ impl Client {
         let state = Arc::new(Transfer::default());
         // The newest deployment is redirected to itself, and nothing else of ours is.
         let redirects = u32::from(path.starts_with("/deployments/latest/"));
-        let agent = self.agent(&state, stream, redirects);
+        // A Harper server sends no heartbeats, and an installation may be silent for an hour.
+        let silence = thread == "brief" || (stream && !self.is_harper());
+        let agent = self.agent(&state, silence, redirects);
         let (sender, notices) = crossbeam_channel::bounded(NOTICES_MAX);
         let job = PreparedRequest {
             agent: agent.clone(),
@@ -333,7 +374,7 @@ impl Client {
     }
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
-    fn agent(&self, state: &Arc<Transfer>, stream: bool, redirects: u32) -> Agent {
+    fn agent(&self, state: &Arc<Transfer>, silence: bool, redirects: u32) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
@@ -345,7 +386,7 @@ impl Client {
             .tls_config(self.tls.clone())
             .timeout_resolve(Some(CONNECT_MAX))
             .timeout_connect(Some(CONNECT_MAX))
-            .timeout_per_read(stream.then_some(SILENCE_MAX))
+            .timeout_per_read(silence.then_some(SILENCE_MAX))
             .timeout_per_write(Some(WRITE_MAX))
             .build();
         let path = self.target.socket().map(Path::to_owned);

@@ -15,6 +15,7 @@ use crate::client::state::Transfer;
 use crate::client::target::Target;
 use crate::client::{CONNECT_MAX, Notice, RequestStage, SILENCE_MAX, WRITE_MAX};
 use crate::formats::sse::Parser;
+use crate::system::time::http_date;
 
 /// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
 const ANSWER_MAX: u64 = 64 << 20;
@@ -103,8 +104,11 @@ impl PreparedRequest {
         let content_type = content_type.split(';').next().unwrap_or_default();
         let content_type = content_type.trim().to_ascii_lowercase();
         let location = header(&parts.headers, "location");
+        let date = header(&parts.headers, "date").and_then(|date| http_date(&date));
         let mut reader = body.into_reader();
-        let result = if content_type == "text/event-stream" {
+        // A refusal is one record of a stream at most, and is judged as a whole.
+        let streams = content_type == "text/event-stream" && (200..300).contains(&status);
+        let result = if streams {
             self.stream(&mut reader).map(|()| Notice::Ended)
         } else if self.download && is_payload(status, &content_type, &parts.headers) {
             match has_end(&parts.headers) {
@@ -127,6 +131,7 @@ impl PreparedRequest {
                     status,
                     content_type,
                     location,
+                    date,
                     body,
                 })),
             }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::error::Error;
 use crate::api::name::Secret;
+use crate::system::paths;
 
 /// The port when none is named; Harper's operations port, so that its users' targets mean the same here.
 const PORT: u16 = 9925;
@@ -112,6 +113,12 @@ impl Target {
             Address::Unix(path) => Some(path),
             Address::Http { .. } => None,
         }
+    }
+
+    /// Whether it is the socket that a gangplank server always has, by its name.
+    pub(crate) fn is_own_socket(&self) -> bool {
+        let name = self.socket().and_then(Path::file_name);
+        name.is_some_and(|name| name == paths::SOCKET)
     }
 
     /// The URL of a path, which begins with a slash. That of a unix socket names a host that is never looked up.

@@ -23,9 +23,12 @@ pub fn config_dir() -> Result<PathBuf, Error> {
     config(&|name| std::env::var_os(name).map(PathBuf::from))
 }
 
+/// The name of the unix socket that every root has.
+pub const SOCKET: &str = "gangplank.sock";
+
 /// The unix socket of a root.
 pub fn socket(root: &Path) -> PathBuf {
-    root.join("run").join("gangplank.sock")
+    root.join("run").join(SOCKET)
 }
 
 fn root(env: &dyn Fn(&str) -> Option<PathBuf>, superuser: bool) -> Result<PathBuf, Error> {

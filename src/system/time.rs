@@ -44,6 +44,40 @@ pub fn duration(text: &str) -> Option<Duration> {
     (seconds <= DURATION_MAX).then(|| Duration::from_secs(seconds))
 }
 
+/// The time in milliseconds since the epoch that a `Date` header says, `Tue, 24 Nov 2026 08:16:11 GMT`.
+pub fn http_date(text: &str) -> Option<u64> {
+    let mut words = text.split_ascii_whitespace().skip(1);
+    let day: u64 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == name)? as u64 + 1;
+    let year: u64 = words.next()?.parse().ok()?;
+    let mut clock = words.next()?.splitn(3, ':').map(str::parse::<u64>);
+    let mut part = || clock.next()?.ok();
+    let (hour, minute, second) = (part()?, part()?, part()?);
+    let known = (1970..=9999).contains(&year)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second <= 60;
+    if !known || words.next() != Some("GMT") {
+        return None;
+    }
+    let seconds = hour * 3600 + minute * 60 + second;
+    Some((days(year, month, day) * 86_400 + seconds) * 1000)
+}
+
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+/// The day of a Gregorian date from 1970 on, counted from 1970-01-01: what [`civil`] does, the other way round.
+fn days(year: u64, month: u64, day: u64) -> u64 {
+    let year = year - u64::from(month <= 2);
+    let shifted = (month + 9) % 12;
+    let day_of_year = (153 * shifted + 2) / 5 + day - 1;
+    year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
+}
+
 fn date_and_clock(ms: u64) -> (String, String) {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     let (year, month, day) = civil(days);
@@ -90,6 +124,22 @@ mod tests {
         for (ms, date, clock) in table {
             assert_eq!(rfc3339(ms), format!("{date}T{clock}Z"));
             assert_eq!(plain(ms), format!("{date} {}", &clock[..8]));
+        }
+        for (text, ms) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Tue, 29 Feb 2000 00:00:00 GMT", Some(951_782_400_000)),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", Some(1_709_251_199_000)),
+            ("Tue, 24 Nov 2026 08:16:11 GMT", Some(1_795_508_171_000)),
+            ("Fri, 01 Jan 2100 00:00:00 GMT", Some(4_102_444_800_000)),
+            ("Tue, 24 Nov 2026 08:16:11 CET", None),
+            ("Tue, 24 Nov 2026 24:16:11 GMT", None),
+            ("Tue, 24 Nov 2026 08:16 GMT", None),
+            ("Tue, 24 nov 2026 08:16:11 GMT", None),
+            ("Tue, 00 Nov 2026 08:16:11 GMT", None),
+            ("Tue, 24 Nov 99999999999999999999 08:16:11 GMT", None),
+            ("", None),
+        ] {
+            assert_eq!(http_date(text), ms, "{text}");
         }
         assert!(now_ms() > 1_700_000_000_000);
         assert_eq!(ms_of(UNIX_EPOCH - std::time::Duration::from_secs(1)), 0);

@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::test_server::{TempDir, TestServer, await_some, gangplank, names};
+use crate::test_server::{TempDir, TestServer, VERSION, await_some, gangplank, names};
 
 fn app() -> TempDir {
     TempDir::new().with(&[
@@ -139,22 +139,29 @@ fn every_end_has_its_code_and_failures_print_no_result() {
     }
 }
 
-/// A server that answers every request with the same bytes and hangs up.
+/// A server that says its version, answers one other request with these bytes, and hangs up.
 fn answers(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        for stream in listener.incoming().take(1) {
+        for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut seen = Vec::new();
             let mut buffer = [0; 4096];
-            while !seen.windows(5).any(|window| window == b"0\r\n\r\n") {
+            while !seen.ends_with(b"registration_info\"}")
+                && !seen.windows(5).any(|window| window == b"0\r\n\r\n")
+            {
                 match stream.read(&mut buffer).unwrap() {
                     0 => break,
                     n => seen.extend_from_slice(&buffer[..n]),
                 }
             }
+            if seen.ends_with(b"}") {
+                stream.write_all(VERSION.as_bytes()).unwrap();
+                continue;
+            }
             stream.write_all(bytes).unwrap();
+            break;
         }
     });
     format!("http://{address}")

@@ -14,6 +14,7 @@ mod env;
 mod events;
 mod failure_output;
 mod flood;
+mod harper;
 mod history;
 mod inject;
 mod lifecycle;

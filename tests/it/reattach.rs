@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::test_server::{TempDir, TestServer, await_some, gangplank};
+use crate::test_server::{TempDir, TestServer, VERSION, await_some, gangplank};
 
 /// What is done with a connection.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,8 @@ enum Act {
     Html,
 }
 
-/// A proxy that does these things with its first connections, in their order, and lets further ones through.
+/// A proxy that does these things with its first connections, in their order, and lets further ones through. That a client
+/// asks for the version, as it does before anything else, goes through and does not count.
 struct Proxy {
     target: String,
     acts: Arc<Mutex<VecDeque<Act>>>,
@@ -42,7 +43,10 @@ impl Proxy {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, address) = (stream.unwrap(), address.clone());
-                let act = acts.lock().unwrap().pop_front();
+                let act = match is_probe(&stream) {
+                    true => None,
+                    false => acts.lock().unwrap().pop_front(),
+                };
                 std::thread::spawn(move || relay(stream, &address, act));
             }
         });
@@ -52,6 +56,22 @@ impl Proxy {
     /// Whether all has been done.
     fn done(&self) -> bool {
         self.acts.lock().unwrap().is_empty()
+    }
+}
+
+/// Whether a client asks for the version. Nothing of what it sends is taken.
+fn is_probe(stream: &TcpStream) -> bool {
+    let mut buffer = [0; 1024];
+    loop {
+        let n = stream.peek(&mut buffer).unwrap_or(0);
+        let text = String::from_utf8_lossy(&buffer[..n]);
+        let head = text.split_once("\r\n\r\n");
+        match head {
+            // A body of this length is no other one's.
+            Some((head, _)) => return head.to_ascii_lowercase().contains("content-length: 33"),
+            None if n == 0 || n == buffer.len() => return false,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
 }
 
@@ -377,19 +397,26 @@ fn who_waits_follows_the_other_deployment_and_then_deploys() {
     assert!(host.path("components/app/index.txt").exists());
 }
 
-/// A server that answers one request with these bytes, and gives the request.
+/// A server that says its version, answers one other request with these bytes, and gives that request.
 fn answering(answer: String) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap());
     let thread = std::thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
-        let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-        while !request.ends_with(b"}") {
-            let n = stream.read(&mut buffer).unwrap();
-            request.extend_from_slice(&buffer[..n]);
+        loop {
+            let mut stream = listener.accept().unwrap().0;
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.ends_with(b"}") {
+                let n = stream.read(&mut buffer).unwrap();
+                request.extend_from_slice(&buffer[..n]);
+            }
+            let request = String::from_utf8(request).unwrap();
+            if request.contains("registration_info") {
+                stream.write_all(VERSION.as_bytes()).unwrap();
+                continue;
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            return request;
         }
-        stream.write_all(answer.as_bytes()).unwrap();
-        String::from_utf8(request).unwrap()
     });
     (target, thread)
 }

@@ -17,6 +17,10 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gangplank");
 /// Longer than anything here takes on a busy machine; what reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a gangplank server answers to whoever asks for its version.
+pub(crate) const VERSION: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+     Content-Length: 36\r\n\r\n{\"version\":\"5.1.14+gangplank.0.1.0\"}";
+
 /// A directory that is gone with its owner.
 pub(crate) struct TempDir(pub(crate) PathBuf);
 

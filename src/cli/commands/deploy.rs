@@ -33,7 +33,7 @@ looks secret (.env, private keys), and follows the deployment to its end.
 
   --project NAME        or `project` of gangplank.json, or DIR's own name
   --package SPEC        in place of DIR: npm:NAME, https://..., git+https://...
-  --restart[=rolling], --no-restart  restart its processes (the default), or not
+  --restart[=rolling], --no-restart  its processes; Harper: not by default
   --message TEXT        kept in the record, with the commit that CI or git names
   --no-activate, --wait do not make it live; let one that is running end first
   --replicated, --ignore-replication-errors
@@ -218,6 +218,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
         let key = key(options)?;
         let mut session = context.session()?;
+        let call = fit(&mut session, &call, options)?;
         let request = FollowedRequest::Keyed {
             call: &call,
             key: &key,
@@ -235,6 +236,9 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     }
     if !options.packs() {
         let mut session = context.session()?;
+        let name = OperationName::DeployComponent.word();
+        let fitted = fit(&mut session, &OperationCall::new(name, fields), options)?;
+        let mut fields = fitted.fields().clone();
         // Whatever else it is, the server judges.
         let id = fields.get("deployment_id").and_then(Value::as_str);
         if let Some(Ok(word)) = id.map(value::deployment) {
@@ -253,6 +257,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     let key = key(options)?;
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
+    let call = fit(&mut session, &call, options)?;
     let request = FollowedRequest::Upload {
         call: &call,
         plan: Arc::new(plan),
@@ -260,6 +265,19 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         key: &key,
     };
     deploy(&mut session, &request, options.wait)
+}
+
+/// The operation as the server takes it.
+fn fit(
+    session: &mut Session,
+    call: &OperationCall,
+    options: &DeployOptions,
+) -> Result<OperationCall, CommandError> {
+    let call = session.fit(call)?;
+    if options.idempotency_key.is_some() {
+        session.warn_of_key();
+    }
+    Ok(call)
 }
 
 /// The key that was given, or a new one.

@@ -78,11 +78,12 @@ fn run(
         seen: SeenLines::default(),
         failed: None,
     };
+    let mut session = context.session()?;
+    session.fit(&first)?;
     let request = FollowedRequest::Lines {
         first: &first,
         again: follow.then_some(&again),
     };
-    let mut session = context.session()?;
     let value = session.follow_with(request, &mut |_, shown| printer.show(shown))?;
     // A server that streams nothing gives all lines at once.
     for line in value.as_str().unwrap_or_default().lines() {

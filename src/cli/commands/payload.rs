@@ -109,7 +109,9 @@ fn receive(
     take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<u64, Stopped> {
     let stopped = |exit, message: String| Stopped::Remote(NoResult::new(exit, message));
-    let running = session.client.download(call).map_err(Stopped::Local)?;
+    let call = session.fit(call);
+    let call = call.map_err(|error| Stopped::Remote(error.failed))?;
+    let running = session.client.download(&call).map_err(Stopped::Local)?;
     let mut received = 0;
     loop {
         match session.next(&running) {

@@ -6,8 +6,21 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-/// A server that reads one whole request, or its head alone, and answers with these bytes.
+/// What a gangplank server answers to whoever asks for its version.
+const VERSION: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 36\r\n\r\n{\"version\":\"5.1.14+gangplank.0.1.0\"}";
+
+/// A server that says its version, reads one other whole request, or its head alone, and answers with these bytes.
 fn serve(answer: &'static str, whole: bool) -> (String, JoinHandle<Vec<u8>>) {
+    serve_after(VERSION, answer, whole)
+}
+
+/// As [`serve`], with another answer to the question for the version; none if it is answered as all else is.
+fn serve_after(
+    version: &'static str,
+    answer: &'static str,
+    whole: bool,
+) -> (String, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap());
     let thread = std::thread::spawn(move || {
@@ -16,6 +29,19 @@ fn serve(answer: &'static str, whole: bool) -> (String, JoinHandle<Vec<u8>>) {
         loop {
             let n = stream.read(&mut buffer).unwrap();
             request.extend_from_slice(&buffer[..n]);
+            // By its length: no other request of ours has this one.
+            let probes = request
+                .to_ascii_lowercase()
+                .windows(20)
+                .any(|part| part == b"content-length: 33\r\n");
+            if probes && !version.is_empty() {
+                if request.ends_with(b"}") {
+                    stream.write_all(version.as_bytes()).unwrap();
+                    stream = listener.accept().unwrap().0;
+                    request.clear();
+                }
+                continue;
+            }
             let ended = request.ends_with(b"0\r\n\r\n") || request.ends_with(b"}") || !whole;
             let get = request.starts_with(b"GET") && request.ends_with(b"\r\n\r\n");
             if n == 0 || ended || get {
@@ -239,6 +265,19 @@ fn a_2xx_of_something_else_is_not_a_success() {
         }
     }
     assert!(!out.exists());
+    // And so is what answers so to the question for the version; a deployment goes on, as Harper's own CLI does.
+    for text in ["status", "watch demo", "rollback demo", "logs demo"] {
+        for answer in foreign {
+            let (target, thread) = serve_after("", answer, true);
+            let trouble = asked(text, &target).unwrap_err();
+            assert_eq!(
+                trouble.failed.exit,
+                Exit::Unreachable,
+                "{text} {answer:?}: {trouble:?}"
+            );
+            thread.join().unwrap();
+        }
+    }
 }
 
 #[test]

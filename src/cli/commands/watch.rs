@@ -27,6 +27,7 @@ fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     Ok(Job::run(move |context| {
         let word = word_or_here(word)?;
         let mut session = context.session()?;
+        session.server()?;
         let which = match latest_of(&word) {
             Some(project) => DeploymentRef::Latest(project),
             None => DeploymentRef::Deployment(session.find(&word, None, Purpose::Look)?),

@@ -26,6 +26,8 @@ pub(crate) enum FollowedRequest<'a> {
         call: &'a OperationCall,
         key: &'a str,
     },
+    /// What kind of server answers. It may be asked again.
+    Probe(&'a OperationCall),
     /// An operation with a payload, which is packed for each try anew.
     Upload {
         call: &'a OperationCall,
@@ -69,6 +71,9 @@ impl FollowedRequest<'_> {
                 Some(call.shape()),
                 None,
             ),
+            FollowedRequest::Probe(call) => {
+                (Subject::Reading, Repeat::Freely, Some(call.shape()), None)
+            }
             FollowedRequest::Upload { call, .. } => (
                 Subject::Deployment,
                 Repeat::Upload,
@@ -104,7 +109,9 @@ impl FollowedRequest<'_> {
 impl Session<'_> {
     /// The answer to an operation.
     pub(crate) fn call(&mut self, call: &OperationCall) -> Result<Value, CommandError> {
-        self.follow(FollowedRequest::Operation(call))
+        let call = self.fit(call)?;
+        let result = self.follow(FollowedRequest::Operation(&call));
+        result.map_err(|error| self.named(error))
     }
 
     /// Follows a request to its end, and shows its events.
@@ -135,6 +142,7 @@ impl Session<'_> {
         };
         let result = follower.follow(&mut following);
         let (packing, unwanted) = (following.packing.take(), following.unwanted);
+        (self.status, self.date) = (follower.status(), follower.date());
         self.reached |= follower.reached();
         if unwanted {
             return Ok(Value::Null);
@@ -171,6 +179,7 @@ impl FollowHost for Following<'_, '_, '_> {
         match &self.request {
             FollowedRequest::Operation(call) => client.call(call, call.is_long()),
             FollowedRequest::Keyed { call, key } => client.call_once(call, key),
+            FollowedRequest::Probe(call) => client.call_briefly(call),
             FollowedRequest::Lines { first, again } => {
                 let call = match (self.begun, again) {
                     (true, Some(again)) => {

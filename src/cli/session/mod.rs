@@ -4,6 +4,7 @@ pub(crate) mod connect;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod pack;
+mod server;
 
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,13 @@ pub(crate) struct Session<'a> {
     retry_for: Option<Duration>,
     /// The server has been connected to in this run.
     reached: bool,
+    /// The status of the last answer, and the server's clock at it.
+    status: Option<u16>,
+    date: Option<u64>,
+    /// The server's clock when it said what it is, from which on our deployment is looked for.
+    begun: Option<u64>,
+    /// What was answered instead of that.
+    foreign: Option<NoResult>,
     signals: Signals,
     ticked: Instant,
 }
@@ -72,6 +80,10 @@ impl<'a> Session<'a> {
             screen,
             retry_for,
             reached: false,
+            status: None,
+            date: None,
+            begun: None,
+            foreign: None,
             signals: Signals::new().map_err(CommandError::usage)?,
             ticked: Instant::now(),
         })

@@ -13,7 +13,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the forms of a package, and their URLs.
     ("api", 2_500),
     // With the ways around system calls that an older kernel lacks.
-    ("system", 1_700),
+    // With the date of a server.
+    ("system", 1_750),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     // With the dialect of env files, which the server and the CLI read.
     // With CBOR, which older Harper clients send.
@@ -21,7 +22,8 @@ const CEILINGS: [(&str, usize); 8] = [
     ("store", 1_700),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
-    ("client", 2_350),
+    // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.
+    ("client", 3_200),
     // With what two requests of one idempotency key have to have in common.
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     // With what a release runs once before it goes live, and a single command in a release.
@@ -37,7 +39,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With targets by name, and with what a directory and its files say before anybody is asked.
     // With failures as documents.
     // With deployments by a word, and components by the directory.
-    ("cli", 6_300),
+    // With the question what kind of server answers.
+    ("cli", 6_400),
 ];
 
 /// The lines of code of a file.

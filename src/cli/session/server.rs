@@ -1,0 +1,100 @@
+//! What kind of server answers, and what an operation becomes there.
+
+use crate::api::error::Exit;
+use crate::api::operation::{Operation, OperationCall, OperationName};
+use crate::cli::session::follow::FollowedRequest;
+use crate::cli::session::{CommandError, Session};
+use crate::client::harper;
+use crate::client::kind::ServerKind;
+
+impl<'a> Session<'a> {
+    /// What answers at the target; it is asked once. The socket that every root has is not asked at all.
+    ///
+    /// # Errors
+    /// When nothing answers, or nobody is let in, or it is not an answer.
+    pub(crate) fn server(&mut self) -> Result<&'a ServerKind, CommandError> {
+        let kind = self.server_for_upload()?;
+        match &self.foreign {
+            Some(failed) => Err(failed.clone().into()),
+            None => Ok(kind),
+        }
+    }
+
+    /// As [`Session::server`], but whoever answers without being understood is taken for a Harper server, as Harper's own
+    /// CLI does: the upload will show what it is.
+    fn server_for_upload(&mut self) -> Result<&'a ServerKind, CommandError> {
+        if self.client.kind().is_none() {
+            let call = OperationCall::from(Operation::RegistrationInfo);
+            let result = self.follow(FollowedRequest::Probe(&call));
+            self.begun = self.date;
+            self.client.know(match result {
+                Ok(answer) => ServerKind::of(Some(&answer)),
+                Err(error) if self.is_useless(&error) => return Err(error),
+                Err(error) => {
+                    let foreign = error.failed.exit == Exit::Unreachable;
+                    self.foreign = foreign.then_some(error.failed);
+                    ServerKind::of(None)
+                }
+            });
+        }
+        // It has just been set, if it was not.
+        Ok(self.client.kind().unwrap_or(&ServerKind::Gangplank))
+    }
+
+    /// Whether who answered, if anybody did, will not do anything else either.
+    fn is_useless(&self, error: &CommandError) -> bool {
+        match self.status {
+            None | Some(401 | 429) => true,
+            // Some roles may deploy and not ask for the version.
+            Some(403) => false,
+            Some(status) => {
+                matches!(error.failed.exit, Exit::Busy | Exit::Interrupted)
+                    || (status >= 500 && error.failed.exit == Exit::Unreachable)
+            }
+        }
+    }
+
+    /// The operation as the server takes it; what its user should know of that is said.
+    ///
+    /// # Errors
+    /// When the server cannot do it. Nothing has been sent then.
+    pub(crate) fn fit(&mut self, call: &OperationCall) -> Result<OperationCall, CommandError> {
+        if !harper::differs(call) {
+            return Ok(call.clone());
+        }
+        let kind = match call.name() {
+            Some(OperationName::DeployComponent) => self.server_for_upload()?,
+            _ => self.server()?,
+        };
+        let fitted = harper::fit(kind, call)?;
+        for warning in &fitted.warnings {
+            self.screen.warning(warning);
+        }
+        for remark in &fitted.remarks {
+            self.screen.remark(remark);
+        }
+        Ok(fitted.call)
+    }
+
+    /// Says that a key that was given is for nothing, where that is so.
+    pub(crate) fn warn_of_key(&mut self) {
+        if self.client.kind() != Some(&ServerKind::Gangplank) {
+            self.screen
+                .warning("--idempotency-key has no effect: Harper does not know it");
+        }
+    }
+
+    /// A failure, with the server's name where it does not know what was asked.
+    pub(crate) fn named(&mut self, mut error: CommandError) -> CommandError {
+        let failed = &error.failed;
+        // Ours has a code as well.
+        let unknown = failed.exit == Exit::Refused
+            && failed.code.is_none()
+            && failed.message.starts_with("Operation '")
+            && failed.message.ends_with("' not found");
+        if unknown && let Ok(kind) = self.server() {
+            error.failed.message = format!("{kind} cannot do that: {}", error.failed.message);
+        }
+        error
+    }
+}
