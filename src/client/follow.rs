@@ -142,6 +142,8 @@ pub(crate) struct AnswerFollower<'a> {
     last: u64,
     /// An event stream of the server's has begun in this run.
     proven: bool,
+    /// The server was reached before this request.
+    reached_before: bool,
     /// Events came, and no deployment's id before them.
     nameless: bool,
     /// An upload was sent to its end, and its answer was lost.
@@ -204,6 +206,7 @@ impl<'a> AnswerFollower<'a> {
         AnswerFollower {
             client,
             window: RetryWindow::new(options.retry_for),
+            reached_before: options.reached,
             options,
             last: 0,
             proven: false,

@@ -111,6 +111,8 @@ pub(crate) enum DeploymentRef {
     Deployment(DeploymentId),
     /// Those of a component's newest deployment.
     Latest(Project),
+    /// Those of the first deployment of a component that begins after this one; of the first at all if there is none.
+    Next(Project, Option<DeploymentId>),
 }
 
 /// Sends requests to one server.
@@ -309,6 +311,10 @@ impl Client {
             DeploymentRef::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
             DeploymentRef::Latest(project) => {
                 format!("/deployments/latest/events?project={project}")
+            }
+            DeploymentRef::Next(project, after) => {
+                let after = after.map_or_else(|| "0".to_owned(), |id| id.to_string());
+                format!("/deployments/next/events?project={project}&after={after}")
             }
         };
         self.start("events", &path, true, Vec::new(), Content::None)

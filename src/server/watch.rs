@@ -1,13 +1,15 @@
 //! A deployment's events: to whoever began it, to whoever watches, and as the plain answer at its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::Event;
-use crate::api::name::DeploymentId;
+use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
+use crate::engine::deployer::Deployer;
 use crate::formats::sse;
 use crate::server::answers::{self, Outcome};
 use crate::server::auth::Caller;
@@ -26,6 +28,9 @@ pub(super) fn watch(
 ) -> Result<Outcome, Refusal> {
     if which == "latest" {
         return latest(state, exchange, caller);
+    }
+    if which == "next" {
+        return next(state, exchange, caller);
     }
     let Ok(id) = which.parse::<DeploymentId>() else {
         return Err(Refusal::new(
@@ -47,6 +52,67 @@ pub(super) fn watch(
         return Ok(Outcome::Answer(nothing));
     }
     Ok(watched(follower))
+}
+
+/// The events of the first deployment of a component that begins after another one: after the newest that there is, unless
+/// it is said after which. Until then the stream is silent.
+fn next(state: &ServerState, exchange: &Exchange, caller: &Caller) -> Result<Outcome, Refusal> {
+    let bad = |why: String| Refusal::new(Code::BadRequest, why);
+    let name = exchange
+        .query("project")
+        .ok_or_else(|| bad("'project' is required".into()))?;
+    let project = name
+        .parse::<Project>()
+        .map_err(|error| bad(error.to_string()))?;
+    if caller.is_barred_from(&project) {
+        return Err(Refusal::new(
+            Code::NotFound,
+            format!("No deployment of '{project}' found"),
+        ));
+    }
+    let after = match exchange.query("after") {
+        None => state.deployer.newest(&project),
+        Some("0") => None,
+        Some(text) => Some(
+            text.parse::<DeploymentId>()
+                .map_err(|_| bad("'after' must be a deployment id, or 0".into()))?,
+        ),
+    };
+    Ok(Outcome::Stream(LiveStream {
+        source: Box::new(NextDeployment {
+            deployer: Arc::clone(&state.deployer),
+            project,
+            after,
+            begun: None,
+        }),
+        watching: true,
+    }))
+}
+
+/// The events of a deployment that may be still to come.
+struct NextDeployment {
+    deployer: Arc<Deployer>,
+    project: Project,
+    after: Option<DeploymentId>,
+    begun: Option<DeploymentEvents>,
+}
+
+impl StreamSource for NextDeployment {
+    fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error> {
+        if let Some(begun) = &mut self.begun {
+            return begun.next(records, wait);
+        }
+        match self.deployer.next(&self.project, self.after, wait) {
+            Ok(None) => Ok(Batch::Nothing),
+            Ok(Some(follower)) => {
+                let begun = self.begun.insert(DeploymentEvents(follower));
+                begun.next(records, Duration::ZERO)
+            }
+            // Without a last event: it goes on with the next server.
+            Err(refusal) if refusal.code == Code::Stopping => Ok(Batch::End),
+            Err(refusal) => Err(Error::new("waiting for a deployment", refusal.message)),
+        }
+    }
 }
 
 /// Points to the newest deployment, of a component or of all that are the caller's business, so that an EventSource that

@@ -48,5 +48,6 @@ mod test_server;
 mod tidy;
 mod tls;
 mod upset;
+mod watchers;
 mod what_runs;
 mod which;

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use crate::api::event::{Event, PhaseStatus, Upload};
 use crate::cli::screen::lines;
 use crate::cli::screen::narrator::{Narrator, log_lines, sentence};
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
@@ -101,6 +102,8 @@ enum LiveLine {
     /// There is none.
     Nothing,
     Upload(Sending),
+    /// Somebody else sends it.
+    Received(Sending),
     Waiting {
         what: &'static str,
         since: Instant,
@@ -156,11 +159,25 @@ impl Bar {
         usize::from((self.columns)().saturating_sub(1).max(1))
     }
 
+    /// Somebody else's upload is so far.
+    fn received(&mut self, upload: Upload, now: Instant) {
+        if !matches!(self.live, LiveLine::Received(_)) {
+            self.live = LiveLine::Received(Sending::new(now));
+        }
+        if let LiveLine::Received(sending) = &mut self.live {
+            let total = upload.total.unwrap_or(0);
+            sending.set(upload.bytes, total, now);
+        }
+        self.refresh(now, false);
+    }
+
     /// The live line as it is now.
     fn text(&self, now: Instant) -> Option<String> {
         let (what, since) = match (&self.live, self.narrator.current()) {
             (LiveLine::Nothing, _) => return None,
-            (LiveLine::Upload(sending), _) => return Some(sending.line(self.width(), now, false)),
+            (LiveLine::Upload(sending) | LiveLine::Received(sending), _) => {
+                return Some(sending.line(self.width(), now, false));
+            }
             (LiveLine::Waiting { .. }, Some(current)) => (current.name.as_str(), current.since),
             (LiveLine::Waiting { what, since }, None) => (*what, *since),
         };
@@ -214,6 +231,16 @@ impl Bar {
     }
 }
 
+/// How large a payload is, if this event says that it is there.
+fn received_bytes(event: &str, data: &str) -> Option<u64> {
+    match Event::parse(event, data) {
+        Event::Phase(phase) if phase.status == PhaseStatus::Done => {
+            phase.facts.get("payload_size")?.as_u64()
+        }
+        _ => None,
+    }
+}
+
 impl Renderer for Bar {
     fn upload(&mut self, bytes: u64, total: u64, now: Instant) {
         if !matches!(self.live, LiveLine::Upload(_)) {
@@ -255,6 +282,18 @@ impl Renderer for Bar {
             }
         }
         self.busy = true;
+        if let ("upload", Event::Upload(upload)) = (event, Event::parse(event, data)) {
+            return self.received(upload, now);
+        }
+        let sending = match std::mem::replace(&mut self.live, LiveLine::Nothing) {
+            LiveLine::Received(sending) => Some(sending),
+            _ => None,
+        };
+        if let (Some(mut sending), Some(bytes)) = (sending, received_bytes(event, data)) {
+            (sending.bytes, sending.total) = (bytes, bytes);
+            let text = sending.line(self.width(), now, true);
+            self.scroll.print(&text);
+        }
         self.narrator.record(event, data, now, &mut self.scroll);
         self.live = if self.narrator.ended() {
             LiveLine::Nothing
@@ -282,6 +321,11 @@ impl Renderer for Bar {
             Remark::Error(code) => self.scroll.alarm("error", RED, &sentence(message, code)),
         }
         self.refresh(now, true);
+    }
+
+    fn waits_for(&mut self, what: &'static str, now: Instant) {
+        self.live = LiveLine::Waiting { what, since: now };
+        self.refresh(now, false);
     }
 
     fn tick(&mut self, now: Instant) {

@@ -157,6 +157,8 @@ trait Renderer: Send {
     fn record(&mut self, id: Option<&str>, event: &str, data: &str, now: Instant);
     /// Something that the client itself says.
     fn say(&mut self, said: Remark<'_>, message: &str, now: Instant);
+    /// What it is waited for until the next record.
+    fn waits_for(&mut self, _what: &'static str, _now: Instant) {}
     /// Some time has passed.
     fn tick(&mut self, now: Instant);
     /// There is nothing more at hand.
@@ -263,6 +265,11 @@ impl Screen {
         let read = io::stdin().read_line(&mut answer);
         let answer = answer.trim().to_ascii_lowercase();
         Some(read.is_ok() && ["y", "yes"].contains(&answer.as_str()))
+    }
+
+    /// What it is waited for until the next record comes; the server, if nothing is said.
+    pub(crate) fn waits_for(&mut self, what: &'static str) {
+        self.show.waits_for(what, self.now());
     }
 
     /// To be called every 100 to 200 ms while waiting, and while busy too: it moves the live line and says what is waited for.

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::api::event::{
     Event, Failure, InstallLine, PeerEvent, PhaseEvent, PhaseStatus, ProcessEvent, Stream,
 };
@@ -44,6 +46,9 @@ pub(crate) struct Narrator {
     /// Pieces of lines that go on: of stdout and of stderr.
     pieces: [String; 2],
     received: units::Steps,
+    received_sizes: units::Doublings,
+    /// What was told last of an upload that somebody else sends.
+    upload: Option<(u64, Option<u64>)>,
     peers: BTreeMap<String, Narrator>,
 }
 
@@ -60,6 +65,8 @@ impl Narrator {
             process_lines: 0,
             pieces: [String::new(), String::new()],
             received: units::Steps::default(),
+            received_sizes: units::Doublings::default(),
+            upload: None,
             peers: BTreeMap::new(),
         }
     }
@@ -83,6 +90,7 @@ impl Narrator {
     pub(crate) fn begin(&mut self) {
         if std::mem::take(&mut self.ended) {
             self.current = None;
+            self.upload = None;
             (self.log_lines, self.process_lines) = (0, 0);
         }
     }
@@ -140,13 +148,13 @@ impl Narrator {
 
     /// What matters of events that are not quite ours: the id of a deployment, the reason of a failure.
     fn unknown(&mut self, name: &str, data: &str, page: &mut dyn Page) {
-        let value: serde_json::Value = match name {
+        let value: Value = match name {
             "deployment" | "error" | "warning" | "done" => {
                 serde_json::from_str(data).unwrap_or_else(|_| data.into())
             }
             _ => return,
         };
-        let part = |key| value.get(key).and_then(serde_json::Value::as_str);
+        let part = |key| value.get(key).and_then(Value::as_str);
         match name {
             "deployment" => {
                 self.begin();
@@ -195,6 +203,7 @@ impl Narrator {
             self.manager.clear();
             return;
         }
+        self.received(event, page);
         let (kind, text) = match event.status {
             PhaseStatus::Done => (
                 LineKind::Done,
@@ -323,13 +332,39 @@ impl Narrator {
 
     /// What the server says of an upload that somebody else sends.
     fn upload(&mut self, bytes: u64, total: Option<u64>, page: &mut dyn Page) {
-        let Some(total) = total else { return };
+        if self
+            .upload
+            .replace((bytes, total))
+            .is_some_and(|(before, _)| bytes < before)
+        {
+            self.received_sizes = units::Doublings::default();
+        }
+        let Some(total) = total else {
+            if self.received_sizes.reached(bytes) {
+                let text = format!("Uploaded {}", units::size(bytes));
+                self.say(LineKind::Fact, &text, page);
+            }
+            return;
+        };
         if let Some(percent) = self.received.reached(bytes, total) {
             self.say(
                 LineKind::Fact,
                 &units::uploaded(bytes, total, percent),
                 page,
             );
+        }
+    }
+
+    /// The upload that somebody else has sent is there as soon as its phase is over.
+    fn received(&mut self, event: &PhaseEvent, page: &mut dyn Page) {
+        let Some((bytes, total)) = self.upload.take() else {
+            return;
+        };
+        if event.status == PhaseStatus::Done {
+            let size = event.facts.get("payload_size").and_then(Value::as_u64);
+            let bytes = size.unwrap_or(bytes);
+            let text = units::uploaded(bytes, total.unwrap_or(bytes).max(bytes), 100);
+            self.say(LineKind::Fact, &text, page);
         }
     }
 
@@ -379,12 +414,7 @@ impl Narrator {
             .flatten()
             .filter(|entry| entry.is_object())
         {
-            let part = |key| {
-                entry
-                    .get(key)
-                    .and_then(serde_json::Value::as_str)
-                    .unwrap_or_default()
-            };
+            let part = |key| entry.get(key).and_then(Value::as_str).unwrap_or_default();
             let stream = if part("stream") == "stderr" {
                 Stream::Stderr
             } else {
@@ -577,6 +607,43 @@ mod tests {
                 ("upload", r#"{"bytes":2097152,"total":4194304}"#),
             ],
             &["Uploaded 2.0 MiB / ~4.0 MiB (50%)"],
+        ),
+        // Where nobody said how large it is, it is told as it grows, and at its end.
+        (
+            &[
+                ("phase", r#"{"phase":"extract","status":"start"}"#),
+                ("upload", r#"{"bytes":1048575}"#),
+                ("upload", r#"{"bytes":1048576}"#),
+                ("upload", r#"{"bytes":1148576}"#),
+                ("upload", r#"{"bytes":4194304}"#),
+                (
+                    "phase",
+                    r#"{"phase":"extract","status":"done","elapsed_ms":420,"payload_size":5242880}"#,
+                ),
+            ],
+            &[
+                "extract...",
+                "Uploaded 1.0 MiB",
+                "Uploaded 4.0 MiB",
+                "Uploaded 5.0 MiB / ~5.0 MiB (100%)",
+                "extract done (0.4s)",
+            ],
+        ),
+        // One that broke was never there.
+        (
+            &[
+                ("phase", r#"{"phase":"extract","status":"start"}"#),
+                ("upload", r#"{"bytes":2097152,"total":4194304}"#),
+                (
+                    "phase",
+                    r#"{"phase":"extract","status":"error","message":"it broke"}"#,
+                ),
+            ],
+            &[
+                "extract...",
+                "Uploaded 2.0 MiB / ~4.0 MiB (50%)",
+                "extract ERROR: it broke",
+            ],
         ),
         (
             &[(

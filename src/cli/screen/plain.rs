@@ -14,6 +14,9 @@ use crate::cli::screen::{Remark, Renderer};
 const SILENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(30);
 
+/// What it is waited for unless something else is said.
+const SERVER: &str = "the server";
+
 /// Who reads the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Log {
@@ -113,6 +116,8 @@ pub(crate) struct Plain {
     narrator: Narrator,
     steps: Steps,
     sending: UploadLine,
+    /// What it is waited for where no phase runs.
+    awaited: &'static str,
     /// When something happened last, and when it is to be said that nothing did.
     last: Instant,
     next: Instant,
@@ -131,6 +136,7 @@ impl Plain {
             narrator: Narrator::new(manner),
             steps: Steps::default(),
             sending: UploadLine::No,
+            awaited: SERVER,
             last: now,
             next: now + SILENCE,
             finished: false,
@@ -147,7 +153,7 @@ impl Plain {
             (UploadLine::Since(..), _) => "the upload",
             (UploadLine::Sent, None) => "the answer of the server",
             (_, Some(current)) => &current.name,
-            (UploadLine::No, None) => "the server",
+            (UploadLine::No, None) => self.awaited,
         }
     }
 }
@@ -183,6 +189,7 @@ impl Renderer for Plain {
             _ => {}
         }
         self.sending = UploadLine::No;
+        self.awaited = SERVER;
         self.happened(now);
         self.narrator.record(event, data, now, &mut self.paper);
         if self.narrator.ended() {
@@ -200,6 +207,11 @@ impl Renderer for Plain {
             Remark::Warning => self.paper.alarm("warning", &sentence(message, None)),
             Remark::Error(code) => self.paper.alarm("error", &sentence(message, code)),
         }
+    }
+
+    fn waits_for(&mut self, what: &'static str, now: Instant) {
+        self.awaited = what.trim_start_matches("waiting for ");
+        self.happened(now);
     }
 
     fn tick(&mut self, now: Instant) {

@@ -15,7 +15,7 @@ const BETWEEN: Duration = Duration::from_millis(100);
 pub(crate) struct Sending {
     /// Sent so far.
     pub(crate) bytes: u64,
-    /// To be sent in all.
+    /// To be sent in all; 0 where nobody knows.
     pub(crate) total: u64,
     /// Times and bytes of the last seconds.
     samples: VecDeque<(Instant, u64)>,
@@ -67,6 +67,14 @@ impl Sending {
         } else {
             0.0
         };
+        // A speed that does not fit is none; `as` saturates.
+        let speed = format!("{}/s", units::size(speed as u64));
+        if self.total == 0 {
+            return cut(
+                &format!("Uploading {} | {speed}", units::size(self.bytes)),
+                width,
+            );
+        }
         // As long as not all is known to be there, 99% is the most.
         let percent = if complete {
             100
@@ -74,8 +82,6 @@ impl Sending {
             units::percent(self.bytes, self.total).min(99)
         };
         let sizes = format!("{} / ~{}", units::size(self.bytes), units::size(self.total));
-        // A speed that does not fit is none; `as` saturates.
-        let speed = format!("{}/s", units::size(speed as u64));
         let ends = [
             format!("{percent}% | {sizes} | {speed}"),
             format!("{percent}% | {sizes}"),

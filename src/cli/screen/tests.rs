@@ -511,6 +511,44 @@ fn terminal(written: &str, columns: usize) -> Vec<String> {
 }
 
 #[test]
+fn an_upload_of_somebody_else_is_a_live_line_too() {
+    let mut stage = Stage::new(Progress::Auto, false, AROUND);
+    let start = r#"{"phase":"extract","status":"start"}"#;
+    stage.screen.record(None, "phase", start);
+    stage
+        .screen
+        .record(None, "upload", r#"{"bytes":0,"total":10485760}"#);
+    stage.pass(1000);
+    stage
+        .screen
+        .record(None, "upload", r#"{"bytes":4404020,"total":10485760}"#);
+    assert_eq!(
+        terminal(&stage.written(), 80),
+        [
+            "extract...",
+            "Uploading [############-----------------] 42% | 4.2 MiB / ~10.0 MiB | 4.2 MiB/s"
+        ]
+    );
+    // Without a size that anybody knows.
+    stage.pass(1000);
+    stage.screen.record(None, "upload", r#"{"bytes":8388608}"#);
+    assert_eq!(
+        terminal(&stage.written(), 80),
+        ["Uploading 8.0 MiB | 4.0 MiB/s"]
+    );
+    let done = r#"{"phase":"extract","status":"done","elapsed_ms":420,"payload_size":10485760}"#;
+    stage.pass(1000);
+    stage.screen.record(None, "phase", done);
+    stage.screen.finish();
+    let shown = terminal(&stage.written(), 80);
+    assert!(
+        shown[0].starts_with("Uploading [####") && shown[0].contains("] 100% | 10.0 MiB"),
+        "{shown:?}"
+    );
+    assert_eq!(shown[1..], ["extract done (0.4s)", ""]);
+}
+
+#[test]
 fn a_deployment_on_a_terminal() {
     let mut stage = Stage::new(Progress::Auto, false, AROUND);
     stage.screen.upload(0, 10 * MIB);

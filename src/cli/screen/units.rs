@@ -73,6 +73,27 @@ impl Steps {
     }
 }
 
+/// The sizes that an upload without a known end has passed: each twice the one before, so that there are few.
+#[derive(Debug, Default)]
+pub(crate) struct Doublings {
+    next: u64,
+}
+
+impl Doublings {
+    /// Smaller uploads are over before they are told.
+    const FIRST: u64 = 1 << 20;
+
+    /// Whether a new size was passed.
+    pub(crate) fn reached(&mut self, bytes: u64) -> bool {
+        self.next = self.next.max(Self::FIRST);
+        let is_reached = bytes >= self.next;
+        while self.next <= bytes {
+            self.next = self.next.saturating_mul(2).max(self.next + 1);
+        }
+        is_reached
+    }
+}
+
 /// An upload's line.
 pub(crate) fn uploaded(bytes: u64, total: u64, percent: u8) -> String {
     format!("Uploaded {} / ~{} ({percent}%)", size(bytes), size(total))
@@ -102,6 +123,26 @@ mod tests {
         for (bytes, expected) in table {
             assert_eq!(size(bytes), expected, "{bytes}");
         }
+    }
+
+    #[test]
+    fn an_upload_without_a_known_end_is_told_at_few_sizes() {
+        let mut steps = Doublings::default();
+        let mib = 1 << 20;
+        let reached: Vec<u64> = [
+            0,
+            mib - 1,
+            mib,
+            mib + 1,
+            2 * mib,
+            9 * mib,
+            10 * mib,
+            16 * mib,
+        ]
+        .into_iter()
+        .filter(|bytes| steps.reached(*bytes))
+        .collect();
+        assert_eq!(reached, [mib, 2 * mib, 9 * mib, 16 * mib]);
     }
 
     #[test]

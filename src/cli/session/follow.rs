@@ -90,7 +90,7 @@ impl FollowedRequest<'_> {
             FollowedRequest::Watch(which) => {
                 let id = match which {
                     DeploymentRef::Deployment(id) => Some(id.to_string()),
-                    DeploymentRef::Latest(_) => None,
+                    DeploymentRef::Latest(_) | DeploymentRef::Next(..) => None,
                 };
                 (Subject::Watching, Repeat::Events, None, id)
             }

@@ -57,7 +57,7 @@ impl AnswerFollower<'_> {
             // Whoever begins to tell of a deployment without its name knows no keys either.
             Repeat::Upload => (given || self.options.reached) && !self.nameless,
             Repeat::Freely => given || self.options.reached,
-            Repeat::Events => given || self.proven,
+            Repeat::Events => given || self.proven || self.reached_before,
             Repeat::Reading => given,
             Repeat::Unsent => given && kind == LossKind::Unreached,
         }

@@ -51,8 +51,11 @@ impl Deployer {
             .map_err(Into::into)
             .and_then(|mut source| {
                 let sha256 = incoming.sha256;
-                self.intake()
-                    .receive(&mut attempt, &mut source, sha256, &arrived)
+                let intake = Intake {
+                    total: (incoming.least > 0).then_some(incoming.least),
+                    ..self.intake()
+                };
+                intake.receive(&mut attempt, &mut source, sha256, &arrived)
             });
         self.carry_on(spec, attempt, staged.map(Work::Unpacked))
     }
@@ -86,6 +89,7 @@ impl Deployer {
             store: &self.known.store,
             limits: &self.limits,
             owner: self.builder.account.as_deref(),
+            total: None,
         }
     }
 }

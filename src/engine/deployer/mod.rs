@@ -13,6 +13,7 @@
 //! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
 //! | `keep` | a payload that comes before the name of its component |
+//! | `next` | waiting for the next one of a component |
 //! | `joining` | a request that comes twice |
 //! | `running` | what runs, and what is busy with it |
 
@@ -22,6 +23,7 @@ mod earlier;
 mod joining;
 mod keep;
 mod keyed;
+mod next;
 mod package;
 mod restart;
 mod resume;

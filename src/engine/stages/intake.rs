@@ -53,6 +53,8 @@ pub struct Intake<'a> {
     pub limits: &'a Limits,
     /// Whose the tree is, if not the server's own user's.
     pub owner: Option<&'a Account>,
+    /// How large the payload is, about, if whoever sends it said so.
+    pub total: Option<u64>,
 }
 
 impl Intake<'_> {
@@ -165,7 +167,8 @@ impl Intake<'_> {
                 checkpoint("received");
                 if told.elapsed() >= UPLOAD_EVERY {
                     told = Instant::now();
-                    attempt.upload(Upload { bytes, total: None });
+                    let total = self.total.map(|total| total.max(bytes));
+                    attempt.upload(Upload { bytes, total });
                 }
             },
         )?;
