@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -16,6 +17,7 @@ use crate::client::target::Target;
 use crate::client::{CONNECT_MAX, Notice, RequestStage, SILENCE_MAX, WRITE_MAX};
 use crate::formats::sse::Parser;
 use crate::system::time::http_date;
+use crate::system::{account, paths};
 
 /// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
 const ANSWER_MAX: u64 = 64 << 20;
@@ -196,27 +198,23 @@ impl PreparedRequest {
             ureq::Error::Io(error) => ureq::Error::from(error),
             error => error,
         };
-        let absent = stage == RequestStage::Connecting && self.target.socket().is_some();
-        let reason: Box<dyn StdError + Send + Sync> = match error {
-            ureq::Error::Io(error)
-                if absent
-                    && matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    ) =>
-            {
-                format!("{error}; no server listens there: start one with `gangplank serve`, or name one with --target").into()
-            }
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "the connection was closed".into()
-            }
-            ureq::Error::Io(error) if is_not_tls(&error) => NOT_TLS.into(),
-            ureq::Error::Io(error) => Box::new(error),
-            ureq::Error::HostNotFound => "no such host".into(),
-            ureq::Error::Timeout(timeout) => format!("timed out: {}", waited(timeout)).into(),
-            ureq::Error::Rustls(rustls::Error::InvalidMessage(_)) => NOT_TLS.into(),
-            ureq::Error::Rustls(error) => format!("TLS: {error}").into(),
-            error => Box::new(error),
+        let socket = target
+            .socket()
+            .filter(|_| stage == RequestStage::Connecting);
+        let reason: Box<dyn StdError + Send + Sync> = match (error, socket) {
+            (ureq::Error::Io(error), Some(socket)) => closed(error, socket),
+            (error, _) => match error {
+                ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    "the connection was closed".into()
+                }
+                ureq::Error::Io(error) if is_not_tls(&error) => NOT_TLS.into(),
+                ureq::Error::Io(error) => Box::new(error),
+                ureq::Error::HostNotFound => "no such host".into(),
+                ureq::Error::Timeout(timeout) => format!("timed out: {}", waited(timeout)).into(),
+                ureq::Error::Rustls(rustls::Error::InvalidMessage(_)) => NOT_TLS.into(),
+                ureq::Error::Rustls(error) => format!("TLS: {error}").into(),
+                error => Box::new(error),
+            },
         };
         let proxy = PROXIES.iter().find(|name| std::env::var_os(name).is_some());
         match proxy.filter(|_| stage == RequestStage::Connecting && target.socket().is_none()) {
@@ -226,6 +224,33 @@ impl PreparedRequest {
             ),
             None => Error::new(doing, reason),
         }
+    }
+}
+
+/// Why a unix socket lets nobody in, and what to do.
+fn closed(error: io::Error, socket: &Path) -> Box<dyn StdError + Send + Sync> {
+    let root = socket
+        .ancestors()
+        .nth(2)
+        .filter(|root| paths::socket(root) == socket);
+    let is_default = root.is_some() && paths::default_root().ok().as_deref() == root;
+    let serve = match root {
+        Some(root) if !is_default => format!("gangplank serve --root {}", root.display()),
+        _ => "gangplank serve".to_owned(),
+    };
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "{error}; no server listens there: start one with `{serve}`, or name one with --target"
+        )
+        .into(),
+        io::ErrorKind::PermissionDenied => {
+            let owner = account::owner(socket).unwrap_or_else(|| "another user".to_owned());
+            format!(
+                "{error}; it is {owner}'s: ask as that user, or ask with a token, by --target http://HOST:PORT"
+            )
+            .into()
+        }
+        _ => Box::new(error),
     }
 }
 

@@ -9,9 +9,8 @@ use crate::api::error::{Doing, Error};
 use crate::store::records::UnwrittenRecords;
 use crate::store::{identity, names};
 use crate::system::child::ServerMark;
-use crate::system::files;
-use crate::system::log;
 use crate::system::trees::remove_tree;
+use crate::system::{account, files, log};
 
 /// The longest path that a unix socket may have on Linux, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -34,9 +33,11 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store, Error> {
         let what = || format!("opening the root {}", root.display());
         // Releases are read by whoever runs them, and lie below it.
-        files::make_dirs(root, 0o755).doing(what)?;
+        let refused = |error: io::Error| Error::new(what(), advised(error, root));
+        files::make_dirs(root, 0o755).map_err(refused)?;
         let root = root.canonicalize().doing(what)?;
-        let lock = files::try_lock(&root.join("lock")).doing(what)?;
+        let refused = |error: io::Error| Error::new(what(), advised(error, &root));
+        let lock = files::try_lock(&root.join("lock")).map_err(refused)?;
         let lock = lock.ok_or_else(|| Error::new(what(), "another server is using it"))?;
         // Payloads and records are nobody else's business.
         for (name, mode) in [
@@ -146,6 +147,24 @@ impl Store {
                 log::warn(&format!("removing {}: {error}", path.display()));
             }
         }
+    }
+}
+
+/// Why there is no root, and what to do.
+fn advised(error: io::Error, root: &Path) -> String {
+    let other = "name another place with --root or GANGPLANK_ROOT";
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => format!("it is not a directory; {other}"),
+        io::ErrorKind::PermissionDenied => {
+            let at = root.ancestors().find(|at| at.exists()).unwrap_or(root);
+            let owner = account::owner(at).unwrap_or_else(|| "another user".to_owned());
+            let at = at.display();
+            format!("{error}: {at} is {owner}'s; run the server as that user, or {other}")
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotFound => {
+            format!("{error}: nothing can be made there; {other}")
+        }
+        _ => error.to_string(),
     }
 }
 

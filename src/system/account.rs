@@ -3,7 +3,9 @@
 //! Users that only a directory service knows are not found: asking it needs the C library's plugins, which a small static
 //! binary does not have.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Who runs what a component says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +67,22 @@ impl Account {
     }
 }
 
+/// Whose a path is, by the user's name or number; if it cannot be looked at, whose is the nearest directory above that can.
+pub fn owner(path: &Path) -> Option<String> {
+    let found = path.ancestors().find_map(|at| fs::metadata(at).ok())?;
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Some(user_name(found.uid(), &passwd))
+}
+
+fn user_name(uid: u32, passwd: &str) -> String {
+    let number = uid.to_string();
+    let mut users = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|user| user.len() > 2 && user[2] == number);
+    user.map_or(number.clone(), |user| user[0].to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +108,13 @@ mod tests {
             let why = Account::find(wanted, passwd, group).unwrap_err();
             assert!(why.contains("/etc/passwd"), "{wanted}: {why}");
         }
+    }
+
+    #[test]
+    fn the_owner_of_a_path() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(user_name(1000, passwd), "ann");
+        assert_eq!(user_name(7, passwd), "7");
+        assert_eq!(owner(Path::new("/none/none")), owner(Path::new("/")));
     }
 }

@@ -47,7 +47,14 @@ pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let above = path.parent().filter(|above| !above.as_os_str().is_empty());
             make_dirs(above.ok_or(error)?, mode)?;
-            make_dirs(path, mode)
+            match make_dir(path, mode) {
+                // Somebody else was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+                    Ok(())
+                }
+                // Where nothing can be made, as in /proc, it is missing as before.
+                made => made,
+            }
         }
         made => made,
     }
@@ -250,6 +257,7 @@ mod tests {
         }
         assert!(replace(&dir.join("a"), b"no", 0o600, Durability::None).is_err());
         assert!(!fresh(&dir.join("a")).exists());
+        assert!(make_dirs(Path::new("/proc/none/none"), 0o700).is_err());
         assert!(make_dirs(&path, 0o700).is_err() && make_dirs(&path.join("x"), 0o700).is_err());
         gone(fs::remove_file(&path)).unwrap();
         gone(fs::remove_file(&path)).unwrap();

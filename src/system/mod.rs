@@ -10,6 +10,7 @@ pub mod host;
 pub mod kernel;
 pub mod latch;
 pub mod log;
+pub mod nearest;
 pub mod paths;
 pub mod poll;
 pub mod signals;

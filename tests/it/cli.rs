@@ -336,6 +336,14 @@ fn the_habits_of_harper_work() {
         .env("HARPER_CLI_PASSWORD", token);
     let list: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
     assert_eq!(list["total"], 1);
+    std::os::unix::fs::symlink("index.txt", dir.join("link")).unwrap();
+    for (word, linked) in [("skip_symlinks=false", true), ("skip_symlinks=true", false)] {
+        let output = host.cli_command(&["deploy", "project=harper", word]);
+        let output = { output }.current_dir(&dir).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let link = fs::symlink_metadata(host.path("components/harper/link"));
+        assert_eq!(link.is_ok(), linked, "{word}");
+    }
 }
 
 #[test]

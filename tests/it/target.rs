@@ -4,12 +4,13 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::test_server::{TempDir, TestServer, gangplank};
+use crate::test_server::{TempDir, TestServer, gangplank, is_root};
 
 /// A user with settings of its own, in a directory.
 struct User {
@@ -372,4 +373,67 @@ fn harpers_older_variables_are_read_last() {
         ("HARPER_CLI_PASSWORD", "x"),
     ];
     assert_eq!(listed(&[&older[..], &wrong].concat()).0, 4);
+}
+
+#[test]
+fn a_root_that_cannot_be_used_says_what_to_do() {
+    let at = TempDir::new().with(&[("file", "")]);
+    let file = at.0.join("file");
+    for (root, why) in [
+        (
+            "/proc/none/none",
+            "nothing can be made there; name another place with --root",
+        ),
+        (
+            file.to_str().unwrap(),
+            "it is not a directory; name another place",
+        ),
+    ] {
+        let mut command = gangplank();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--root", root]);
+        let (code, _, said) = told(command.output().unwrap());
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&format!("opening the root {root}")), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+    // Nobody listens, on a root that is there and on one that is not.
+    for root in [at.0.clone(), at.0.join("none")] {
+        let mut command = gangplank();
+        let socket = format!("unix:{}/run/gangplank.sock", root.display());
+        command
+            .args(["list", "--target", &socket])
+            .env("HOME", &at.0);
+        let (code, _, said) = told(command.output().unwrap());
+        assert_eq!(code, 3, "{said}");
+        let serve = format!("start one with `gangplank serve --root {}`", root.display());
+        assert!(said.contains(&serve), "{said}");
+    }
+    if !is_root() {
+        return;
+    }
+    // Of another user's root nothing is to be had but by a token.
+    let host = TestServer::start();
+    fs::set_permissions(&host.root.0, Permissions::from_mode(0o755)).unwrap();
+    let root = host.root.0.to_str().unwrap();
+    let (list, tokens) = (["list"], ["token", "list", "--root", root]);
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--root", root];
+    for (words, expected, why) in [
+        (
+            &list[..],
+            3,
+            "it is root's: ask as that user, or ask with a token, by --target",
+        ),
+        (
+            &serve,
+            1,
+            "is root's; run the server as that user, or name another place",
+        ),
+        (&tokens, 2, "run this as the user of the server"),
+    ] {
+        let mut command = gangplank();
+        command.args(words).env("GANGPLANK_ROOT", root);
+        let (code, _, said) = told(command.uid(65534).gid(65534).output().unwrap());
+        assert_eq!(code, expected, "{words:?}: {said}");
+        assert!(said.contains(why), "{words:?}: {said}");
+    }
 }

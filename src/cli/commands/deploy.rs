@@ -73,6 +73,8 @@ pub(super) struct DeployOptions {
     pub(super) include_git: bool,
     /// Whether what looks secret goes along.
     pub(super) include_env: bool,
+    /// Whether links stay behind, wherever they lead.
+    pub(super) skip_symlinks: bool,
     /// Has the rules of what is left out, in place of the directory's own.
     pub(super) ignore_file: Option<PathBuf>,
     /// Whether every question is answered already.
@@ -129,11 +131,6 @@ pub(super) fn read(
             "payload= cannot be given: it is made of the directory",
         ));
     }
-    if packing.skip_symlinks == Some(true) {
-        return Err(Usage::new(
-            "skip_symlinks=true is not supported: links that stay inside the directory are packed, others are left out",
-        ));
-    }
     fields.extend(flags);
     let stages = fields.get("activate") == Some(&Value::from(false));
     if !stages && !fields.contains_key("restart") {
@@ -147,6 +144,7 @@ pub(super) fn read(
         include_node_modules: include_node_modules || packing.skip_node_modules == Some(false),
         include_git,
         include_env,
+        skip_symlinks: packing.skip_symlinks == Some(true),
         ignore_file,
         yes,
         idempotency_key,

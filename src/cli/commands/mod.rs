@@ -33,13 +33,13 @@ use serde_json::Value;
 use crate::api::error::{Code, Exit};
 use crate::cli::arguments::{
     self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Forms, Usage, finish,
-    nearest,
 };
 use crate::cli::commands::job::{Context, Job, LocalJob, here, word_or_here};
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
 use crate::cli::session::{CommandError, connect};
 use crate::client::NoResult;
 use crate::engine::settings::ServeOptions;
+use crate::system::nearest::nearest;
 
 /// All commands, in the order in which the help lists them.
 const COMMANDS: &[CommandSpec] = &[

@@ -1,5 +1,6 @@
 //! `token`: changes and shows the access tokens of a root on this machine. No server is asked: it reads the file at each use.
 
+use std::io;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -79,11 +80,20 @@ fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
     };
     let output = output.unwrap_or(OutputFormat::Auto);
     Ok(Command::Local(LocalJob::new(move |_| {
-        Ok(match run(root, &action)? {
+        Ok(match run(root, &action).map_err(advised)? {
             (value, true) => (value, output),
             (value, false) => (value, OutputFormat::Text),
         })
     })))
+}
+
+/// Adds what to do where it is forbidden.
+fn advised(error: Error) -> Error {
+    let forbidden = |io: &io::Error| io.kind() == io::ErrorKind::PermissionDenied;
+    match error.io().is_some_and(forbidden) {
+        true => Error::new(error.to_string(), "run this as the user of the server"),
+        false => error,
+    }
 }
 
 /// Does it, and gives what is to be printed, and whether it is a list.

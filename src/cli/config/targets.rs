@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
-use crate::cli::arguments::nearest;
 use crate::system::files::{self, Durability, if_there, read_up_to};
+use crate::system::nearest::nearest;
 use crate::system::{host, paths};
 
 const FILE: &str = "targets.json";

@@ -110,6 +110,12 @@ fn refused_manifests() {
     let long = format!("{{}}{}", " ".repeat(1 << 20));
     let table = [
         ("{\n\"projct\": \"x\"}", 2, "unknown field `projct`"),
+        ("{\"projct\": \"x\"}", 1, "; did you mean `project`?"),
+        (
+            "{\"instal_command\": \"x\"}",
+            1,
+            "; did you mean `install_command`?",
+        ),
         ("{\n\n\"check\": \"x\",}", 3, "trailing comma"),
         ("", 1, "EOF"),
         ("[1]", 1, "invalid type"),

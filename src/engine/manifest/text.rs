@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
 use crate::system::files::{if_there, open_at_once, open_beneath, read_up_to};
+use crate::system::nearest::nearest;
 
 /// A file's text and the name that messages call it by.
 pub(crate) struct Text {
@@ -103,10 +104,12 @@ impl Text {
     pub(crate) fn refused_json(&self, error: &serde_json::Error, lines_before: usize) -> Refusal {
         let why = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        self.refused(
-            lines_before + error.line().max(1),
-            why.strip_suffix(&place).unwrap_or(&why),
-        )
+        let why = why.strip_suffix(&place).unwrap_or(&why);
+        let line = lines_before + error.line().max(1);
+        match meant(why) {
+            Some(meant) => self.refused(line, &format!("{why}; did you mean `{meant}`?")),
+            None => self.refused(line, why),
+        }
     }
 
     /// The members of an object that is a part of this text, unread. Of several with one key the last counts.
@@ -138,6 +141,13 @@ impl Text {
             .get(..offset)
             .map_or(0, |before| line_of(before) - 1)
     }
+}
+
+/// The field that was meant, by what serde says of an unknown one: that, and those that there are, stand in backquotes.
+fn meant(why: &str) -> Option<&str> {
+    let mut names = why.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let unknown = names.next()?;
+    nearest(unknown, names)
 }
 
 /// The line that comes after some text, from 1.

@@ -40,6 +40,8 @@ pub struct PackOptions {
     pub include_git: bool,
     /// Files of secret settings, and private keys.
     pub include_secrets: bool,
+    /// No symlink goes along, wherever it leads.
+    pub skip_symlinks: bool,
     /// Has the rules for the whole directory, in place of the ignore file at its top.
     pub ignore_file: Option<PathBuf>,
 }
@@ -259,6 +261,9 @@ impl Walk<'_> {
             self.note_holes(&path, metadata)?;
             PackKind::File(metadata.len())
         } else if kind.is_symlink() {
+            if self.options.skip_symlinks {
+                return Ok(());
+            }
             match self.link(&path)? {
                 Ok(target) => PackKind::Symlink(target),
                 Err(warning) => {

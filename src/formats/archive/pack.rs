@@ -397,6 +397,20 @@ mod tests {
             .collect();
         assert_eq!(lines, ["a", "lib/", "lib/up", "module", "sub/"]);
 
+        // Who wants no links at all gets none, and no word of those that lead out.
+        let options = PackOptions {
+            skip_symlinks: true,
+            ..PackOptions::default()
+        };
+        let plan = super::super::plan(&root, &options).unwrap();
+        assert_eq!((plan.files(), plan.warnings().len()), (1, 2));
+        let at = Temporary::new();
+        let bytes = packed(&root, &options, 3);
+        unpack_at(&at.0, &mut Source::new(&bytes, 512), &LIMITS).unwrap();
+        let lines = tree(&at.0.join("release"));
+        let names = lines.iter().map(|line| line.split(' ').next());
+        assert!(names.eq(["a", "lib/", "sub/"].map(Some)), "{lines:?}");
+
         let options = PackOptions {
             include_node_modules: true,
             include_git: true,

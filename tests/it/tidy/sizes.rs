@@ -14,7 +14,8 @@ const CEILINGS: [(&str, usize); 8] = [
     ("api", 2_500),
     // With the ways around system calls that an older kernel lacks.
     // With the date of a server.
-    ("system", 1_750),
+    // With whose a path is, and with the word that was meant.
+    ("system", 1_800),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     // With the dialect of env files, which the server and the CLI read.
     // With CBOR, which older Harper clients send.

@@ -45,6 +45,7 @@ pub(super) fn plan(
         include_node_modules: options.include_node_modules,
         include_git: options.include_git,
         include_secrets: options.include_env,
+        skip_symlinks: options.skip_symlinks,
         ignore_file: options.ignore_file.clone(),
     };
     let plan = archive::plan(dir, &pack_options).map_err(CommandError::usage)?;

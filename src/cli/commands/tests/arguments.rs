@@ -93,7 +93,7 @@ fn what_is_wrong_is_named() {
         ("deploy --install-timeout 1d", "--install-timeout \"1d\""),
         ("deploy --idempotency-key \u{e4}", "--idempotency-key"),
         ("deploy payload=x", "payload="),
-        ("deploy skip_symlinks=true", "skip_symlinks=true"),
+        ("deploy skip_symlinks=1", "skip_symlinks=1"),
         ("deploy skip_node_modules=1", "skip_node_modules=1"),
         ("deploy . deployment_id=x", "deployment_id="),
         ("serve --peer a", "--peer"),
@@ -229,11 +229,17 @@ fn a_deploy_with_words() {
             "install_command": "true", "other": "a=b",
         })
     );
-    assert!(deploy.include_node_modules && options.insecure);
+    assert!(deploy.include_node_modules && options.insecure && !deploy.skip_symlinks);
     assert_eq!(options.target.as_deref(), Some("h"));
     assert_eq!(options.username.as_deref(), Some("u"));
     assert_eq!(options.password.unwrap().reveal(), "p");
     assert_eq!(options.output, OutputFormat::Json);
+}
+
+#[test]
+fn a_word_of_harpers_leaves_links_out() {
+    let (_, deploy) = deploy("deploy skip_symlinks=true");
+    assert!(deploy.skip_symlinks && !deploy.fields.contains_key("skip_symlinks"));
 }
 
 #[test]
