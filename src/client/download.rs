@@ -212,6 +212,15 @@ impl Hop {
         (self.is_tls, &self.authority) == (other.is_tls, &other.authority)
     }
 
+    /// Where a redirect leads, if it may be followed with these credentials or without.
+    fn follow(&self, location: &str, has_credentials: bool) -> Result<Hop, &'static str> {
+        let next = self.to(location)?;
+        match has_credentials && self.is_tls && !next.is_tls {
+            true => Err("it redirects to a connection without TLS, where credentials do not go"),
+            false => Ok(next),
+        }
+    }
+
     /// Where a `Location` of its answer leads.
     fn to(&self, location: &str) -> Result<Hop, &'static str> {
         let location = location.split('#').next().unwrap_or_default();
@@ -303,15 +312,8 @@ impl DownloadJob {
             let location = header(response.headers(), "location");
             match (status, location) {
                 (301 | 302 | 303 | 307 | 308, Some(location)) => {
-                    let next = hop
-                        .to(&location)
-                        .map_err(|why| format!("{}: {why}", hop.authority))?;
-                    if authorization.is_some() && hop.is_tls && !next.is_tls {
-                        return Err(format!(
-                            "{}: it redirects to a connection without TLS, where credentials do not go",
-                            hop.authority
-                        ));
-                    }
+                    let next = hop.follow(&location, authorization.is_some());
+                    let next = next.map_err(|why| format!("{}: {why}", hop.authority))?;
                     if !next.is_host_of(&hop) {
                         authorization = None;
                     }
@@ -382,6 +384,7 @@ fn reason(error: ureq::Error) -> String {
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             "the connection was closed".into()
         }
+        ureq::Error::Io(error) => error.to_string(),
         ureq::Error::HostNotFound => "no such host".into(),
         ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             format!("timed out: no connection in {} s", seconds(CONNECT_MAX))
@@ -437,6 +440,23 @@ mod tests {
             let found = found.map(|hop| (hop.url(), hop.is_host_of(&from)));
             let expected = expected.map(|(url, same): (&str, bool)| (url.to_owned(), same));
             assert_eq!(found, expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn credentials_never_leave_tls() {
+        let (tls, plain) = (Hop::new("https", "h", "/x"), Hop::new("http", "h", "/x"));
+        let table = [
+            (&tls, "http://h/x", true, false),
+            (&tls, "http://other/x", true, false),
+            (&tls, "http://h/x", false, true),
+            (&tls, "https://other/x", true, true),
+            (&plain, "http://other/x", true, true),
+            (&plain, "https://h/x", true, true),
+        ];
+        for (from, location, has_credentials, follows) in table {
+            let found = from.follow(location, has_credentials).is_ok();
+            assert_eq!(found, follows, "{} to {location}", from.url());
         }
     }
 }

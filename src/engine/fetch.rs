@@ -72,6 +72,15 @@ impl FetchRequest<'_> {
         Refusal::new(Code::FetchFailed, format!("{}: {why}", self.doing()))
     }
 
+    fn no_space(&self, why: &str) -> Refusal {
+        Refusal::new(Code::NoSpace, format!("{}: {why}", self.doing()))
+    }
+
+    fn gets_full(&self) -> Refusal {
+        let kept = self.limits.min_free_disk;
+        self.no_space(&format!("the disk would have less than {kept} bytes left"))
+    }
+
     fn timed_out(&self) -> Refusal {
         // As short as it was written: "30s", "0.5s".
         self.failed(format!("timed out after {}s", self.limit.as_secs_f64()))

@@ -29,6 +29,8 @@ impl Deployer {
             return Ok(earlier);
         }
         self.has_peers(&spec)?;
+        // It has a byte or more.
+        self.has_room(spec.project.as_str(), 1)?;
         let attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),

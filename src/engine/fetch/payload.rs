@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::api::error::{Code, Error, Refusal, is_full};
+use crate::api::error::{Error, Refusal, is_full};
 use crate::api::event::Upload;
 use crate::engine::attempt::Attempt;
 use crate::engine::fetch::FetchRequest;
@@ -53,7 +53,7 @@ impl<'a> FetchedPayload<'a> {
         let (free, kept) = (self.free()?, self.request.limits.min_free_disk);
         match total <= free.saturating_sub(kept) {
             true => Ok(()),
-            false => Err(self.no_space(&format!(
+            false => Err(self.request.no_space(&format!(
                 "it has {total} bytes, and of the disk {free} are free, of which {kept} stay so"
             ))),
         }
@@ -75,15 +75,13 @@ impl<'a> FetchedPayload<'a> {
             let kept = request.limits.min_free_disk;
             self.allowed = self.free()?.saturating_sub(kept).min(STEP.max(len));
         }
-        self.allowed = self.allowed.checked_sub(len).ok_or_else(|| {
-            let kept = request.limits.min_free_disk;
-            self.no_space(&format!("the disk would have less than {kept} bytes left"))
-        })?;
+        let allowed = self.allowed.checked_sub(len);
+        self.allowed = allowed.ok_or_else(|| request.gets_full())?;
         self.hash.update(bytes);
         let mut file = self.file;
         file.write_all(bytes)
             .map_err(|error| match is_full(&error) {
-                true => self.no_space(&error.to_string()),
+                true => request.no_space(&error.to_string()),
                 false => Error::new(format!("{}: storing it", request.doing()), error).into(),
             })?;
         if self.told.elapsed() >= TELL_EVERY {
@@ -121,10 +119,6 @@ impl<'a> FetchedPayload<'a> {
     fn free(&self) -> Result<u64, Refusal> {
         let what = "looking at the free space of the disk";
         Ok(files::free_space(self.file).map_err(|error| Error::new(what, error))?)
-    }
-
-    fn no_space(&self, why: &str) -> Refusal {
-        Refusal::new(Code::NoSpace, format!("{}: {why}", self.request.doing()))
     }
 }
 

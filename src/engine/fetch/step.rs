@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select_biased};
 
-use crate::api::error::{Code, Error, Refusal};
+use crate::api::error::{Error, Refusal};
 use crate::api::event::{Event, InstallLine, Stream};
 use crate::engine::attempt::Attempt;
 use crate::engine::child_env::{self, DEFAULT_PATH};
@@ -25,6 +25,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const STACK_BYTES: usize = 64 << 10;
 /// How many lines of an answer are kept: it names a commit or a file.
 const ANSWER_LINES_MAX: usize = 100;
+/// What programs print when the disk, or the user's share of it, is used up.
+const FULL: [&str; 4] = [
+    "No space left on device",
+    "Disk quota exceeded",
+    "ENOSPC",
+    "EDQUOT",
+];
 /// A progress bar is told as a line at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -39,6 +46,8 @@ pub(super) struct FetchProgram<'a> {
     progress: Option<Instant>,
     /// The line in which it says why it gives up.
     fatal: Option<String>,
+    /// It said that the disk is full.
+    full: bool,
 }
 
 /// What a command is for.
@@ -76,6 +85,7 @@ impl<'a> FetchProgram<'a> {
             tail: Tail::default(),
             progress: None,
             fatal: None,
+            full: false,
         })
     }
 
@@ -106,7 +116,7 @@ impl<'a> FetchProgram<'a> {
         let name = format!("fetch-{}", child::random()?);
         let command = self.command(dir, words, &name);
         let mut answer = Vec::new();
-        self.fatal = None;
+        (self.fatal, self.full) = (None, false);
         let left = request.deadline.saturating_duration_since(Instant::now());
         let options = RunOptions::within(left, request.account);
         let (ended, low) = watched(request, dir, |stop| {
@@ -121,19 +131,13 @@ impl<'a> FetchProgram<'a> {
         }
         match ended? {
             Ended::Exited(status) if status.success() => Ok(answer),
+            Ended::Exited(_) if self.full => Err(request.no_space("the disk is full").into()),
             Ended::Exited(status) => {
                 let why = self.fatal.take().unwrap_or_else(|| install::exit(status));
                 Err(StepError::Ended(format!("{}: {why}", self.manager)))
             }
             Ended::TimedOut => Err(request.timed_out().into()),
-            Ended::Stopped if low => {
-                let kept = request.limits.min_free_disk;
-                let why = format!(
-                    "{}: the disk would have less than {kept} bytes left",
-                    request.doing()
-                );
-                Err(Refusal::new(Code::NoSpace, why).into())
-            }
+            Ended::Stopped if low => Err(request.gets_full().into()),
             Ended::Stopped => Err(request.stopped().into()),
         }
     }
@@ -180,6 +184,7 @@ impl<'a> FetchProgram<'a> {
             line: self.redactor.line(line.text),
             continued: line.continued,
         };
+        self.full |= FULL.iter().any(|word| line.line.contains(word));
         if let Some(why) = fatal(&line.line) {
             self.fatal.get_or_insert(why.to_owned());
         }

@@ -1,7 +1,7 @@
 //! Phase `extract`: a payload comes in, and becomes a tree.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::formats::archive::{self, Limits};
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::log;
+use crate::system::stop::Stop;
 
 /// Watchers are told of an upload at most so often: ten times a second.
 const UPLOAD_EVERY: Duration = Duration::from_millis(100);
@@ -39,6 +40,22 @@ impl Drop for PayloadFile {
             // It stays as the payload of a failed deployment, which retention counts and removes.
             log::warn(&format!("deployment {}: {error}", self.id));
         }
+    }
+}
+
+/// A payload that is there, as long as nobody stops its deployment.
+struct StoredPayload {
+    file: File,
+    stop: Stop,
+}
+
+impl Read for StoredPayload {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.stopped() {
+            let why = "unpacking the payload: stopped";
+            return Err(io::Error::other(Refusal::new(Code::Cancelled, why)));
+        }
+        self.file.read(buffer)
     }
 }
 
@@ -111,11 +128,13 @@ impl Intake<'_> {
             Ok(((), facts))
         })?;
         attempt.phase(Phase::Extract, |attempt| {
-            let (mut file, _) = self.store.open_payload(id)?.ok_or_else(|| {
+            let (file, _) = self.store.open_payload(id)?.ok_or_else(|| {
                 let why = "unpacking the payload: it was removed";
                 Refusal::new(Code::Internal, why)
             })?;
-            let (tree, facts) = self.unpack(attempt, &mut file, None, expected)?;
+            let stop = attempt.stop().clone();
+            let mut source = StoredPayload { file, stop };
+            let (tree, facts) = self.unpack(attempt, &mut source, None, expected)?;
             payload.kept = true;
             Ok((Staged(tree), facts))
         })

@@ -9,8 +9,8 @@ use super::web::{Reply, Repositories, Web, git};
 use super::{
     arguments_of_children, deploy, everything, fails, is_nowhere, live, of, succeeds, warnings,
 };
-use crate::needs::{have, is_root};
-use crate::test_server::{TempDir, TestServer, await_some, names};
+use crate::needs::{have, is_root, may};
+use crate::test_server::{BINARY, TempDir, TestServer, await_some, bare, names};
 
 #[test]
 fn a_branch_a_tag_or_a_commit_is_deployed() {
@@ -291,6 +291,73 @@ fn a_server_that_is_killed_while_git_runs_ends_it_at_the_next_start() {
         .operate(&json!({"operation": "list_deployments"}))
         .json();
     assert_eq!(list["deployments"][0]["error"]["code"], "interrupted");
+}
+
+#[test]
+fn git_has_its_time_and_ends_with_the_server() {
+    if !have("git") {
+        return;
+    }
+    let mut host = TestServer::start();
+    let silent = Web::start(|_| Reply::Silence);
+    let url = format!("git+{}", silent.url("app.git"));
+    let limit = [("install_timeout", json!(700))];
+    let (code, why) = fails(&host, &url, &limit, "fetch");
+    assert!(
+        code == "fetch_failed" && why.contains("timed out after 0.7s"),
+        "{why}"
+    );
+    let asked = silent.asked().len();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| deploy(&host, &url, &[]));
+        await_some("git's request", || {
+            (silent.asked().len() > asked).then_some(())
+        });
+        host.signal(rustix::process::Signal::TERM);
+        let events = running.join().unwrap();
+        assert_eq!(
+            events.last().unwrap().data["code"],
+            "interrupted",
+            "{events:#?}"
+        );
+    });
+    assert!(host.server.wait().unwrap().success());
+    assert!(arguments_of_children(&host).is_empty());
+    assert!(names(&host.path("cache/app")).is_empty());
+}
+
+#[test]
+fn a_repository_that_the_disk_does_not_hold_is_refused() {
+    let mounts = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"];
+    if !have("git") || !is_root() || !may(&mounts) {
+        return;
+    }
+    let repositories = Repositories::start();
+    let (tree, _) = repositories.add("app", &[("index.txt", "x")]);
+    // What does not shrink, and is more than the disk has.
+    let noise: Vec<u8> = (0..24_u64 << 20)
+        .scan(1_u64, |state, _| {
+            *state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            Some((*state >> 56) as u8)
+        })
+        .collect();
+    fs::write(tree.join("noise"), noise).unwrap();
+    repositories.commit("app", &[]);
+    let root = std::sync::Arc::new(TempDir::new());
+    let mut command = bare("unshare");
+    let script = format!(
+        "mount -t tmpfs -o size=20m none '{}' && exec \"$0\" \"$@\"",
+        root.0.display()
+    );
+    command.args(["-m", "sh", "-c", &script, BINARY]);
+    let host = TestServer::launch(command, root, &["--min-free-disk", "1M"]);
+    let (code, why) = fails(&host, &repositories.url("app"), &[], "fetch");
+    assert_eq!(code, "no_space", "{why}");
+    repositories.add("small", &[("index.txt", "fits")]);
+    succeeds(&host, &repositories.url("small"), &[]);
+    assert_eq!(live(&host), "fits");
 }
 
 #[test]

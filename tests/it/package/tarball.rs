@@ -10,8 +10,8 @@ use super::{
     component, deploy, everything, fails, is_nowhere, live, of, operation, set_env, succeeds,
     warnings,
 };
-use crate::needs::is_debug_build;
-use crate::test_server::{TempDir, TestServer, await_some, names, request};
+use crate::needs::{have, is_debug_build};
+use crate::test_server::{TempDir, TestServer, await_some, certificate, names, request};
 
 fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
@@ -154,7 +154,33 @@ fn what_is_wrong_with_a_tarball_is_named() {
         code == "fetch_failed" && why.contains("nobody.invalid"),
         "{why}"
     );
+    let (code, why) = fails(
+        &host,
+        &format!("https://{}/x.tgz", web.address),
+        &[],
+        "fetch",
+    );
+    assert_eq!(code, "fetch_failed", "{why}");
     succeeds(&host, &web.url("good"), &[]);
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused() {
+    if !have("openssl") {
+        return;
+    }
+    let dir = TempDir::new();
+    let (key, certificate) = certificate(&dir.0, "x");
+    let files = [&certificate, &key].map(|file| file.to_str().unwrap());
+    let tls = TestServer::with(&["--tls-cert", files[0], "--tls-key", files[1]], &[]);
+    let host = TestServer::start();
+    let port = tls.address.rsplit(':').next().unwrap();
+    let url = format!("https://localhost:{port}/health");
+    let (code, why) = fails(&host, &url, &[], "fetch");
+    assert!(
+        code == "fetch_failed" && why.contains("invalid peer certificate"),
+        "{why}"
+    );
 }
 
 #[test]
