@@ -61,7 +61,9 @@
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
-//! | `extract`, one an upload | decodes and writes the tree while `http-N` receives, hashes and stores | the payload has ended |
+//! | `extract`, one an upload | decodes and writes the tree while `http-N` receives | the payload has ended |
+//! | `store`, one an upload | hashes the payload and stores it meanwhile | the payload has ended |
+//! | `sync`, one an upload that takes a while | puts on disk what has come of it | the payload has ended |
 //! | `run-as`, one a child | becomes the user of `--run-as` and starts the child ([`child`](system::child)), or reads as that user | the child has started, or all is read |
 //! | `fetch-disk`, one a command of phase `fetch` | stops it when the disk has too little left | the command has ended |
 //! | `download`, one a tarball | asks for it and reads it | all is read, or nobody wants it any longer |

@@ -811,12 +811,12 @@ fn archives_that_are_not_whole_are_refused() {
         (
             "a wrong CRC",
             wrong(8),
-            "damaged after './index.txt': corrupt gzip stream",
+            "damaged after './index.txt': its checksum is wrong",
         ),
         (
             "a wrong length",
             wrong(1),
-            "damaged after './index.txt': corrupt gzip stream",
+            "damaged after './index.txt': its checksum is wrong",
         ),
         (
             "no CRC",

@@ -488,9 +488,9 @@ fn an_upload_or_a_watcher_has_no_thread_of_the_server_behind() {
     let uploads: Vec<TcpStream> = (0..8)
         .map(|n| server.open_upload(&format!("p{n}")))
         .collect();
-    // One that receives, and one that unpacks.
-    server.eventually("two threads for each upload", || {
-        server.threads().len() == before + 2 * uploads.len()
+    // One that receives, one that stores, and one that unpacks.
+    server.eventually("three threads for each upload", || {
+        server.threads().len() == before + 3 * uploads.len()
     });
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\n",
@@ -506,7 +506,7 @@ fn an_upload_or_a_watcher_has_no_thread_of_the_server_behind() {
         })
         .collect();
     server.eventually("one thread for each watcher", || {
-        server.threads().len() == before + 2 * uploads.len() + watchers.len()
+        server.threads().len() == before + 3 * uploads.len() + watchers.len()
     });
 }
 

@@ -14,16 +14,20 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use crate::api::error::{Code, Refusal};
-use crate::formats::archive::feed::{BUFFER, Disconnected, Feed, GzipMembers};
+use crate::formats::archive::feed::{Disconnected, Feed};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
+use crate::formats::archive::gunzip::{self, GzipMembers};
 use crate::formats::archive::limits::{Limits, Owner};
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::{Name, bad, bad_text};
 use crate::formats::archive::reader::{NotTar, TAR_BLOCK, TarEntry, TarReader, fill};
 use crate::formats::archive::sniff;
-use crate::formats::archive::sparse::SparseFile;
+use crate::formats::archive::sparse::{HOLE, SparseFile};
 use crate::formats::archive::tree::{EntryKind, Id, ROOT, Tree};
 use crate::formats::archive::visible;
+
+/// What is collected of a file that comes in parts that are too small to be written.
+const BUFFER: usize = HOLE;
 
 /// Why an entry is refused whose content is a map of what it has.
 const SPARSE: &str = "it is a sparse file";
@@ -45,8 +49,8 @@ pub(super) fn extract(
 ) -> Result<Tally, Refusal> {
     let gzip = feed
         .fill_buf()
-        .is_ok_and(|start| start.starts_with(&[0x1f, 0x8b]));
-    let plain: Box<dyn Read> = if gzip {
+        .is_ok_and(|start| start.starts_with(&gunzip::MAGIC));
+    let plain: Box<dyn BufRead> = if gzip {
         Box::new(GzipMembers::new(feed))
     } else {
         Box::new(feed)
@@ -165,7 +169,7 @@ impl<'a> TreeWriter<'a> {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &TarEntry, content: &mut impl Read) -> Result<(), Refusal> {
+    fn entry(&mut self, entry: &TarEntry, content: &mut impl BufRead) -> Result<(), Refusal> {
         self.seen += 1;
         self.count(self.seen)?;
         let (kind, size) = (entry.kind, entry.size);
@@ -217,7 +221,7 @@ impl<'a> TreeWriter<'a> {
         &mut self,
         name: &Name,
         entry: &TarEntry,
-        content: &mut impl Read,
+        content: &mut impl BufRead,
     ) -> Result<(), Refusal> {
         if !litter::may_be_apple_double(&name.path) {
             return self.file(name, entry, content);
@@ -323,7 +327,7 @@ impl<'a> TreeWriter<'a> {
         &mut self,
         name: &Name,
         entry: &TarEntry,
-        content: &mut impl Read,
+        content: &mut impl BufRead,
     ) -> Result<(), Refusal> {
         let mode = mode(entry, name)? | 0o600;
         self.make_way(name, EntryKind::File)?;
@@ -335,7 +339,21 @@ impl<'a> TreeWriter<'a> {
         let writing = |error| unwritten(format!("writing '{}'", name.shown), error);
         let mut left = entry.size;
         while left > 0 {
-            let most = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
+            let ready = content.fill_buf().map_err(|error| self.broken(&error))?;
+            // The rest at once, or a part that holes can be found in.
+            let rest = usize::try_from(left).unwrap_or(usize::MAX);
+            let whole = match ready.len() < rest {
+                true => ready.len() / HOLE * HOLE,
+                false => rest,
+            };
+            if whole > 0 {
+                let room = &mut self.room;
+                file.write(&ready[..whole], &mut |bytes| room.take(bytes), &writing)?;
+                content.consume(whole);
+                left -= whole as u64;
+                continue;
+            }
+            let most = rest.min(BUFFER);
             let len = fill(content, &mut self.buffer[..most]);
             let len = len.map_err(|error| self.broken(&error))?;
             if len < most {

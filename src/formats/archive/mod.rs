@@ -15,8 +15,11 @@
 //! | `secrets` | what is left out because it is a secret |
 //! | `pack` | writes the archive of what was chosen |
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
-//! | `unpack` | receives a payload: limits, hash, the two threads |
-//! | `feed` | the bytes on their way from one thread to the other, and out of gzip |
+//! | `unpack` | receives a payload: limits, hash, the threads |
+//! | `buffers` | the memory that uploads share |
+//! | `feed` | the bytes on their way from one thread to the others |
+//! | `early_sync` | puts on disk what has come while the rest arrives |
+//! | `gunzip` | out of gzip |
 //! | `reader` | the entries of a tar, with what the headers before them say |
 //! | `sniff` | the names of what was sent instead of a tar |
 //! | `extract` | judges entry by entry and writes the tree |
@@ -28,10 +31,13 @@
 //! | `free_space` | how much may still be written to the disk |
 //! | `limits` | what a payload may cost |
 
+mod buffers;
 mod choose;
+mod early_sync;
 mod extract;
 mod feed;
 mod free_space;
+mod gunzip;
 mod gzip;
 mod limits;
 mod litter;

@@ -81,7 +81,7 @@ pub(super) struct TarReader<R> {
     begun: bool,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     pub(super) fn new(inner: R) -> TarReader<R> {
         TarReader {
             inner,
@@ -233,7 +233,23 @@ impl<R: Read> TarReader<R> {
 }
 
 /// The current entry's content.
-impl<R: Read> Read for TarReader<R> {
+impl<R: BufRead> BufRead for TarReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let ready = self.inner.fill_buf()?;
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        Ok(&ready[..most.min(ready.len())])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.left -= amount as u64;
+    }
+}
+
+impl<R: BufRead> Read for TarReader<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
         let most = most.min(into.len());

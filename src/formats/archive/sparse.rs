@@ -7,7 +7,7 @@ use crate::api::error::Refusal;
 
 /// The shortest hole, and what its ends are aligned to. Shorter ones are not worth their calls: most programs have pages of
 /// zeros.
-const HOLE: usize = 64 << 10;
+pub(super) const HOLE: usize = 64 << 10;
 
 /// How many holes of a file are counted: its size is to be told, not all of its map.
 const EXTENTS_MAX: usize = 10_000;

@@ -1,16 +1,18 @@
-//! Receiving a payload: it is stored, hashed and unpacked in one pass, while it arrives. The calling thread reads, hashes
-//! and stores; a second one, `extract`, decodes and writes the tree. So the two cost as long as the slower of them.
+//! Receiving a payload: it is stored, hashed and unpacked in one pass, while it arrives. The calling thread reads; `store`
+//! hashes and stores; `extract` decodes and writes the tree. So the three cost as long as the slowest of them. What takes a
+//! while is put on disk meanwhile ([`EarlySync`]), so that less is left for the moment before the release goes live.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use sha2::{Digest, Sha256};
 
 use crate::api::error::{Code, Error, Refusal};
+use crate::formats::archive::early_sync::EarlySync;
 use crate::formats::archive::extract::{Tally, extract};
-use crate::formats::archive::feed::{self, BUFFER, Disconnected, Filler};
+use crate::formats::archive::feed::{self, Disconnected, Feed, Filler};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
 use crate::formats::archive::limits::{Limits, Owner};
 use crate::system::{hex, threads};
@@ -32,11 +34,15 @@ pub struct Unpacked {
 /// wake it up more often than it is worth.
 const HANDOVER: usize = 64 * 1024;
 
-/// The stack of the second thread: its largest frame holds the tar reader's 32 KiB.
-const STACK: usize = 512 * 1024;
+/// The stack of the thread that unpacks: its largest frame holds the tar reader's blocks and a path.
+const EXTRACT_STACK: usize = 512 * 1024;
+
+/// The stack of the thread that stores: it has a hash on it.
+const STORE_STACK: usize = 64 * 1024;
 
 /// Stores what `source` gives in `payload`, if there is one, as received, and unpacks it into `release`, an existing, empty directory that
-/// nobody else writes to. The tree is handed to `owner`, which only root can. `progress` is told how many bytes have been received. Nothing is synced to the disk.
+/// nobody else writes to. The tree is handed to `owner`, which only root can. `progress` is told how many bytes have been received. What was
+/// written is not promised to be on disk.
 ///
 /// # Errors
 /// A [`Refusal`] for people and machines; the caller removes the release directory, which is always possible then. If
@@ -50,26 +56,40 @@ pub fn unpack(
     owner: Option<Owner>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Unpacked, Refusal> {
+    let stored = match payload {
+        Some(file) => Some((FreeSpace::new(file, limits.min_free_disk)?, file)),
+        None => None,
+    };
     thread::scope(|scope| {
-        let (filler, feed) = feed::pair();
-        let work = || extract(feed, release, limits, owner);
-        let extracting = threads::spawn_scoped(scope, "extract", STACK, work)
-            .map_err(|error| Error::new("starting a thread to unpack the payload", error))?;
-        let received = receive(source, payload, limits, progress, filler);
-        let extracted = match extracting.join() {
-            Ok(extracted) => extracted,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        match (received, extracted) {
-            (Err(ReceiveError::Refused(refusal)), _) | (_, Err(refusal)) => Err(refusal),
-            (Ok((payload_hash, payload_size)), Ok(Tally { bytes, files })) => Ok(Unpacked {
-                payload_hash,
-                payload_size,
-                unpacked_size: bytes,
-                files,
-            }),
-            // It only ends well once it was told that the payload is complete.
-            (Err(ReceiveError::Gone), Ok(_)) => Err(Refusal::new(
+        let (filler, [to_extract, to_store]) = feed::split();
+        let doing = |error| Error::new("starting a thread to unpack the payload", error);
+        let work = || extract(to_extract, release, limits, owner);
+        let extracting = threads::spawn_scoped(scope, "extract", EXTRACT_STACK, work);
+        let extracting = extracting.map_err(doing)?;
+        let storing =
+            threads::spawn_scoped(scope, "store", STORE_STACK, || store(to_store, stored));
+        let storing = storing.map_err(doing)?;
+        let mut early = EarlySync::new(scope, release, payload);
+        let received = receive(source, limits, filler, &mut |bytes| {
+            early.look(bytes);
+            progress(bytes);
+        });
+        let (stored, extracted) = (ended(storing), ended(extracting));
+        match (received, stored, extracted, early.end()) {
+            (Err(ReceiveError::Refused(refusal)), ..)
+            | (_, Err(refusal), ..)
+            | (_, _, Err(refusal), _)
+            | (.., Err(refusal)) => Err(refusal),
+            (Ok(payload_size), Ok(payload_hash), Ok(Tally { bytes, files }), Ok(())) => {
+                Ok(Unpacked {
+                    payload_hash,
+                    payload_size,
+                    unpacked_size: bytes,
+                    files,
+                })
+            }
+            // They only end well once they were told that the payload is complete.
+            (Err(ReceiveError::Gone), ..) => Err(Refusal::new(
                 Code::Internal,
                 "unpacking the payload ended before the payload did",
             )),
@@ -77,10 +97,18 @@ pub fn unpack(
     })
 }
 
+/// What a thread has made of it; a panic goes on here.
+fn ended<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// Why the receiving ended early.
 enum ReceiveError {
     Refused(Refusal),
-    /// The other thread has ended, and says why itself.
+    /// Another thread has ended, and says why itself.
     Gone,
 }
 
@@ -96,25 +124,19 @@ impl From<Refusal> for ReceiveError {
     }
 }
 
-/// Receives all of the payload. The hash and the number of its bytes.
+/// Receives all of the payload, and says how many bytes it has.
 fn receive(
     source: &mut dyn Read,
-    payload: Option<&File>,
     limits: &Limits,
-    progress: &mut dyn FnMut(u64),
     mut filler: Filler,
-) -> Result<(String, u64), ReceiveError> {
-    let mut stored = match payload {
-        Some(file) => Some((FreeSpace::new(file, limits.min_free_disk)?, file)),
-        None => None,
-    };
-    let mut hash = Sha256::new();
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, ReceiveError> {
     let mut total = 0;
     let mut ended = false;
     while !ended {
         let mut buffer = filler.empty()?;
         let mut len = 0;
-        while len < BUFFER && !(len >= HANDOVER && filler.starving()) {
+        while len < buffer.len() && !(len >= HANDOVER && filler.starving()) {
             let read = read(source, &mut buffer[len..])?;
             if read == 0 {
                 ended = true;
@@ -128,19 +150,30 @@ fn receive(
         if len == 0 {
             break;
         }
-        hash.update(&buffer[..len]);
-        if let Some((room, file)) = &mut stored {
-            room.take(len as u64)?;
-            file.write_all(&buffer[..len])
-                .map_err(|error| unwritten("storing the payload", error))?;
-        }
         filler.send(buffer, len)?;
     }
     if total == 0 {
         return Err(Refusal::new(Code::BadRequest, "the payload is empty").into());
     }
     filler.end()?;
-    Ok((hex::encode(hash.finalize()), total))
+    Ok(total)
+}
+
+/// Hashes the payload, and stores it if it has a file. The hash.
+fn store(mut payload: Feed, mut stored: Option<(FreeSpace, &File)>) -> Result<String, Refusal> {
+    let mut hash = Sha256::new();
+    // Whoever receives says why there is no more: what was hashed is of no use then.
+    while let Ok(bytes @ [_, ..]) = payload.fill_buf() {
+        if let Some((room, file)) = &mut stored {
+            room.take(bytes.len() as u64)?;
+            file.write_all(bytes)
+                .map_err(|error| unwritten("storing the payload", error))?;
+        }
+        hash.update(bytes);
+        let len = bytes.len();
+        payload.consume(len);
+    }
+    Ok(hex::encode(hash.finalize()))
 }
 
 fn read(source: &mut dyn Read, into: &mut [u8]) -> Result<usize, Refusal> {
@@ -174,6 +207,7 @@ fn too_large(most: u64) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::archive::buffers::LARGE;
     use crate::formats::archive::testing::{
         LIMITS, Source, Temporary, dir, entry, file, gz, hard, link, pax, sized, sparse, tar, tree,
         unpack_at,
@@ -869,7 +903,7 @@ mod tests {
         let mut source = Endless(0);
         let refusal = unpack_at(&at.0, &mut source, &LIMITS).unwrap_err();
         assert_eq!(refusal.code, Code::BadArchive);
-        assert!(source.0 <= 8 * BUFFER as u64, "{}", source.0);
+        assert!(source.0 <= 8 * LARGE as u64, "{}", source.0);
     }
 
     #[test]
