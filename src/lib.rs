@@ -21,7 +21,7 @@
 //! | folder | what lives there | foreign crates |
 //! | --- | --- | --- |
 //! | [`api`] | the wire, shared by both ends: names and ids, events, operations, refusals, the record | serde, uuid |
-//! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, files, sockets, threads, time | rustix, signal-hook |
+//! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, files, sockets, threads, time | rustix, signal-hook, listenfd |
 //! | [`formats`] | archives, env files, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2, rustix |
 //! | [`store`] | the root: its lock, releases, what is live, payloads, records, journals, the index, tokens | |
 //! | [`client`] | targets, the wire, requests and answers | ureq |
@@ -59,6 +59,7 @@
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `orphans`, where the server is process 1 | collects the dead whose parents are gone | with the process |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
+//! | `successor` | passes the listening sockets to the next server of the root | with the process |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives | the payload has ended |

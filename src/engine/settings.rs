@@ -19,8 +19,10 @@ pub enum Listen {
 pub struct ServeOptions {
     /// What the server owns; none for the default root.
     pub root: Option<PathBuf>,
-    /// Where it listens, beside the socket in the root.
+    /// Where it listens, beside the socket in the root; nothing for the default.
     pub listen: Vec<Listen>,
+    /// Whether it replaces the server that uses the root.
+    pub take_over: bool,
     /// The certificate and the key of its TCP listeners.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Deployments past `extract` at once.

@@ -12,7 +12,7 @@
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
-//! | `notify` | telling a supervisor how the server stands |
+//! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 //!
@@ -32,7 +32,6 @@ mod list;
 mod login;
 mod logs;
 mod members;
-mod notify;
 mod options;
 mod payload;
 mod pump;
@@ -47,17 +46,18 @@ mod status;
 mod stop;
 mod sync;
 mod system;
+mod upgrade;
 mod watch;
 
 use std::convert::Infallible;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
@@ -69,7 +69,7 @@ use crate::engine::processes::{ProcessSettings, Processes};
 use crate::engine::recover::{self, UnjudgedDeployment, recover};
 use crate::engine::registry::Registry;
 use crate::engine::retain::RetentionLimits;
-use crate::engine::settings::{Listen, ServeOptions};
+use crate::engine::settings::ServeOptions;
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
 use crate::server::auth::Authenticator;
@@ -77,18 +77,26 @@ use crate::server::gate::{Certificate, Gate, Listener, PendingConnections};
 use crate::server::http::Exchange;
 use crate::server::inner::InnerServer;
 use crate::server::state::ServerState;
+use crate::server::upgrade::{Passed, Predecessor, Successor};
 use crate::store::Store;
 use crate::store::tokens::Tokens;
 use crate::system::account::Account;
 use crate::system::child::{self, SurvivorScope};
 use crate::system::host;
 use crate::system::log;
+use crate::system::notify;
+use crate::system::passing::{ListeningSocket, PassedSocket};
 use crate::system::paths;
 use crate::system::signals::{self, Signal};
 use crate::system::threads;
 
 /// What the system gives a thread that says nothing: this one starts processes and asks peers.
 const LOOK_BACK_STACK_BYTES: usize = 2 << 20;
+
+/// How long a client that has just come may take for its head before a server that ends lets it go.
+const REST_HEAD: Duration = Duration::from_secs(1);
+/// The lock of the root is free when the server before has ended; the system takes a moment for that.
+const AFTER_PREDECESSOR: Duration = Duration::from_secs(5);
 
 /// How long before the end of `--grace` what still runs is killed.
 const KILL_BEFORE_END: Duration = Duration::from_secs(1);
@@ -98,7 +106,9 @@ const KILL_BEFORE_END: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start, saying which part and why.
 pub fn serve(options: &ServeOptions) -> Result<(), Error> {
-    // First of all, so that a signal during the start is not lost.
+    // While there is one thread.
+    let mut passed = Passed::by_supervisor();
+    // As early as can be, so that a signal during the start is not lost.
     let signals = signals::of_server()?;
     child::reap_orphans().doing(|| "making a thread that collects orphans".into())?;
     let certificate = match &options.tls {
@@ -109,7 +119,16 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
         Some(root) => root.clone(),
         None => paths::default_root()?,
     };
-    let store = Arc::new(Store::open(&root)?);
+    let wait = match Predecessor::ask(&root, options, &mut passed)? {
+        Some(predecessor) => {
+            // What can be known to be wrong is found while the other one still serves.
+            options.run_as.as_deref().map(find_account).transpose()?;
+            predecessor.replace();
+            AFTER_PREDECESSOR
+        }
+        None => Duration::ZERO,
+    };
+    let store = Arc::new(Store::open(&root, wait)?);
     let tokens = Tokens::of(store.root());
     if let Some(file) = tokens.ensure_admin()? {
         log::info(&format!(
@@ -119,28 +138,66 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     }
     let unjudged = recover(&store)?;
     let known = Registry::new(store);
-    let (house, taken_over) =
-        RunningServer::build(options, known, unjudged, tokens, certificate.as_ref())?;
+    let is_kept = passed.is_kept();
+    let parts = (known, unjudged, tokens);
+    let (house, taken_over) = RunningServer::build(options, parts, certificate.as_ref(), passed)?;
     house.announce();
     house.look_back(taken_over, options.sync_from.clone())?;
     notify::tell("READY=1");
-    // The channel is never closed: its thread lives as long as the process.
-    while let Ok(Signal::Reload) = signals.recv() {
-        match certificate.as_ref().map(|certificate| certificate.reload()) {
+    let end = wait_for_end(&signals, house.successor.channel(), certificate.as_ref());
+    notify::tell("STOPPING=1");
+    match end {
+        ServerEnd::Signal if is_kept => house.rest_and_take_apart(options.grace),
+        ServerEnd::Signal => {
+            log::info("stopping");
+            house.take_apart(options.grace);
+        }
+        ServerEnd::Replaced => house.hand_over(options.grace),
+    }
+    log::info("stopped");
+    Ok(())
+}
+
+/// Why a server ends.
+enum ServerEnd {
+    Signal,
+    /// The next server has its sockets.
+    Replaced,
+}
+
+/// Obeys signals until the end.
+fn wait_for_end(
+    signals: &Receiver<Signal>,
+    replaced: &Receiver<()>,
+    certificate: Option<&Arc<Certificate>>,
+) -> ServerEnd {
+    loop {
+        select! {
+            // The channels are never closed: their threads live as long as the process.
+            recv(signals) -> signal => match signal {
+                Ok(Signal::Reload) => {}
+                _ => return ServerEnd::Signal,
+            },
+            recv(replaced) -> _ => return ServerEnd::Replaced,
+        }
+        match certificate.map(|certificate| certificate.reload()) {
             Some(Ok(())) => log::info("read the certificate again"),
             Some(Err(error)) => log::error(&format!("{error}; the one from before goes on")),
             None => log::info("SIGHUP: without a certificate there is nothing to read again"),
         }
     }
-    notify::tell("STOPPING=1");
-    log::info("stopping");
-    house.take_apart(options.grace);
-    log::info("stopped");
-    Ok(())
 }
 
 /// The user of `--run-as`, who must be able to go where the releases are.
 fn account(name: &str, store: &Store) -> Result<Account, Error> {
+    let account = find_account(name)?;
+    child::can_enter(&account, &store.releases_dir()).doing(|| {
+        format!("running components as {name}: each directory up to there must let it through")
+    })?;
+    Ok(account)
+}
+
+fn find_account(name: &str) -> Result<Account, Error> {
     let what = || format!("running components as {name}");
     if !host::is_root() {
         return Err(Error::new(
@@ -150,33 +207,16 @@ fn account(name: &str, store: &Store) -> Result<Account, Error> {
     }
     let read = |path: &str| fs::read_to_string(path).doing(|| format!("reading {path}"));
     let found = Account::find(name, &read("/etc/passwd")?, &read("/etc/group")?);
-    let account = found.map_err(|why| Error::new(what(), why))?;
-    child::can_enter(&account, &store.releases_dir())
-        .doing(|| format!("{}: each directory up to there must let it through", what()))?;
-    Ok(account)
-}
-
-/// All listeners, the root's own socket among them, and the paths of those that are sockets.
-fn listen(
-    options: &ServeOptions,
-    local: PathBuf,
-    certificate: Option<&Arc<Certificate>>,
-) -> Result<(Vec<Listener>, Vec<PathBuf>), Error> {
-    let (mut listeners, mut sockets) = (Vec::new(), vec![local]);
-    for listen in &options.listen {
-        match listen {
-            Listen::Tcp(address) => listeners.push(Listener::tcp(address, certificate.cloned())?),
-            Listen::Unix(path) => sockets.push(path.clone()),
-        }
-    }
-    for path in &sockets {
-        listeners.push(Listener::unix(sockets::bind(path)?, path)?);
-    }
-    Ok((listeners, sockets))
+    found.map_err(|why| Error::new(what(), why))
 }
 
 /// What all requests share: what is known, what runs, and who deploys.
-fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<ServerState, Error> {
+fn state(
+    options: &ServeOptions,
+    known: Registry,
+    tokens: Tokens,
+    held: Vec<PassedSocket>,
+) -> Result<ServerState, Error> {
     let store = &known.store;
     let account = match &options.run_as {
         Some(name) => Some(Arc::new(account(name, store)?)),
@@ -185,12 +225,13 @@ fn state(options: &ServeOptions, known: Registry, tokens: Tokens) -> Result<Serv
     let environment = install::environment(std::env::vars_os(), account.as_deref());
     let install_timeout = options.install_timeout;
     let env = EnvFiles::new(Arc::clone(store));
-    let processes = Arc::new(Processes::new(ProcessSettings {
+    let settings = ProcessSettings {
         store: Arc::clone(store),
         environment: environment.clone(),
         account: account.clone(),
         privileged_sockets: options.privileged_sockets,
-    }));
+    };
+    let processes = Arc::new(Processes::new(settings, held));
     let builder = Builder {
         store: Arc::clone(store),
         install_timeout,
@@ -256,21 +297,33 @@ struct RunningServer {
     /// Ends when the last request is answered: each holds the other side.
     answering: Receiver<Infallible>,
     sockets: Vec<PathBuf>,
+    successor: Successor,
+    /// A supervisor keeps the sockets for the next server.
+    is_kept: bool,
 }
 
 impl RunningServer {
     fn build(
         options: &ServeOptions,
-        known: Registry,
-        unjudged: Vec<UnjudgedDeployment>,
-        tokens: Tokens,
+        (known, unjudged, tokens): (Registry, Vec<UnjudgedDeployment>, Tokens),
         certificate: Option<&Arc<Certificate>>,
+        mut passed: Passed,
     ) -> Result<(RunningServer, Vec<TakenOver>), Error> {
-        let (local, door) = (known.store.socket(), known.store.door());
-        let state = Arc::new(state(options, known, tokens)?);
+        let (local, door, next) = (
+            known.store.socket(),
+            known.store.door(),
+            known.store.next_socket(),
+        );
+        let is_kept = passed.is_kept();
+        let state = Arc::new(state(options, known, tokens, passed.take_held())?);
         // Before there are clients: they find these running.
         let taken_over = take_over(&state, unjudged);
-        let (listeners, sockets) = listen(options, local, certificate)?;
+        let (listeners, sockets) = upgrade::listen(options, local, certificate, passed)?;
+        let own = listeners.iter().map(Listener::socket);
+        let own: Vec<_> = own
+            .collect::<io::Result<_>>()
+            .doing(|| "keeping the sockets for the next server".into())?;
+        upgrade::keep(&own);
         let answerer = Arc::clone(&state);
         let answer = move |exchange: Exchange| answerer.answer(exchange);
         let pending = Arc::<PendingConnections>::default();
@@ -286,12 +339,24 @@ impl RunningServer {
             Box::new(move || processes.descriptors()),
         )?;
         state.deployer().cut_by(Box::new(gate.cutter()));
+        let held = Arc::clone(&state.processes);
+        let to_pass = move || {
+            let mut all = upgrade::of_gate(&own)?;
+            for (name, listener) in held.held_sockets() {
+                all.push((name, ListeningSocket::Tcp(listener.try_clone()?)));
+            }
+            Ok(all)
+        };
+        let accepting = gate.accepting().clone();
+        let successor = Successor::await_one(&next, Box::new(to_pass), accepting)?;
         let server = RunningServer {
             state,
             gate,
             inner,
             answering,
             sockets,
+            successor,
+            is_kept,
         };
         Ok((server, taken_over))
     }
@@ -336,9 +401,27 @@ impl RunningServer {
         }
     }
 
+    /// Serves until nothing is being deployed, and then ends in favour of the next server. Who comes from then on waits for
+    /// that one, and gets no refusal from this one.
+    fn hand_over(self, grace: Duration) {
+        log::info("a new server takes over");
+        if !self.state.deployer().wait_idle(Instant::now() + grace) {
+            log::warn("the new server waits no longer for the deployments that run");
+        }
+        self.rest_and_take_apart(grace);
+    }
+
+    /// Ends while its sockets go on to listen for the next server.
+    fn rest_and_take_apart(mut self, grace: Duration) {
+        log::info("stopping; who comes now waits for the next server");
+        self.gate.rest(REST_HEAD.min(grace / 4), grace / 2);
+        self.take_apart(grace);
+    }
+
     /// No new deployment begins, what runs is stopped or goes on to its end if it is live already, and requests are
     /// answered, all within `grace`.
     fn take_apart(self, grace: Duration) {
+        self.successor.stopping();
         let end = Instant::now() + grace;
         let kill = end
             .checked_sub(KILL_BEFORE_END)
@@ -365,6 +448,10 @@ impl RunningServer {
         self.inner.stop();
         if !through || self.answering.recv_deadline(end) == Err(RecvTimeoutError::Timeout) {
             log::warn("some requests were not answered to their end");
+        }
+        if self.is_kept || self.successor.is_handed_over() {
+            // Somebody listens there, or will.
+            return;
         }
         for path in self.sockets {
             // The next start removes it too.

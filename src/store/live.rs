@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn switching_is_seen_and_undone() {
         let root = Root::new("switch");
-        let store = Store::open(&root.0).unwrap();
+        let store = Store::open(&root.0, std::time::Duration::ZERO).unwrap();
         let project: Project = "demo".parse().unwrap();
         assert_eq!(store.live(&project), None);
         let first = DeploymentId::after(None, 1, [0; 10]);

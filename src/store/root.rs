@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::api::error::{Doing, Error};
 use crate::store::records::UnwrittenRecords;
@@ -14,6 +16,10 @@ use crate::system::{account, files, log};
 
 /// The longest path that a unix socket may have on Linux, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
+/// How often the lock is tried while another server ends.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const IN_USE: &str =
+    "another server is using it, and goes on to; with --take-over this one replaces it";
 
 /// The root; one server at a time holds it.
 #[derive(Debug)]
@@ -26,19 +32,25 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes or opens a root and locks it.
+    /// Makes or opens a root and locks it, at most `wait` later.
     ///
     /// # Errors
     /// When it cannot be made or written, when another server holds it, or when its socket's path would be too long.
-    pub fn open(root: &Path) -> Result<Store, Error> {
+    pub fn open(root: &Path, wait: Duration) -> Result<Store, Error> {
         let what = || format!("opening the root {}", root.display());
         // Releases are read by whoever runs them, and lie below it.
         let refused = |error: io::Error| Error::new(what(), advised(error, root));
         files::make_dirs(root, 0o755).map_err(refused)?;
         let root = root.canonicalize().doing(what)?;
         let refused = |error: io::Error| Error::new(what(), advised(error, &root));
-        let lock = files::try_lock(&root.join("lock")).map_err(refused)?;
-        let lock = lock.ok_or_else(|| Error::new(what(), "another server is using it"))?;
+        let until = Instant::now() + wait;
+        let lock = loop {
+            match files::try_lock(&root.join("lock")).map_err(refused)? {
+                Some(lock) => break lock,
+                None if Instant::now() < until => thread::sleep(LOOK_AGAIN),
+                None => return Err(Error::new(what(), IN_USE)),
+            }
+        };
         // Payloads and records are nobody else's business.
         for (name, mode) in [
             ("components", 0o755),
@@ -84,6 +96,11 @@ impl Store {
     /// The private socket between the gate and the server behind it. Its path is shorter than the other one's.
     pub fn door(&self) -> PathBuf {
         self.root.join("run/door.sock")
+    }
+
+    /// Where the next server of this root asks this one for its sockets.
+    pub fn next_socket(&self) -> PathBuf {
+        self.root.join("run/next.sock")
     }
 
     /// Bytes that an unprivileged user may still write to the root's disk.
@@ -225,17 +242,21 @@ pub(super) mod tests {
     #[test]
     fn a_root_has_one_server() {
         let root = Root::new("lock");
-        let store = Store::open(&root.0).unwrap();
-        let refused = Store::open(&root.0).unwrap_err().to_string();
+        let store = Store::open(&root.0, Duration::ZERO).unwrap();
+        let refused = Store::open(&root.0, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("another server"), "{refused}");
         drop(store);
-        assert!(Store::open(&root.0).is_ok());
+        assert!(Store::open(&root.0, Duration::ZERO).is_ok());
     }
 
     #[test]
     fn a_socket_path_that_is_too_long_is_refused() {
         let root = Root::new(&"x".repeat(120));
-        let refused = Store::open(&root.0).unwrap_err().to_string();
+        let refused = Store::open(&root.0, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("107"), "{refused}");
     }
 }

@@ -11,6 +11,8 @@ pub mod kernel;
 pub mod latch;
 pub mod log;
 pub mod nearest;
+pub mod notify;
+pub mod passing;
 pub mod paths;
 pub mod poll;
 pub mod signals;

@@ -47,6 +47,7 @@ mod target;
 mod test_server;
 mod tidy;
 mod tls;
+mod upgrade;
 mod upset;
 mod watchers;
 mod what_runs;

@@ -422,7 +422,7 @@ fn processes_outlive_no_server_and_come_back_with_it() {
 
 /// A server of HTTP that answers with its version, on the socket that it is given. Told to end, it answers whom it has
 /// accepted first.
-const HELD: &str = r#"
+pub(crate) const HELD: &str = r#"
 import os, signal, socket
 assert os.environ['LISTEN_FDS'] == '1' and int(os.environ['LISTEN_PID']) == os.getpid()
 s = socket.socket(fileno=3)
@@ -453,7 +453,7 @@ server.listen({ fd: 3 }, () => fs.writeFileSync('ready', ''));
 process.on('SIGTERM', () => server.close(() => process.exit(0)));
 "#;
 
-fn get(port: u16) -> std::io::Result<String> {
+pub(crate) fn get(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;

@@ -19,6 +19,11 @@ fn a_supervisor_is_told() {
     let name = dir.0.join("notify");
     let mut host = TestServer::with(&[], &[("NOTIFY_SOCKET", name.to_str().unwrap())]);
     let mut said = [0; 100];
+    // It is asked to keep the two listening sockets before there are clients.
+    for _ in 0..2 {
+        let length = socket.recv(&mut said).unwrap();
+        assert_eq!(&said[..length], b"FDSTORE=1\nFDNAME=listen");
+    }
     let length = socket.recv(&mut said).unwrap();
     assert_eq!(&said[..length], b"READY=1");
     // What runs in it is nothing of the supervisor's.

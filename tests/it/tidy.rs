@@ -25,6 +25,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("pico_args", &["cli"]),
     ("rustix", &["system", "formats"]),
     ("signal_hook", &["system"]),
+    ("listenfd", &["system"]),
     ("uuid", &["api"]),
 ];
 

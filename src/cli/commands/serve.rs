@@ -43,6 +43,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --replicate-timeout S for each peer to build (600)
   --sync-from NAME      catch up from this peer at the start
   --grace S             from the signal to the end (10)
+  --take-over           replace the server that uses the root: what it deploys
+                        ends, and its sockets go on here, so nobody is refused
 
 BYTES take K, M and G, times 30s, 5m and 2h. Each flag has a variable, which is
 weaker: --max-payload is GANGPLANK_MAX_PAYLOAD; GANGPLANK_LISTEN takes commas.
@@ -99,9 +101,6 @@ impl FlagReader<'_> {
             for one in value.split(',') {
                 all.push(value::named(&name, one.trim(), listen)?);
             }
-        }
-        if all.is_empty() {
-            all.push(Listen::Tcp("127.0.0.1:9925".into()));
         }
         Ok(all)
     }
@@ -190,6 +189,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
     let options = ServeOptions {
         root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
         listen: settings.listen()?,
+        take_over: settings.is_set("--take-over")?,
         tls: settings.tls()?,
         max_deploys: settings
             .get("--max-deploys", value::count)?

@@ -9,6 +9,7 @@
 //! | `process` | one process, kept running by its thread |
 //! | `restart` | from the processes of one release to those of another |
 //! | `health` | when a new process is healthy |
+//! | `held` | their listening sockets, which outlive them and the server |
 //! | `hook` | the operator's own way to restart |
 //! | `line` | from a line of a `Procfile` to a command |
 //! | `output` | what they print, rotated, and read again |
@@ -18,6 +19,7 @@
 //! | `stopped` | what somebody has stopped |
 
 mod health;
+mod held;
 mod hook;
 mod line;
 mod output;
@@ -40,6 +42,7 @@ use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::child_env::{self, path_in};
 use crate::engine::manifest::{self, Manifest, ProcessType};
+use crate::engine::processes::held::{HeldSocket, PassedSockets};
 use crate::engine::processes::output::OutputLog;
 use crate::engine::processes::process::{Launch, Process, stop_all};
 use crate::engine::processes::state::Types;
@@ -49,7 +52,9 @@ use crate::system::account::Account;
 use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
 use crate::system::latch::Latch;
 use crate::system::log;
+use crate::system::passing::PassedSocket;
 
+pub use crate::engine::processes::held::HELD;
 pub use crate::engine::processes::output::{LogFilter, LogFollower, Logged};
 pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
 pub use crate::engine::processes::status::{ProcessStatus, by_release};
@@ -74,6 +79,10 @@ pub struct Processes {
     setting: ProcessSettings,
     components: Mutex<HashMap<Project, Arc<ComponentProcesses>>>,
     stopping: AtomicBool,
+    /// The sockets that the server before held, until a process has them.
+    passed: PassedSockets,
+    /// What a supervisor keeps.
+    kept: Mutex<BTreeMap<String, Arc<TcpListener>>>,
     /// Set when what ran before is started: who changes that earlier would have it undone.
     resumed: Latch,
 }
@@ -94,13 +103,6 @@ impl Drop for Needed<'_> {
     fn drop(&mut self) {
         self.0.needed().clear();
     }
-}
-
-/// A listening socket that outlives the processes that listen on it.
-#[derive(Clone)]
-struct HeldSocket {
-    address: String,
-    listener: Arc<TcpListener>,
 }
 
 impl ComponentProcesses {
@@ -141,8 +143,10 @@ struct ProcessPlan {
 
 impl Processes {
     /// No processes yet.
-    pub fn new(setting: ProcessSettings) -> Processes {
+    pub fn new(setting: ProcessSettings, passed: Vec<PassedSocket>) -> Processes {
         Processes {
+            passed: PassedSockets::new(passed),
+            kept: Mutex::default(),
             setting,
             components: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -279,6 +283,8 @@ impl Processes {
             component.processes().clear();
             component.sockets().clear();
         }
+        self.passed.drop_component(project);
+        self.keep_sockets();
         // What a build or a process left behind under another parent goes too.
         let mark = self.setting.store.server_mark();
         if let Err(error) = child::end_survivors(mark, SurvivorScope::Project(project)) {
@@ -335,38 +341,6 @@ impl Processes {
         filter: &LogFilter,
     ) -> Result<(Vec<Logged>, LogFollower), Error> {
         LogFollower::new(&self.component(project).output, lines, filter)
-    }
-}
-
-impl ProcessPlan {
-    /// The listening socket of a type, if it has one: the one that is held already, or a new one.
-    fn held(
-        &self,
-        component: &ComponentProcesses,
-        kind: &str,
-    ) -> Result<Option<HeldSocket>, Error> {
-        let Some(address) = self.manifest.sockets.get(kind) else {
-            return Ok(None);
-        };
-        // That of another type will do, too, if this release does not have it there any longer.
-        let fits = |(of, held): &(&String, &HeldSocket)| {
-            held.address == *address
-                && (*of == kind || self.manifest.sockets.get(*of) != Some(address))
-        };
-        let known = component
-            .sockets()
-            .iter()
-            .find(fits)
-            .map(|(_, held)| held.clone());
-        if known.is_some() {
-            return Ok(known);
-        }
-        let listener =
-            TcpListener::bind(address).doing(|| format!("listening on {address} for {kind}"))?;
-        Ok(Some(HeldSocket {
-            address: address.clone(),
-            listener: Arc::new(listener),
-        }))
     }
 }
 

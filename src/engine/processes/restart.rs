@@ -184,6 +184,7 @@ impl Processes {
             Ok(()) => state::write_stopped(root, project, false),
             Err(_) => state::write(root, project, &before.types),
         };
+        self.keep_sockets();
         // If it is not written what runs, the next start finds in the other file what ran before.
         let written = written.and_then(|()| state::write_before(root, project, None));
         if let Err(error) = written {
@@ -270,7 +271,9 @@ impl RestartPlan<'_> {
                 output: Vec::new(),
             });
         }
-        let held = self.plan.held(self.component, &of.name)?;
+        let held = self
+            .processes
+            .held(self.plan, (self.project, self.component), &of.name)?;
         if let Some(held) = &held {
             self.sockets.insert(of.name.clone(), held.clone());
         }

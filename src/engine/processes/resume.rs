@@ -31,6 +31,8 @@ impl Processes {
         for project in found.iter().filter(|project| !but.contains(project)) {
             self.resume_types(project, self.types_to_resume(project));
         }
+        self.passed.drop_all(but);
+        self.keep_sockets();
     }
 
     /// Starts what is to run of a component with which the deployer could not go on.
@@ -111,7 +113,7 @@ impl Processes {
                 format!("release {release} has no such process"),
             ));
         };
-        let held = plan.held(&component, kind)?;
+        let held = self.held(&plan, (project, &component), kind)?;
         if let Some(held) = &held {
             component.sockets().insert(kind.to_owned(), held.clone());
         }

@@ -87,6 +87,7 @@ impl Processes {
                 return Err(Refusal::new(refusal.code, why));
             }
         }
+        self.keep_sockets();
         let until = Instant::now() + START_MAX;
         component.all().iter().for_each(|one| one.started(until));
         Ok(self.snapshot().status(project))

@@ -15,6 +15,7 @@ use crate::server::gate::socket::Socket;
 use crate::server::gate::tls::Certificate;
 use crate::server::gate::{ClientAddress, GateState, STACK_BYTES, attend};
 use crate::system::log;
+use crate::system::passing::ListeningSocket;
 use crate::system::poll::{PollFd, PollFlags, hung_up, wait};
 use crate::system::socket::{Patience, send, set_backlog, set_options};
 use crate::system::stop::Stop;
@@ -50,13 +51,21 @@ enum ListenerKind {
 }
 
 impl Listener {
-    /// Listens on TCP, for TLS alone if there is a certificate; port 0 takes a free one.
+    /// Listens on TCP, for TLS alone if there is a certificate; port 0 takes a free one. One that was `passed` listens
+    /// already.
     ///
     /// # Errors
     /// When the address is in use or not ours.
-    pub fn tcp(address: &str, certificate: Option<Arc<Certificate>>) -> Result<Listener, Error> {
+    pub fn tcp(
+        address: &str,
+        passed: Option<TcpListener>,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Result<Listener, Error> {
         let what = || format!("listening on {address}");
-        let listener = TcpListener::bind(address).doing(what)?;
+        let listener = match passed {
+            Some(listener) => listener,
+            None => TcpListener::bind(address).doing(what)?,
+        };
         let real = listener.local_addr().doing(what)?;
         set_backlog(&listener, BACKLOG).doing(what)?;
         listener.set_nonblocking(true).doing(what)?;
@@ -90,6 +99,17 @@ impl Listener {
     /// Where it listens, as a target of the CLI.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Another descriptor of its socket.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn socket(&self) -> io::Result<ListeningSocket> {
+        Ok(match &self.kind {
+            ListenerKind::Tcp(listener, _) => ListeningSocket::Tcp(listener.try_clone()?),
+            ListenerKind::Unix(listener) => ListeningSocket::Unix(listener.try_clone()?),
+        })
     }
 
     fn accept(&self) -> io::Result<(Socket, ClientAddress)> {

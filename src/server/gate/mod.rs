@@ -60,7 +60,7 @@ use crate::server::gate::permits::Permits;
 use crate::server::gate::refused::Refused;
 use crate::system::host;
 use crate::system::log;
-use crate::system::stop::{self, Stopper};
+use crate::system::stop::{self, SharedStopper};
 use crate::system::threads;
 
 pub use crate::server::gate::accept::Listener;
@@ -164,7 +164,7 @@ impl GateState {
 pub struct Gate {
     shared: Arc<GateState>,
     addresses: Vec<String>,
-    stopper: Stopper,
+    accepting: SharedStopper,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -214,7 +214,7 @@ impl Gate {
         Ok(Gate {
             shared,
             addresses,
-            stopper,
+            accepting: SharedStopper::new(stopper),
             threads,
         })
     }
@@ -235,14 +235,31 @@ impl Gate {
         move |connection| permits.cut(Some(connection))
     }
 
-    /// Takes no more connections, waits until those that are open have their answers, at most until `deadline`, and says
-    /// whether that is so.
-    pub fn close(self, deadline: Instant) -> bool {
-        drop(self.stopper);
-        for thread in self.threads {
+    /// What makes it take no more connections.
+    pub fn accepting(&self) -> &SharedStopper {
+        &self.accepting
+    }
+
+    /// Takes no more connections, and lets requests end that are short: those without a complete head have `head` for it, and
+    /// all have `time`. Who watches is not waited for.
+    pub fn rest(&mut self, head: Duration, time: Duration) {
+        let now = Instant::now();
+        self.stop_accepting();
+        self.shared.permits.rest(now + head, now + time);
+    }
+
+    fn stop_accepting(&mut self) {
+        self.accepting.stop();
+        for thread in self.threads.drain(..) {
             // A loop that panicked has said so in the log and takes no connections either.
             let _ = thread.join();
         }
+    }
+
+    /// Takes no more connections, waits until those that are open have their answers, at most until `deadline`, and says
+    /// whether that is so.
+    pub fn close(mut self, deadline: Instant) -> bool {
+        self.stop_accepting();
         self.shared.permits.close(deadline)
     }
 }

@@ -215,6 +215,33 @@ impl Permits {
         true
     }
 
+    /// Waits until nobody asks any longer: until `head` for those without a complete head, until `deadline` for the others
+    /// but for those who watch.
+    pub(crate) fn rest(&self, head: Instant, deadline: Instant) {
+        let asks = |holder: &Holder| match holder.stage {
+            ConnectionStage::Head => Instant::now() < head,
+            ConnectionStage::Asked => !holder.watches,
+            ConnectionStage::GivesWay | ConnectionStage::Drains => false,
+        };
+        let mut state = self.lock();
+        while state.open.values().any(asks) {
+            let heads = state
+                .open
+                .values()
+                .any(|one| one.stage == ConnectionStage::Head);
+            let until = if heads && Instant::now() < head {
+                head.min(deadline)
+            } else {
+                deadline
+            };
+            match self.wait(state, until) {
+                Some(next) => state = next,
+                None if Instant::now() >= deadline => return,
+                None => state = self.lock(),
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, PermitsState> {
         // Every change under the lock is whole after each of its statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

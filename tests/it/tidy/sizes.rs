@@ -15,7 +15,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the ways around system calls that an older kernel lacks.
     // With the date of a server.
     // With whose a path is, and with the word that was meant.
-    ("system", 1_800),
+    // With sockets that one process passes to the next.
+    ("system", 2_050),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     // With the dialect of env files, which the server and the CLI read.
     // With CBOR, which older Harper clients send.
@@ -34,7 +35,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
-    ("server", 5_100),
+    // With the listening sockets that go from one server to the next.
+    ("server", 5_550),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.

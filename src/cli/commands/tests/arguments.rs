@@ -388,7 +388,8 @@ fn the_server_by_flags_by_variables_and_by_default() {
     assert!(cores > 0);
     let expected = ServeOptions {
         root: None,
-        listen: vec![Listen::Tcp("127.0.0.1:9925".into())],
+        listen: Vec::new(),
+        take_over: false,
         tls: None,
         max_deploys: cores,
         max_payload: None,
