@@ -58,6 +58,7 @@
 //! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
 //! | `orphans`, where the server is process 1 | collects the dead whose parents are gone | with the process |
+//! | `run`, one a command | runs it, and passes on what it prints | the command and all of its family have ended |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
 //! | `successor` | passes the listening sockets to the next server of the root | with the process |
 //! | `door` | takes requests from tiny_http | it is unblocked |
@@ -142,7 +143,7 @@ mod needs;
 /// Runs the program.
 pub fn run() -> std::process::ExitCode {
     match cli::commands::start(std::env::args_os().skip(1).collect()) {
-        cli::commands::Next::End(exit) => exit.into(),
+        cli::commands::Next::End(exit) => exit,
         cli::commands::Next::Serve(options) => match server::serve(&options) {
             Ok(()) => api::error::Exit::Success.into(),
             Err(error) => {

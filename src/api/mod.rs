@@ -4,6 +4,7 @@ pub mod error;
 pub mod event;
 pub mod name;
 pub mod operation;
+pub mod output;
 pub mod package;
 pub mod record;
 pub mod source;

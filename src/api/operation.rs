@@ -50,6 +50,7 @@ const NUMBERS: &[&str] = &[
     "since",
     "until",
     "lines",
+    "timeout",
 ];
 
 /// All other fields: texts, and what has rules of its own.
@@ -63,6 +64,7 @@ const OTHERS: &[&str] = &[
     "source",
     "package",
     "install_command",
+    "command",
     "restart",
     "status",
     "from",
@@ -232,6 +234,28 @@ pub struct Logs {
     pub kind: Option<String>,
 }
 
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandWords {
+    /// A line for the shell.
+    Line(String),
+    /// A program and its arguments, as they are.
+    Words(Vec<String>),
+}
+
+/// `run_component`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunCommand {
+    /// The component.
+    pub project: Project,
+    /// What is run.
+    pub command: CommandWords,
+    /// The deployment in whose release it is run; none for the live one.
+    pub release: Option<DeploymentId>,
+    /// How long it may take, in ms.
+    pub timeout: Option<u64>,
+}
+
 /// `set_env`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvChange {
@@ -268,6 +292,8 @@ pub enum Operation {
     Start(Project),
     /// What a component's processes print.
     GetLogs(Logs),
+    /// Run one command in a release.
+    Run(RunCommand),
     /// The names in a component's environment, and the values too if that is asked for.
     GetEnv(Project, bool),
     /// Change a component's environment.
@@ -322,6 +348,7 @@ impl Operation {
             Name::StartComponent => reader.project().map(Operation::Start),
             Name::Sync => reader.sync(),
             Name::GetLogs => reader.logs().map(Operation::GetLogs),
+            Name::RunComponent => reader.run().map(Operation::Run),
             Name::GetEnv => reader.get_env(),
             Name::SetEnv => reader.set_env().map(Operation::SetEnv),
             Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),

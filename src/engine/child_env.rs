@@ -6,11 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error, Refusal};
-use crate::api::name::Project;
+use crate::api::name::{DeploymentId, Project};
 use crate::engine::env;
+use crate::engine::shared::{self, SHARED};
 use crate::store::Store;
 use crate::system::account::Account;
-use crate::system::child;
+use crate::system::child::{self, DEPLOYMENT, PROJECT};
 use crate::system::directory::Directory;
 
 /// What every shell takes where there is no PATH.
@@ -123,6 +124,25 @@ pub(super) fn path_in(release: &Path, variables: &[(OsString, OsString)]) -> OsS
     path.push(":");
     path.push(path_of(variables));
     path
+}
+
+/// On top of what is around what a component runs: the programs of a release, and whose release it is.
+pub(super) fn in_release(
+    store: &Store,
+    (project, release): (&Project, DeploymentId),
+    mut around: Variables,
+) -> Variables {
+    let path = path_in(&store.release(project, release), &around);
+    around.push(("PATH".into(), path));
+    let mark = store.server_mark().variable();
+    let marks = [
+        (mark.0, mark.1.to_owned()),
+        (DEPLOYMENT, release.to_string().into()),
+        (PROJECT, project.as_str().into()),
+        (SHARED, shared::dir(store, project).into()),
+    ];
+    around.extend(marks.map(|(key, value)| (key.into(), value)));
+    around
 }
 
 /// Removes what a component's package managers keep.

@@ -3,6 +3,7 @@
 pub mod attempt;
 mod checkpoint;
 mod child_env;
+pub mod command;
 pub mod converge;
 pub mod deployer;
 mod ending;

@@ -196,6 +196,7 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::RestartComponent
         | OperationName::StopComponent
         | OperationName::StartComponent
+        | OperationName::RunComponent
         // Its values are secrets, which are not for who may only look.
         | OperationName::GetEnv
         | OperationName::SetEnv

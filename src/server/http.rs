@@ -317,7 +317,8 @@ impl EventStream {
         if self.writer.is_gone() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if self.sent.elapsed() < HEARTBEAT_AFTER {
+        // One that sends nothing more may be gone, too, which only shows in writing to it.
+        if self.sent.elapsed() < HEARTBEAT_AFTER && !self.writer.only_listens() {
             return Ok(());
         }
         self.send(sse::HEARTBEAT)

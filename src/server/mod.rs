@@ -11,6 +11,7 @@
 //! | `answers` | what becomes of a request, and the JSON of every answer |
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
+//! | `run` | one command in a release |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -38,6 +39,7 @@ mod pump;
 mod restart;
 mod rollback;
 mod router;
+mod run;
 mod show;
 mod sockets;
 mod start;
@@ -330,13 +332,19 @@ impl RunningServer {
         let (inner, answering) = InnerServer::start(&door, Arc::new(answer), Arc::clone(&pending))?;
         let inner = Arc::new(inner);
         let processes = Arc::clone(&state.processes);
+        // It knows how to end an upload at the gate, and is not to be held by it.
+        let deployer = Arc::downgrade(&state.deployer);
+        let descriptors = move || {
+            let commands = deployer.upgrade().map(|one| one.command_descriptors());
+            processes.descriptors() + commands.unwrap_or(0)
+        };
         // Last of all: from here on there are clients.
         let gate = Gate::open(
             listeners,
             options.max_connections,
             inner.clone(),
             pending,
-            Box::new(move || processes.descriptors()),
+            Box::new(descriptors),
         )?;
         state.deployer().cut_by(Box::new(gate.cutter()));
         let held = Arc::clone(&state.processes);

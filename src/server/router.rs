@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
-use crate::api::operation::{self, DropComponent, EnvChange, Logs, Operation, Rollback};
+use crate::api::operation::{
+    self, DropComponent, EnvChange, Logs, Operation, Rollback, RunCommand,
+};
 use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
@@ -16,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, list, login, logs, payload, restart, rollback, show, start, status,
-    stop, system, watch,
+    cancel, deploy, drop, env, list, login, logs, payload, restart, rollback, run, show, start,
+    status, stop, system, watch,
 };
 use crate::system::log;
 
@@ -153,6 +155,7 @@ fn perform(
             };
             return sync.begin(state);
         }
+        Operation::Run(run) => return run::run(state, &run, caller),
         Operation::GetLogs(request) => return logs::get_logs(state, &request, &options),
         Operation::GetPayload(id) => return payload::get(state, id),
         Operation::GetDeployment(id) => show::get_deployment(state, id)?,
@@ -191,6 +194,12 @@ fn may_perform(
         | Operation::GetEnv(project, _)
         | Operation::SetEnv(EnvChange { project, .. })
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, name),
+        Operation::Run(RunCommand {
+            project, release, ..
+        }) => {
+            caller.may_touch(project, name)?;
+            release.map_or(Ok(()), |id| caller.may_see(&state.known.store, id))
+        }
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
         | Operation::DeletePayload(id)

@@ -11,6 +11,7 @@ mod held;
 mod identity;
 mod lines;
 mod orphans;
+mod pieces;
 mod survivors;
 
 use std::io::{self, Read};
@@ -29,8 +30,9 @@ pub use crate::system::child::identity::{act_as, can_enter, can_write};
 pub use crate::system::child::lines::Line;
 use crate::system::child::lines::Splitter;
 pub use crate::system::child::orphans::reap_orphans;
+pub use crate::system::child::pieces::{OutputPiece, OutputSplitter};
 pub use crate::system::child::survivors::{
-    DEPLOYMENT, PROCESS, PROJECT, ServerMark, SurvivorScope, end_survivors, random,
+    COMMAND, DEPLOYMENT, PROCESS, PROJECT, ServerMark, SurvivorScope, end_survivors, random,
 };
 use crate::system::poll::{PollFd, PollFlags, wait_until};
 use crate::system::stop::Stop;
@@ -98,10 +100,33 @@ impl<'a> RunOptions<'a> {
 /// When the command cannot be started; [`Error::io`] tells a missing program. When `on_line` fails: its error, after the
 /// family was killed.
 pub fn run(
-    mut command: Command,
+    command: Command,
     how: RunOptions<'_>,
     stop: &Stop,
     on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
+) -> Result<Ended, Error> {
+    let mut lines = [Stream::Stdout, Stream::Stderr].map(Splitter::new);
+    run_raw(command, how, stop, &mut |stream, bytes| {
+        let lines = &mut lines[usize::from(stream == Stream::Stderr)];
+        match bytes.is_empty() {
+            true => lines.finish(on_line),
+            false => lines.push(bytes, on_line),
+        }
+    })
+}
+
+/// Takes what a command prints to one of its outputs; nothing of it is the end of that output, and may come again.
+pub type OnOutput<'a> = &'a mut dyn FnMut(Stream, &[u8]) -> Result<(), Error>;
+
+/// As [`run`], with the output as it comes.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_raw(
+    mut command: Command,
+    how: RunOptions<'_>,
+    stop: &Stop,
+    on_output: OnOutput<'_>,
 ) -> Result<Ended, Error> {
     if stop.stopped() {
         return Ok(Ended::Stopped);
@@ -145,11 +170,11 @@ pub fn run(
         &mut outputs,
         &mut buffer,
         &until,
-        on_line,
+        on_output,
     )?;
     family.spared = how.spares_family && ended.is_none();
     let status = family.end().doing(what)?;
-    linger(&mut outputs, &mut buffer, on_line)?;
+    linger(&mut outputs, &mut buffer, on_output)?;
     Ok(ended.unwrap_or(Ended::Exited(status)))
 }
 
@@ -167,7 +192,7 @@ fn attend(
     outputs: &mut [ChildOutput; 2],
     buffer: &mut [u8],
     until: &EndCondition<'_>,
-    on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
+    on_output: OnOutput<'_>,
 ) -> Result<Option<Ended>, Error> {
     let mut told: Option<(Ended, Instant)> = None;
     let mut exited = false;
@@ -204,7 +229,7 @@ fn attend(
             _ => {}
         }
         for (output, _) in outputs.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            output.read(buffer, on_line)?;
+            output.read(buffer, on_output)?;
         }
     }
 }
@@ -214,7 +239,7 @@ fn attend(
 fn linger(
     outputs: &mut [ChildOutput; 2],
     buffer: &mut [u8],
-    on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
+    on_output: OnOutput<'_>,
 ) -> Result<(), Error> {
     let what = || "reading the rest of a command's output".to_owned();
     let mut owed = [0, 0];
@@ -227,7 +252,7 @@ fn linger(
         let ready = wait(outputs, [None, None], Some(silent_until.min(end))).doing(what)?;
         let mut any = false;
         for (n, output) in outputs.iter_mut().enumerate().filter(|(n, _)| ready[*n]) {
-            let len = output.read(buffer, on_line)?;
+            let len = output.read(buffer, on_output)?;
             owed[n] = owed[n].saturating_sub(len);
             any = true;
         }
@@ -240,7 +265,7 @@ fn linger(
     }
     outputs
         .iter_mut()
-        .try_for_each(|output| output.lines.finish(on_line))
+        .try_for_each(|output| on_output(output.stream, &[]))
 }
 
 /// Waits for the open pipes and the others until a time, and says which are ready.
@@ -264,7 +289,7 @@ fn wait(
 /// One of the command's two outputs.
 struct ChildOutput {
     pipe: Option<std::fs::File>,
-    lines: Splitter,
+    stream: Stream,
 }
 
 impl ChildOutput {
@@ -275,7 +300,7 @@ impl ChildOutput {
         }
         Ok(ChildOutput {
             pipe: pipe.map(Into::into),
-            lines: Splitter::new(stream),
+            stream,
         })
     }
 
@@ -294,22 +319,18 @@ impl ChildOutput {
     }
 
     /// Reads once, and closes the pipe at its end.
-    fn read(
-        &mut self,
-        buffer: &mut [u8],
-        on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
-    ) -> Result<usize, Error> {
+    fn read(&mut self, buffer: &mut [u8], on_output: OnOutput<'_>) -> Result<usize, Error> {
         let Some(pipe) = &mut self.pipe else {
             return Ok(0);
         };
         match pipe.read(buffer) {
             Ok(0) => {
                 self.pipe = None;
-                self.lines.finish(on_line)?;
+                on_output(self.stream, &[])?;
                 Ok(0)
             }
             Ok(len) => {
-                self.lines.push(&buffer[..len], on_line)?;
+                on_output(self.stream, &buffer[..len])?;
                 Ok(len)
             }
             Err(error)

@@ -32,6 +32,7 @@ mod reattach;
 mod recipes;
 mod refuse;
 mod release;
+mod run;
 mod run_as;
 mod serve;
 mod service;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::test_server::{Answer, TestServer, await_some, component, form, gangplank, request};
 
 /// A token of the server's root, with a role and perhaps for some components alone.
-fn token(host: &TestServer, name: &str, role: &str, projects: &[&str]) -> String {
+pub(crate) fn token(host: &TestServer, name: &str, role: &str, projects: &[&str]) -> String {
     let mut command = gangplank();
     command.args(["token", "add", name, "--role", role, "--root"]);
     command.arg(&host.root.0);

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::api::name::Project;
 use crate::api::operation::{
-    Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
+    CommandWords, Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
+    RunCommand,
 };
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
@@ -30,6 +31,8 @@ pub enum FieldKind {
     Text,
     /// An array.
     List,
+    /// A number.
+    Number,
 }
 
 impl AnswerShape {
@@ -40,6 +43,7 @@ impl AnswerShape {
                 value.get(name).is_some_and(|value| match kind {
                     FieldKind::Text => value.is_string(),
                     FieldKind::List => value.is_array(),
+                    FieldKind::Number => value.is_number(),
                 })
             }),
             AnswerShape::Json => value.is_object() || value.is_array(),
@@ -71,7 +75,7 @@ macro_rules! operations {
 }
 
 use AnswerShape::{Bytes, Lines, Object};
-use FieldKind::{List as AList, Text};
+use FieldKind::{List as AList, Number, Text};
 
 /// The beginning of a deployment, which its answer names.
 const DEPLOYS: AnswerShape = Object(&[("message", Text), ("deployment_id", Text)]);
@@ -88,6 +92,7 @@ operations! {
     StopComponent "stop_component" Object(&[("message", Text), ("processes", AList)]);
     StartComponent "start_component" Object(&[("message", Text), ("processes", AList)]);
     GetLogs "get_logs" Lines;
+    RunComponent "run_component" Object(&[("exit_code", Number)]);
     GetEnv "get_env" Object(&[("project", Text), ("names", AList)]);
     SetEnv "set_env" Object(&[("message", Text), ("project", Text)]);
     Sync "sync" Object(&[("message", Text), ("deployments", AList)]);
@@ -162,7 +167,7 @@ impl OperationCall {
     /// plain answer.
     pub fn is_long(&self) -> bool {
         match self.name() {
-            Some(OperationName::Sync) => true,
+            Some(OperationName::Sync | OperationName::RunComponent) => true,
             Some(OperationName::GetLogs) => self.0.get("follow") == Some(&Value::Bool(true)),
             name => name.is_some_and(OperationName::deploys),
         }
@@ -238,6 +243,7 @@ impl Operation {
             Operation::Stop(_) => OperationName::StopComponent,
             Operation::Start(_) => OperationName::StartComponent,
             Operation::GetLogs(_) => OperationName::GetLogs,
+            Operation::Run(_) => OperationName::RunComponent,
             Operation::GetEnv(..) => OperationName::GetEnv,
             Operation::SetEnv(_) => OperationName::SetEnv,
             Operation::Sync(..) => OperationName::Sync,
@@ -271,6 +277,7 @@ impl Operation {
                 writer.with("project", project.as_str())
             }
             Operation::GetLogs(logs) => logs.write(writer),
+            Operation::Run(run) => run.write(writer),
             Operation::GetEnv(project, values) => writer
                 .with("project", project.as_str())
                 .flag("values", *values),
@@ -355,6 +362,20 @@ impl EnvChange {
     }
 }
 
+impl RunCommand {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        let command = match &self.command {
+            CommandWords::Line(line) => Value::from(line.as_str()),
+            CommandWords::Words(words) => words.clone().into(),
+        };
+        writer
+            .with("project", self.project.as_str())
+            .with("command", command)
+            .with("deployment_id", self.release.map(|id| id.to_string()))
+            .with("timeout", self.timeout)
+    }
+}
+
 impl Logs {
     fn write(&self, writer: FieldWriter) -> FieldWriter {
         writer
@@ -431,6 +452,14 @@ mod tests {
                 kind: lines.map(|_| "web".to_owned()),
             })
         };
+        let run = |command, release, timeout| {
+            Operation::Run(RunCommand {
+                project: project.clone(),
+                command,
+                release,
+                timeout,
+            })
+        };
         vec![
             Operation::Deploy(Box::new(Deploy::of(project.clone()))),
             Operation::Deploy(Box::new(stage)),
@@ -456,6 +485,12 @@ mod tests {
             Operation::Start(project.clone()),
             logs(None, false),
             logs(Some(7), true),
+            run(CommandWords::Line("ls | wc".into()), None, None),
+            run(
+                CommandWords::Words(vec!["ls".into(), "a b".into(), String::new()]),
+                Some(id),
+                Some(30_000),
+            ),
             Operation::GetEnv(project.clone(), false),
             Operation::GetEnv(project.clone(), true),
             Operation::SetEnv(EnvChange {

@@ -1,5 +1,7 @@
 //! Reading the fields of an operation, one by one, with all their faults.
 
+mod run;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;

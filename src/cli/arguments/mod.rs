@@ -39,6 +39,11 @@ impl CommandLine {
         }
     }
 
+    /// Takes what stands after `--`.
+    pub(crate) fn take_after(&mut self) -> Vec<OsString> {
+        std::mem::take(&mut self.after)
+    }
+
     /// The next word, if it is not a flag.
     pub(crate) fn subcommand(&mut self) -> Result<Option<String>, Usage> {
         let word = self.flags.subcommand();

@@ -39,9 +39,21 @@ pub(super) enum Job {
     Operation(OperationCall),
     /// More than that.
     Run(RunJob),
+    /// What ends as a command elsewhere does.
+    Command(CommandJob),
 }
 
 pub(super) type RunJob = Box<dyn FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send>;
+pub(super) type CommandJob = Box<dyn FnOnce(Context<'_>) -> Result<u8, CommandError> + Send>;
+
+/// What came of a job.
+#[derive(Debug)]
+pub(super) enum JobEnd {
+    /// The result that is to be printed; none if all was printed on the way.
+    Result(Option<Value>),
+    /// All was printed, and this is how the program ends.
+    Exit(u8),
+}
 
 impl Job {
     /// A job that gives the result to be printed; none if all was printed on the way.
@@ -49,6 +61,13 @@ impl Job {
         job: impl FnOnce(Context<'_>) -> Result<Option<Value>, CommandError> + Send + 'static,
     ) -> Job {
         Job::Run(Box::new(job))
+    }
+
+    /// A job that gives the exit code of a command elsewhere.
+    pub(super) fn command(
+        job: impl FnOnce(Context<'_>) -> Result<u8, CommandError> + Send + 'static,
+    ) -> Job {
+        Job::Command(Box::new(job))
     }
 }
 
@@ -109,6 +128,7 @@ impl fmt::Debug for Job {
         match self {
             Job::Operation(call) => write!(f, "{call:?}"),
             Job::Run(_) => f.write_str("Run"),
+            Job::Command(_) => f.write_str("Command"),
         }
     }
 }

@@ -16,6 +16,7 @@ mod op;
 mod payload;
 mod restart;
 mod rollback;
+mod run;
 mod serve;
 mod show;
 mod start;
@@ -27,6 +28,7 @@ mod token;
 mod watch;
 
 use std::ffi::OsString;
+use std::process::ExitCode;
 
 use serde_json::Value;
 
@@ -34,7 +36,7 @@ use crate::api::error::{Code, Exit};
 use crate::cli::arguments::{
     self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Forms, Usage, finish,
 };
-use crate::cli::commands::job::{Context, Job, LocalJob, here, word_or_here};
+use crate::cli::commands::job::{Context, Job, JobEnd, LocalJob, here, word_or_here};
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
 use crate::cli::session::{CommandError, connect};
 use crate::client::NoResult;
@@ -57,6 +59,7 @@ const COMMANDS: &[CommandSpec] = &[
     start::COMMAND,
     drop::COMMAND,
     env::COMMAND,
+    run::COMMAND,
     logs::COMMAND,
     sync::COMMAND,
     op::COMMAND,
@@ -133,7 +136,7 @@ enum Command {
 #[derive(Debug)]
 pub(crate) enum Next {
     /// Nothing: the program ends like this.
-    End(Exit),
+    End(ExitCode),
     /// Run the server.
     Serve(Box<ServeOptions>),
 }
@@ -146,8 +149,8 @@ pub(crate) fn start(arguments: Vec<OsString>) -> Next {
     let environment = |name: &str| std::env::var(name).ok();
     match parse(arguments, &environment) {
         Ok(Command::Serve(options)) => Next::Serve(options),
-        Ok(Command::Local(job)) => Next::End(run_local(job, &forms)),
-        Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text)),
+        Ok(Command::Local(job)) => Next::End(run_local(job, &forms).into()),
+        Ok(Command::Help(text)) => Next::End(print(&Value::from(text), OutputFormat::Text).into()),
         Ok(Command::Client(options, job)) => Next::End(run(&options, job)),
         Err(usage) => {
             if nothing {
@@ -158,7 +161,7 @@ pub(crate) fn start(arguments: Vec<OsString>) -> Next {
             } else {
                 say_local(&usage.to_string(), &forms);
             }
-            Next::End(Exit::Usage)
+            Next::End(Exit::Usage.into())
         }
     }
 }
@@ -273,12 +276,13 @@ fn run_local(LocalJob(job): LocalJob, forms: &Forms) -> Exit {
     }
 }
 
-fn run(options: &ClientOptions, job: Job) -> Exit {
+fn run(options: &ClientOptions, job: Job) -> ExitCode {
     let mut screen = Screen::new(options.progress, options.raw_output);
     let result = ask(options, job, &mut screen);
     screen.finish();
-    match result {
-        Ok(Some(value)) => match print_result(&value, options.output) {
+    let exit = match result {
+        Ok(JobEnd::Exit(code)) => return code.into(),
+        Ok(JobEnd::Result(Some(value))) => match print_result(&value, options.output) {
             Ok(()) => Exit::Success,
             Err(error) => {
                 // What was asked for is done, whether its result can be shown or not.
@@ -288,21 +292,18 @@ fn run(options: &ClientOptions, job: Job) -> Exit {
                 Exit::Usage
             }
         },
-        Ok(None) => Exit::Success,
+        Ok(JobEnd::Result(None)) => Exit::Success,
         Err(failed) => {
             say(&failed, options, &mut screen);
             failure::print(&failed.failed, options.output, &mut screen);
             failed.failed.exit
         }
-    }
+    };
+    exit.into()
 }
 
-/// Does it, and gives the result that is to be printed; none if all was printed on the way.
-fn ask(
-    options: &ClientOptions,
-    job: Job,
-    screen: &mut Screen,
-) -> Result<Option<Value>, CommandError> {
+/// Does it, and says what came of it.
+fn ask(options: &ClientOptions, job: Job, screen: &mut Screen) -> Result<JobEnd, CommandError> {
     let connection = connect::connection(options, screen)?;
     let context = Context {
         client: &connection.client,
@@ -310,8 +311,14 @@ fn ask(
         screen,
     };
     let result = match job {
-        Job::Operation(call) => context.session()?.call(&call).map(Some),
-        Job::Run(job) => job(context),
+        Job::Operation(call) => {
+            let call = context
+                .session()
+                .and_then(|mut session| session.call(&call));
+            call.map(|result| JobEnd::Result(Some(result)))
+        }
+        Job::Run(job) => job(context).map(JobEnd::Result),
+        Job::Command(job) => job(context).map(JobEnd::Exit),
     };
     result.map_err(|mut trouble| {
         let failed = &mut trouble.failed;

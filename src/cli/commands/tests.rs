@@ -73,7 +73,15 @@ fn read(text: &str, target: &str) -> (ClientOptions, Job) {
 fn asked(text: &str, target: &str) -> Result<Value, CommandError> {
     let (options, job) = read(text, target);
     let mut screen = Screen::new(Progress::Quiet, false);
-    ask(&options, job, &mut screen).map(Option::unwrap_or_default)
+    ask(&options, job, &mut screen).map(value_of)
+}
+
+/// The result, or the exit code in its place.
+fn value_of(end: JobEnd) -> Value {
+    match end {
+        JobEnd::Result(value) => value.unwrap_or_default(),
+        JobEnd::Exit(code) => code.into(),
+    }
 }
 
 struct CommandDir(PathBuf);

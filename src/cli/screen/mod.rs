@@ -31,8 +31,8 @@ use std::time::Instant;
 use crate::system::host;
 
 pub(crate) use result::{
-    OutputFormat, is_stdout_used, is_unread, print_bytes, print_line, print_result,
-    stdout_is_terminal,
+    OutputFormat, is_stdout_used, is_unread, print_bytes, print_error_bytes, print_line,
+    print_result, stdout_is_terminal,
 };
 
 use page::RelayStyle;

@@ -97,6 +97,14 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
         .doing(|| "writing to stdout".into())
 }
 
+/// As [`print_bytes`], on stderr: where a command elsewhere has printed them there.
+///
+/// # Errors
+/// As of [`print_bytes`].
+pub(crate) fn print_error_bytes(bytes: &[u8]) -> Result<(), Error> {
+    sink::write_all(&mut io::stderr().lock(), bytes).doing(|| "writing to stderr".into())
+}
+
 /// Whether it failed because nobody reads stdout.
 pub(crate) fn is_unread(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe

@@ -18,13 +18,14 @@ impl Deployer {
     /// `not_found`, `busy`, or why it is still there: what was live is live then. Or what of a purge stayed.
     pub fn drop_component(&self, project: &Project, purge: bool) -> Result<Vec<PathBuf>, Refusal> {
         let store = &self.known.store;
-        let _hold = self.hold(project)?;
+        let _hold = self.hold_to_drop(project)?;
         let kept = self.kept(project);
         let is_there = store.live(project).is_some() || !store.releases(project)?.is_empty();
         if !is_there && (!purge || kept.is_empty()) {
             let why = format!("dropping {project}: there is no such component");
             return Err(Refusal::new(Code::NotFound, why));
         }
+        self.end_commands(project);
         self.take_down(project)?;
         for release in store.releases(project)? {
             self.remove(project, release);
@@ -68,13 +69,16 @@ impl Deployer {
     /// `not_found`, `busy`, `conflict` if something else is live, or why it still is.
     pub fn undo_first(&self, project: &Project, id: DeploymentId) -> Result<(), Refusal> {
         let store = &self.known.store;
-        let _hold = self.hold(project)?;
+        let _hold = self.hold_to_drop(project)?;
         let record = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
         if record.project != *project {
             return Err(not_found(id));
         }
         match store.live(project) {
-            Some(live) if live == record.release_id => self.take_down(project)?,
+            Some(live) if live == record.release_id => {
+                self.end_commands(project);
+                self.take_down(project)?;
+            }
             Some(live) => {
                 let why = format!("taking back {id} of {project}: release {live} is live");
                 return Err(Refusal::new(Code::Conflict, why).about(live));
@@ -110,10 +114,20 @@ impl Deployer {
     /// # Errors
     /// `busy` with the id of the running deployment, or `stopping`.
     pub(super) fn hold(&self, project: &Project) -> Result<Hold, Refusal> {
+        self.hold_for(project, false)
+    }
+
+    /// As [`Deployer::hold`]; nothing begins to run in its releases any longer, either.
+    fn hold_to_drop(&self, project: &Project) -> Result<Hold, Refusal> {
+        self.hold_for(project, true)
+    }
+
+    fn hold_for(&self, project: &Project, drops: bool) -> Result<Hold, Refusal> {
         let busy = Busy {
             deployment: None,
             release: None,
             key: None,
+            drops,
         };
         running::claim(&self.running, &mut self.running.lock(), project, busy)
     }

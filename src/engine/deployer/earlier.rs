@@ -173,7 +173,12 @@ impl Deployer {
 
     /// The record of the deployment that built a release: of that deployment itself, or of the one whose release it made
     /// live.
-    fn built_by(&self, project: &Project, id: DeploymentId, what: &str) -> Result<Record, Refusal> {
+    pub(super) fn built_by(
+        &self,
+        project: &Project,
+        id: DeploymentId,
+        what: &str,
+    ) -> Result<Record, Refusal> {
         let store = &self.known.store;
         let found = store.read_record(id)?.ok_or_else(|| not_found(id))?;
         if found.project != *project {

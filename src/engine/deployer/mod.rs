@@ -9,7 +9,7 @@
 //! | `build` | a payload that arrives is built |
 //! | `package` | a package is fetched and built |
 //! | `earlier` | a release of an earlier deployment becomes live again |
-//! | `restart`, `start`, `drop` | the operations of those names, and `stop` |
+//! | `restart`, `start`, `drop`, `run` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
 //! | `keep` | a payload that comes before the name of its component |
@@ -27,6 +27,7 @@ mod next;
 mod package;
 mod restart;
 mod resume;
+mod run;
 mod running;
 mod start;
 mod stopping;
@@ -176,6 +177,7 @@ impl Deployer {
             deployment: Some(id),
             release: spec.plan.release(),
             key: spec.caller.key.clone(),
+            drops: false,
         };
         let hold = running::claim(&self.running, state, &spec.project, busy)?;
         state.newest = Some(id);
@@ -332,7 +334,8 @@ impl Deployer {
             // Under the lock, so that nobody begins to need it in between.
             let state = self.running.lock();
             let mut busy = state.busy.values();
-            let runs = self.builder.processes.use_release(project, release);
+            let runs = self.builder.processes.use_release(project, release)
+                || state.runs_command(project, release);
             if runs || busy.any(|busy| busy.release == Some(release)) {
                 return Ok(None);
             }

@@ -60,6 +60,7 @@ impl Deployer {
             deployment: Some(record.deployment_id),
             release: Some(record.release_id),
             key: record.idempotency_key.clone(),
+            drops: false,
         };
         let mut state = self.running.lock();
         let hold = running::claim(&self.running, &mut state, &record.project, busy)?;

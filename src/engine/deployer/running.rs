@@ -30,21 +30,50 @@ pub type CutUpload = Box<dyn Fn(u64) + Send + Sync>;
 pub(super) struct DeploymentsState {
     pub(super) busy: HashMap<Project, Busy>,
     pub(super) running: HashMap<DeploymentId, RunningDeployment>,
+    /// The commands that run in releases, by a number that is never given twice.
+    pub(super) commands: HashMap<u64, ActiveCommand>,
+    pub(super) commands_begun: u64,
     pub(super) newest: Option<DeploymentId>,
     pub(super) stopping: bool,
 }
 
 /// Why a component is busy.
 pub(super) struct Busy {
-    /// The deployment that runs; none while it is dropped.
+    /// The deployment that runs; none while it is stopped, started or dropped.
     pub(super) deployment: Option<DeploymentId>,
     /// The release that is not to be removed meanwhile.
     pub(super) release: Option<DeploymentId>,
     /// The SHA-256 of its idempotency key, in hex.
     pub(super) key: Option<String>,
+    /// Its releases are to go.
+    pub(super) drops: bool,
+}
+
+/// A command that runs in a release.
+pub(super) struct ActiveCommand {
+    pub(super) project: Project,
+    pub(super) release: DeploymentId,
+    pub(super) stopper: SharedStopper,
+    pub(super) why: Arc<OnceLock<Code>>,
+}
+
+impl ActiveCommand {
+    /// Tells it to end.
+    pub(super) fn stop(&self, why: Code) {
+        // The first reason is the one that counts.
+        self.stopper.stop_after(|| {
+            let _ = self.why.set(why);
+        });
+    }
 }
 
 impl DeploymentsState {
+    /// Whether a command runs in a release.
+    pub(super) fn runs_command(&self, project: &Project, release: DeploymentId) -> bool {
+        let mut commands = self.commands.values();
+        commands.any(|one| one.project == *project && one.release == release)
+    }
+
     /// The deployment of a component that is busy with this idempotency key.
     pub(super) fn of_key(&self, project: &Project, key: &str) -> Option<DeploymentId> {
         let busy = self.busy.get(project)?;
@@ -144,13 +173,22 @@ pub(super) fn claim(
     if state.stopping {
         return Err(stopping_refusal());
     }
-    match state.busy.get(project).map(|busy| busy.deployment) {
-        Some(Some(id)) => {
+    match state
+        .busy
+        .get(project)
+        .map(|busy| (busy.deployment, busy.drops))
+    {
+        Some((Some(id), _)) => {
             let why = format!("deploying {project}: deployment {id} of it is running");
             return Err(Refusal::new(Code::Busy, why).about(id));
         }
-        Some(None) => {
-            let why = format!("deploying {project}: it is being dropped");
+        Some((None, drops)) => {
+            let what = if drops {
+                "dropped"
+            } else {
+                "stopped or started"
+            };
+            let why = format!("deploying {project}: it is being {what}");
             return Err(Refusal::new(Code::Busy, why));
         }
         None => {}
@@ -177,6 +215,7 @@ mod tests {
                 deployment: Some(id),
                 release: None,
                 key: None,
+                drops: false,
             };
             let mut state = running.lock();
             claim(&running, &mut state, &name.parse().unwrap(), busy).unwrap()

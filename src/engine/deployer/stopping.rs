@@ -82,7 +82,7 @@ impl Deployer {
         goes_on
     }
 
-    /// Begins no further deployment and stops those that run; one that is live already goes on to its end.
+    /// Begins no further deployment or command and stops those that run; a deployment that is live already goes on to its end.
     pub fn stop(&self) {
         let mut state = self.running.lock();
         state.stopping = true;
@@ -90,11 +90,16 @@ impl Deployer {
         for one in state.running.values() {
             one.stop(Code::Interrupted);
         }
+        for command in state.commands.values() {
+            command.stop(Code::Interrupted);
+        }
     }
 
-    /// Waits until no deployment runs, at most until `deadline`, and says whether that is so.
+    /// Waits until no deployment and no command runs, at most until `deadline`, and says whether that is so.
     pub fn wait_idle(&self, deadline: Instant) -> bool {
-        self.running.wait(deadline, |state| state.busy.is_empty())
+        self.running.wait(deadline, |state| {
+            state.busy.is_empty() && state.commands.is_empty()
+        })
     }
 }
 

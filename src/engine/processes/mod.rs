@@ -40,16 +40,16 @@ use std::time::Instant;
 
 use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
-use crate::engine::child_env::{self, path_in};
+use crate::engine::child_env;
 use crate::engine::manifest::{self, Manifest, ProcessType};
 use crate::engine::processes::held::{HeldSocket, PassedSockets};
 use crate::engine::processes::output::OutputLog;
 use crate::engine::processes::process::{Launch, Process, stop_all};
 use crate::engine::processes::state::Types;
-use crate::engine::shared::{self, SHARED};
+use crate::engine::shared;
 use crate::store::Store;
 use crate::system::account::Account;
-use crate::system::child::{self, DEPLOYMENT, PROJECT, SurvivorScope};
+use crate::system::child::{self, SurvivorScope};
 use crate::system::latch::Latch;
 use crate::system::log;
 use crate::system::passing::PassedSocket;
@@ -197,17 +197,7 @@ impl Processes {
         let (store, servers) = (&self.setting.store, &self.setting.environment);
         let around = child_env::of(store, project, servers, account).doing(what)?;
         shared::make(store, project, account)?;
-        let mut environment = around.variables;
-        let path = path_in(&dir, &environment);
-        environment.push(("PATH".into(), path));
-        let mark = self.setting.store.server_mark().variable();
-        let marks = [
-            (mark.0, mark.1.to_owned()),
-            (DEPLOYMENT, release.to_string().into()),
-            (PROJECT, project.as_str().into()),
-            (SHARED, shared::dir(&self.setting.store, project).into()),
-        ];
-        environment.extend(marks.map(|(key, value)| (key.into(), value)));
+        let environment = child_env::in_release(store, (project, release), around.variables);
         Ok(ProcessPlan {
             release,
             dir,

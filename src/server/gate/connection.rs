@@ -381,12 +381,25 @@ impl ResponseWriter {
 
     /// Whether nobody is at the other end, as far as that shows without writing.
     pub fn is_gone(&self) -> bool {
+        self.link.is_none() || hung_up(self.events(PollFlags::empty()))
+    }
+
+    /// Whether the client sends nothing more: it only waits for the rest of its answer, or is gone.
+    pub fn only_listens(&self) -> bool {
+        self.events(PollFlags::RDHUP).contains(PollFlags::RDHUP)
+    }
+
+    /// What the client's socket says at once.
+    fn events(&self, asked: PollFlags) -> PollFlags {
         let Some(link) = &self.link else {
-            return true;
+            return PollFlags::empty();
         };
         let fd = link.peer.fd();
-        let mut fds = [PollFd::new(&fd, PollFlags::empty())];
-        !matches!(wait(&mut fds, Some(Duration::ZERO)), Ok(false)) && hung_up(fds[0].revents())
+        let mut fds = [PollFd::new(&fd, asked)];
+        match wait(&mut fds, Some(Duration::ZERO)) {
+            Ok(false) => PollFlags::empty(),
+            _ => fds[0].revents(),
+        }
     }
 
     /// Ends the answer, and closes the connection so that it arrives.

@@ -122,7 +122,7 @@ impl Splitter {
 }
 
 /// Where to cut a full piece that is followed by `next`: before a character that the cut would tear apart.
-fn character_boundary(piece: &[u8], next: u8) -> usize {
+pub(crate) fn character_boundary(piece: &[u8], next: u8) -> usize {
     let continues = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
     if !continues(next) {
         return piece.len();

@@ -22,6 +22,8 @@ pub const DEPLOYMENT: &str = "GANGPLANK_DEPLOYMENT_ID";
 pub const PROJECT: &str = "GANGPLANK_PROJECT";
 /// The environment variable with the name of the process, kept running, or of the command that a child descends from.
 pub const PROCESS: &str = "GANGPLANK_PROCESS";
+/// How the name of a command begins that somebody runs and waits for. No process type has a colon.
+pub const COMMAND: &str = "command:";
 /// A process may start another one while it is being looked for. Each round finds those of the one before.
 const ROUNDS_MAX: usize = 5;
 
@@ -69,7 +71,7 @@ pub fn random() -> Result<String, Error> {
 pub enum SurvivorScope<'a> {
     /// The whole server's.
     All,
-    /// Those of one component.
+    /// Those of one component, but for the commands that somebody runs in it.
     Project(&'a Project),
     /// Those of one process that is kept running or of one command, by the value of its [`PROCESS`] variable.
     Process(&'a str),
@@ -81,6 +83,8 @@ struct MarkSearch {
     server: [Vec<u8>; 2],
     /// And this one, if there is any.
     scope: Option<Vec<u8>>,
+    /// And none that begins like this.
+    spared: Option<Vec<u8>>,
 }
 
 /// Ends every process that was started for a server, or only some of them, and says how many there were: SIGTERM, a
@@ -97,6 +101,10 @@ pub fn end_survivors(mark: &ServerMark, whose: SurvivorScope<'_>) -> Result<usiz
             SurvivorScope::All => None,
             SurvivorScope::Project(project) => Some(format!("{PROJECT}={project}").into_bytes()),
             SurvivorScope::Process(name) => Some(format!("{PROCESS}={name}").into_bytes()),
+        },
+        spared: match whose {
+            SurvivorScope::Project(_) => Some(format!("{PROCESS}={COMMAND}").into_bytes()),
+            SurvivorScope::All | SurvivorScope::Process(_) => None,
         },
     };
     let is_meant = |pid: Pid| carries(pid, &search);
@@ -151,7 +159,11 @@ fn carries(process: Pid, search: &MarkSearch) -> bool {
             let mut entries = environment.split(|byte| *byte == 0);
             entries.any(|entry| entry == wanted)
         };
-        search.server.iter().any(has) && search.scope.iter().all(has)
+        let is_spared = search.spared.as_ref().is_some_and(|start| {
+            let mut entries = environment.split(|byte| *byte == 0);
+            entries.any(|entry| entry.starts_with(start))
+        });
+        search.server.iter().any(has) && search.scope.iter().all(has) && !is_spared
     })
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 16] = [
+const OPERATIONS: [(&str, &[&str], bool); 17] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
@@ -19,6 +19,7 @@ const OPERATIONS: [(&str, &[&str], bool); 16] = [
     ),
     ("restart", &["restart_component"], true),
     ("rollback", &["rollback_component"], true),
+    ("run", &["run_component"], true),
     ("show", &["get_deployment"], true),
     ("start", &["start_component"], true),
     ("status", &["get_components"], true),

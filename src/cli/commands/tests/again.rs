@@ -139,6 +139,7 @@ pub(crate) fn told(text: &str, target: &str) -> (Result<Option<Value>, CommandEr
     }
     screen.finish();
     let text = String::from_utf8(shown.0.lock().unwrap().clone()).unwrap();
+    let result = result.map(|end| Some(value_of(end)));
     (result, text.lines().map(str::to_owned).collect())
 }
 

@@ -93,7 +93,8 @@ fn who_waits_goes_on_waiting_when_the_server_goes_and_comes_back() {
     thread.join().unwrap();
     let listener = TcpListener::bind(target.strip_prefix("http://").unwrap()).unwrap();
     one(&listener, Do::Answer(DONE));
-    assert_eq!(asking.join().unwrap().unwrap().unwrap()["message"], "m");
+    let end = value_of(asking.join().unwrap().unwrap());
+    assert_eq!(end["message"], "m");
 }
 
 #[test]
