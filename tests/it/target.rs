@@ -80,7 +80,14 @@ fn a_server_is_named_once_and_asked_by_its_name() {
     let token_file = user.home.0.join("token");
     fs::write(&token_file, format!("{}\n", host.token)).unwrap();
     // From then on the directory that it was added in does not matter.
-    let (code, _, said) = user.run(&["target", "add", "file", &url, "--token-file", "token"]);
+    let (code, _, said) = user.run(&[
+        "target",
+        "add",
+        "file",
+        &url,
+        "--token-file",
+        ".config/../token",
+    ]);
     assert_eq!(code, 0, "{said}");
     let (code, out, _) = user.run(&["target", "list"]);
     let shown: Value = serde_json::from_str(&out).unwrap();

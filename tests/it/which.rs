@@ -146,6 +146,12 @@ fn the_directory_says_which_component_is_meant() {
     assert_eq!(good(&["env", "get", "PORT"]), "1\n");
     assert_eq!(good(&["env", "get"]), good(&["env", "get", "mine"]));
     assert_eq!(good(&["env", "get", "--project", "mine", "PORT"]), "1\n");
+    // A word in small letters is a component, and an empty answer would be no hint that it is not.
+    let (code, out, said) = run(&host, &dir.0, &["env", "get", "port"]);
+    assert_eq!(
+        (code, &*out, &*said),
+        (0, "", "the environment of port is empty\n")
+    );
     // `status` is of all, here too.
     let other = app("other");
     deploy(&host, &other.0);

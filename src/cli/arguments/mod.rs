@@ -81,6 +81,12 @@ impl Usage {
         }
     }
 
+    /// Whether it is about a flag that a help text names.
+    pub(crate) fn is_about_one_of(&self, help: &str) -> bool {
+        let flag = self.flag.as_deref();
+        flag.is_some_and(|flag| flags_in(help).contains(&flag))
+    }
+
     /// With what is wrong about a leftover flag, by the flags that a help text names.
     pub(crate) fn explained(self, help: &str) -> Usage {
         let Some(flag) = self.flag else {

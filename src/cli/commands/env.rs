@@ -207,7 +207,8 @@ fn get(
 ) -> Result<Option<Value>, CommandError> {
     let output = context.options.output;
     let call = Operation::GetEnv(project.clone(), true).into();
-    let answer = context.session()?.call(&call)?;
+    let mut session = context.session()?;
+    let answer = session.call(&call)?;
     let empty = Map::new();
     let all = answer.get("values").and_then(Value::as_object);
     let all = all.unwrap_or(&empty);
@@ -221,6 +222,11 @@ fn get(
     }
     if names.is_empty() {
         chosen = all.clone();
+        if chosen.is_empty() {
+            // It may be a variable that was meant.
+            let remark = format!("the environment of {project} is empty");
+            session.screen.remark(&remark);
+        }
     }
     if !matches!(output, OutputFormat::Auto | OutputFormat::Text) {
         return Ok(Some(chosen.into()));

@@ -177,7 +177,7 @@ fn parse(words: Vec<OsString>, environment: Environment) -> Result<Command, Usag
         finish(line)?;
         return Ok(Command::Help(match about {
             None => overview(),
-            Some(about) if about == FLAGS_TOPIC => FLAGS_HELP.to_owned(),
+            Some(about) if is_topic(&about) => FLAGS_HELP.to_owned(),
             Some(about) => CommandSpec::of(&about)?.help(),
         }));
     }
@@ -195,10 +195,18 @@ fn parse(words: Vec<OsString>, environment: Environment) -> Result<Command, Usag
     command.map_err(|usage| usage.explained(&spec.flags()))
 }
 
+/// Whether it is the one word of `help` that is not a command, or nearly so.
+fn is_topic(about: &str) -> bool {
+    CommandSpec::of(about).is_err() && nearest(about, [FLAGS_TOPIC]).is_some()
+}
+
 fn without_command(mut line: CommandLine) -> Result<Command, Usage> {
     let version = line.contains(["-V", "--version"]);
     let help = line.contains(["-h", "--help"]);
-    finish(line).map_err(|usage| usage.explained("--version --help"))?;
+    finish(line).map_err(|usage| match usage.is_about_one_of(FLAGS_HELP) {
+        true => Usage::new("the command comes first, then its flags: gangplank COMMAND [FLAGS]"),
+        false => usage.explained("--version --help"),
+    })?;
     if help {
         Ok(Command::Help(overview()))
     } else if version {

@@ -75,7 +75,16 @@ fn parse(mut line: CommandLine, _: Environment) -> Result<Command, Usage> {
         let file = TargetsFile::of_user()?;
         match action {
             TargetAction::List => Ok((list(&file, screen)?, output)),
-            action => Ok((change(&file, action)?, OutputFormat::Text)),
+            action => {
+                if let TargetAction::Add {
+                    token: Some(TokenSource::Stdin),
+                    ..
+                } = action
+                {
+                    token::announce(screen);
+                }
+                Ok((change(&file, action)?, OutputFormat::Text))
+            }
         }
     })))
 }
@@ -221,6 +230,12 @@ fn saved(
     Ok(saved)
 }
 
+/// The same path from any directory. The file itself may be a link, which stays one.
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).doing(|| format!("finding {}", path.display()))
+    let found = std::path::absolute(path).doing(|| format!("finding {}", path.display()))?;
+    let dir = found.parent().and_then(|dir| dir.canonicalize().ok());
+    match (dir, found.file_name()) {
+        (Some(dir), Some(name)) => Ok(dir.join(name)),
+        _ => Ok(found),
+    }
 }

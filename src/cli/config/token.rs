@@ -1,11 +1,12 @@
 //! An access token out of a file, of stdin or of a variable.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
+use crate::cli::screen::Screen;
 use crate::system::files::read_up_to;
 
 /// A token is 64 digits, and one of Harper's some hundred characters; a file that is longer than this is another one.
@@ -30,6 +31,14 @@ pub(crate) fn from_file(file: &Path) -> Result<Secret, Error> {
 /// As of [`from_file`].
 pub(crate) fn from_stdin() -> Result<Secret, Error> {
     from_reader(io::stdin(), "stdin")
+}
+
+/// Says that a token is read, where somebody at a terminal would wait for what goes on.
+pub(crate) fn announce(screen: &mut Screen) {
+    if io::stdin().is_terminal() {
+        screen.remark("Reading the token from the terminal; Enter and Ctrl-D end it");
+        screen.flush();
+    }
 }
 
 /// The token in a text, such as that of a variable.

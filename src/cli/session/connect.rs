@@ -49,6 +49,9 @@ pub(crate) fn connection(
         let target = &chosen.target;
         screen.remark(&format!("Target {name} of gangplank.json: {target}"));
     }
+    if options.token_file.as_deref() == Some(Path::new("-")) {
+        token::announce(screen);
+    }
     let credentials = credentials(options, &chosen, &environment).map_err(CommandError::usage)?;
     let login = login(&chosen, credentials.is_some(), &environment);
     let ca_cert = options.ca_cert.clone();

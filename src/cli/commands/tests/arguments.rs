@@ -34,6 +34,9 @@ fn what_is_wrong_is_named() {
         ("", "no command"),
         ("nope", "\"nope\"; `gangplank help` lists them"),
         ("deplyo", "did you mean deploy?"),
+        ("--target prod list", "the command comes first"),
+        ("--target=prod list", "the command comes first"),
+        ("flag", "unknown command \"flag\""),
         ("help rollbakc", "did you mean rollback?"),
         ("env lst", "unknown env command \"lst\"; did you mean list?"),
         ("env nope", "it is one of: list, get, set, unset"),
@@ -163,6 +166,7 @@ fn help_has_an_example_for_each_command() {
             assert!(rows < 24 || *command == "serve", "{text} has {rows} lines");
         }
     }
+    assert!(matches!(line("help flag"), Ok(Command::Help(_))));
     let Ok(Command::Help(flags)) = line("help flags") else {
         panic!("no help of the flags")
     };
