@@ -1048,3 +1048,88 @@ fn a_cancel_reaches_the_release_lines_of_the_peers() {
         }
     });
 }
+
+#[test]
+fn a_replicated_deployment_ends_with_a_table_and_warns_of_who_is_left_behind() {
+    let cluster = cluster(2, &[]);
+    let dir = TempDir::new().with(&[("app/v", "1")]);
+    let app = dir.0.join("app");
+    let root = cluster.peers[1].root.0.display().to_string();
+    let fails = format!("case $PWD in {root}*) exit 9;; esac");
+    let all = "exit 9";
+    // The command, more flags, the exit code, whether somebody is left behind, and the results of the hosts.
+    type Case<'a> = (&'a str, &'a [&'a str], i32, bool, [&'a str; 3]);
+    let table: [Case; 4] = [
+        ("true", &[], 0, false, ["success"; 3]),
+        (
+            &fails,
+            &["--ignore-replication-errors"],
+            0,
+            true,
+            ["success", "success", "failed"],
+        ),
+        (&fails, &[], 1, false, ["failed"; 3]),
+        (
+            all,
+            &["--ignore-replication-errors"],
+            1,
+            false,
+            ["failed"; 3],
+        ),
+    ];
+    for (command, flags, exit, warned, results) in table {
+        for (progress, warning) in [("plain", "warning: "), ("github", "::warning::")] {
+            let mut words = vec!["deploy", app.to_str().unwrap(), "--replicated"];
+            words.extend(["--progress", progress, "--install-command", command]);
+            words.extend(flags);
+            let output = cluster.origin.cli(&words);
+            let shown = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(exit), "{shown}");
+            let warnings: Vec<&str> = shown
+                .lines()
+                .filter(|line| line.starts_with(warning))
+                .collect();
+            assert_eq!(warnings.len(), usize::from(warned), "{shown}");
+            if warned {
+                let said = format!("{warning}the peer three is left behind: ");
+                assert!(
+                    warnings[0].starts_with(&said) && warnings[0].contains("exit code 9"),
+                    "{shown}"
+                );
+            }
+            let lines: Vec<&str> = shown.lines().collect();
+            let head = lines
+                .iter()
+                .position(|line| line.starts_with("HOST  ") || line.starts_with("HOST "));
+            if command == all {
+                // It failed here before any peer was asked.
+                assert_eq!(head, None, "{shown}");
+                continue;
+            }
+            let head = head.unwrap_or_else(|| panic!("no table: {shown}"));
+            let words = |line: &str| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(words(lines[head]), ["HOST", "RESULT", "TOOK", "REASON"]);
+            let found: Vec<String> = lines[head + 1..head + 4]
+                .iter()
+                .map(|line| words(line)[1].clone())
+                .collect();
+            assert_eq!(found, results, "{shown}");
+            assert_eq!(shown.matches("RESULT").count(), 1, "{shown}");
+            // Nothing comes after it but why it failed.
+            assert!(
+                lines[head + 4..].iter().all(|line| line.contains("error")),
+                "{shown}"
+            );
+        }
+    }
+    let list = cluster.origin.cli(&["list", "--output", "text"]);
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(
+        list.contains("  PEERS") && list.contains("  2/2") && list.contains("  1/2"),
+        "{list}"
+    );
+}

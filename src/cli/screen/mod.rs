@@ -8,6 +8,7 @@
 //! [`Screen::flush`] when there is nothing more at hand, and [`Screen::tick`] about every 100 ms whatever happens.
 
 mod bar;
+mod hosts;
 mod layout;
 mod lines;
 mod narrator;

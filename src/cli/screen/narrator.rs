@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::api::event::{
     Event, Failure, InstallLine, PeerEvent, PhaseEvent, PhaseStatus, ProcessEvent, Stream,
 };
+use crate::cli::screen::hosts;
 use crate::cli::screen::lines;
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::units;
@@ -49,6 +50,8 @@ pub(crate) struct Narrator {
     received_sizes: units::Doublings,
     /// What was told last of an upload that somebody else sends.
     upload: Option<(u64, Option<u64>)>,
+    /// What the server calls itself.
+    origin: Option<String>,
     peers: BTreeMap<String, Narrator>,
 }
 
@@ -67,6 +70,7 @@ impl Narrator {
             received: units::Steps::default(),
             received_sizes: units::Doublings::default(),
             upload: None,
+            origin: None,
             peers: BTreeMap::new(),
         }
     }
@@ -117,6 +121,7 @@ impl Narrator {
             Event::Install(line) => self.install(&line, page),
             Event::Deployment(opening) => {
                 self.begin();
+                self.origin = Some(opening.origin_node.clone()).filter(|name| !name.is_empty());
                 self.say(
                     LineKind::Fact,
                     &format!("deployment {}", opening.deployment_id),
@@ -140,7 +145,10 @@ impl Narrator {
                     page,
                 );
             }
-            Event::Done(_) => self.end(page),
+            Event::Done(result) => {
+                self.end(page);
+                self.hosts(&result, "success", "", page);
+            }
             Event::Error(failure) => self.failure(&failure, page),
             Event::Unknown { name, data } => self.unknown(&name, &data, page),
         }
@@ -332,13 +340,7 @@ impl Narrator {
 
     /// What the server says of an upload that somebody else sends.
     fn upload(&mut self, bytes: u64, total: Option<u64>, page: &mut dyn Page) {
-        if self
-            .upload
-            .replace((bytes, total))
-            .is_some_and(|(before, _)| bytes < before)
-        {
-            self.received_sizes = units::Doublings::default();
-        }
+        self.upload = Some((bytes, total));
         let Some(total) = total else {
             if self.received_sizes.reached(bytes) {
                 let text = format!("Uploaded {}", units::size(bytes));
@@ -400,8 +402,18 @@ impl Narrator {
         if self.process_lines == 0 {
             self.process_output(failure, page);
         }
+        let more = Value::Object(failure.more.clone());
+        self.hosts(&more, "failed", &failure.code, page);
         let code = Some(failure.code.as_str()).filter(|code| !code.is_empty());
         self.message(LineKind::Error, &failure.message, code, page);
+    }
+
+    /// The table with which a deployment for several hosts ends.
+    fn hosts(&self, end: &Value, result: &str, reason: &str, page: &mut dyn Page) {
+        let origin = self.origin.as_deref().map(|name| (name, result, reason));
+        for line in hosts::table(origin, end).lines() {
+            self.say(LineKind::Fact, line, page);
+        }
     }
 
     fn process_output(&self, failure: &Failure, page: &mut dyn Page) {

@@ -76,6 +76,7 @@ impl Steps {
 /// The sizes that an upload without a known end has passed: each twice the one before, so that there are few.
 #[derive(Debug, Default)]
 pub(crate) struct Doublings {
+    bytes: u64,
     next: u64,
 }
 
@@ -83,8 +84,12 @@ impl Doublings {
     /// Smaller uploads are over before they are told.
     const FIRST: u64 = 1 << 20;
 
-    /// Whether a new size was passed.
+    /// Whether a new size was passed. Fewer bytes than before are a new attempt.
     pub(crate) fn reached(&mut self, bytes: u64) -> bool {
+        if bytes < self.bytes {
+            self.next = 0;
+        }
+        self.bytes = bytes;
         self.next = self.next.max(Self::FIRST);
         let is_reached = bytes >= self.next;
         while self.next <= bytes {
@@ -138,11 +143,12 @@ mod tests {
             9 * mib,
             10 * mib,
             16 * mib,
+            mib,
         ]
         .into_iter()
         .filter(|bytes| steps.reached(*bytes))
         .collect();
-        assert_eq!(reached, [mib, 2 * mib, 9 * mib, 16 * mib]);
+        assert_eq!(reached, [mib, 2 * mib, 9 * mib, 16 * mib, mib]);
     }
 
     #[test]

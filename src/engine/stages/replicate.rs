@@ -5,8 +5,8 @@ use std::thread;
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 
-use crate::api::error::{Code, Refusal};
-use crate::api::event::{PeerEvent, Phase};
+use crate::api::error::{Code, Error, Refusal};
+use crate::api::event::{Event, PeerEvent, Phase};
 use crate::api::name::Project;
 use crate::api::operation::Restart;
 use crate::engine::attempt::{Attempt, Facts};
@@ -42,6 +42,8 @@ struct Member<'a> {
     /// Its processes were to be those of its build.
     restarted: bool,
     error: Option<String>,
+    /// It was said that it is left behind.
+    told: bool,
 }
 
 impl Member<'_> {
@@ -180,6 +182,19 @@ impl<'a> Fleet<'a> {
         Err(Refusal::new(Code::ReplicateFailed, why))
     }
 
+    /// Says of each peer that has failed since that the deployment goes on without it.
+    fn warn(&mut self, attempt: &mut Attempt) -> Result<(), Error> {
+        for member in self.members.iter_mut().filter(|member| !member.told) {
+            let Some(why) = &member.error else { continue };
+            let name = member.peer.name();
+            attempt.emit(&Event::Warning(format!(
+                "the peer {name} is left behind: {why}"
+            )))?;
+            member.told = true;
+        }
+        Ok(())
+    }
+
     /// How the peers did, in a deployment that went well or not.
     pub(super) fn report(&self, well: bool) -> PeerReport {
         let results = self.members.iter().map(|member| {
@@ -241,6 +256,7 @@ impl Builder {
                 live: None,
                 restarted: false,
                 error: None,
+                told: false,
             };
             let mut fleet = Fleet {
                 members: self.peers.iter().map(member).collect(),
@@ -277,7 +293,10 @@ impl Builder {
                 fleet.verdict(&format!("replicating {}", tree.project))
             };
             match verdict {
-                Ok(()) => Ok((fleet, Facts::new())),
+                Ok(()) => {
+                    fleet.warn(attempt)?;
+                    Ok((fleet, Facts::new()))
+                }
                 Err(refusal) => {
                     let mut failed = Box::<Failed>::from(refusal);
                     fleet.report(false).add_to(&mut failed);
@@ -310,7 +329,8 @@ impl Builder {
             let why = format!("releasing {project}: stopped");
             return Err(Refusal::new(Code::Cancelled, why));
         }
-        fleet.verdict(&format!("releasing {project}"))
+        fleet.verdict(&format!("releasing {project}"))?;
+        Ok(fleet.warn(attempt)?)
     }
 
     /// Makes the builds of the peers live, all at once.
@@ -342,7 +362,9 @@ impl Builder {
         for (n, build) in made {
             fleet.members[n].live = Some(build);
         }
-        fleet.verdict(&format!("activating {project}"))
+        drop(tell);
+        fleet.verdict(&format!("activating {project}"))?;
+        Ok(fleet.warn(attempt)?)
     }
 
     /// Restarts what is live at the peers: all at once, or one after the other, the next only when the one before is healthy.
@@ -373,6 +395,7 @@ impl Builder {
             fleet.undo_some(project, &mut attempt.peer_events(), |member| {
                 !member.goes_along()
             });
+            fleet.warn(attempt)?;
         }
         Ok(())
     }

@@ -1,0 +1,71 @@
+//! How a deployment for several hosts went on each of them, as a table.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cli::screen::layout::Rows;
+use crate::cli::screen::{lines, units};
+
+/// The table of what ends a deployment: of the origin's name, result and reason, where it is known, and of its peers. Empty
+/// if it has none.
+pub(super) fn table(origin: Option<(&str, &str, &str)>, end: &Value) -> String {
+    let peers = end.get("peer_results").and_then(Value::as_array);
+    let Some(peers) = peers.filter(|peers| !peers.is_empty()) else {
+        return String::new();
+    };
+    let number = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64);
+    let head = ["HOST", "RESULT", "TOOK", "REASON"].map(str::to_owned);
+    let mut rows = vec![head.to_vec()];
+    rows.extend(origin.map(|(name, result, reason)| {
+        let took = took(number(end, "elapsed_ms"));
+        [name, result, &took, reason].map(cell).to_vec()
+    }));
+    rows.extend(peers.iter().map(|peer| {
+        let text = |key: &str| peer.get(key).and_then(Value::as_str).unwrap_or_default();
+        let times = number(peer, "started_at").zip(number(peer, "completed_at"));
+        let took = took(times.map(|(from, to)| to.saturating_sub(from)));
+        [text("node"), text("status"), &took, text("error")]
+            .map(cell)
+            .to_vec()
+    }));
+    Rows(rows).lines(&[], None)
+}
+
+fn took(ms: Option<u64>) -> String {
+    ms.map_or_else(String::new, |ms| units::duration(Duration::from_millis(ms)))
+}
+
+fn cell(text: &str) -> String {
+    match text {
+        "" => "-".to_owned(),
+        text => lines::message(text).join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_host_has_a_row() {
+        let peers = json!([
+            {"node": "two", "status": "success", "error": null, "started_at": 1000, "completed_at": 3500},
+            {"node": "three", "status": "failed", "error": "no\nroom\u{1b}[2J", "started_at": 1000},
+        ]);
+        let end = json!({"elapsed_ms": 4000, "peer_results": peers});
+        let expected = "\
+HOST   RESULT   TOOK  REASON
+one    success  4.0s  -
+two    success  2.5s  -
+three  failed   -     no room^[[2J
+";
+        assert_eq!(table(Some(("one", "success", "")), &end), expected);
+        let unnamed = table(None, &end);
+        assert_eq!(unnamed.lines().count(), 3);
+        for none in [json!({}), json!({"peer_results": []}), json!(null)] {
+            assert_eq!(table(None, &none), "", "{none}");
+        }
+    }
+}
