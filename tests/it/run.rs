@@ -259,6 +259,26 @@ fn the_client_prints_what_the_command_prints_and_ends_as_it_does() {
 }
 
 #[test]
+fn what_a_command_prints_is_shown_to_who_asks_by_its_operation() {
+    let (host, _) = with_app();
+    let output = host.cli(&[
+        "op",
+        "run_component",
+        "project=app",
+        "command=cat v; exit 3",
+    ]);
+    let shown = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        shown
+            .lines()
+            .any(|line| line.ends_with(" 1") || line == "1"),
+        "{shown}"
+    );
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result, json!({"exit_code": 3}));
+}
+
+#[test]
 fn a_command_ends_with_its_client() {
     let (host, _) = with_app();
     // By Ctrl-C, which lets it tidy up.

@@ -154,10 +154,10 @@ impl Narrator {
         }
     }
 
-    /// What matters of events that are not quite ours: the id of a deployment, the reason of a failure.
+    /// What matters of events that are not quite ours, or not of a deployment: its id, the reason of a failure, a line.
     fn unknown(&mut self, name: &str, data: &str, page: &mut dyn Page) {
         let value: Value = match name {
-            "deployment" | "error" | "warning" | "done" => {
+            "deployment" | "error" | "warning" | "done" | "output" => {
                 serde_json::from_str(data).unwrap_or_else(|_| data.into())
             }
             _ => return,
@@ -175,6 +175,13 @@ impl Narrator {
                 }
             }
             "done" => self.end(page),
+            "output" => {
+                let stream = match part("stream") {
+                    Some("stderr") => Stream::Stderr,
+                    _ => Stream::Stdout,
+                };
+                self.log_line(stream, part("line").unwrap_or(data), page);
+            }
             "warning" => self.message(
                 LineKind::Warning,
                 part("message").unwrap_or(data),
@@ -567,6 +574,16 @@ mod tests {
                 "{\"phase\":\"\\u001b[2J\\n::x\",\"status\":\"start\"}",
             )],
             &["^[[2J^J::x..."],
+        ),
+        (
+            &[
+                ("output", r#"{"stream":"stdout","line":"a\u001b"}"#),
+                (
+                    "output",
+                    r#"{"stream":"stderr","line":"b","continued":true}"#,
+                ),
+            ],
+            &["  | a^[", "  ! b"],
         ),
         (
             &[("warning", r#"{"message":"low\ndisk"}"#), ("warning", "7")],
