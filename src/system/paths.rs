@@ -23,6 +23,9 @@ pub fn config_dir() -> Result<PathBuf, Error> {
     config(&|name| std::env::var_os(name).map(PathBuf::from))
 }
 
+/// The root of the superuser.
+pub const SYSTEM_ROOT: &str = "/var/lib/gangplank";
+
 /// The name of the unix socket that every root has.
 pub const SOCKET: &str = "gangplank.sock";
 
@@ -39,7 +42,7 @@ fn root(env: &dyn Fn(&str) -> Option<PathBuf>, superuser: bool) -> Result<PathBu
         return Ok(root);
     }
     if superuser {
-        return Ok(PathBuf::from("/var/lib/gangplank"));
+        return Ok(PathBuf::from(SYSTEM_ROOT));
     }
     if let Some(data) = absolute("XDG_DATA_HOME") {
         return Ok(data.join("gangplank"));

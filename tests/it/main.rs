@@ -17,6 +17,7 @@ mod flood;
 mod harper;
 mod history;
 mod inject;
+mod install_service;
 mod lifecycle;
 mod list;
 mod needs;

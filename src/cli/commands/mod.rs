@@ -9,6 +9,7 @@ mod deploy;
 mod drop;
 mod env;
 mod failure;
+mod install_service;
 mod job;
 mod list;
 mod logs;
@@ -65,6 +66,7 @@ const COMMANDS: &[CommandSpec] = &[
     op::COMMAND,
     target::COMMAND,
     token::COMMAND,
+    install_service::COMMAND,
 ];
 
 /// A command.

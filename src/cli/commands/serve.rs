@@ -236,7 +236,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
     Ok(Command::Serve(Box::new(options)))
 }
 
-fn listen(text: &str) -> Result<Listen, String> {
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path {
             "" => Err("unix: needs a path".into()),

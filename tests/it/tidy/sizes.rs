@@ -47,7 +47,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With deployments by a word, and components by the directory.
     // With the question what kind of server answers.
     // With a command elsewhere, whose output and exit code are those of the program.
-    ("cli", 6_800),
+    // With `install-service`.
+    ("cli", 7_300),
 ];
 
 /// The lines of code of a file.
