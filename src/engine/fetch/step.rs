@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const STACK_BYTES: usize = 64 << 10;
 /// How many lines of an answer are kept: it names a commit or a file.
 const ANSWER_LINES_MAX: usize = 100;
+/// What git says when ssh has said why.
+const OF_SSH: &str = "Could not read from remote repository.";
 /// What programs print when the disk, or the user's share of it, is used up.
 const FULL: [&str; 4] = [
     "No space left on device",
@@ -46,6 +48,8 @@ pub(super) struct FetchProgram<'a> {
     progress: Option<Instant>,
     /// The line in which it says why it gives up.
     fatal: Option<String>,
+    /// What it said last.
+    last: Option<String>,
     /// It said that the disk is full.
     full: bool,
 }
@@ -85,6 +89,7 @@ impl<'a> FetchProgram<'a> {
             tail: Tail::default(),
             progress: None,
             fatal: None,
+            last: None,
             full: false,
         })
     }
@@ -116,7 +121,7 @@ impl<'a> FetchProgram<'a> {
         let name = format!("fetch-{}", child::random()?);
         let command = self.command(dir, words, &name);
         let mut answer = Vec::new();
-        (self.fatal, self.full) = (None, false);
+        (self.fatal, self.last, self.full) = (None, None, false);
         let left = request.deadline.saturating_duration_since(Instant::now());
         let options = RunOptions::within(left, request.account);
         let (ended, low) = watched(request, dir, |stop| {
@@ -186,8 +191,11 @@ impl<'a> FetchProgram<'a> {
         };
         self.full |= FULL.iter().any(|word| line.line.contains(word));
         if let Some(why) = fatal(&line.line) {
-            self.fatal.get_or_insert(why.to_owned());
+            let before = self.last.take().filter(|_| why == OF_SSH);
+            self.fatal
+                .get_or_insert(before.unwrap_or_else(|| why.to_owned()));
         }
+        self.last = Some(line.line.clone());
         self.tail.keep(&line);
         attempt.emit(&Event::Install(line))
     }

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::web::{Reply, Repositories, Web, git};
 use super::{
-    arguments_of_children, deploy, everything, fails, is_nowhere, live, of, succeeds, warnings,
+    arguments_of_children, deploy, everything, fails, is_nowhere, live, of, set_env, succeeds,
+    warnings,
 };
 use crate::needs::{have, is_root, may};
 use crate::test_server::{BINARY, TempDir, TestServer, await_some, bare, names};
@@ -77,7 +78,10 @@ fn a_branch_a_tag_or_a_commit_is_deployed() {
         (format!("{url}#{none}"), ""),
         (format!("{url}#abcdef123"), ""),
         (repositories.url("other"), ""),
-        ("git+ssh://git@127.0.0.1:1/app.git".to_owned(), ""),
+        (
+            "git+ssh://git@127.0.0.1:1/app.git".to_owned(),
+            "ssh: connect to host 127.0.0.1 port 1",
+        ),
     ] {
         let (code, why) = fails(&host, &url, &[], "fetch");
         assert_eq!(code, "fetch_failed", "{why}");
@@ -291,6 +295,50 @@ fn a_server_that_is_killed_while_git_runs_ends_it_at_the_next_start() {
         .operate(&json!({"operation": "list_deployments"}))
         .json();
     assert_eq!(list["deployments"][0]["error"]["code"], "interrupted");
+}
+
+#[test]
+fn ssh_asks_nobody_and_is_the_one_of_the_environment() {
+    if !have("git") || !have("ssh") {
+        return;
+    }
+    let repositories = Repositories::start();
+    repositories.add("app", &[("index.txt", "by ssh")]);
+    // It says how it was called, and does here what it should do there.
+    let script = format!(
+        "#!/bin/sh\necho \"$0 $*\" >> {0}/called\nfor last; do :; done\ncd {0} && eval \"exec $last\"\n",
+        repositories.dir.0.display()
+    );
+    let dir = TempDir::new().with(&[("ssh", &script), ("own", &script)]);
+    for name in ["ssh", "own"] {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(dir.0.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", dir.0.display(), std::env::var("PATH").unwrap());
+    let host = TestServer::with(&[], &[("PATH", &path)]);
+    let called = || fs::read_to_string(repositories.dir.0.join("called")).unwrap();
+    let repository = repositories.dir.0.join("app.git");
+    let url = format!(
+        "git+ssh://deploy@example.invalid:2222{}",
+        repository.display()
+    );
+    succeeds(&host, &url, &[]);
+    assert_eq!(live(&host), "by ssh");
+    let first = called();
+    let words = [
+        "-o BatchMode=yes",
+        "-p 2222",
+        "deploy@example.invalid",
+        "git-upload-pack",
+    ];
+    assert!(words.iter().all(|word| first.contains(word)), "{first}");
+    let own = dir.0.join("own").display().to_string();
+    set_env(
+        &host,
+        json!({"GIT_SSH_COMMAND": own, "GIT_SSH_VARIANT": "ssh"}),
+    );
+    succeeds(&host, &url, &[]);
+    assert!(called()[first.len()..].starts_with(&own), "{}", called());
 }
 
 #[test]
