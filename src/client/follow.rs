@@ -8,6 +8,7 @@
 //! that was asked for. What is shown meanwhile, and what stops it, is the [`FollowHost`]'s affair.
 
 mod again;
+mod harper;
 mod window;
 
 use std::time::{Duration, Instant};
@@ -17,7 +18,9 @@ use serde_json::Value;
 use crate::api::error::{Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::AnswerShape;
+use crate::client::follow::harper::HarperState;
 use crate::client::follow::window::RetryWindow;
+use crate::client::harper::find::Sought;
 use crate::client::{
     Client, DeploymentRef, InFlight, NoResult, Notice, PlainAnswer, RequestStage, answer,
 };
@@ -64,6 +67,8 @@ pub(crate) struct FollowOptions {
     pub(crate) retry_for: Option<Duration>,
     /// The server was reached before.
     pub(crate) reached: bool,
+    /// By what a Harper server's record of the deployment is found.
+    pub(crate) sought: Option<Sought>,
 }
 
 /// What is next.
@@ -152,6 +157,7 @@ pub(crate) struct AnswerFollower<'a> {
     said: bool,
     /// The server's clock at its last plain answer.
     date: Option<u64>,
+    harper: HarperState,
     attempt: Attempted,
 }
 
@@ -162,8 +168,10 @@ enum Asked {
     Request,
     /// A deployment's events after the last one.
     Events(DeploymentId),
-    /// A deployment's terminal event, when nothing else comes.
+    /// A deployment's terminal event, when nothing else comes; at a Harper server its record.
     End(DeploymentId),
+    /// Which deployment it is, at a Harper server.
+    Find,
 }
 
 /// How one try stands.
@@ -183,6 +191,8 @@ enum FollowStep {
     /// Nothing comes after the last event.
     Over,
     Lost(FailedTry),
+    /// This is asked next.
+    Next(Asked),
 }
 
 /// A try that came to nothing, and how it ends if there is no other one.
@@ -207,6 +217,7 @@ impl<'a> AnswerFollower<'a> {
             client,
             window: RetryWindow::new(options.retry_for),
             reached_before: options.reached,
+            harper: HarperState::new(options.sought.clone()),
             options,
             last: 0,
             proven: false,
@@ -238,20 +249,36 @@ impl<'a> AnswerFollower<'a> {
     /// # Errors
     /// Why there is none.
     pub(crate) fn follow(&mut self, host: &mut dyn FollowHost) -> Result<Value, FollowError> {
-        let mut asked = Asked::Request;
+        let mut asked = match self.known() {
+            Some(id) if self.watches_harper() => Asked::Events(id),
+            None if self.watches_harper() => Asked::Find,
+            _ => Asked::Request,
+        };
         loop {
             asked = match self.attempt(asked, host)? {
                 FollowStep::End(result) => return result,
-                FollowStep::Lost(loss) => self.again(asked, loss, host)?,
+                FollowStep::Lost(loss) => match self.harper_finished(host) {
+                    Some(result) => return Ok(result),
+                    None => self.again(asked, loss, host)?,
+                },
+                FollowStep::Next(next) => next,
                 FollowStep::Over => self.over(asked, host)?,
                 FollowStep::On => asked,
             };
         }
     }
 
-    fn begin(&self, asked: Asked, host: &mut dyn FollowHost) -> Result<InFlight, Error> {
+    fn watches_harper(&self) -> bool {
+        self.client.is_harper() && self.options.subject == Subject::Watching
+    }
+
+    fn begin(&mut self, asked: Asked, host: &mut dyn FollowHost) -> Result<InFlight, Error> {
+        if self.client.is_harper() {
+            return self.harper_begin(asked, host);
+        }
         match asked {
-            Asked::Request => host.begin(),
+            // Our own server names a deployment in its first event.
+            Asked::Request | Asked::Find => host.begin(),
             Asked::Events(id) => self
                 .client
                 .events(&DeploymentRef::Deployment(id), self.last),
@@ -271,7 +298,10 @@ impl<'a> AnswerFollower<'a> {
         self.attempt = Attempted::of(asked);
         loop {
             let step = match host.next(&running) {
-                NextNotice::Notice(notice) => self.notice(notice, host),
+                NextNotice::Notice(notice) => {
+                    self.harper.heard();
+                    self.notice(notice, host)
+                }
                 NextNotice::Gone => FollowStep::End(Err(self.lost("the request's thread is gone"))),
                 NextNotice::Stop => FollowStep::End(Err(self.interrupted())),
                 NextNotice::Tick => {
@@ -279,6 +309,8 @@ impl<'a> AnswerFollower<'a> {
                     if silent && self.window.over(Instant::now()) {
                         let trouble = self.lost("the server is silent");
                         self.broke(LossKind::Broken, trouble)
+                    } else if self.client.is_harper() {
+                        self.harper_silence(host)
                     } else {
                         FollowStep::On
                     }
@@ -314,6 +346,9 @@ impl<'a> AnswerFollower<'a> {
     }
 
     fn record(&mut self, record: &SseRecord, host: &mut dyn FollowHost) -> FollowStep {
+        if self.client.is_harper() {
+            return self.harper_record(record, host);
+        }
         self.proven = true;
         let number = record.id.as_deref().and_then(|id| id.parse().ok());
         let terminal = matches!(record.event.as_str(), "done" | "error");
@@ -360,6 +395,9 @@ impl<'a> AnswerFollower<'a> {
 
     fn answer(&mut self, answer: &PlainAnswer) -> FollowStep {
         self.date = answer.date;
+        if self.attempt.resumes() && self.client.is_harper() {
+            return self.harper_answer(answer);
+        }
         if self.attempt.resumes() {
             if answer.status == 204 {
                 return FollowStep::Over;
@@ -462,18 +500,6 @@ impl<'a> AnswerFollower<'a> {
         });
         trouble.watch &= self.follows();
         trouble
-    }
-
-    fn interrupted(&self) -> FollowError {
-        let attempt = &self.attempt;
-        let open = self.uploads() && !self.unknown && self.options.id.is_none();
-        if open && !attempt.sent && attempt.status.is_none_or(|status| status >= 300) {
-            let message = "interrupted: the upload was stopped, and nothing was deployed";
-            let mut trouble = FollowError::from(NoResult::new(Exit::Interrupted, message));
-            trouble.watch = false;
-            return trouble;
-        }
-        self.lost_with(Exit::Interrupted, "interrupted".into())
     }
 }
 

@@ -46,6 +46,8 @@ use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector}
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Operation, OperationCall};
+use crate::client::harper::find::PayloadHash;
+use crate::client::harper::hash::HashingReader;
 use crate::client::kind::ServerKind;
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
@@ -119,6 +121,8 @@ pub(crate) enum DeploymentRef {
 pub(crate) struct Client {
     target: Target,
     authorization: Option<Secret>,
+    /// Who asks, where a name was given.
+    user: Option<String>,
     tls: TlsConfig,
     /// The certificates that are trusted, if they were named.
     trust: Option<Arc<ClientConfig>>,
@@ -142,6 +146,7 @@ impl Client {
         let client = Client {
             target,
             authorization: None,
+            user: None,
             tls: TlsConfig::default(),
             trust: None,
             kind: OnceLock::new(),
@@ -155,6 +160,11 @@ impl Client {
         }
     }
 
+    /// Who asks, where a name was given.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
     /// What answers at the target, if that is known.
     pub(crate) fn kind(&self) -> Option<&ServerKind> {
         self.kind.get()
@@ -166,7 +176,7 @@ impl Client {
     }
 
     /// A Harper server answers.
-    fn is_harper(&self) -> bool {
+    pub(crate) fn is_harper(&self) -> bool {
         !matches!(self.kind(), None | Some(ServerKind::Gangplank))
     }
 
@@ -203,6 +213,10 @@ impl Client {
             }
         };
         self.authorization = Some(Secret::new(authorization));
+        self.user = match credentials {
+            TargetCredentials::Basic { username, .. } => Some(username.clone()),
+            TargetCredentials::Bearer(_) => None,
+        };
         Ok(self)
     }
 
@@ -298,8 +312,17 @@ impl Client {
         if !harper {
             headers.push(("Idempotency-Key", key.to_owned()));
         }
-        let body = Box::new(form.file("payload", "package.tar.gz", payload));
-        self.start("upload", "/", true, headers, Content::Streamed(body))
+        let hash = PayloadHash::default();
+        let body: Box<dyn Read + Send> = match harper {
+            true => {
+                let payload = HashingReader::new(payload, PayloadHash::clone(&hash));
+                Box::new(form.file("payload", "package.tar.gz", payload))
+            }
+            false => Box::new(form.file("payload", "package.tar.gz", payload)),
+        };
+        let mut running = self.start("upload", "/", true, headers, Content::Streamed(body))?;
+        running.hash = harper.then_some(hash);
+        Ok(running)
     }
 
     /// A deployment's events after the one with the number `from`, as far as they are there and then as they come.
@@ -376,7 +399,11 @@ impl Client {
             .name(thread.into())
             .spawn(move || job.run())
             .doing(|| format!("starting the thread {thread}"))?;
-        Ok(InFlight { notices, agent })
+        Ok(InFlight {
+            notices,
+            agent,
+            hash: None,
+        })
     }
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
@@ -433,9 +460,15 @@ impl Resolver for NoResolver {
 pub(crate) struct InFlight {
     notices: Receiver<Notice>,
     agent: Agent,
+    hash: Option<PayloadHash>,
 }
 
 impl InFlight {
+    /// The hash of the payload that it sends to a Harper server.
+    pub(crate) fn payload_hash(&self) -> Option<PayloadHash> {
+        self.hash.clone()
+    }
+
     /// What happens, for `select!`. After the last notice it is disconnected.
     pub(crate) fn notices(&self) -> &Receiver<Notice> {
         &self.notices

@@ -46,8 +46,7 @@ impl Transfer {
             if bytes.len() >= LOOKED_AT {
                 self.settle();
             }
-            let mut parts = bytes.windows(KNOWN.len());
-            if parts.any(|part| part == KNOWN) {
+            if ENDING.iter().any(|known| holds(bytes, known)) {
                 self.set_answered();
             }
         } else {
@@ -65,8 +64,15 @@ impl Transfer {
     }
 }
 
-/// The first event of a deployment. Nobody sends it before the payload is complete, but for one that is known already.
-const KNOWN: &[u8] = b"\nevent: deployment\n";
+/// The events that end an upload: the first one of a deployment, which nobody sends before the payload is complete but for
+/// one that is known already, and the last ones. A Harper server refuses a deployment by its events, and then reads nothing
+/// more of the payload.
+const ENDING: [&[u8]; 3] = [b"event: deployment\n", b"event: error\n", b"event: done\n"];
+
+/// Whether a line of an answer is this one. In a chunked body it follows a line end, or the head of its chunk.
+fn holds(bytes: &[u8], line: &[u8]) -> bool {
+    memchr::memmem::find_iter(bytes, line).any(|at| at > 0 && bytes[at - 1] == b'\n')
+}
 
 /// What is looked at of an answer during the upload: its head, and the first events.
-pub(crate) const LOOKED_AT: usize = 4096;
+pub(crate) const LOOKED_AT: usize = 16 * 1024;

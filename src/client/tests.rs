@@ -539,7 +539,14 @@ fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
     let dir = std::env::temp_dir().join(format!("gangplank-known-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let Some(config) = secure(&dir) else { return };
-    for pause in [false, true] {
+    let known = "id: 1\nevent: deployment\ndata: {}\n\nid: 2\nevent: done\ndata: {}\n\n";
+    let refused = "event: error\ndata: {\"message\":\"m\",\"code\":400}\n\n";
+    for (pause, events) in [
+        (false, known),
+        (true, known),
+        (false, refused),
+        (true, refused),
+    ] {
         let config = Arc::clone(&config);
         let (client, thread) = serve(move |stream| {
             let raw = stream.try_clone().unwrap();
@@ -552,7 +559,6 @@ fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
             if pause {
                 await_stalled(&raw);
             }
-            let events = "id: 1\nevent: deployment\ndata: {}\n\nid: 2\nevent: done\ndata: {}\n\n";
             stream.write_all(events.as_bytes()).unwrap();
             stream.conn.send_close_notify();
             stream.flush().unwrap();
@@ -575,7 +581,7 @@ fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
         let all = notices(&running);
         assert!(
             all.iter()
-                .any(|notice| matches!(notice, Notice::Record(record) if record.event == "done")),
+                .any(|notice| matches!(notice, Notice::Record(record) if ["done", "error"].contains(&&*record.event))),
             "{all:?}"
         );
         let _open = thread.join().unwrap();

@@ -7,7 +7,8 @@
 //!
 //! An answer that begins with a status of 2xx is not a refusal: a Harper server sends the head of its event stream while the
 //! payload still arrives. It ends nothing and is read after the request, [`Transfer::accepted`]. But a `deployment` event in
-//! it comes from a server that knows the upload by its key and reads no further, so that one ends the upload too.
+//! it comes from a server that knows the upload by its key and reads no further, and an `error` from a Harper server that
+//! reads no further either, so that those end the upload too.
 //!
 //! Under TLS, input is not yet an answer: session tickets arrive unasked. So [`Look`], above TLS, decrypts what has arrived
 //! without waiting for more, and only decrypted bytes count. A write below TLS that has to wait while input waits too keeps

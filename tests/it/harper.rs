@@ -1,12 +1,14 @@
 //! Our CLI against Harper servers: a small one that speaks as they do, and the real one where it is installed.
 
 mod fake;
+mod lost;
 
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harper::fake::{FakeHarper, succeed};
+use crate::harper::fake::{FakeHarper, succeed, success};
 use crate::test_server::{TempDir, gangplank};
 
 /// A directory with one file, as large as it is said.
@@ -214,6 +216,7 @@ fn what_harper_cannot_do_is_refused_before_anything_is_sent() {
         &["start", "hello"],
         &["env", "list", "hello"],
         &["drop", "hello", "--purge"],
+        &["watch", "hello", "--next"],
     ];
     for arguments in table {
         let output = run(&harper.target, arguments);
@@ -280,4 +283,135 @@ fn one_command_each_for_what_harper_can_do() {
     assert_exit(&run(&harper.target, &["drop", "hello"]), 0, "");
     let output = run(&harper.target, &["op", "nonsense"]);
     assert_exit(&output, 1, "Operation 'nonsense' not found");
+}
+
+#[test]
+fn a_refusal_among_the_events_ends_the_upload_that_runs() {
+    // Harper refuses by an event, reads nothing more of the payload, and keeps the connection open.
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        let message = "'urlPath' missing required peer 'package'";
+        exchange.event("error", &json!({"message": message, "code": 400}));
+        exchange.await_gone();
+    });
+    let app = app(50 << 20);
+    let dir = app.0.join("hello");
+    let begun = Instant::now();
+    let output = run(
+        &harper.target,
+        &[
+            "deploy",
+            dir.to_str().unwrap(),
+            "--level",
+            "0",
+            "urlPath=/x",
+        ],
+    );
+    assert_exit(
+        &output,
+        1,
+        "error: 'urlPath' missing required peer 'package' (400)",
+    );
+    let shown = stderr(&output);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{shown}");
+    assert!(
+        !shown.contains("already") && !shown.contains("(100%)"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_deployment_is_told_without_what_says_nothing() {
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        let id = exchange.begin_row();
+        assert!(exchange.store(&id));
+        let mut events = success(&id, &exchange.seen.fields);
+        events.insert(5, ("peer", json!({"node": "n2", "status": "success"})));
+        events.insert(
+            6,
+            (
+                "peer",
+                json!({"status": "failed", "reason": "Error: gone", "node": "n3"}),
+            ),
+        );
+        events.insert(
+            7,
+            ("payload_dropped", json!({"payload_size": 9, "max_size": 1})),
+        );
+        events.insert(
+            8,
+            ("warning", json!({"message": "Install fingerprints differ"})),
+        );
+        for (event, data) in events {
+            exchange.event(event, &data);
+        }
+        exchange.end();
+    });
+    let output = deploy(&harper, &["--restart"]);
+    assert_exit(&output, 0, "");
+    let shown = stderr(&output);
+    let told: Vec<&str> = shown
+        .lines()
+        .skip_while(|line| *line != "prepare...")
+        .filter(|line| !line.contains(" done"))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "prepare...",
+            "install: using npm",
+            "  | added 42 packages in 3s",
+            "replicate...",
+            "peer n2: success",
+            "peer n3: failed: Error: gone",
+            "warning: Install fingerprints differ",
+            "restart...",
+            "deployment 2f1c1e9a-7d0a-4f55-9d8e-000000000001",
+        ],
+        "{shown}"
+    );
+    assert!(
+        shown.contains("restart done") && !shown.contains("success done"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_failure_has_its_output_once_and_warns_of_what_is_live() {
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        let id = exchange.begin_row();
+        assert!(exchange.store(&id));
+        let line = json!({"manager": "npm", "stream": "stdout", "line": "added 42 packages"});
+        exchange.tell(
+            &id,
+            "phase",
+            &json!({"phase": "prepare", "status": "start"}),
+        );
+        exchange.tell(&id, "install", &line);
+        exchange.tell(&id, "phase", &json!({"phase": "prepare", "status": "done"}));
+        exchange.tell(
+            &id,
+            "phase",
+            &json!({"phase": "replicate", "status": "start"}),
+        );
+        let output = json!({"lines": [line], "truncated": false, "dropped_lines": 0});
+        exchange.tell(
+            &id,
+            "error",
+            &json!({"message": "Replication not implemented.", "code": 500, "phase": "replicate", "install_output": output, "deployment_id": id}),
+        );
+        exchange.event("_recorder_finished", &json!({"status": "failed"}));
+        exchange.end();
+    });
+    let output = deploy(&harper, &["--replicated"]);
+    assert_exit(&output, 1, "error: Replication not implemented. (500)");
+    let shown = stderr(&output);
+    assert_eq!(shown.matches("added 42 packages").count(), 1, "{shown}");
+    assert!(shown.contains("deployment 2f1c1e9a"), "{shown}");
+    assert!(
+        shown.contains("warning: Harper puts the new files in place"),
+        "{shown}"
+    );
 }

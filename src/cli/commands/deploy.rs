@@ -300,7 +300,9 @@ fn deploy(
                 trouble.failed.message += "; --wait waits for its end, and then deploys";
                 return Err(trouble);
             }
-            result => return result,
+            result => {
+                return result.inspect_err(|error| session.warn_of_live(error));
+            }
         };
         if !waited.for_other(session, trouble.failed.deployment_id) {
             let message = "interrupted while waiting: nothing was deployed";

@@ -41,7 +41,7 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     Ok(Job::run(move |context| {
         let word = word_or_here(word)?;
         let mut session = context.session()?;
-        session.server()?;
+        session.may_watch()?;
         let which = match latest_of(&word) {
             Some(project) => DeploymentRef::Latest(project),
             None => DeploymentRef::Deployment(session.find(&word, None, Purpose::Look)?),
@@ -63,6 +63,7 @@ fn latest_of(word: &DeploymentWord) -> Option<Project> {
 /// Waits for a deployment that has not begun yet.
 fn next(context: Context<'_>, project: Project) -> Result<Value, CommandError> {
     let mut session = context.session()?;
+    session.may_wait_for_next()?;
     // After this one, whatever breaks meanwhile.
     let list = List {
         project: Some(project.to_string()),

@@ -3,6 +3,8 @@
 //! The narrator decides what is said and in which words; where the lines go, and how a kind of line is set off from
 //! others, is the screen's affair. All that others said is made visible first, so that a line is one line.
 
+mod foreign;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -43,6 +45,10 @@ pub(crate) struct Narrator {
     /// The manager that was named last.
     manager: String,
     log_lines: u64,
+    /// Whether any phase's installation has printed something.
+    installed: bool,
+    /// Whether the deployment's id was told.
+    named: bool,
     process_lines: u64,
     /// Pieces of lines that go on: of stdout and of stderr.
     pieces: [String; 2],
@@ -65,6 +71,8 @@ impl Narrator {
             ended: false,
             manager: String::new(),
             log_lines: 0,
+            installed: false,
+            named: false,
             process_lines: 0,
             pieces: [String::new(), String::new()],
             received: units::Steps::default(),
@@ -95,6 +103,7 @@ impl Narrator {
         if std::mem::take(&mut self.ended) {
             self.current = None;
             self.upload = None;
+            (self.installed, self.named) = (false, false);
             (self.log_lines, self.process_lines) = (0, 0);
         }
     }
@@ -122,6 +131,7 @@ impl Narrator {
             Event::Deployment(opening) => {
                 self.begin();
                 self.origin = Some(opening.origin_node.clone()).filter(|name| !name.is_empty());
+                self.named = true;
                 self.say(
                     LineKind::Fact,
                     &format!("deployment {}", opening.deployment_id),
@@ -148,60 +158,19 @@ impl Narrator {
             Event::Done(result) => {
                 self.end(page);
                 self.hosts(&result, "success", "", page);
+                self.name(result.get("deployment_id").and_then(Value::as_str), page);
             }
             Event::Error(failure) => self.failure(&failure, page),
             Event::Unknown { name, data } => self.unknown(&name, &data, page),
         }
     }
 
-    /// What matters of events that are not quite ours, or not of a deployment: its id, the reason of a failure, a line.
-    fn unknown(&mut self, name: &str, data: &str, page: &mut dyn Page) {
-        let value: Value = match name {
-            "deployment" | "error" | "warning" | "done" | "output" => {
-                serde_json::from_str(data).unwrap_or_else(|_| data.into())
-            }
-            _ => return,
-        };
-        let part = |key| value.get(key).and_then(Value::as_str);
-        match name {
-            "deployment" => {
-                self.begin();
-                if let Some(id) = part("deployment_id") {
-                    self.say(
-                        LineKind::Fact,
-                        &format!("deployment {}", lines::visible(id)),
-                        page,
-                    );
-                }
-            }
-            "done" => self.end(page),
-            "output" => {
-                let stream = match part("stream") {
-                    Some("stderr") => Stream::Stderr,
-                    _ => Stream::Stdout,
-                };
-                self.log_line(stream, part("line").unwrap_or(data), page);
-            }
-            "warning" => self.message(
-                LineKind::Warning,
-                part("message").unwrap_or(data),
-                None,
-                page,
-            ),
-            _ => {
-                self.end(page);
-                self.message(
-                    LineKind::Error,
-                    part("message").unwrap_or(data),
-                    part("code"),
-                    page,
-                );
-            }
-        }
-    }
-
     fn phase(&mut self, event: &PhaseEvent, now: Instant, page: &mut dyn Page) {
         self.end_pieces(page);
+        // At a Harper server the end is a phase too, which was never begun.
+        if event.phase == "success" && event.status == PhaseStatus::Done {
+            return;
+        }
         let name = lines::visible(&event.phase);
         let reason = event
             .message
@@ -305,6 +274,7 @@ impl Narrator {
     fn log_line(&mut self, stream: Stream, line: &str, page: &mut dyn Page) {
         if !line.trim_end().is_empty() {
             self.log_lines += 1;
+            self.installed = true;
             self.output(stream, "", line, page);
         }
     }
@@ -397,11 +367,7 @@ impl Narrator {
     fn failure(&mut self, failure: &Failure, page: &mut dyn Page) {
         self.end(page);
         // Whoever came late, or has a server that says it at the end alone, has not seen why.
-        if let Some(output) = failure
-            .install_output
-            .as_ref()
-            .filter(|_| self.log_lines == 0)
-        {
+        if let Some(output) = failure.install_output.as_ref().filter(|_| !self.installed) {
             for line in &output.lines {
                 self.log_line(line.stream, &line.line, page);
             }
@@ -411,6 +377,7 @@ impl Narrator {
         }
         let more = Value::Object(failure.more.clone());
         self.hosts(&more, "failed", &failure.code, page);
+        self.name(failure.deployment_id.as_deref(), page);
         let code = Some(failure.code.as_str()).filter(|code| !code.is_empty());
         self.message(LineKind::Error, &failure.message, code, page);
     }
@@ -534,9 +501,31 @@ mod tests {
             ],
             &["prepare...", "prepare done (1.0s)"],
         ),
+        // A Harper server's end, which is not a phase, its peers, and the id that it tells last.
         (
-            &[("phase", r#"{"phase":"success","status":"done"}"#)],
-            &["success done"],
+            &[
+                ("phase", r#"{"phase":"success","status":"done"}"#),
+                ("peer", r#"{"node":"n2","status":"success"}"#),
+                (
+                    "peer",
+                    r#"{"status":"failed","reason":"Error: gone","node":"n3"}"#,
+                ),
+                (
+                    "peer",
+                    r#"{"node":"n4","status":"failed","error":{"message":"no"}}"#,
+                ),
+                ("_recorder_finished", r#"{"status":"success"}"#),
+                (
+                    "done",
+                    r#"{"result":{"message":"m","deployment_id":"x-1"}}"#,
+                ),
+            ],
+            &[
+                "peer n2: success",
+                "peer n3: failed: Error: gone",
+                "peer n4: failed: no",
+                "deployment x-1",
+            ],
         ),
         (
             &[(

@@ -102,6 +102,7 @@ impl FollowedRequest<'_> {
             id,
             retry_for: session.retry_for,
             reached: session.reached,
+            sought: session.sought(self),
         }
     }
 }
@@ -232,7 +233,8 @@ impl FollowHost for Following<'_, '_, '_> {
             }
             FollowNews::Head { status, early } => {
                 self.sending = false;
-                if early && (200..300).contains(&status) {
+                let harper = self.session.client.is_harper();
+                if early && !harper && (200..300).contains(&status) {
                     // It answers by the idempotency key alone.
                     screen.remark("the server has this upload already");
                 }

@@ -1,11 +1,16 @@
 //! What kind of server answers, and what an operation becomes there.
 
 use crate::api::error::Exit;
-use crate::api::operation::{Operation, OperationCall, OperationName};
+use crate::api::operation::{List, Operation, OperationCall, OperationName};
 use crate::cli::session::follow::FollowedRequest;
 use crate::cli::session::{CommandError, Session};
 use crate::client::harper;
+use crate::client::harper::find::Sought;
 use crate::client::kind::ServerKind;
+use crate::client::{DeploymentRef, NoResult};
+
+/// A server tells its time in whole seconds.
+const CLOCK_STEP: u64 = 1000;
 
 impl<'a> Session<'a> {
     /// What answers at the target; it is asked once. The socket that every root has is not asked at all.
@@ -76,11 +81,82 @@ impl<'a> Session<'a> {
         Ok(fitted.call)
     }
 
+    /// Whether what it deploys can be watched there.
+    ///
+    /// # Errors
+    /// When it keeps no deployments.
+    pub(crate) fn may_watch(&mut self) -> Result<(), CommandError> {
+        let kind = self.server()?;
+        harper::fit(kind, &Operation::ListDeployments(List::default()).into())?;
+        Ok(())
+    }
+
+    /// Whether a deployment that has not begun yet can be waited for there.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(crate) fn may_wait_for_next(&mut self) -> Result<(), CommandError> {
+        match self.server()? {
+            ServerKind::Gangplank => Ok(()),
+            kind => {
+                let message =
+                    format!("{kind} cannot do that: it does not tell when a deployment begins");
+                Err(NoResult::new(Exit::Refused, message).into())
+            }
+        }
+    }
+
+    /// By what a Harper server's record of the deployment is found that a request begins or watches.
+    pub(super) fn sought(&self, request: &FollowedRequest) -> Option<Sought> {
+        if !matches!(self.client.kind(), Some(ServerKind::Harper(_))) {
+            return None;
+        }
+        let call = match request {
+            FollowedRequest::Watch(which) => {
+                let project = match which {
+                    DeploymentRef::Latest(project) => Some(project.to_string()),
+                    DeploymentRef::Deployment(_) | DeploymentRef::Next(..) => None,
+                };
+                return Some(Sought {
+                    project,
+                    newest: true,
+                    ..Sought::default()
+                });
+            }
+            FollowedRequest::Operation(call)
+            | FollowedRequest::Keyed { call, .. }
+            | FollowedRequest::Upload { call, .. } => call,
+            FollowedRequest::Probe(_) | FollowedRequest::Lines { .. } => return None,
+        };
+        let text = |field: &str| Some(call.fields().get(field)?.as_str()?.to_owned());
+        Some(Sought {
+            project: text("project"),
+            since: self.begun.map(|begun| begun.saturating_sub(CLOCK_STEP)),
+            package: text("package"),
+            user: self.client.user().map(str::to_owned),
+            newest: false,
+        })
+    }
+
     /// Says that a key that was given is for nothing, where that is so.
     pub(crate) fn warn_of_key(&mut self) {
         if self.client.kind() != Some(&ServerKind::Gangplank) {
             self.screen
                 .warning("--idempotency-key has no effect: Harper does not know it");
+        }
+    }
+
+    /// Says what a failed deployment leaves, where that is not what was live before.
+    pub(crate) fn warn_of_live(&mut self, error: &CommandError) {
+        let begun = match self.client.kind() {
+            Some(ServerKind::Harper(_)) => error.failed.deployment_id.is_some(),
+            Some(ServerKind::Legacy(_)) => self.status == Some(500),
+            _ => false,
+        };
+        if begun && error.failed.exit == Exit::Refused {
+            self.screen.warning(
+                "Harper puts the new files in place before it installs them: what is there may be the release that failed",
+            );
         }
     }
 

@@ -6,6 +6,7 @@ use crate::api::error::Exit;
 use crate::client::NoResult;
 use crate::client::follow::{
     AnswerFollower, Asked, FailedTry, FollowError, FollowHost, FollowNews, LossKind, Repeat,
+    Subject,
 };
 
 impl AnswerFollower<'_> {
@@ -32,6 +33,10 @@ impl AnswerFollower<'_> {
         loss: FailedTry,
         host: &mut dyn FollowHost,
     ) -> Result<Asked, FollowError> {
+        let found = asked != Asked::Request || loss.kind != LossKind::Unreached;
+        if self.client.is_harper() && found && self.options.subject != Subject::Reading {
+            return self.harper_again(asked, loss, host);
+        }
         if !self.may_try(asked, loss.kind) {
             return Err(loss.trouble);
         }
@@ -84,7 +89,7 @@ impl AnswerFollower<'_> {
     }
 
     /// The time is over.
-    fn given_up(&mut self, loss: FailedTry) -> FollowError {
+    pub(super) fn given_up(&mut self, loss: FailedTry) -> FollowError {
         let followed = self.proven && self.follows();
         if !followed && !self.unknown {
             return loss.trouble;
@@ -110,5 +115,19 @@ impl AnswerFollower<'_> {
         trouble.failed.code = failed.code;
         trouble.watch = true;
         trouble
+    }
+
+    pub(super) fn interrupted(&self) -> FollowError {
+        let attempt = &self.attempt;
+        let open = self.uploads() && !self.unknown && self.options.id.is_none();
+        // A Harper server answers before it has the payload, and deploys nothing of what came in part.
+        let begun = attempt.status.is_some_and(|status| status < 300) && !self.client.is_harper();
+        if open && !attempt.sent && !begun {
+            let message = "interrupted: the upload was stopped, and nothing was deployed";
+            let mut trouble = FollowError::from(NoResult::new(Exit::Interrupted, message));
+            trouble.watch = false;
+            return trouble;
+        }
+        self.lost_with(Exit::Interrupted, "interrupted".into())
     }
 }

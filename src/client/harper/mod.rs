@@ -1,6 +1,10 @@
 //! The dialect of Harper servers: what they cannot do is refused before anything is sent, and what they read otherwise is
 //! written as they read it.
 
+pub(crate) mod find;
+pub(crate) mod hash;
+pub(crate) mod replay;
+
 use serde_json::Value;
 
 use crate::api::error::Exit;

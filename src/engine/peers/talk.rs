@@ -76,6 +76,7 @@ impl<'a> Talk<'a> {
             id: None,
             retry_for: None,
             reached: false,
+            sought: None,
         };
         let mut follower = AnswerFollower::new(&self.peer.client, options);
         let mut asking = Asking {

@@ -150,6 +150,27 @@ impl Exchange {
         self.write(b"0\r\n\r\n");
     }
 
+    /// The connection breaks.
+    pub(crate) fn cut(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Until the client has gone.
+    pub(crate) fn await_gone(&mut self) {
+        let _ = self
+            .stream
+            .set_read_timeout(Some(Duration::from_millis(20)));
+        let mut byte = [0];
+        loop {
+            match self.stream.peek(&mut byte) {
+                Ok(0) => return,
+                Ok(_) => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     fn chunk(&mut self, bytes: &[u8]) {
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
