@@ -29,6 +29,7 @@ mod power;
 mod processes;
 mod provenance;
 mod proxy;
+mod ready_archive;
 mod reattach;
 mod recipes;
 mod refuse;

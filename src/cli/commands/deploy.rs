@@ -17,6 +17,7 @@ use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, lef
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
+use crate::cli::session::pack::UploadSource;
 use crate::cli::session::{CommandError, Session};
 use crate::client::{DeploymentRef, NoResult, answer};
 use crate::system::hex;
@@ -26,7 +27,7 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     usage: "deploy [DIR]",
     summary: "pack a directory, upload it, follow to the end",
     help: "\
-usage: gangplank deploy [DIR] [FLAGS] [key=value...]
+usage: gangplank deploy [DIR|FILE.tgz] [FLAGS] [key=value...]
 
 Sends DIR (.) without node_modules, .git, what .gangplankignore names and what
 looks secret (.env, private keys), and follows the deployment to its end.
@@ -226,9 +227,20 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     let given = fields.get("project").and_then(Value::as_str);
     let project = naming::project(dir, given).map_err(CommandError::usage)?;
     fields.insert("project".into(), project.as_str().into());
+    let archive = match options.packs() && dir.is_file() {
+        true => Some(packing::archive(context.screen, dir)?),
+        false => None,
+    };
+    if let Some(archive) = &archive {
+        fields
+            .entry("payload_sha256")
+            .or_insert_with(|| archive.sha256.as_str().into());
+    }
     if options.packs() && !fields.contains_key("source") {
         let environment = |name: &str| std::env::var(name).ok();
-        if let Some(source) = commit::of(Some(dir), &environment) {
+        // What an archive is made of, the place where it lies does not say.
+        let packed = Some(dir).filter(|_| archive.is_none());
+        if let Some(source) = commit::of(packed, &environment) {
             fields.insert("source".into(), json!(source));
         }
     }
@@ -251,15 +263,20 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         );
     }
     let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
-    let plan = packing::plan(context.screen, dir, &project, options)?;
+    let source = match &archive {
+        Some(archive) => UploadSource::File(dir.to_owned(), archive.bytes),
+        None => {
+            let plan = packing::plan(context.screen, dir, &project, options)?;
+            UploadSource::Plan(Arc::new(plan), options.level)
+        }
+    };
     let key = key(options)?;
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
     let call = fit(&mut session, &call, options)?;
     let request = FollowedRequest::Upload {
         call: &call,
-        plan: Arc::new(plan),
-        level: options.level,
+        source,
         key: &key,
     };
     deploy(&mut session, &request, options.wait)

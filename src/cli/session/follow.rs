@@ -1,6 +1,5 @@
 //! Requests that are followed to their end on a screen, until a signal comes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,13 +7,12 @@ use serde_json::Value;
 use crate::api::error::{Error, Exit};
 use crate::api::operation::OperationCall;
 use crate::cli::screen::Screen;
-use crate::cli::session::pack::{self, PackingThread};
+use crate::cli::session::pack::{self, PackingThread, UploadSource};
 use crate::cli::session::{CommandError, Session};
 use crate::client::follow::{
     AnswerFollower, FollowHost, FollowNews, FollowOptions, NextNotice, Repeat, Subject,
 };
 use crate::client::{DeploymentRef, InFlight};
-use crate::formats::archive::PackPlan;
 use crate::formats::sse::SseRecord;
 
 /// What is asked.
@@ -31,8 +29,7 @@ pub(crate) enum FollowedRequest<'a> {
     /// An operation with a payload, which is packed for each try anew.
     Upload {
         call: &'a OperationCall,
-        plan: Arc<PackPlan>,
-        level: u32,
+        source: UploadSource,
         key: &'a str,
     },
     /// The lines that a component's processes print, as events; `again` is asked where they are to go on.
@@ -192,13 +189,8 @@ impl FollowHost for Following<'_, '_, '_> {
                 client.call(call, true)
             }
             FollowedRequest::Watch(which) => client.events(which, 0),
-            FollowedRequest::Upload {
-                call,
-                plan,
-                level,
-                key,
-            } => {
-                let (packing, payload) = pack::start(Arc::clone(plan), *level)?;
+            FollowedRequest::Upload { call, source, key } => {
+                let (packing, payload) = pack::start(source.clone())?;
                 self.packing = Some(packing);
                 self.sending = true;
                 client.upload(call, payload, key)

@@ -3,7 +3,9 @@
 //! The reader sees the end of the payload only if the packing came to its own end: an error arrives as an error, and so
 //! does a thread that is gone without a word.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -27,8 +29,50 @@ pub(crate) struct PackingThread {
     total: u64,
 }
 
+/// Where a payload comes from, each time that it is sent.
+#[derive(Clone)]
+pub(crate) enum UploadSource {
+    /// A directory, packed at this level.
+    Plan(Arc<PackPlan>, u32),
+    /// An archive of so many bytes, as it is.
+    File(PathBuf, u64),
+}
+
+impl UploadSource {
+    fn total(&self) -> u64 {
+        match self {
+            UploadSource::Plan(plan, _) => plan.total(),
+            UploadSource::File(_, bytes) => *bytes,
+        }
+    }
+
+    fn write(&self, mut out: &mut PackWriter, packed: &AtomicU64) -> Result<(), Error> {
+        let (path, bytes) = match self {
+            UploadSource::Plan(plan, level) => {
+                return plan.write(out, *level, &mut |n| packed.store(n, Ordering::Relaxed));
+            }
+            UploadSource::File(path, bytes) => (path, *bytes),
+        };
+        let doing = || format!("sending {}", path.display());
+        let mut file = File::open(path).doing(doing)?;
+        let (mut piece, mut sent) = (vec![0; BUFFER], 0);
+        loop {
+            let read = file.read(&mut piece).doing(doing)?;
+            sent += read as u64;
+            if sent > bytes || (read == 0 && sent < bytes) {
+                return Err(Error::new(doing(), "it has changed meanwhile"));
+            }
+            if read == 0 {
+                return Ok(());
+            }
+            out.write_all(&piece[..read]).doing(doing)?;
+            packed.store(sent, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Begins to pack; the payload is what the [`PackReader`] gives.
-pub(crate) fn start(plan: Arc<PackPlan>, level: u32) -> Result<(PackingThread, PackReader), Error> {
+pub(crate) fn start(source: UploadSource) -> Result<(PackingThread, PackReader), Error> {
     let (full, filled) = bounded(BUFFERS);
     let (back, empty) = bounded(BUFFERS);
     for _ in 0..BUFFERS {
@@ -37,7 +81,7 @@ pub(crate) fn start(plan: Arc<PackPlan>, level: u32) -> Result<(PackingThread, P
     }
     let bytes = Arc::new(AtomicU64::new(0));
     let packed = Arc::clone(&bytes);
-    let total = plan.total();
+    let total = source.total();
     let pump = PackWriter {
         full,
         empty,
@@ -45,9 +89,7 @@ pub(crate) fn start(plan: Arc<PackPlan>, level: u32) -> Result<(PackingThread, P
     };
     let thread = std::thread::Builder::new()
         .name("pack".into())
-        .spawn(move || {
-            pump.run(|out| plan.write(out, level, &mut |n| packed.store(n, Ordering::Relaxed)))
-        })
+        .spawn(move || pump.run(|out| source.write(out, &packed)))
         .doing(|| "starting the thread pack".into())?;
     let packing = PackingThread {
         thread,

@@ -21,6 +21,7 @@
 //! | `early_sync` | puts on disk what has come while the rest arrives |
 //! | `gunzip` | out of gzip |
 //! | `reader` | the entries of a tar, with what the headers before them say |
+//! | `ready` | an archive that is sent as it is |
 //! | `sniff` | the names of what was sent instead of a tar |
 //! | `extract` | judges entry by entry and writes the tree |
 //! | `sparse` | a file that keeps its holes |
@@ -44,6 +45,7 @@ mod litter;
 mod pack;
 mod path;
 mod reader;
+mod ready;
 mod secrets;
 mod settle;
 mod sniff;
@@ -56,6 +58,7 @@ mod unpack;
 pub use choose::{PackOptions, plan};
 pub use limits::Limits;
 pub use pack::PackPlan;
+pub use ready::{ReadyArchive, ready};
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;
 pub use unpack::{fits, unpack};

@@ -9,12 +9,27 @@ use crate::cli::config::manifest::DirectoryManifest;
 pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error> {
     let doing = || format!("deploying {}", dir.display());
     let canonical = dir.canonicalize().doing(doing)?;
-    if !canonical.is_dir() {
-        return Err(Error::new(doing(), "not a directory"));
+    let is_file = canonical.is_file();
+    if !canonical.is_dir() && !is_file {
+        return Err(Error::new(doing(), "neither a directory nor an archive"));
     }
-    let (name, from) = match (given, DirectoryManifest::of(&canonical)?.project) {
+    // An archive belongs to the component of the working directory, or it is called like its own.
+    let place = match is_file {
+        true => Path::new("."),
+        false => &canonical,
+    };
+    let manifest = match given {
+        Some(_) if is_file => None,
+        _ => DirectoryManifest::of(place)?.project,
+    };
+    let (name, from) = match (given, manifest) {
         (Some(name), _) => (name.to_owned(), "it was given"),
         (None, Some(name)) => (name, "gangplank.json says so"),
+        (None, None) if is_file => {
+            let name = canonical.file_name().unwrap_or_default();
+            let name = without_version(&name.to_string_lossy()).to_owned();
+            (name, "the archive is called so")
+        }
         (None, None) => {
             let name = canonical.file_name().unwrap_or_default();
             (
@@ -32,10 +47,38 @@ pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error>
     })
 }
 
+/// The name of an archive without its extensions, and without the version that npm and others put behind it.
+fn without_version(name: &str) -> &str {
+    let mut ends = [".tgz", ".tar.gz", ".tar"].iter();
+    let name = ends.find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let is_version = |text: &str| {
+        let text = text.strip_prefix('v').unwrap_or(text);
+        text.contains('.') && text.starts_with(|sign: char| sign.is_ascii_digit())
+    };
+    let mut signs = name.match_indices(['-', '_']);
+    let version = signs.find(|(at, _)| is_version(&name[at + 1..]));
+    version.map_or(name, |(at, _)| &name[..at])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn an_archive_is_called_like_its_component() {
+        let table = [
+            ("my-app.tgz", "my-app"),
+            ("my-app-1.2.3.tgz", "my-app"),
+            ("my_app_v1.2.tar.gz", "my_app"),
+            ("my-app-1.2.3-rc.1.tar", "my-app"),
+            ("app-2.tar", "app-2"),
+            ("app", "app"),
+        ];
+        for (name, expected) in table {
+            assert_eq!(without_version(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn the_component_has_a_name() {
@@ -55,7 +98,6 @@ mod tests {
         fs::write(good.join("gangplank.json"), r#"{"project":"other"}"#).unwrap();
         assert_eq!(name(&good, None).unwrap(), "other");
         assert_eq!(name(&good, Some("x")).unwrap(), "x");
-        assert!(refused(&good.join("gangplank.json"), None).contains("not a directory"));
         for (text, why) in [
             ("{", "gangplank.json"),
             (r#"{"project":1}"#, "not a string"),

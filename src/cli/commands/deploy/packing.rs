@@ -7,7 +7,7 @@ use crate::api::name::Project;
 use crate::cli::commands::deploy::DeployOptions;
 use crate::cli::screen::{Screen, units};
 use crate::cli::session::CommandError;
-use crate::formats::archive::{self, PackOptions, PackPlan};
+use crate::formats::archive::{self, PackOptions, PackPlan, ReadyArchive};
 
 /// More than this is seldom meant, and takes a while: 1 GiB.
 const ASKED_ABOVE: u64 = 1 << 30;
@@ -69,6 +69,14 @@ pub(super) fn plan(
         return Err(CommandError::usage("nothing was sent"));
     }
     Ok(plan)
+}
+
+/// Looks at an archive that is sent as it is, and says so.
+pub(super) fn archive(screen: &mut Screen, file: &Path) -> Result<ReadyArchive, CommandError> {
+    let found = archive::ready(file).map_err(CommandError::usage)?;
+    let (name, size) = (file.display(), units::size(found.bytes));
+    screen.remark(&format!("Sending {name} as it is, {size}"));
+    Ok(found)
 }
 
 /// The line about secrets.
