@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::event::{Event, PhaseStatus, Upload};
 use crate::cli::screen::lines;
-use crate::cli::screen::narrator::{Narrator, log_lines, sentence};
+use crate::cli::screen::narrator::{Narrator, sentence};
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::sending::{Sending, cut};
 use crate::cli::screen::sink::Sink;
@@ -193,7 +193,9 @@ impl Bar {
         let sign = signs[(turn % signs.len() as u128) as usize];
         let elapsed = units::whole(now.saturating_duration_since(since));
         let facts = match self.narrator.log_lines() {
-            count if count > 0 && what == "install" => format!("{}, {elapsed}", log_lines(count)),
+            count if count > 0 && what == "install" => {
+                format!("{}, {elapsed}", units::log_lines(count))
+            }
             _ => elapsed,
         };
         // How wide a character beyond ASCII is, only its terminal knows.

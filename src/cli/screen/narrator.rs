@@ -211,7 +211,7 @@ impl Narrator {
     fn facts(&self, event: &PhaseEvent, now: Instant) -> String {
         let mut facts = Vec::new();
         if ["fetch", "install", "release"].contains(&&*event.phase) && self.log_lines > 0 {
-            facts.push(log_lines(self.log_lines));
+            facts.push(units::log_lines(self.log_lines));
         }
         let own = self
             .current
@@ -340,8 +340,11 @@ impl Narrator {
             return;
         };
         if event.status == PhaseStatus::Done {
-            let size = event.facts.get("payload_size").and_then(Value::as_u64);
-            let bytes = size.unwrap_or(bytes);
+            let bytes = event
+                .facts
+                .get("payload_size")
+                .and_then(Value::as_u64)
+                .unwrap_or(bytes);
             let text = units::uploaded(bytes, total.unwrap_or(bytes).max(bytes), 100);
             self.say(LineKind::Fact, &text, page);
         }
@@ -422,12 +425,6 @@ impl Narrator {
         self.current = None;
         self.ended = true;
     }
-}
-
-/// `1 log line`, `42 log lines`.
-pub(crate) fn log_lines(count: u64) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} log line{plural}")
 }
 
 /// A message with its code, each line made visible.

@@ -40,6 +40,12 @@ pub(crate) fn whole(time: Duration) -> String {
     }
 }
 
+/// `1 log line`, `42 log lines`.
+pub(crate) fn log_lines(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} log line{plural}")
+}
+
 /// How much of a whole, from 0 to 100, rounded down; a whole of nothing is all there.
 pub(crate) fn percent(bytes: u64, total: u64) -> u8 {
     let share = (u128::from(bytes) * 100)
