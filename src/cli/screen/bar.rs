@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::api::event::{Event, PhaseStatus, Upload};
 use crate::cli::screen::lines;
-use crate::cli::screen::narrator::{Narrator, sentence};
+use crate::cli::screen::lines::sentence;
+use crate::cli::screen::narrator::Narrator;
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::sending::{Sending, cut};
 use crate::cli::screen::sink::Sink;

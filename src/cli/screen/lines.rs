@@ -97,6 +97,17 @@ pub(crate) fn message(text: &str) -> Vec<String> {
     lines
 }
 
+/// A message with its code, each line made visible.
+pub(crate) fn sentence(message: &str, code: Option<&str>) -> String {
+    let mut text = self::message(message).join("\n");
+    if let Some(code) = code {
+        text.push_str(" (");
+        text.push_str(&visible(code));
+        text.push(')');
+    }
+    text
+}
+
 /// A line's end for some reader or other: whatever a runner splits at, it must not find one within a line of ours.
 fn ends_line(character: char) -> bool {
     matches!(

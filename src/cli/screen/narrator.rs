@@ -416,7 +416,7 @@ impl Narrator {
 
     /// A warning or an error, with its code behind it.
     fn message(&mut self, kind: LineKind, text: &str, code: Option<&str>, page: &mut dyn Page) {
-        let text = sentence(text, code);
+        let text = lines::sentence(text, code);
         self.say(kind, &text, page);
     }
 
@@ -425,17 +425,6 @@ impl Narrator {
         self.current = None;
         self.ended = true;
     }
-}
-
-/// A message with its code, each line made visible.
-pub(crate) fn sentence(message: &str, code: Option<&str>) -> String {
-    let mut text = lines::message(message).join("\n");
-    if let Some(code) = code {
-        text.push_str(" (");
-        text.push_str(&lines::visible(code));
-        text.push(')');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::cli::screen::lines;
-use crate::cli::screen::narrator::{Narrator, sentence};
+use crate::cli::screen::lines::sentence;
+use crate::cli::screen::narrator::Narrator;
 use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::sink::Sink;
 use crate::cli::screen::units::{self, Steps};

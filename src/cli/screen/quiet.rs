@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::api::event::Event;
 use crate::cli::screen::lines;
-use crate::cli::screen::narrator::sentence;
+use crate::cli::screen::lines::sentence;
 use crate::cli::screen::sink::Sink;
 use crate::cli::screen::{Remark, Renderer};
 
