@@ -183,6 +183,17 @@ fn our_client_speaks_https_and_trusts_only_whom_it_is_told() {
 import http.server, ssl, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
+        length = self.headers.get("Content-Length")
+        if length:
+            # The client asks first what it talks to.
+            self.rfile.read(int(length))
+            answer = b'{"version":"5.1.14+gangplank.0.1.0"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+            return
         total = 0
         while (size := int(self.rfile.readline(), 16)):
             total += size
