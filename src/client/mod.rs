@@ -48,6 +48,7 @@ use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{Operation, OperationCall};
 use crate::client::harper::find::PayloadHash;
 use crate::client::harper::hash::HashingReader;
+use crate::client::harper::legacy::LegacyBody;
 use crate::client::kind::ServerKind;
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
@@ -180,6 +181,11 @@ impl Client {
         !matches!(self.kind(), None | Some(ServerKind::Gangplank))
     }
 
+    /// A Harper server answers that streams no events.
+    fn is_legacy(&self) -> bool {
+        matches!(self.kind(), Some(ServerKind::Legacy(_)))
+    }
+
     /// With these credentials instead of any before.
     ///
     /// # Errors
@@ -298,6 +304,13 @@ impl Client {
         payload: R,
         key: &str,
     ) -> Result<InFlight, Error> {
+        if self.is_legacy() {
+            let headers = vec![("Content-Type", "application/cbor".to_owned())];
+            let fields = call.fields().clone();
+            let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+            let body = Box::new(LegacyBody::new(fields.collect(), payload));
+            return self.start("upload", "/", false, headers, Content::Streamed(body));
+        }
         let mut form = Form::new()?;
         let harper = self.is_harper();
         for (name, value) in call.fields() {
@@ -374,8 +387,11 @@ impl Client {
         mut headers: Vec<(&'static str, String)>,
         content: Content,
     ) -> Result<InFlight, Error> {
+        let stream = stream && !self.is_legacy();
         if stream {
             headers.push(("Accept", "text/event-stream".into()));
+        } else if headers.iter().all(|(name, _)| *name != "Accept") {
+            headers.push(("Accept", "application/json".into()));
         }
         let state = Arc::new(Transfer::default());
         // The newest deployment is redirected to itself, and nothing else of ours is.

@@ -3,6 +3,8 @@
 //! [`MapReader`] gives the members in their order. The bytes of the one member that is named `payload` are not kept: they are
 //! read through [`Read`], however many they are. Lengths are not believed: memory grows with what has come.
 
+pub mod write;
+
 use std::io::{self, BufRead, BufReader, Read};
 
 use serde_json::Value;

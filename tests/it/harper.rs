@@ -1,6 +1,7 @@
 //! Our CLI against Harper servers: a small one that speaks as they do, and the real one where it is installed.
 
 mod fake;
+mod legacy;
 mod lost;
 
 use std::process::Output;
@@ -281,6 +282,13 @@ fn one_command_each_for_what_harper_can_do() {
     );
     assert_eq!(stdout(&output)["status"], "success");
     assert_exit(&run(&harper.target, &["drop", "hello"]), 0, "");
+    let output = run(&harper.target, &["status"]);
+    assert_eq!(stdout(&output)["entries"][0]["name"], "hello");
+    let output = run(&harper.target, &["status", "hello"]);
+    assert_exit(&output, 0, "");
+    assert_eq!(stdout(&output)["name"], "hello");
+    let output = run(&harper.target, &["status", "other"]);
+    assert_exit(&output, 1, "no component other is deployed");
     let output = run(&harper.target, &["op", "nonsense"]);
     assert_exit(&output, 1, "Operation 'nonsense' not found");
 }

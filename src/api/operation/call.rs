@@ -36,6 +36,9 @@ pub enum FieldKind {
 }
 
 impl AnswerShape {
+    /// What an older Harper server answers to a deployment.
+    pub const MESSAGE: AnswerShape = AnswerShape::Object(&[("message", FieldKind::Text)]);
+
     /// Whether a JSON value has this shape.
     pub fn fits(self, value: &Value) -> bool {
         match self {

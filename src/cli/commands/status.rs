@@ -59,6 +59,13 @@ fn only(mut value: Value, project: Option<&str>) -> Result<Value, CommandError> 
     let Some(project) = project else {
         return Ok(value);
     };
+    // A Harper server answers with a tree of files, a directory for each component.
+    if let Some(entries) = value.get("entries").and_then(Value::as_array) {
+        let name = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some(project);
+        if let Some(entry) = entries.iter().find(name) {
+            return Ok(entry.clone());
+        }
+    }
     let all = value.get_mut("components").and_then(Value::as_array_mut);
     let found = all.is_some_and(|all| {
         all.retain(|component| component.get("project").and_then(Value::as_str) == Some(project));

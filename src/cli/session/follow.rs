@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::error::{Error, Exit};
-use crate::api::operation::OperationCall;
+use crate::api::operation::{AnswerShape, OperationCall, OperationName};
 use crate::cli::screen::Screen;
 use crate::cli::session::pack::{self, PackingThread, UploadSource};
 use crate::cli::session::{CommandError, Session};
 use crate::client::follow::{
     AnswerFollower, FollowHost, FollowNews, FollowOptions, NextNotice, Repeat, Subject,
 };
-use crate::client::{DeploymentRef, InFlight};
+use crate::client::{Client, DeploymentRef, InFlight};
 use crate::formats::sse::SseRecord;
 
 /// What is asked.
@@ -52,6 +52,22 @@ pub(crate) enum Shown<'a> {
 pub(crate) type Show<'a> = &'a mut dyn FnMut(&mut Screen, Shown<'_>) -> bool;
 
 impl FollowedRequest<'_> {
+    /// What a Harper server answers, where that is less than ours does.
+    fn shape_at(&self, client: &Client, shape: AnswerShape) -> AnswerShape {
+        let (FollowedRequest::Operation(call)
+        | FollowedRequest::Keyed { call, .. }
+        | FollowedRequest::Upload { call, .. }) = self
+        else {
+            return shape;
+        };
+        match call.name() {
+            Some(OperationName::DeployComponent) if client.is_harper() => AnswerShape::MESSAGE,
+            // A tree of files.
+            Some(OperationName::GetComponents) if client.is_harper() => AnswerShape::Json,
+            _ => shape,
+        }
+    }
+
     fn options(&self, session: &Session) -> FollowOptions {
         let (subject, repeat, shape, id) = match self {
             FollowedRequest::Operation(call) => {
@@ -92,6 +108,7 @@ impl FollowedRequest<'_> {
                 (Subject::Watching, Repeat::Events, None, id)
             }
         };
+        let shape = shape.map(|shape| self.shape_at(session.client, shape));
         FollowOptions {
             subject,
             repeat,

@@ -270,7 +270,16 @@ impl AnswerFollower<'_> {
                 return Err(loss.trouble);
             }
             (Asked::Request, Some(id)) => Asked::Events(id),
-            (Asked::Request, None) if self.harper.sought.is_none() => return Err(loss.trouble),
+            (Asked::Request, None) if self.harper.sought.is_none() => {
+                if loss.trouble.failed.exit == Exit::Unknown {
+                    loss.trouble.watch = false;
+                    let message = &mut loss.trouble.failed.message;
+                    message.push_str(
+                        "; a deployment may go on, and this server keeps no record of it",
+                    );
+                }
+                return Err(loss.trouble);
+            }
             (Asked::Request, None) => Asked::Find,
             (asked, _) => asked,
         };

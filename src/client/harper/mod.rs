@@ -3,6 +3,7 @@
 
 pub(crate) mod find;
 pub(crate) mod hash;
+pub(crate) mod legacy;
 pub(crate) mod replay;
 
 use serde_json::Value;
@@ -59,6 +60,17 @@ pub(crate) fn fit(kind: &ServerKind, call: &OperationCall) -> Result<FittedCall,
     }
     if call.name() == Some(OperationName::DeployComponent) {
         fit_deploy(&mut fitted);
+        if matches!(kind, ServerKind::Legacy(_)) {
+            let restarts = fitted.call.fields().get("restart");
+            let restarts = restarts.is_some_and(|restart| restart != &Value::Bool(false));
+            let then = match restarts {
+                true => "; then it restarts, and refuses connections for some seconds",
+                false => "",
+            };
+            fitted.remarks.push(format!(
+                "{kind} tells nothing until the deployment has ended{then}"
+            ));
+        }
     }
     Ok(fitted)
 }

@@ -92,6 +92,14 @@ impl FakeHarper {
         seen.map(|seen| seen.operation).collect()
     }
 
+    /// The one request that was a map of CBOR.
+    pub(crate) fn deploy_cbor(&self) -> Seen {
+        let mut seen = self.seen();
+        seen.retain(|seen| seen.operation == "cbor");
+        assert_eq!(seen.len(), 1);
+        seen.remove(0)
+    }
+
     /// The one deployment that was asked for.
     pub(crate) fn deploy(&self) -> Seen {
         let mut seen = self.seen();

@@ -1,0 +1,86 @@
+//! The request that a Harper server before 5.1 takes: one map of CBOR, with the payload as its last member. The length stands
+//! before the payload, so that it is packed into a file first.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use crate::api::operation::Fields;
+use crate::formats::cbor::write::map_before_bytes;
+use crate::system::hex;
+
+/// The body. The payload is packed when it is first read.
+pub(crate) struct LegacyBody<R> {
+    fields: Fields,
+    payload: Option<R>,
+    packed: Option<io::Chain<Cursor<Vec<u8>>, File>>,
+}
+
+impl<R: Read> LegacyBody<R> {
+    pub(crate) fn new(fields: Fields, payload: R) -> LegacyBody<R> {
+        LegacyBody {
+            fields,
+            payload: Some(payload),
+            packed: None,
+        }
+    }
+}
+
+impl<R: Read> Read for LegacyBody<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(mut payload) = self.payload.take() {
+            let mut file = nameless_file()?;
+            let length = io::copy(&mut payload, &mut file)?;
+            file.seek(SeekFrom::Start(0))?;
+            let head = map_before_bytes(&self.fields, "payload", length);
+            self.packed = Some(Cursor::new(head).chain(file));
+        }
+        match &mut self.packed {
+            Some(packed) => packed.read(buffer),
+            // The payload could not be packed, which was told.
+            None => Err(io::Error::other("the payload is not there")),
+        }
+    }
+}
+
+/// A file that only this process can reach, and that is gone with it.
+fn nameless_file() -> io::Result<File> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let path = std::env::temp_dir().join(format!("gangplank-{}", hex::encode(random)));
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_that_fails_never_looks_whole() {
+        let payload = (&b"half"[..]).chain(Broken);
+        let mut body = LegacyBody::new(Fields::new(), payload);
+        for _ in 0..2 {
+            assert!(body.read(&mut [0; 64]).is_err());
+        }
+        let mut body = LegacyBody::new(Fields::new(), &b"whole"[..]);
+        let mut read = Vec::new();
+        body.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"\xa1\x67payload\x45whole");
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("gone"))
+        }
+    }
+}
