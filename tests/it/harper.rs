@@ -3,6 +3,7 @@
 mod fake;
 mod legacy;
 mod lost;
+mod real;
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -422,4 +423,25 @@ fn a_failure_has_its_output_once_and_warns_of_what_is_live() {
         shown.contains("warning: Harper puts the new files in place"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_harper_server_on_a_unix_socket_is_asked_what_it_is_and_needs_no_credentials() {
+    let harper = FakeHarper::start("5.1.14", succeed);
+    let dir = TempDir::new();
+    let socket = dir.0.join("operations-server");
+    harper.also_at(&socket);
+    let app = app(300);
+    let mut command = gangplank();
+    command.args(["deploy", app.0.join("hello").to_str().unwrap(), "--target"]);
+    let output = command
+        .arg(format!("unix:{}", socket.display()))
+        .output()
+        .unwrap();
+    assert_exit(&output, 0, "prepare done");
+    assert_eq!(
+        harper.operations(),
+        ["registration_info", "deploy_component"]
+    );
+    assert!(harper.deploy().header("authorization").is_none());
 }

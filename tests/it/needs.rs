@@ -4,6 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Names the file that the tests which did not run are written into, a line each.
@@ -89,4 +90,16 @@ pub(crate) fn is_debug_build() -> bool {
 pub(crate) fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     runs((!root).then_some(Lack::Missing("to be run as root")))
+}
+
+/// The directory in which `npm install harperdb@4.7.29` was run, named by `GANGPLANK_TEST_HARPERDB`. The package is large
+/// and its licence is its maker's own, so that nobody has to install it: without it the test is listed as not run, under
+/// `CI` too.
+pub(crate) fn harperdb() -> Option<PathBuf> {
+    let named = std::env::var_os("GANGPLANK_TEST_HARPERDB").map(PathBuf::from);
+    allows(
+        "GANGPLANK_TEST_HARPERDB, an installed harperdb",
+        named.is_some(),
+    );
+    named
 }
