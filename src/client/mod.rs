@@ -249,6 +249,11 @@ impl Client {
         self
     }
 
+    /// Whether the server is on this machine, as far as its address says: there may be a tunnel behind it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.target.is_local()
+    }
+
     /// An operation whose fields are sent as JSON. With `stream` the answer may be an event stream, as all should be that
     /// can take long: silence ends only a stream, never the wait for a plain answer.
     ///

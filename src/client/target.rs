@@ -115,6 +115,14 @@ impl Target {
         }
     }
 
+    /// Whether it is on this machine, as far as its address says.
+    pub(crate) fn is_local(&self) -> bool {
+        match &self.place {
+            Address::Unix(_) => true,
+            Address::Http { authority, .. } => is_loopback(authority),
+        }
+    }
+
     /// Whether it is the socket that a gangplank server always has, by its name.
     pub(crate) fn is_own_socket(&self) -> bool {
         let name = self.socket().and_then(Path::file_name);
@@ -158,7 +166,7 @@ fn bad(text: &str, why: &str) -> Error {
     Error::new(format!("reading the target {shown:?}"), why)
 }
 
-/// Whether an authority without a scheme names this machine.
+/// Whether an authority names this machine.
 fn is_loopback(text: &str) -> bool {
     let authority = text.split('/').next().unwrap_or_default();
     let host = authority

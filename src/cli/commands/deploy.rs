@@ -44,7 +44,7 @@ looks secret (.env, private keys), and follows the deployment to its end.
   --include-node-modules, --include-git, --include-env, --ignore-file F
                         send these too; rules in place of .gangplankignore
   --yes, --level 0..9, --idempotency-key K
-                        do not ask; compression (1); known again by this key
+                        do not ask; compression (by the link); known again
 key=value words are fields of the operation, as Harper's CLI takes them.
 ",
     example: "gangplank deploy ./my-app --target https://apps.example",
@@ -54,9 +54,6 @@ key=value words are fields of the operation, as Harper's CLI takes them.
 /// Between two tries where there is nothing to wait for.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// How hard the payload is compressed unless it is said: what a network gains by a higher level, a fast one loses.
-const LEVEL: u32 = 1;
 
 /// The longest idempotency key that a server takes.
 const KEY_MAX: usize = 128;
@@ -82,8 +79,8 @@ pub(super) struct DeployOptions {
     pub(super) yes: bool,
     /// The idempotency key, if one was given.
     pub(super) idempotency_key: Option<String>,
-    /// The compression's level, 0 to 9.
-    pub(super) level: u32,
+    /// The compression's level, 0 to 9; by default as the link allows.
+    pub(super) level: Option<u32>,
     /// Whether to wait while another deployment of the component is running.
     pub(super) wait: bool,
 }
@@ -149,7 +146,7 @@ pub(super) fn read(
         ignore_file,
         yes,
         idempotency_key,
-        level: level.unwrap_or(LEVEL),
+        level,
         wait,
     };
     if let (Some(dir), false) = (&options.dir, options.packs()) {

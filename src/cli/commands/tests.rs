@@ -352,7 +352,7 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
     let call = OperationCall::new("deploy_component", Default::default());
     let request = crate::cli::session::follow::FollowedRequest::Upload {
         call: &call,
-        source: crate::cli::session::pack::UploadSource::Plan(std::sync::Arc::new(plan), 0),
+        source: crate::cli::session::pack::UploadSource::Plan(std::sync::Arc::new(plan), Some(0)),
         key: "k",
     };
     let trouble = session.follow(request).unwrap_err();

@@ -207,7 +207,7 @@ impl FollowHost for Following<'_, '_, '_> {
             }
             FollowedRequest::Watch(which) => client.events(which, 0),
             FollowedRequest::Upload { call, source, key } => {
-                let (packing, payload) = pack::start(source.clone())?;
+                let (packing, payload) = pack::start(source.clone(), client.is_local())?;
                 self.packing = Some(packing);
                 self.sending = true;
                 client.upload(call, payload, key)

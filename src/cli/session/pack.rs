@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::error::{Doing, Error};
-use crate::formats::archive::PackPlan;
+use crate::formats::archive::{Effort, Outflow, PackPlan};
 
 /// As much as ureq's buffers take at once.
 const BUFFER: usize = 128 * 1024;
@@ -32,8 +33,8 @@ pub(crate) struct PackingThread {
 /// Where a payload comes from, each time that it is sent.
 #[derive(Clone)]
 pub(crate) enum UploadSource {
-    /// A directory, packed at this level.
-    Plan(Arc<PackPlan>, u32),
+    /// A directory, packed at this level, 0 to 9, or as the link allows.
+    Plan(Arc<PackPlan>, Option<u32>),
     /// An archive of so many bytes, as it is.
     File(PathBuf, u64),
 }
@@ -46,10 +47,16 @@ impl UploadSource {
         }
     }
 
-    fn write(&self, mut out: &mut PackWriter, packed: &AtomicU64) -> Result<(), Error> {
+    fn write(
+        &self,
+        mut out: &mut PackWriter,
+        link: Effort<'_>,
+        packed: &AtomicU64,
+    ) -> Result<(), Error> {
         let (path, bytes) = match self {
             UploadSource::Plan(plan, level) => {
-                return plan.write(out, *level, &mut |n| packed.store(n, Ordering::Relaxed));
+                let effort = level.map_or(link, Effort::Level);
+                return plan.write(out, effort, &mut |n| packed.store(n, Ordering::Relaxed));
             }
             UploadSource::File(path, bytes) => (path, *bytes),
         };
@@ -71,8 +78,11 @@ impl UploadSource {
     }
 }
 
-/// Begins to pack; the payload is what the [`PackReader`] gives.
-pub(crate) fn start(source: UploadSource) -> Result<(PackingThread, PackReader), Error> {
+/// Begins to pack; the payload is what the [`PackReader`] gives. `local` says that it is for a server on this machine.
+pub(crate) fn start(
+    source: UploadSource,
+    local: bool,
+) -> Result<(PackingThread, PackReader), Error> {
     let (full, filled) = bounded(BUFFERS);
     let (back, empty) = bounded(BUFFERS);
     for _ in 0..BUFFERS {
@@ -81,6 +91,8 @@ pub(crate) fn start(source: UploadSource) -> Result<(PackingThread, PackReader),
     }
     let bytes = Arc::new(AtomicU64::new(0));
     let packed = Arc::clone(&bytes);
+    let outflow = Arc::new(Outflow::default());
+    let measured = Arc::clone(&outflow);
     let total = source.total();
     let pump = PackWriter {
         full,
@@ -89,7 +101,11 @@ pub(crate) fn start(source: UploadSource) -> Result<(PackingThread, PackReader),
     };
     let thread = std::thread::Builder::new()
         .name("pack".into())
-        .spawn(move || pump.run(|out| source.write(out, &packed)))
+        .spawn(move || {
+            let outflow = &*measured;
+            let link = Effort::Link { outflow, local };
+            pump.run(|out| source.write(out, link, &packed))
+        })
         .doing(|| "starting the thread pack".into())?;
     let packing = PackingThread {
         thread,
@@ -102,6 +118,8 @@ pub(crate) fn start(source: UploadSource) -> Result<(PackingThread, PackReader),
         buffer: Vec::new(),
         at: 0,
         ended: false,
+        outflow,
+        given: None,
     };
     Ok((packing, pipe))
 }
@@ -191,10 +209,16 @@ pub(crate) struct PackReader {
     buffer: Vec<u8>,
     at: usize,
     ended: bool,
+    outflow: Arc<Outflow>,
+    /// When something was given to be sent, and how much. Who comes for more has sent it.
+    given: Option<(Instant, usize)>,
 }
 
 impl Read for PackReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if let Some((at, bytes)) = self.given.take() {
+            self.outflow.sent(bytes, at.elapsed());
+        }
         if self.at == self.buffer.len() && !self.ended {
             let next = self.filled.recv().unwrap_or_else(|_| Err(gone()))?;
             self.ended = next.is_empty();
@@ -206,6 +230,7 @@ impl Read for PackReader {
         let n = out.len().min(self.buffer.len() - self.at);
         out[..n].copy_from_slice(&self.buffer[self.at..self.at + n]);
         self.at += n;
+        self.given = Some((Instant::now(), n));
         Ok(n)
     }
 }
@@ -235,6 +260,8 @@ mod tests {
             buffer: Vec::new(),
             at: 0,
             ended: false,
+            outflow: Arc::default(),
+            given: None,
         };
         (pipe, thread)
     }

@@ -9,7 +9,7 @@ use crate::api::event::Event;
 use crate::engine::attempt::Attempt;
 use crate::engine::fetch::FetchRequest;
 use crate::engine::fetch::payload::{FetchedPayload, PayloadWriter};
-use crate::formats::archive::{self, PackOptions};
+use crate::formats::archive::{self, Effort, PackOptions};
 use crate::system::child::act_as;
 use crate::system::files;
 
@@ -65,7 +65,7 @@ pub(super) fn pack(
                 Err(error) => return Ok(Err(error)),
             };
             let out = io::BufWriter::new(PayloadWriter { payload, attempt });
-            let written = plan.write(out, LEVEL, &mut |_| {});
+            let written = plan.write(out, Effort::Level(LEVEL), &mut |_| {});
             let left_out = plan
                 .secrets()
                 .iter()

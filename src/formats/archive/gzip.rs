@@ -5,8 +5,11 @@
 //! compressor starts afresh, since it has not seen what was stored and must not refer across it.
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
+
+use crate::formats::archive::effort::{Effort, Throttle};
 
 /// The most that one stored block holds: its length has 16 bits.
 const BLOCK: usize = 65_535;
@@ -34,33 +37,45 @@ const TRIED: usize = 64 * 1024;
 const WORTH: usize = 16;
 
 /// Writes gzip.
-pub(super) struct Gzip<W: Write> {
+pub(super) struct Gzip<'a, W: Write> {
     out: W,
+    /// How much was written to `out`, and how long that took.
+    written: usize,
+    out_time: Duration,
+    throttle: Throttle<'a>,
     buffer: Vec<u8>,
-    /// Whether stored blocks are on; with level 0 always.
+    /// Whether stored blocks are on; with level 0 always, but for the rest of what was deflated before.
     storing: bool,
     /// Where in the buffer the head of the open stored block is.
     open: Option<usize>,
     level: u32,
     compress: Compress,
+    /// The level that it was made for.
+    made_for: u32,
     trial: Compress,
     tried: Vec<u8>,
     sum: Crc,
 }
 
-impl<W: Write> Gzip<W> {
-    /// Begins a member. Level 0 stores everything, 9 deflates the most.
-    pub(super) fn new(out: W, level: u32) -> Gzip<W> {
+impl<'a, W: Write> Gzip<'a, W> {
+    /// Begins a member.
+    pub(super) fn new(out: W, effort: Effort<'a>) -> Gzip<'a, W> {
+        let mut throttle = Throttle::new(effort);
+        let level = throttle.level().min(9);
         let mut buffer = Vec::with_capacity(BUFFER);
         // Deflate, no flags, no time, no extra flags, made on an unknown system: the same bytes everywhere.
         buffer.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
         Gzip {
             out,
+            written: 0,
+            out_time: Duration::ZERO,
+            throttle,
             buffer,
             storing: level == 0,
             open: None,
             level,
-            compress: Compress::new(Compression::new(level.min(9)), false),
+            compress: Compress::new(Compression::new(level), false),
+            made_for: level,
             trial: Compress::new(Compression::fast(), false),
             // The quickest level takes at most nine bits for a byte.
             tried: vec![0; TRIED + TRIED / 8 + 64],
@@ -68,10 +83,14 @@ impl<W: Write> Gzip<W> {
         }
     }
 
-    /// Looks at the next chunk of a file and chooses how it, and what follows, will be written. `start` says that the file
+    /// Looks at the link and at the next chunk of a file, and chooses how it, and what follows, will be written. `start` says that the file
     /// begins with it.
     pub(super) fn choose(&mut self, chunk: &[u8], start: bool) -> io::Result<()> {
-        if self.level == 0 || chunk.len() < TINY {
+        self.level = self.throttle.level().min(9);
+        if self.level == 0 {
+            return self.store();
+        }
+        if chunk.len() < TINY {
             return Ok(());
         }
         if !noise(middle(chunk, COUNTED)) {
@@ -107,6 +126,11 @@ impl<W: Write> Gzip<W> {
         Ok(self.out)
     }
 
+    /// How much there is of the member by now.
+    fn made(&self) -> usize {
+        self.written.wrapping_add(self.buffer.len())
+    }
+
     fn shrinks(&mut self, sample: &[u8]) -> bool {
         self.trial.reset();
         // The output always has room for all of it: zlib-rs 0.6 panics later on if it is reset while some is pending.
@@ -118,9 +142,16 @@ impl<W: Write> Gzip<W> {
     }
 
     fn deflate(&mut self) -> io::Result<()> {
+        if self.made_for != self.level {
+            // A new one begins as one does behind stored blocks.
+            self.store()?;
+            self.compress = Compress::new(Compression::new(self.level), false);
+            self.made_for = self.level;
+        } else if self.storing {
+            self.compress.reset();
+        }
         if self.storing {
             self.close();
-            self.compress.reset();
             self.storing = false;
         }
         Ok(())
@@ -193,20 +224,28 @@ impl<W: Write> Gzip<W> {
     /// Makes room for `bytes` more by writing out what there is. No stored block may be open then.
     fn write_out(&mut self, bytes: usize) -> io::Result<()> {
         if self.buffer.len() + bytes > BUFFER {
+            let begun = Instant::now();
             self.out.write_all(&self.buffer)?;
+            self.out_time += begun.elapsed();
+            self.written = self.made();
             self.buffer.clear();
         }
         Ok(())
     }
 }
 
-impl<W: Write> Write for Gzip<W> {
+impl<W: Write> Write for Gzip<'_, W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.sum.update(data);
         if self.storing {
             self.append(data)?;
         } else {
+            let (begun, out_time, made) = (Instant::now(), self.out_time, self.made());
             self.compress(data, FlushCompress::None)?;
+            // Who waits for the sender is not busy.
+            let busy = begun.elapsed().saturating_sub(self.out_time - out_time);
+            let made = self.made().wrapping_sub(made);
+            self.throttle.compressed(data.len(), made, busy);
         }
         Ok(data.len())
     }
@@ -241,6 +280,8 @@ fn noise(sample: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::archive::effort::Outflow;
+    use crate::formats::archive::gunzip::GzipMembers;
     use flate2::read::GzDecoder;
     use std::io::Read;
 
@@ -263,7 +304,7 @@ mod tests {
     }
 
     fn gzip(level: u32, parts: &[Vec<u8>]) -> Vec<u8> {
-        let mut gzip = Gzip::new(Vec::new(), level);
+        let mut gzip = Gzip::new(Vec::new(), Effort::Level(level));
         for part in parts {
             gzip.write_all(&[0; 512]).unwrap();
             for (index, chunk) in part.chunks(BUFFER - 1).enumerate() {
@@ -272,6 +313,38 @@ mod tests {
             }
         }
         gzip.finish().unwrap()
+    }
+
+    #[test]
+    fn a_level_that_changes_on_the_way_reads_back() {
+        let outflow = Outflow::default();
+        let effort = Effort::Link {
+            outflow: &outflow,
+            local: false,
+        };
+        let mut gzip = Gzip::new(Vec::new(), effort);
+        let mut expected = Vec::new();
+        // A link that is quick, then slower and slower, and quick again; with noise between.
+        for megabytes in [1000, 100, 30, 1, 1000, 10, 10, 1000] {
+            for part in [text(300_000), random(70_000), text(100), text(5000)] {
+                gzip.choose(&part, true).unwrap();
+                gzip.write_all(&part).unwrap();
+                expected.extend(part);
+            }
+            let mebibyte = 1 << 20;
+            outflow.sent(
+                mebibyte,
+                Duration::from_micros((mebibyte / megabytes) as u64),
+            );
+        }
+        let bytes = gzip.finish().unwrap();
+        assert!(bytes.len() < expected.len() * 4 / 5, "{}", bytes.len());
+        let mut plain = Vec::new();
+        GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
+        assert!(plain == expected);
+        let mut ours = Vec::new();
+        GzipMembers::new(&bytes[..]).read_to_end(&mut ours).unwrap();
+        assert!(ours == expected);
     }
 
     #[test]
@@ -378,6 +451,6 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(Gzip::new(BrokenSource, 3).finish().is_err());
+        assert!(Gzip::new(BrokenSource, Effort::Level(3)).finish().is_err());
     }
 }

@@ -2,7 +2,7 @@
 //! arrives and unpacks it in the same pass. The only room that knows the formats tar, gzip and deflate.
 //!
 //! What it guarantees:
-//! - **Packing**: the same tree gives the same bytes, whoever packs it and whenever. What changes or cannot be read while
+//! - **Packing**: the same tree gives the same tar, whoever packs it and whenever; with a given level the same bytes. What changes or cannot be read while
 //!   it is packed is an error, and what was written until then is not a complete archive. Files that deflate would not
 //!   shrink pass it by as stored blocks.
 //! - **Unpacking**: nothing is written outside the release, no link leads out of it, and everything that is refused is
@@ -14,6 +14,7 @@
 //! | `choose` | walks a directory and decides what is packed |
 //! | `secrets` | what is left out because it is a secret |
 //! | `pack` | writes the archive of what was chosen |
+//! | `effort` | how hard to compress: as hard as the link is slow |
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
 //! | `unpack` | receives a payload: limits, hash, the threads |
 //! | `buffers` | the memory that uploads share |
@@ -35,6 +36,7 @@
 mod buffers;
 mod choose;
 mod early_sync;
+mod effort;
 mod extract;
 mod feed;
 mod free_space;
@@ -56,6 +58,7 @@ mod tree;
 mod unpack;
 
 pub use choose::{PackOptions, plan};
+pub use effort::{Effort, Outflow};
 pub use limits::Limits;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};

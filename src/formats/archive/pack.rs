@@ -1,6 +1,6 @@
 //! The archive of a directory: [`PackPlan::write`] writes what was chosen as a tar.gz.
 //!
-//! The same tree gives the same bytes: entries are sorted by the bytes of their paths, owners are 0 and nameless, and every
+//! The same tree gives the same tar, and the same bytes where the level is given: entries are sorted by the bytes of their paths, owners are 0 and nameless, and every
 //! modification time is the same, since a checkout, a copy and a CI runner each give their own to the same files. (The
 //! receiving side does not use them either.) Of a mode the permission bits go along.
 
@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use tar::{EntryType, Header};
 
 use crate::api::error::{Doing, Error};
+use crate::formats::archive::effort::Effort;
 use crate::formats::archive::gzip::Gzip;
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
 use crate::formats::archive::visible;
@@ -75,7 +76,7 @@ impl PackPlan {
         &self.holes
     }
 
-    /// Writes the tar.gz, `level` 0 (nothing deflated) to 9. `progress` is told how many bytes of the files have been
+    /// Writes the tar.gz, compressed as hard as `effort` says. `progress` is told how many bytes of the files have been
     /// written so far.
     ///
     /// # Errors
@@ -84,12 +85,12 @@ impl PackPlan {
     pub fn write(
         &self,
         out: impl Write,
-        level: u32,
+        effort: Effort<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
         let directory = File::open(&self.root).doing(|| self.doing(&[]))?;
         let mut writer = TarWriter {
-            gzip: Gzip::new(out, level),
+            gzip: Gzip::new(out, effort),
             chunk: vec![0; CHUNK],
             written: 0,
         };
@@ -127,13 +128,13 @@ impl PackPlan {
 }
 
 /// Writes tar into gzip.
-struct TarWriter<W: Write> {
-    gzip: Gzip<W>,
+struct TarWriter<'a, W: Write> {
+    gzip: Gzip<'a, W>,
     chunk: Vec<u8>,
     written: u64,
 }
 
-impl<W: Write> TarWriter<W> {
+impl<W: Write> TarWriter<'_, W> {
     fn header(
         &mut self,
         path: &[u8],
@@ -253,7 +254,8 @@ mod tests {
     fn packed(dir: &Path, options: &PackOptions, level: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         let plan = plan(dir, options).unwrap();
-        plan.write(&mut bytes, level, &mut |_| {}).unwrap();
+        plan.write(&mut bytes, Effort::Level(level), &mut |_| {})
+            .unwrap();
         bytes
     }
 
@@ -536,7 +538,7 @@ mod tests {
             change(&at.0.join("file"));
             let mut bytes = Vec::new();
             let error = plan
-                .write(&mut bytes, 3, &mut |_| {})
+                .write(&mut bytes, Effort::Level(3), &mut |_| {})
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -556,7 +558,7 @@ mod tests {
         write(at.0.join("c"), "");
         let plan = plan(&at.0, &PackOptions::default()).unwrap();
         let mut seen = Vec::new();
-        plan.write(io::sink(), 3, &mut |bytes| seen.push(bytes))
+        plan.write(io::sink(), Effort::Level(3), &mut |bytes| seen.push(bytes))
             .unwrap();
         assert!(seen.is_sorted());
         assert_eq!(seen.last(), Some(&plan.total()));

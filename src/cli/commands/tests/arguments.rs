@@ -200,7 +200,7 @@ fn a_deploy_with_flags() {
     assert_eq!(options.ignore_file, Some(PathBuf::from("f")));
     assert_eq!(
         (options.idempotency_key.as_deref(), options.level),
-        (Some("k"), 9)
+        (Some("k"), Some(9))
     );
     let table = [
         ("deploy", json!("auto")),
@@ -217,7 +217,7 @@ fn a_deploy_with_flags() {
     }
     let (_, bare) = deploy("deploy_component --restart .");
     assert_eq!(bare.fields["restart"], json!(true));
-    assert_eq!((bare.dir, bare.level), (Some(PathBuf::from(".")), 1));
+    assert_eq!((bare.dir, bare.level), (Some(PathBuf::from(".")), None));
 }
 
 #[test]
