@@ -46,7 +46,8 @@ impl Transfer {
             if bytes.len() >= LOOKED_AT {
                 self.settle();
             }
-            if ENDING.iter().any(|known| holds(bytes, known)) {
+            let body = body(bytes);
+            if ENDING.iter().any(|known| holds(&body, known)) {
                 self.set_answered();
             }
         } else {
@@ -69,10 +70,87 @@ impl Transfer {
 /// more of the payload.
 const ENDING: [&[u8]; 3] = [b"event: deployment\n", b"event: error\n", b"event: done\n"];
 
-/// Whether a line of an answer is this one. In a chunked body it follows a line end, or the head of its chunk.
+/// Whether a line of these is this one.
 fn holds(bytes: &[u8], line: &[u8]) -> bool {
-    memchr::memmem::find_iter(bytes, line).any(|at| at > 0 && bytes[at - 1] == b'\n')
+    memchr::memmem::find_iter(bytes, line).any(|at| at == 0 || bytes[at - 1] == b'\n')
+}
+
+/// What has come of an answer's body, without the sizes of its chunks: a line may be cut by them anywhere.
+fn body(answer: &[u8]) -> Vec<u8> {
+    let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else {
+        return Vec::new();
+    };
+    let head = answer[..end].to_ascii_lowercase();
+    let mut rest = &answer[end + 4..];
+    if memchr::memmem::find(&head, b"\r\ntransfer-encoding: chunked").is_none() {
+        return rest.to_vec();
+    }
+    let mut body = Vec::new();
+    while let Some(end) = memchr::memmem::find(rest, b"\r\n") {
+        let size = std::str::from_utf8(&rest[..end]).unwrap_or_default();
+        let size = size.split(';').next().unwrap_or_default().trim();
+        let Ok(size @ 1..) = usize::from_str_radix(size, 16) else {
+            break;
+        };
+        rest = &rest[end + 2..];
+        body.extend_from_slice(&rest[..size.min(rest.len())]);
+        let Some(next) = size.checked_add(2).and_then(|size| rest.get(size..)) else {
+            break;
+        };
+        rest = next;
+    }
+    body
 }
 
 /// What is looked at of an answer during the upload: its head, and the first events.
 pub(crate) const LOOKED_AT: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_event_is_seen_however_it_is_cut() {
+        const PLAIN: &str = "HTTP/1.1 200 OK\r\n\r\n";
+        const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let table = [
+            (PLAIN, ": stream open\n\n", false),
+            (PLAIN, ": stream open\n\nevent: error\n", true),
+            (PLAIN, "event: done\n", true),
+            (PLAIN, "event: deployment\ndata", true),
+            (PLAIN, "data: event: error\n", false),
+            (PLAIN, "event: phase\n", false),
+            (
+                CHUNKED,
+                "f\r\n: stream open\n\n\r\nd\r\nevent: error\n",
+                true,
+            ),
+            (
+                CHUNKED,
+                "f\r\n: stream open\n\n\r\n9\r\nevent: er\r\n4\r\nror\n\r\n",
+                true,
+            ),
+            (
+                CHUNKED,
+                "f;x=y\r\n: stream open\n\n\r\n1\r\ne\r\nC\r\nvent: error\n",
+                true,
+            ),
+            (
+                CHUNKED,
+                "f\r\n: stream open\n\n\r\n9\r\nevent: er\r\n4",
+                false,
+            ),
+            (CHUNKED, "ffffffffffffffff\r\nevent: error\n", true),
+            (CHUNKED, "event: error\n\r\n", false),
+        ];
+        for (head, body, ends) in table {
+            let transfer = Transfer::default();
+            transfer.judge(format!("{head}{body}").as_bytes());
+            assert!(transfer.accepted());
+            assert_eq!(transfer.answered(), ends, "{body:?}");
+        }
+        let refused = Transfer::default();
+        refused.judge(b"HTTP/1.1 401 X\r\n");
+        assert!(refused.answered() && !refused.accepted());
+    }
+}

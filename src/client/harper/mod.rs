@@ -252,9 +252,12 @@ mod tests {
         assert!(fitted.remarks[0].contains("--restart"), "{fitted:?}");
         assert!(fitted.warnings[0].contains("payload_sha256"), "{fitted:?}");
         let given = call(json!({"operation": "deploy_component", "restart": "rolling"}));
-        let fitted = fit(&harper("4.7.29"), &given).unwrap();
+        let fitted = fit(&harper("5.1.14"), &given).unwrap();
         assert_eq!(fitted.call, given);
         assert!(fitted.remarks.is_empty());
+        let fitted = fit(&harper("4.7.29"), &given).unwrap();
+        assert_eq!(fitted.call, given);
+        assert!(fitted.remarks[0].contains("tells nothing"), "{fitted:?}");
     }
 
     #[test]
