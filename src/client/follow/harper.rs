@@ -193,7 +193,12 @@ impl AnswerFollower<'_> {
             Err(failed) if self.options.subject == Subject::Watching => {
                 return FollowStep::End(Err(failed.into()));
             }
-            Err(failed) => return FollowStep::End(Err(self.refused(failed))),
+            Err(failed) => {
+                // Some roles may deploy and not look at what came of it.
+                let mut trouble = self.refused(failed);
+                trouble.failed.exit = Exit::Unknown;
+                return FollowStep::End(Err(trouble));
+            }
         };
         if self.attempt.asked != Asked::Find {
             return self.judged(&value);

@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) rows: Vec<Value>,
     /// Who gives no credentials is let in, as at its unix socket.
     trusting: bool,
+    /// Nobody may see the deployments.
+    pub(crate) secretive: bool,
 }
 
 pub(crate) type Shared = Arc<Mutex<State>>;
@@ -428,6 +430,9 @@ fn operate(exchange: &mut Exchange, version: &str, legacy: bool, deploy: &Deploy
             200,
             &json!({"name": "components", "entries": [{"name": "hello", "entries": [{"name": "config.yaml", "size": 4}]}]}),
         ),
+        "list_deployments" if exchange.state.lock().unwrap().secretive => {
+            exchange.refuse(403, "This operation is not authorized");
+        }
         "list_deployments" if !legacy => {
             let (project, since) = (text(exchange, "project"), &exchange.seen.fields);
             let since = since.get("since").and_then(Value::as_u64).unwrap_or(0);

@@ -165,6 +165,14 @@ fn a_deployment_of_which_there_is_no_record_is_unknown() {
 }
 
 #[test]
+fn a_deployment_that_may_not_be_looked_at_is_unknown() {
+    let harper = FakeHarper::start("5.1.14", |exchange| break_after(exchange, 1, "success"));
+    harper.state.lock().unwrap().secretive = true;
+    assert_exit(&deploy(&harper, &[]), 5, "This operation is not authorized");
+    assert_eq!(uploads(&harper), 1);
+}
+
+#[test]
 fn somebody_elses_deployment_is_not_taken_for_ours() {
     let harper = FakeHarper::start("5.1.14", |exchange| {
         exchange.open();
