@@ -15,10 +15,16 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build demo test check msrv bench crash soak power inject fuzz help
+.PHONY: build static cross demo test check msrv bench crash soak power inject fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
+
+static: ## a binary that runs on any Linux of this processor, target/static/gangplank
+	@sh tests/build/static.sh
+
+cross: ## a static binary for another processor (TARGET=aarch64-unknown-linux-gnu, or armv7-unknown-linux-gnueabihf)
+	@sh tests/build/cross.sh '$(TARGET)'
 
 demo: build ## serve and deploy a sample component, and show what happens
 	GANGPLANK='$(TARGET_DIR)/release/gangplank' sh tests/demo.sh

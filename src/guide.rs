@@ -9,6 +9,8 @@
 //! | `make` | builds the release binary, `target/release/gangplank` |
 //! | `make check` | format, lints and docs; a warning is an error |
 //! | `make test` | all tests; its last lines name the tests that did not run, and what each needs |
+//! | `make static` | a binary that runs on any Linux, `target/static/gangplank` |
+//! | `make cross TARGET=...` | the same for another processor |
 //! | `make msrv` | the same code with the oldest Rust that may build it, which it gets from Debian's packages if need be |
 //! | `make demo` | starts a server on a temporary root and deploys a sample component |
 //! | `cargo doc --open --document-private-items` | these pages |

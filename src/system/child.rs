@@ -14,6 +14,7 @@ mod orphans;
 mod pieces;
 mod survivors;
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::api::error::{Doing, Error};
@@ -86,10 +88,22 @@ impl<'a> RunOptions<'a> {
             account,
             limit: Some(limit),
             grace: GRACE,
-            stdin: Stdio::null(),
+            stdin: no_input(),
             spares_family: false,
             started: None,
         }
+    }
+}
+
+/// An input that has ended.
+pub fn no_input() -> Stdio {
+    if let Ok(null) = File::open("/dev/null") {
+        return Stdio::from(null);
+    }
+    // In a root without devices. Nobody holds the other end.
+    match pipe_with(PipeFlags::CLOEXEC) {
+        Ok((reader, _)) => Stdio::from(reader),
+        Err(_) => Stdio::null(),
     }
 }
 

@@ -42,6 +42,7 @@ mod shared;
 mod small;
 mod smuggle;
 mod soak;
+mod static_binary;
 mod stop_start;
 mod strangers;
 mod switch;

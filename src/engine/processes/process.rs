@@ -316,7 +316,7 @@ impl Supervisor {
     fn socket(&self) -> std::io::Result<Stdio> {
         match &self.launch.socket {
             Some(socket) => Ok(Stdio::from(OwnedFd::from(socket.try_clone()?))),
-            None => Ok(Stdio::null()),
+            None => Ok(child::no_input()),
         }
     }
 
