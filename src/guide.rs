@@ -30,6 +30,8 @@
 //!
 //! - A test is named after the feature and the fact: `tls::a_renewed_certificate_is_taken_without_a_restart`.
 //! - It waits for a fact and never for a time. What is not as it should be within a minute has failed.
+//! - How the CLI speaks to Harper servers is tested against a small server that speaks as they do (`tests/it/harper/`), and
+//!   against a real one where `GANGPLANK_TEST_HARPERDB` names a directory in which `npm install harperdb@4.7.29` was run.
 //! - What it needs of the machine it asks for by `tests/it/needs.rs`. It is then listed where that is missing, and fails there if
 //!   `CI` is set and the lack can be mended: a program, or root. A program that a test asks for stands in `.ci/run`.
 //! - A mended fault has a test that failed before.

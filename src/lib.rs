@@ -24,7 +24,7 @@
 //! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, files, sockets, threads, time | rustix, signal-hook, listenfd |
 //! | [`formats`] | archives, env files, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2, rustix |
 //! | [`store`] | the root: its lock, releases, what is live, payloads, records, journals, the index, tokens | |
-//! | [`client`] | targets, the wire, requests and answers | ureq |
+//! | [`client`] | targets, the wire, requests and answers, the dialects of Harper servers | ureq |
 //! | [`engine`] | deploying: the deployer and its threads, stages, install, manifest, processes, peers, recovery, retention | |
 //! | [`server`] | the gate, HTTP, the router, who may do what, a function for each operation | tiny_http, httparse, rustls |
 //! | [`cli`] | arguments, commands, the screen | pico-args |
