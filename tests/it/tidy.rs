@@ -214,3 +214,60 @@ fn a_test_that_needs_something_says_so_and_ci_installs_it() {
         }
     }
 }
+
+/// Where a text has an `if let` or `while let` with a second condition, which Rust 1.85 does not know and clippy does not tell.
+fn let_chains(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let conditions = ["if ", "while "].iter().flat_map(|word| {
+        let at = text.match_indices(word).map(|(at, _)| at);
+        at.map(|at| at + word.len()).collect::<Vec<_>>()
+    });
+    for from in conditions {
+        let (mut depth, mut is_let, mut is_bound, mut is_chain) = (0, false, false, false);
+        let rest = &text[from..];
+        for (at, c) in rest.char_indices() {
+            match c {
+                '(' | '[' => depth += 1,
+                ')' | ']' => depth -= 1,
+                '{' | ';' if depth <= 0 && (is_bound || !is_let || c == ';') => {
+                    if is_let && is_chain {
+                        found.push(rest[..at].split_whitespace().collect::<Vec<_>>().join(" "));
+                    }
+                    break;
+                }
+                _ if depth > 0 => {}
+                'l' if rest[at..].starts_with("let ") => is_let = true,
+                '=' if rest[at..].starts_with("= ") => is_bound = true,
+                '&' if rest[at..].starts_with("&& ") => is_chain = true,
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_is_newer_than_the_oldest_rust_that_builds_it() {
+    let sample = "if let Some(a) = b\n && c {} if a && b { let c = 1; } if a && let Some(b) = c {} \
+                  while let Some((a, _)) = b.filter(|b| b && c) {} if let A { b } = c && d {}";
+    assert_eq!(let_chains(sample).len(), 3, "{:?}", let_chains(sample));
+    let mut found = Vec::new();
+    for folder in ["src", "tests/it", "tests/bench"] {
+        for file in rust_files(&top().join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let code: Vec<&str> = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            let chains = let_chains(&code.join("\n")).into_iter();
+            // This file shows some.
+            if !file.ends_with("it/tidy.rs") {
+                found.extend(chains.map(|chain| format!("{}: {chain}", file.display())));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "let-chains came with Rust 1.88: {found:#?}"
+    );
+}

@@ -167,9 +167,11 @@ struct OutputPrinter<'a> {
 impl OutputPrinter<'_> {
     /// False if nobody reads any further.
     fn record(&mut self, record: &SseRecord) -> bool {
-        if record.event == OUTPUT
-            && let Ok(output) = serde_json::from_str::<CommandOutput>(&record.data)
-        {
+        let output = match record.event == OUTPUT {
+            true => serde_json::from_str::<CommandOutput>(&record.data).ok(),
+            false => None,
+        };
+        if let Some(output) = output {
             return self.print(&output);
         }
         if let Event::Warning(message) = Event::parse(&record.event, &record.data) {

@@ -168,7 +168,10 @@ impl<'a> Session<'a> {
             && failed.code.is_none()
             && failed.message.starts_with("Operation '")
             && failed.message.ends_with("' not found");
-        if unknown && let Ok(kind) = self.server() {
+        if !unknown {
+            return error;
+        }
+        if let Ok(kind) = self.server() {
             error.failed.message = format!("{kind} cannot do that: {}", error.failed.message);
         }
         error

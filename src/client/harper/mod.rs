@@ -135,9 +135,11 @@ fn fit_deploy(fitted: &mut FittedCall) {
     fields.remove("source");
     for (name, value) in &mut fields {
         // What we do not know is typed by its looks, as Harper's own CLI does it.
-        if let (Value::String(text), false) = (&*value, is_known(name))
-            && let Some(decoded) = decoded(text)
-        {
+        let decoded = match (&*value, is_known(name)) {
+            (Value::String(text), false) => decoded(text),
+            _ => None,
+        };
+        if let Some(decoded) = decoded {
             *value = decoded;
         }
     }

@@ -164,9 +164,8 @@ impl<'a> Throttle<'a> {
     /// Compares what the present level did with what was expected of it.
     fn learn(&mut self) {
         let of_level = EXPECTED.iter().find(|one| one.level == self.level);
-        if let Some(expected) = of_level
-            && self.taken.bytes >= JUDGED_BYTES / 2
-        {
+        let is_enough = self.taken.bytes >= JUDGED_BYTES / 2;
+        if let Some(expected) = of_level.filter(|_| is_enough) {
             self.speed = self.taken.speed() / expected.speed;
             self.ratio = self.taken.bytes as f64 / self.made.max(1) as f64 / expected.ratio;
             self.taken = Transferred::default();

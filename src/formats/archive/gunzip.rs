@@ -197,17 +197,16 @@ impl<R: BufRead> BufRead for GzipMembers<R> {
     }
 
     fn consume(&mut self, amount: usize) {
-        if let MemberPlace::Stored(left, last) = self.at
-            && self.from == self.plain.len()
-        {
-            if let Ok(bytes) = self.packed.fill_buf() {
-                self.sum.update(&bytes[..amount]);
-                GzipMembers::<R>::remember(&mut self.window, &bytes[..amount]);
+        match self.at {
+            MemberPlace::Stored(left, last) if self.from == self.plain.len() => {
+                if let Ok(bytes) = self.packed.fill_buf() {
+                    self.sum.update(&bytes[..amount]);
+                    GzipMembers::<R>::remember(&mut self.window, &bytes[..amount]);
+                }
+                self.packed.consume(amount);
+                self.at = MemberPlace::Stored(left - amount, last);
             }
-            self.packed.consume(amount);
-            self.at = MemberPlace::Stored(left - amount, last);
-        } else {
-            self.from += amount;
+            _ => self.from += amount,
         }
     }
 }

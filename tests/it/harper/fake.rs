@@ -524,9 +524,11 @@ fn read_fields(exchange: &mut Exchange) {
     let mut buffer = [0; 4096];
     let at = loop {
         let found = bytes.windows(begin.len()).position(|part| part == begin);
-        if let Some(at) = found
-            && let Some(end) = bytes[at..].windows(4).position(|part| part == b"\r\n\r\n")
-        {
+        let end = found.and_then(|at| {
+            let end = bytes[at..].windows(4).position(|part| part == b"\r\n\r\n");
+            end.map(|end| (at, end))
+        });
+        if let Some((at, end)) = end {
             break at + end + 4;
         }
         let n = exchange.body.as_mut().unwrap().read(&mut buffer).unwrap();
