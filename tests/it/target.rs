@@ -129,7 +129,7 @@ fn a_server_is_named_once_and_asked_by_its_name() {
     let (code, out, _) = user.run(&["target", "remove", "prod"]);
     assert_eq!((code, &*out), (0, "Removed: prod\n"));
     let (code, _, said) = told(user.command(&dir.0, &["list"]).output().unwrap());
-    let expected = "error: reading the target \"prod\" of gangplank.json: no target has this name, there is file; \
+    let expected = "error: reading the target \"prod\" of gangplank.json: no target has this name; the only one is file; \
                     `gangplank target add prod URL` adds it\n";
     assert_eq!((code, &*said), (2, expected));
 }
@@ -174,7 +174,7 @@ fn what_cannot_be_a_target_is_told() {
         ),
         (
             &["target", "remove", "prdo"],
-            "there is prod; did you mean prod?",
+            "no target has this name; did you mean prod?",
         ),
         (&["target", "rm", "prod"], "unknown target command \"rm\""),
         (

@@ -75,7 +75,9 @@ pub(crate) fn beginning(word: &str) -> Option<String> {
 }
 
 pub(crate) fn project(text: &str) -> Result<Project, String> {
-    text.parse().map_err(|_| "not a component name".into())
+    text.parse().map_err(|_| {
+        "not a component name (letters, digits, '-' and '_', at most 63, the first one a letter or a digit)".into()
+    })
 }
 
 /// A flag's text, after a space or an equals sign.

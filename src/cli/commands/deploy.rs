@@ -24,7 +24,7 @@ use crate::system::hex;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["deploy", "deploy_component"],
-    usage: "deploy [DIR]",
+    usage: "deploy [DIR|FILE]",
     summary: "pack a directory, upload it, follow to the end",
     help: "\
 usage: gangplank deploy [DIR|FILE.tgz] [FLAGS] [key=value...]

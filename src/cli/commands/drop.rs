@@ -8,7 +8,7 @@ use crate::client::NoResult;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
     words: &["drop"],
-    usage: "drop PROJECT [--purge] [--yes]",
+    usage: "drop PROJECT",
     summary: "remove a component",
     help: "\
 usage: gangplank drop [PROJECT] [FLAGS]

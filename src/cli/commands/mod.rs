@@ -240,7 +240,7 @@ fn usage_text() -> String {
 fn overview() -> String {
     let lines = COMMANDS
         .iter()
-        .map(|command| format!("  {:<21} {}\n", command.usage, command.summary));
+        .map(|command| format!("  {:<22}  {}\n", command.usage, command.summary));
     format!(
         "\
 gangplank: deploy a directory to a server, and watch it live

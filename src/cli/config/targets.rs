@@ -88,16 +88,11 @@ pub(crate) fn is_name(text: &str) -> bool {
 /// Why a name stands for nothing, and which names there are.
 pub(crate) fn absent(name: &str, known: &SavedTargets) -> String {
     let names: Vec<&str> = known.keys().map(String::as_str).collect();
-    let meant = match nearest(name, names.iter().copied()) {
-        Some(nearest) => format!("; did you mean {nearest}?"),
-        None => String::new(),
-    };
-    match names.as_slice() {
-        [] => "no target has this name, and none was added yet".to_owned(),
-        names => format!(
-            "no target has this name, there is {}{meant}",
-            names.join(", ")
-        ),
+    match (nearest(name, names.iter().copied()), names.as_slice()) {
+        (_, []) => "no target has this name, and none was added yet".to_owned(),
+        (Some(nearest), _) => format!("no target has this name; did you mean {nearest}?"),
+        (None, [only]) => format!("no target has this name; the only one is {only}"),
+        (None, names) => format!("no target has this name; there are {}", names.join(", ")),
     }
 }
 
@@ -345,7 +340,7 @@ mod tests {
         all.insert("prod".into(), saved("h"));
         let said = unknown("prdo", &all);
         assert!(
-            said.contains("there is dev, prod; did you mean prod?"),
+            said.contains("no target has this name; did you mean prod?"),
             "{said}"
         );
     }

@@ -34,6 +34,7 @@ struct Scroll {
     text: String,
     colour: bool,
     raw: bool,
+    columns: fn() -> u16,
 }
 
 impl Scroll {
@@ -96,6 +97,10 @@ impl Page for Scroll {
             _ => self.print(&text),
         }
     }
+
+    fn columns(&self) -> Option<usize> {
+        Some((self.columns)().into())
+    }
 }
 
 /// What the live line is about.
@@ -136,6 +141,7 @@ impl Bar {
             text: String::new(),
             colour: !around.no_color && !around.dumb,
             raw: manner.raw,
+            columns: around.columns,
         };
         Bar {
             sink,

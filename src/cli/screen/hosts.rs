@@ -4,12 +4,23 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::screen::layout::Rows;
+use crate::cli::screen::layout::{Fit, Rows};
 use crate::cli::screen::{lines, units};
 
+/// The reason is what is read; of a host's name the beginning tells it from the others.
+const FIT: &[Fit] = &[
+    Fit::Wrap("REASON", 32),
+    Fit::Cut("HOST", 12),
+    Fit::Wrap("REASON", 16),
+];
+
 /// The table of what ends a deployment: of the origin's name, result and reason, where it is known, and of its peers. Empty
-/// if it has none.
-pub(super) fn table(origin: Option<(&str, &str, &str)>, end: &Value) -> String {
+/// if it has none. With a width, it is to fit into so many columns.
+pub(super) fn table(
+    origin: Option<(&str, &str, &str)>,
+    end: &Value,
+    width: Option<usize>,
+) -> String {
     let peers = end.get("peer_results").and_then(Value::as_array);
     let Some(peers) = peers.filter(|peers| !peers.is_empty()) else {
         return String::new();
@@ -29,7 +40,7 @@ pub(super) fn table(origin: Option<(&str, &str, &str)>, end: &Value) -> String {
             .map(cell)
             .to_vec()
     }));
-    Rows(rows).lines(&[], None)
+    Rows(rows).lines(FIT, width)
 }
 
 fn took(ms: Option<u64>) -> String {
@@ -61,11 +72,35 @@ one    success  4.0s  -
 two    success  2.5s  -
 three  failed   -     no room^[[2J
 ";
-        assert_eq!(table(Some(("one", "success", "")), &end), expected);
-        let unnamed = table(None, &end);
+        assert_eq!(table(Some(("one", "success", "")), &end, None), expected);
+        let unnamed = table(None, &end, None);
         assert_eq!(unnamed.lines().count(), 3);
         for none in [json!({}), json!({"peer_results": []}), json!(null)] {
-            assert_eq!(table(None, &none), "", "{none}");
+            assert_eq!(table(None, &none, None), "", "{none}");
+        }
+    }
+
+    #[test]
+    fn it_fits_into_the_terminal() {
+        let peers = json!([
+            {"node": "a-peer-with-a-rather-long-name-in-amsterdam", "status": "failed",
+             "error": "connecting to http://10.20.30.40:9925: Connection refused (os error 111)"},
+        ]);
+        let end = json!({"elapsed_ms": 4000, "peer_results": peers});
+        let wide = table(Some(("one", "success", "")), &end, Some(80));
+        let expected = "\
+HOST                               RESULT   TOOK  REASON
+one                                success  4.0s  -
+a-peer-with-a-rather-long-name-..  failed   -     connecting to
+                                                    http://10.20.30.40:9925:
+                                                    Connection refused (os error
+                                                    111)
+";
+        assert_eq!(wide, expected);
+        for width in [40, 60, 79, 80, 100, 120] {
+            let table = table(Some(("one", "success", "")), &end, Some(width));
+            let widest = table.lines().map(str::len).max();
+            assert!(widest <= Some(width.max(53)), "{width}:\n{table}");
         }
     }
 }

@@ -138,20 +138,43 @@ fn cut(text: &str, room: usize) -> String {
     out + CUT
 }
 
+/// A word that is wider than a whole line, such as a path, in pieces that are not.
+fn pieces(word: &str, room: usize) -> Vec<String> {
+    // A line that goes on is set in by two columns, and the widest character takes two.
+    let room = room.saturating_sub(2).max(2);
+    if columns_of(word) <= room {
+        return vec![word.to_owned()];
+    }
+    let mut out = vec![String::new()];
+    let mut left = room;
+    for sign in word.chars() {
+        let sign_columns = columns_of(sign.encode_utf8(&mut [0; 4]));
+        if sign_columns > left {
+            out.push(String::new());
+            left = room;
+        }
+        left -= sign_columns;
+        if let Some(last) = out.last_mut() {
+            last.push(sign);
+        }
+    }
+    out
+}
+
 /// Each line of a text broken between words; what goes on is set in.
 fn wrap(text: &str, room: usize) -> String {
     let mut out: Vec<String> = Vec::new();
     for line in text.lines() {
         let mut current = String::new();
-        for word in line.split(' ') {
-            let fits = columns_of(&current) + 1 + columns_of(word) <= room;
+        for word in line.split(' ').flat_map(|word| pieces(word, room)) {
+            let fits = columns_of(&current) + 1 + columns_of(&word) <= room;
             if !current.is_empty() && !fits {
                 out.push(std::mem::replace(&mut current, " ".to_owned()));
             }
             if !current.is_empty() {
                 current.push(' ');
             }
-            current.push_str(word);
+            current.push_str(&word);
         }
         out.push(current);
     }
@@ -222,6 +245,22 @@ mod tests {
         ];
         for (text, room, expected) in table {
             assert_eq!(cut(text, room), expected, "{text} {room}");
+        }
+    }
+
+    #[test]
+    fn a_word_wider_than_the_column_goes_on_in_the_next_line() {
+        let table = [
+            (
+                "at /a/path/of/some/length now",
+                12,
+                "at\n  /a/path/of\n  /some/leng\n  th now",
+            ),
+            ("abcdef", 4, "ab\n  cd\n  ef"),
+            ("\u{6f22}\u{5b57}", 1, "\u{6f22}\n  \u{5b57}"),
+        ];
+        for (text, room, expected) in table {
+            assert_eq!(wrap(text, room), expected, "{text} {room}");
         }
     }
 

@@ -388,7 +388,7 @@ impl Narrator {
     /// The table with which a deployment for several hosts ends.
     fn hosts(&self, end: &Value, result: &str, reason: &str, page: &mut dyn Page) {
         let origin = self.origin.as_deref().map(|name| (name, result, reason));
-        for line in hosts::table(origin, end).lines() {
+        for line in hosts::table(origin, end, page.columns()).lines() {
             self.say(LineKind::Fact, line, page);
         }
     }

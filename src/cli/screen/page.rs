@@ -23,6 +23,11 @@ pub(crate) enum LineKind {
 pub(crate) trait Page {
     /// Takes a line; `peer` is the name of the peer that it is about.
     fn line(&mut self, kind: LineKind, peer: Option<&str>, text: &str);
+
+    /// How wide a table may be; none where a line may be as long as it wants.
+    fn columns(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// How a narrator shows text that it relays, and which signs it uses.

@@ -85,6 +85,14 @@ const COMPONENTS_FIT: &[Fit] = &[
     Fit::Cut("PROJECT", 10),
 ];
 
+const TARGETS_FIT: &[Fit] = &[
+    Fit::Wrap("CA_CERT", 20),
+    Fit::Wrap("LOGIN", 20),
+    Fit::Cut("NAME", 12),
+    Fit::Wrap("CA_CERT", 10),
+    Fit::Cut("URL", 20),
+];
+
 /// The list in an answer: its name and its items, if the answer is one and hardly anything else.
 fn list(value: &Value) -> Option<(&str, Vec<&Map<String, Value>>)> {
     let mut lists = value
@@ -117,6 +125,7 @@ pub(crate) fn table(value: &Value, width: Option<usize>) -> Option<String> {
             let marked: Vec<_> = marked.iter().collect();
             (rows(COMPONENTS, &marked), COMPONENTS_FIT)
         }
+        "targets" => (any_rows(&items), TARGETS_FIT),
         _ => (any_rows(&items), &[] as &[Fit]),
     };
     let mut out = Rows(rows).lines(steps, width);
@@ -334,7 +343,7 @@ fn process(value: &Value) -> Option<String> {
             .then(|| format!("{restarts} restart{}", if restarts == 1 { "" } else { "s" })),
     );
     facts.extend(number("memory").map(units::size));
-    Some(format!("{kind} ({})", facts.join(" ")))
+    Some(format!("{kind} ({})", facts.join(", ")))
 }
 
 /// An item of a list within a cell: a process is its type, anything else is what it is.
@@ -439,9 +448,9 @@ ID             PROJECT  KIND      STATUS   STARTED      TOOK   PEERS  COMMIT
         let expected = "\
 PROJECT  DEPLOYMENT     RELEASE        SINCE                RELEASES  PROCESSES
 demo     01a217d7-3436  -              1970-01-01 00:00:00  2         web, job
-y        -              -              -                    3         web (pid 1 up 2.0s 3 restarts 3.0 MiB), job (not running)
+y        -              -              -                    3         web (pid 1, up 2.0s, 3 restarts, 3.0 MiB), job (not running)
 x        -              -              -                    3         -
-z        01a217d7-3437  01a217d7-3436  2026-11-24 08:16:11  3         web (pid 1 of release 01a217d7-3437), job (not running, exit code 3 1 restart)
+z        01a217d7-3437  01a217d7-3436  2026-11-24 08:16:11  3         web (pid 1, of release 01a217d7-3437), job (not running, exit code 3, 1 restart)
 s        01a217d7-3436  -              -                    3         stopped
 ";
         assert_eq!(table(&value, None).unwrap(), expected);
@@ -449,14 +458,14 @@ s        01a217d7-3436  -              -                    3         stopped
 PROJECT  DEPLOYMENT     RELEASE        SINCE        PROCESSES
 demo     01a217d7-3436  -              01-01 00:00  web
                                                     job
-y        -              -              -            web (pid 1 up 2.0s 3
-                                                      restarts 3.0 MiB)
+y        -              -              -            web (pid 1, up 2.0s, 3
+                                                      restarts, 3.0 MiB)
                                                     job (not running)
 x        -              -              -            -
-z        01a217d7-3437  01a217d7-3436  11-24 08:16  web (pid 1 of release
+z        01a217d7-3437  01a217d7-3436  11-24 08:16  web (pid 1, of release
                                                       01a217d7-3437)
                                                     job (not running, exit code
-                                                      3 1 restart)
+                                                      3, 1 restart)
 s        01a217d7-3436  -              -            stopped
 ";
         assert_eq!(table(&value, Some(80)).unwrap(), expected);
@@ -472,6 +481,23 @@ s        01a217d7-3436  -              -            stopped
             ["ci", "deploy", "-", "-"]
         );
         assert!(rows.next().unwrap().starts_with("a^Jb"));
+    }
+
+    #[test]
+    fn targets_fit_into_the_terminal() {
+        let path = "token in /home/somebody/.config/tokens/of/the/servers/production.token";
+        let value = json!({"targets": [
+            {"name": "prod", "url": "https://apps.example:9925", "login": path},
+            {"name": "dev", "url": "http://127.0.0.1:9925", "login": "-"},
+        ]});
+        let expected = "\
+NAME  URL                        LOGIN
+prod  https://apps.example:9925  token in
+                                   /home/somebody/.config/tokens/of/the/servers/
+                                   production.token
+dev   http://127.0.0.1:9925      -
+";
+        assert_eq!(table(&value, Some(80)).unwrap(), expected);
     }
 
     #[test]

@@ -651,6 +651,32 @@ fn the_live_line_never_wraps_and_is_drawn_ten_times_a_second() {
 }
 
 #[test]
+fn the_table_of_hosts_is_as_wide_as_the_terminal_and_whole_in_a_log() {
+    let why = "building demo: ".to_owned() + &"the disk is full ".repeat(12);
+    let end = serde_json::json!({"result": {"message": "done", "peer_results": [
+        {"node": "two", "status": "failed", "error": why, "started_at": 0, "completed_at": 1000},
+    ]}})
+    .to_string();
+    for (progress, columns, rows) in [(Progress::Bar, 80, 5), (Progress::Plain, 300, 2)] {
+        let mut stage = Stage::new(progress, false, AROUND);
+        stage.screen.record(Some("1"), "done", &end);
+        stage.screen.finish();
+        let written = stage.written();
+        let shown: Vec<&str> = written
+            .lines()
+            .map(|line| line.rsplit('\r').next().unwrap_or_default())
+            .map(|line| line.trim_start_matches("\x1b[2K"))
+            .skip_while(|line| !line.starts_with("HOST"))
+            .collect();
+        assert_eq!(shown.len(), rows, "{written:?}");
+        assert!(
+            shown.iter().all(|line| line.len() <= columns),
+            "{written:?}"
+        );
+    }
+}
+
+#[test]
 fn a_burst_is_printed_in_few_pieces_and_loses_nothing() {
     let mut stage = Stage::new(Progress::Bar, false, AROUND);
     stage.pass(1000);

@@ -433,7 +433,7 @@ mod tests {
             ("u:hunter2@evil.example", "only the name of a target"),
             ("evil.example", "only the name of a target"),
             ("unix:/tmp/evil.sock", "only the name of a target"),
-            ("prdo", "there is bare, basic, prod; did you mean prod?"),
+            ("prdo", "no target has this name; did you mean prod?"),
             ("localhost", "no target has this name"),
         ];
         for (target, why) in table {

@@ -155,10 +155,10 @@ fn none(word: &str, of: Option<&Project>) -> String {
         .bytes()
         .all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     let hint = match id {
-        true => ", and the beginning of an id has 8 characters or more",
+        true => ", and the beginning of an id needs 8 characters or more",
         false => "",
     };
-    format!("no deployment of a component {word} is known here{hint}; `gangplank list` shows all")
+    format!("no component {word} has a deployment here{hint}; `gangplank list` shows all")
 }
 
 fn ambiguous(word: &str, several: &[Listed]) -> String {
@@ -206,12 +206,12 @@ mod tests {
             (
                 "01976e6",
                 None,
-                "no deployment of a component 01976e6 is known here, and the beginning",
+                "no component 01976e6 has a deployment here, and the beginning",
             ),
             (
                 "shop",
                 None,
-                "no deployment of a component shop is known here; `gangplank list`",
+                "no component shop has a deployment here; `gangplank list`",
             ),
         ];
         for (word, of, expected) in table {

@@ -51,6 +51,7 @@ fn what_is_wrong_is_named() {
         ("list --nope=hunter2", "unknown flag --nope"),
         ("list more", "\"more\""),
         ("list --limit x", "--limit \"x\""),
+        ("list --status live", "--status \"live\": not a status"),
         ("list --limit -1", "--limit \"-1\""),
         ("list --limit", "--limit needs"),
         ("list --project a --project b", "--project"),
@@ -174,6 +175,17 @@ fn help_has_an_example_for_each_command() {
     assert!(flags.lines().count() < 24);
     for text in ["help", "--help", "-h"] {
         assert!(matches!(line(text), Ok(Command::Help(help)) if help.contains("watch ID|PROJECT")));
+    }
+    let Ok(Command::Help(all)) = line("help") else {
+        panic!("no help")
+    };
+    let rows = all
+        .lines()
+        .filter(|row| row.starts_with("  ") && !row.contains("  1 "));
+    let rows = rows.take(super::super::COMMANDS.len());
+    for row in rows {
+        // What a command is called is not run into by what it does.
+        assert!(row.len() <= 80 && row.get(24..26) == Some("  "), "{row}");
     }
     let version = format!("gangplank {}\n", env!("CARGO_PKG_VERSION"));
     assert!(matches!(line("--version"), Ok(Command::Help(text)) if text == version));

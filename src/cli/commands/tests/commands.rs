@@ -149,7 +149,7 @@ fn a_deployment_is_found_by_a_word_at_any_server_that_has_a_list() {
         (
             "show a",
             vec![none()],
-            Err("of a component a is known here, and the beginning of an id"),
+            Err("no component a has a deployment here, and the beginning of an id"),
         ),
         (
             "show latest",
