@@ -206,6 +206,10 @@ pub struct Rollback {
     pub restart: Restart,
     /// Why.
     pub message: Option<String>,
+    /// Whether the peers go back, too.
+    pub replicated: bool,
+    /// Whether failed peers are left behind.
+    pub ignore_replication_errors: bool,
 }
 
 /// `drop_component`

@@ -50,10 +50,7 @@ pub enum Then {
     /// It becomes live.
     Activate,
     /// It becomes live here and on every peer.
-    Replicate {
-        /// Peers that fail are left behind.
-        ignores: bool,
-    },
+    Replicate(Replication),
 }
 
 /// A release of an earlier deployment that becomes live.
@@ -63,6 +60,15 @@ pub struct Earlier {
     pub release: DeploymentId,
     /// The deployment that a rollback undoes.
     pub rollback_of: Option<DeploymentId>,
+    /// It becomes live on every peer, too; none if it does not.
+    pub replicate: Option<Replication>,
+}
+
+/// What a deployment for the peers, too, does about those that fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replication {
+    /// They are left behind.
+    pub ignores: bool,
 }
 
 /// Who asks for a deployment, and by which request.
@@ -83,6 +89,15 @@ impl Plan {
             Plan::Build(_) => None,
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => Some(earlier.release),
             Plan::Release(release) | Plan::Restart(release) => Some(*release),
+        }
+    }
+
+    /// Whether the peers get it, too, and how.
+    pub fn replication(&self) -> Option<Replication> {
+        match self {
+            Plan::Build(Then::Replicate(how)) => Some(*how),
+            Plan::Rebuild(earlier) | Plan::Activate(earlier) => earlier.replicate,
+            Plan::Build(_) | Plan::Release(_) | Plan::Restart(_) => None,
         }
     }
 
@@ -119,10 +134,10 @@ impl DeploySpec {
             phases.insert(0, Phase::Fetch);
         }
         match self.plan {
-            Plan::Build(Then::Replicate { .. }) => {
-                phases.extend([Phase::Replicate, Phase::Activate]);
-            }
-            Plan::Build(Then::Activate) | Plan::Rebuild(_) | Plan::Activate(_) => {
+            Plan::Build(Then::Replicate(_) | Then::Activate)
+            | Plan::Rebuild(_)
+            | Plan::Activate(_) => {
+                phases.extend(self.plan.replication().map(|_| Phase::Replicate));
                 phases.push(Phase::Activate);
             }
             Plan::Build(Then::Stage) | Plan::Release(_) | Plan::Restart(_) => {}
@@ -145,8 +160,13 @@ mod tests {
         let earlier = Earlier {
             release: id,
             rollback_of: None,
+            replicate: None,
         };
-        let replicate = Then::Replicate { ignores: false };
+        let everywhere = Earlier {
+            replicate: Some(Replication { ignores: true }),
+            ..earlier
+        };
+        let replicate = Then::Replicate(Replication { ignores: false });
         let table: &[(Plan, Restart, &[Phase])] = &[
             (
                 Plan::Build(Then::Stage),
@@ -172,6 +192,16 @@ mod tests {
                 Plan::Activate(earlier),
                 Restart::Immediate,
                 &[Activate, Again],
+            ),
+            (
+                Plan::Activate(everywhere),
+                Restart::No,
+                &[Replicate, Activate],
+            ),
+            (
+                Plan::Rebuild(everywhere),
+                Restart::No,
+                &[Extract, Install, Load, Replicate, Activate],
             ),
             (Plan::Restart(id), Restart::Immediate, &[Again]),
             (Plan::Release(id), Restart::No, &[Phase::Release]),
@@ -209,13 +239,18 @@ mod tests {
         let earlier = |rollback_of| Earlier {
             release,
             rollback_of,
+            replicate: None,
         };
         let table = [
             (Plan::Build(Then::Stage), None, false),
             (Plan::Build(Then::Activate), None, true),
             // A host that catches up builds by itself.
             (Plan::Build(Then::Activate), Some("one"), true),
-            (Plan::Build(Then::Replicate { ignores: false }), None, true),
+            (
+                Plan::Build(Then::Replicate(Replication { ignores: false })),
+                None,
+                true,
+            ),
             (Plan::Activate(earlier(None)), None, true),
             (Plan::Activate(earlier(None)), Some("one"), false),
             (Plan::Activate(earlier(Some(release))), None, false),

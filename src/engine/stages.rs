@@ -167,11 +167,9 @@ impl Builder {
         }
         // Who waits for peers holds up nobody, least of all the peers.
         drop(permit);
-        let fleet = match spec.plan {
-            Plan::Build(Then::Replicate { ignores }) => {
-                self.replicate(attempt, &ready.0, ignores)?
-            }
-            _ => Fleet::none(),
+        let fleet = match spec.plan.replication() {
+            Some(how) => self.replicate(attempt, &ready.0, how.ignores)?,
+            None => Fleet::none(),
         };
         let (ready, fleet) = self.release(spec, ready, attempt, fleet)?;
         let live = self.activate(ready, attempt, fleet)?;

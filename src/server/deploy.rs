@@ -4,7 +4,7 @@ use crate::api::error::{Code, Refusal};
 use crate::api::operation::Deploy;
 use crate::api::package::PackageSpec;
 use crate::engine::deployer::Incoming;
-use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
+use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Replication, Then};
 use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
 use crate::server::form::{Bytes, RequestBody};
@@ -74,9 +74,9 @@ fn spec(deploy: &Deploy, by: DeployCaller) -> DeploySpec {
     let then = match (deploy.activate, deploy.replicated) {
         (false, _) => Then::Stage,
         (true, false) => Then::Activate,
-        (true, true) => Then::Replicate {
+        (true, true) => Then::Replicate(Replication {
             ignores: deploy.ignore_replication_errors,
-        },
+        }),
     };
     DeploySpec {
         project: deploy.project.clone(),

@@ -2,6 +2,7 @@
 
 use crate::api::error::Refusal;
 use crate::api::operation::Rollback;
+use crate::engine::spec::Replication;
 use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
 use crate::server::options::RequestOptions;
@@ -20,12 +21,17 @@ pub(super) fn rollback(
         to,
         restart,
         message,
+        replicated,
+        ignore_replication_errors,
     } = rollback;
     if let Some(id) = to {
         caller.may_see(&state.known.store, *id)?;
     }
     let by = options.caller(caller.name());
-    let how = (*restart, message.clone());
+    let replicate = replicated.then_some(Replication {
+        ignores: *ignore_replication_errors,
+    });
+    let how = (*restart, message.clone(), replicate);
     let follower = state.deployer.rollback(project, *to, how, by)?;
     watch::outcome(state, follower, options)
 }

@@ -1133,3 +1133,98 @@ fn a_replicated_deployment_ends_with_a_table_and_warns_of_who_is_left_behind() {
         "{list}"
     );
 }
+
+#[test]
+fn a_replicated_rollback_goes_back_on_every_host_or_on_none() {
+    let cluster = cluster(2, &[]);
+    let procfile = format!("{RELEASE}\nweb: sleep 100\n");
+    for v in ["1", "2"] {
+        let files = [("./v", v), ("./Procfile", &procfile)];
+        let events = deploy(&cluster.origin, &[("restart", "auto")], &payload(&files));
+        assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+    }
+    // One of them has what the others never had, and has lost the release before.
+    let more = payload(&[("./v", "3"), ("./Procfile", &procfile)]);
+    cluster.peers[1].deploy_live(&[("project", "demo"), ("restart", "auto")], &more);
+    let hosts = || [&cluster.origin, &cluster.peers[0], &cluster.peers[1]];
+    let all_live = || hosts().map(|host| live(host).unwrap());
+    assert_eq!(all_live(), ["2", "2", "3"]);
+
+    let output = cluster.origin.cli(&["rollback", "demo", "--replicated"]);
+    let shown = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert_eq!(all_live(), ["1", "1", "1"], "{shown}");
+    let table = shown.lines().skip_while(|line| !line.starts_with("HOST "));
+    assert_eq!(
+        table.filter(|line| line.contains(" success ")).count(),
+        3,
+        "{shown}"
+    );
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let record = cluster
+        .origin
+        .record(result["deployment_id"].as_str().unwrap());
+    assert_eq!(record["kind"], "rollback");
+    assert_eq!(results(&record).len(), 2, "{record}");
+    // What runs is what is live, and nothing was released again.
+    for (host, ran) in hosts().into_iter().zip([2, 2, 3]) {
+        let processes = processes(host);
+        let of: Vec<&Value> = processes.as_array().unwrap().iter().collect();
+        assert!(of.len() == 1 && of[0]["pid"].is_u64(), "{processes}");
+        let link = fs::read_link(host.path("components/demo")).unwrap();
+        let live = link.file_name().unwrap().to_str().unwrap();
+        assert_eq!(of[0]["release_id"], live, "{processes}");
+        assert_eq!(released(host).len(), ran, "{shown}");
+    }
+
+    // A host that cannot go back keeps all as they are, unless it may be left behind.
+    let second = payload(&[("./v", "4"), ("./Procfile", "web: sleep 100\n")]);
+    let events = deploy(&cluster.origin, &[("restart", "auto")], &second);
+    assert_eq!(events.last().unwrap().event, "done", "{events:#?}");
+    let mut cluster = cluster;
+    drop(cluster.peers.pop());
+    let rollback = |more: &[&str]| {
+        let words = [&["rollback", "demo", "--replicated"], more].concat();
+        let output = cluster.origin.cli(&words);
+        let shown = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), shown)
+    };
+    let (code, shown) = rollback(&[]);
+    assert!(
+        code == Some(1) && shown.contains("(replicate_failed)"),
+        "{shown}"
+    );
+    let both = || [&cluster.origin, &cluster.peers[0]].map(|host| live(host).unwrap());
+    assert_eq!(both(), ["4", "4"], "{shown}");
+    let (code, shown) = rollback(&["--ignore-replication-errors"]);
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(
+        shown.contains("warning: the peer three is left behind: "),
+        "{shown}"
+    );
+    assert_eq!(both(), ["2", "2"], "{shown}");
+
+    // Without a payload there is nothing for the peers to get.
+    let list = cluster.origin.cli(&["list", "--output", "json"]);
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    let oldest = list["deployments"].as_array().unwrap().last().unwrap();
+    let oldest = oldest["deployment_id"].as_str().unwrap();
+    let deleted = cluster.origin.cli(&["payload", oldest, "--delete"]);
+    assert_eq!(deleted.status.code(), Some(0));
+    let (code, shown) = rollback(&["--to", oldest]);
+    let why = format!("rolling back demo: the payload of deployment {oldest} is no longer stored");
+    assert!(code == Some(1) && shown.contains(&why), "{shown}");
+    assert_eq!(both(), ["2", "2"], "{shown}");
+
+    // And without peers nobody gets it.
+    let alone = TestServer::start();
+    for v in ["1", "2"] {
+        alone.deploy_live(&[("project", "demo")], &payload(&[("./v", v)]));
+    }
+    let output = alone.cli(&["rollback", "demo", "--replicated"]);
+    let shown = String::from_utf8(output.stderr).unwrap();
+    let why =
+        "error: rolling back demo: this server has no peers to replicate to (replicate_failed)\n";
+    assert_eq!((output.status.code(), &*shown), (Some(1), why));
+    assert_eq!(live(&alone).as_deref(), Some("2"));
+}

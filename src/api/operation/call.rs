@@ -271,7 +271,12 @@ impl Operation {
                 .with("project", rollback.project.as_str())
                 .with("deployment_id", rollback.to.map(|id| id.to_string()))
                 .with("restart", rollback.restart.field())
-                .with("message", rollback.message.clone()),
+                .with("message", rollback.message.clone())
+                .flag("replicated", rollback.replicated)
+                .flag(
+                    "ignore_replication_errors",
+                    rollback.ignore_replication_errors,
+                ),
             Operation::Restart(project, restart, message) => writer
                 .with("project", project.as_str())
                 .flag("rolling", *restart == Restart::Rolling)
@@ -444,6 +449,8 @@ mod tests {
                 to,
                 restart,
                 message: to.map(|_| "why".to_owned()),
+                replicated: to.is_some(),
+                ignore_replication_errors: to.is_some(),
             })
         };
         let logs = |lines, follow| {

@@ -225,11 +225,15 @@ impl FieldReader<'_> {
         let (project, to) = (self.project(), self.id("deployment_id", false));
         let restart = self.restart();
         let message = self.message();
+        let replicated = self.boolean("replicated").unwrap_or(false);
+        let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
         Some(Rollback {
             project: project?,
             to,
             restart,
             message,
+            replicated,
+            ignore_replication_errors,
         })
     }
 

@@ -20,6 +20,8 @@ it has, and follows that to its end.
   --message TEXT        why; it is kept in the record
   --restart[=rolling]   and warn if it has none; one after the other
   --no-restart          leave the processes that run as they are
+  --replicated, --ignore-replication-errors
+                        on the peers too, and even if one of them fails
 ",
     example: "gangplank rollback my-app",
     parse: Parse::Client(parse),
@@ -29,6 +31,8 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let to = value::parsed(&mut line, "--to", value::deployment)?;
     let restart = value::restart(&mut line)?.unwrap_or(Restart::Auto);
     let message = value::message(&mut line)?;
+    let replicated = line.contains("--replicated");
+    let ignore_replication_errors = line.contains("--ignore-replication-errors");
     let project = value::at_most_one("PROJECT", line, value::project)?;
     let rollback = move |project, to| {
         Operation::Rollback(Rollback {
@@ -36,6 +40,8 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
             to,
             restart,
             message,
+            replicated,
+            ignore_replication_errors,
         })
     };
     let to = match to {

@@ -7,7 +7,7 @@ use crate::api::error::{Code, Refusal};
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
-use crate::engine::spec::{DeploySpec, Plan, Then};
+use crate::engine::spec::DeploySpec;
 use crate::engine::stages::{Intake, Work};
 use crate::store::journal::Follower;
 use crate::system::stop::Stop;
@@ -62,12 +62,16 @@ impl Deployer {
 
     /// Refuses to replicate to nobody.
     pub(super) fn has_peers(&self, spec: &DeploySpec) -> Result<(), Refusal> {
-        let replicates = matches!(spec.plan, Plan::Build(Then::Replicate { .. }));
+        let replicates = spec.plan.replication().is_some();
         if !replicates || !self.builder.peers.is_empty() {
             return Ok(());
         }
+        let what = match spec.plan.rollback_of() {
+            Some(_) => "rolling back",
+            None => "deploying",
+        };
         let project = &spec.project;
-        let why = format!("deploying {project}: this server has no peers to replicate to");
+        let why = format!("{what} {project}: this server has no peers to replicate to");
         Err(Refusal::new(Code::ReplicateFailed, why))
     }
 

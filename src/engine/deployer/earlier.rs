@@ -13,7 +13,7 @@ use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::outcome::Failed;
-use crate::engine::spec::{DeployCaller, DeploySpec, Earlier, Plan};
+use crate::engine::spec::{DeployCaller, DeploySpec, Earlier, Plan, Replication};
 use crate::engine::stages::{Ready, Work};
 use crate::store::journal::Follower;
 
@@ -27,6 +27,8 @@ struct MakeLive {
     origin: Option<String>,
     provenance: Provenance,
     restart: Restart,
+    /// Whether it is to be live on the peers, too, and how.
+    replicate: Option<Replication>,
 }
 
 impl Deployer {
@@ -57,6 +59,7 @@ impl Deployer {
             origin,
             provenance,
             restart,
+            replicate: None,
         };
         self.make_live(goal, caller, &request, &what)
     }
@@ -138,12 +141,13 @@ impl Deployer {
         self: &Arc<Self>,
         project: &Project,
         to: Option<DeploymentId>,
-        (restart, message): (Restart, Option<String>),
+        (restart, message, replicate): (Restart, Option<String>, Option<Replication>),
         caller: DeployCaller,
     ) -> Result<Follower, Refusal> {
         let by = caller.clone();
         let request = KeyedRequest {
             of: to,
+            replicates: Some(replicate.is_some()),
             ..KeyedRequest::new(project, &by, DeploymentKind::Rollback, restart)
         };
         if let Some(earlier) = self.earlier(&request)? {
@@ -167,6 +171,7 @@ impl Deployer {
                 source: None,
             },
             restart,
+            replicate,
         };
         self.make_live(goal, caller, &request, &what)
     }
@@ -243,16 +248,24 @@ impl Deployer {
             origin,
             provenance,
             restart,
+            replicate,
         } = goal;
         let store = &self.known.store;
         let (project, release) = (of.project.clone(), of.deployment_id);
         if rollback_of.is_some() {
             self.is_not_live(&project, release, what)?;
         }
+        if replicate.is_some() {
+            // What the peers get is the payload.
+            self.payload(release).map_err(|refusal| {
+                Refusal::new(refusal.code, format!("{what}: {}", refusal.message))
+            })?;
+        }
         let is_there = || store.release(&project, release).exists();
         let earlier = Earlier {
             release,
             rollback_of,
+            replicate,
         };
         let (plan, payload) = if is_there() {
             (Plan::Activate(earlier), None)
@@ -277,6 +290,7 @@ impl Deployer {
             provenance: provenance.or_source(of.source),
             caller,
         };
+        self.has_peers(&spec)?;
         let mut attempt = match self.begin_once(&spec, request)? {
             Started::New(attempt) => *attempt,
             Started::Earlier(follower) => return Ok(follower),

@@ -19,6 +19,8 @@ pub(super) struct KeyedRequest<'a> {
     pub(super) of: Option<DeploymentId>,
     /// What is to become of what is built.
     pub(super) then: Option<Then>,
+    /// Whether it is for the peers, too, where that does not say it.
+    pub(super) replicates: Option<bool>,
     pub(super) restart: Restart,
     /// How it is built, if the request says so.
     pub(super) options: Option<&'a Options>,
@@ -42,6 +44,7 @@ impl<'a> KeyedRequest<'a> {
             kind,
             of: None,
             then: None,
+            replicates: None,
             restart,
             options: None,
             sha256: None,
@@ -79,8 +82,8 @@ impl<'a> KeyedRequest<'a> {
         let (activates, replicates) = match self.then {
             Some(Then::Stage) => (Some(false), Some(false)),
             Some(Then::Activate) => (Some(true), Some(false)),
-            Some(Then::Replicate { .. }) => (Some(true), Some(true)),
-            None => (None, None),
+            Some(Then::Replicate(_)) => (Some(true), Some(true)),
+            None => (None, self.replicates),
         };
         // What one of the two does not say does not count as a difference.
         let differs =

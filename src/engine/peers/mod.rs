@@ -250,6 +250,8 @@ impl Peer {
                     to,
                     restart,
                     message: None,
+                    replicated: false,
+                    ignore_replication_errors: false,
                 };
                 (Subject::Deployment, Operation::Rollback(rollback))
             }

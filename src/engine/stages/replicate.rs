@@ -9,6 +9,7 @@ use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{Event, PeerEvent, Phase};
 use crate::api::name::Project;
 use crate::api::operation::Restart;
+use crate::api::record::Record;
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::outcome::Failed;
 use crate::engine::peers::{Build, OnPeerEvent, Peer, StageRequest};
@@ -238,6 +239,18 @@ impl PeerReport {
 }
 
 impl Builder {
+    /// The SHA-256 of what the peers get. Where nothing was unpacked here, the deployment that built the release knows it.
+    fn payload_hash(&self, record: &Record) -> Result<String, Error> {
+        let hash = match &record.payload_hash {
+            Some(hash) => Some(hash.clone()),
+            None => self
+                .store
+                .read_record(record.release_id)?
+                .and_then(|built| built.payload_hash),
+        };
+        Ok(hash.unwrap_or_default())
+    }
+
     /// Runs phase `replicate`: every peer builds what was built here.
     pub(super) fn replicate(
         &self,
@@ -266,12 +279,12 @@ impl Builder {
             let (options, provenance, sha256) = (
                 record.options.clone(),
                 record.provenance(),
-                record.payload_hash.clone().unwrap_or_default(),
+                self.payload_hash(record)?,
             );
             let payload = self.store.payload(tree.id);
             let stage = StageRequest {
                 project: &tree.project,
-                origin: tree.id,
+                origin: record.deployment_id,
                 payload: &payload,
                 sha256: &sha256,
                 options: &options,

@@ -36,7 +36,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     // With what a release runs once before it goes live, and a single command in a release.
     // With phase `fetch`: npm, git, tarballs, and what keeps their credentials to themselves.
-    ("engine", 9_650),
+    // With a rollback on every peer.
+    ("engine", 9_700),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
