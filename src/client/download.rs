@@ -4,16 +4,21 @@
 //! credentials go to the first host alone, and they are never followed from TLS to a connection without it.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, select_biased};
+use rustls::ClientConfig;
 use ureq::Agent;
 use ureq::http::{HeaderMap, Response};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, RustlsConnector, TcpConnector};
 use ureq::{Body, Timeout};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
 use crate::api::package::PackageUrl;
+use crate::client::tls::{self, TlsConnector};
 use crate::client::{CONNECT_MAX, SILENCE_MAX};
 use crate::system::stop::Stop;
 
@@ -28,9 +33,30 @@ const LOCATION_MAX: usize = 8 << 10;
 
 /// What is asked for.
 pub(crate) struct DownloadRequest {
-    pub(crate) url: PackageUrl,
+    url: PackageUrl,
     /// The value of `Authorization`, for the first host.
-    pub(crate) authorization: Option<Secret>,
+    authorization: Option<Secret>,
+    /// The certificates that are trusted; without them those that this program was built with.
+    trust: Option<ClientConfig>,
+}
+
+impl DownloadRequest {
+    pub(crate) fn new(url: PackageUrl, authorization: Option<Secret>) -> DownloadRequest {
+        DownloadRequest {
+            url,
+            authorization,
+            trust: None,
+        }
+    }
+
+    /// Trusts the certificates of a PEM file's text, and only these.
+    ///
+    /// # Errors
+    /// When it holds none.
+    pub(crate) fn trust(&mut self, pem: &[u8]) -> Result<(), String> {
+        self.trust = Some(tls::trusting_pem(pem)?);
+        Ok(())
+    }
 }
 
 /// What a download begins with.
@@ -86,11 +112,11 @@ impl TarballDownload {
     /// # Errors
     /// When no thread can be started.
     pub(crate) fn begin(
-        request: DownloadRequest,
+        mut request: DownloadRequest,
         stop: Stop,
         deadline: Instant,
     ) -> Result<TarballDownload, Error> {
-        let agent = agent();
+        let agent = agent(request.trust.take());
         let (sender, notices) = bounded(PIECES_MAX);
         let job = DownloadJob {
             agent: agent.clone(),
@@ -165,7 +191,7 @@ fn gone() -> DownloadError {
     DownloadError::Failed("the thread that downloads ended unexpectedly".into())
 }
 
-fn agent() -> Agent {
+fn agent(trust: Option<ClientConfig>) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
@@ -178,7 +204,10 @@ fn agent() -> Agent {
         .timeout_per_read(Some(SILENCE_MAX))
         .timeout_per_write(Some(SILENCE_MAX))
         .build();
-    config.into()
+    let connector = TcpConnector::default()
+        .chain(TlsConnector(trust.map(Arc::new)))
+        .chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, DefaultResolver::default())
 }
 
 /// Where one request of a download goes.
@@ -296,6 +325,7 @@ impl DownloadJob {
         let DownloadRequest {
             url,
             mut authorization,
+            ..
         } = request;
         let whole = url.reveal();
         let path = whole.get(url.origin().len()..).unwrap_or("/");

@@ -34,8 +34,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::Receiver;
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
@@ -233,12 +231,7 @@ impl Client {
     pub(crate) fn with_roots(mut self, file: &Path) -> Result<Client, Error> {
         let doing = || format!("reading certificates from {}", file.display());
         let pem = fs::read(file).doing(doing)?;
-        let known: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let known = known.doing(doing)?;
-        if known.is_empty() {
-            return Err(Error::new(doing(), "there is none in it"));
-        }
-        let config = tls::trusting(known).map_err(|why| Error::new(doing(), why))?;
+        let config = tls::trusting_pem(&pem).map_err(|why| Error::new(doing(), why))?;
         self.trust = Some(Arc::new(config));
         Ok(self)
     }

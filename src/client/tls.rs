@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -21,8 +22,17 @@ use ureq::unversioned::transport::{
     TransportAdapter,
 };
 
-/// A configuration that trusts these certificates, and no others.
-pub(crate) fn trusting(known: Vec<CertificateDer<'static>>) -> Result<ClientConfig, String> {
+/// A configuration that trusts the certificates of a PEM file's text, and no others.
+pub(crate) fn trusting_pem(pem: &[u8]) -> Result<ClientConfig, String> {
+    let known: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let known = known.map_err(|error| error.to_string())?;
+    match known.is_empty() {
+        true => Err("there is none in it".to_owned()),
+        false => trusting(known),
+    }
+}
+
+fn trusting(known: Vec<CertificateDer<'static>>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(known.iter().cloned());

@@ -135,8 +135,17 @@ fn whoever_is_not_let_in_has_sent_no_upload() {
         command
             .args(["list", "--target", &harper.target])
             .args(login);
-        assert_exit(&command.output().unwrap(), 4, reason);
+        let output = command.output().unwrap();
+        assert_exit(&output, 4, reason);
+        // It has no tokens of ours.
+        assert!(!stderr(&output).contains("token list"), "{output:?}");
     }
+    let harper = FakeHarper::start("5.1.14", succeed);
+    let mut command = gangplank();
+    let output = command.args(["list", "--target", &harper.target]).output();
+    let output = output.unwrap();
+    assert_exit(&output, 4, "Must login; say who asks by --username U");
+    assert!(!stderr(&output).contains("token add"), "{output:?}");
 }
 
 #[test]

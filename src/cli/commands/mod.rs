@@ -39,8 +39,10 @@ use crate::cli::arguments::{
 };
 use crate::cli::commands::job::{Context, Job, JobEnd, LocalJob, here, word_or_here};
 use crate::cli::screen::{OutputFormat, Progress, Screen, print_result};
+use crate::cli::session::connect::LoginHint;
 use crate::cli::session::{CommandError, connect};
 use crate::client::NoResult;
+use crate::client::kind::ServerKind;
 use crate::engine::settings::ServeOptions;
 use crate::system::nearest::nearest;
 
@@ -332,18 +334,21 @@ fn ask(options: &ClientOptions, job: Job, screen: &mut Screen) -> Result<JobEnd,
     };
     result.map_err(|mut trouble| {
         let failed = &mut trouble.failed;
-        if is_about_login(failed) {
-            failed.message += &format!("; {}", connection.login);
+        if let Some(hint) = about_login(failed, &connection.login) {
+            failed.message += &format!("; {hint}");
         }
+        trouble.cancel = matches!(connection.client.kind(), None | Some(ServerKind::Gangplank));
         trouble
     })
 }
 
-/// The server does not know who asks. Harper's code is the status alone.
-fn is_about_login(failed: &NoResult) -> bool {
-    let code = failed.code.as_deref();
-    let is_known = code.is_none_or(|code| code == Code::Unauthorized.word());
-    failed.exit == Exit::Unauthorized && is_known
+/// How to say who asks, where the server does not know it. Harper's code is the status alone.
+fn about_login<'h>(failed: &NoResult, hint: &'h LoginHint) -> Option<&'h str> {
+    let hint = match failed.code.as_deref() {
+        None => hint.foreign.as_deref(),
+        Some(code) => (code == Code::Unauthorized.word()).then_some(&*hint.own),
+    };
+    hint.filter(|_| failed.exit == Exit::Unauthorized)
 }
 
 fn print(value: &Value, output: OutputFormat) -> Exit {
@@ -370,7 +375,7 @@ fn say(trouble: &CommandError, options: &ClientOptions, screen: &mut Screen) {
                 let mut hint = format!(
                     "; deployment {id} may go on\nfollow it with: gangplank watch {id}{target}"
                 );
-                if failed.exit == Exit::Interrupted {
+                if failed.exit == Exit::Interrupted && trouble.cancel {
                     hint += &format!("\nstop it with: gangplank cancel {id}{target}");
                 }
                 hint

@@ -96,6 +96,7 @@ impl From<Stopped> for CommandError {
                 shown: false,
                 // Nothing goes on.
                 watch: false,
+                cancel: false,
             },
             Stopped::Local(error) => CommandError::usage(error),
         }

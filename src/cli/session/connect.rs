@@ -22,7 +22,7 @@ use crate::system::paths;
 pub(crate) struct AskingClient {
     pub(crate) client: Client,
     /// What to do if the server wants to know who asks.
-    pub(crate) login: String,
+    pub(crate) login: LoginHint,
 }
 
 /// Where a request goes, and who said so.
@@ -252,21 +252,44 @@ const CREDENTIAL_VARIABLES: [&str; 4] = [
     "CLI_TARGET_USERNAME",
 ];
 
-/// How to say who asks.
-fn login(chosen: &ChosenTarget, has_credentials: bool, environment: Environment) -> String {
+/// How to say who asks, for the message that the server does not know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LoginHint {
+    /// At a server of ours.
+    pub(crate) own: String,
+    /// At another one, which has no tokens of ours; none if it was told who asks.
+    pub(crate) foreign: Option<String>,
+}
+
+fn login(chosen: &ChosenTarget, has_credentials: bool, environment: Environment) -> LoginHint {
     if has_credentials || chosen.target.credentials().is_some() {
-        return "`gangplank token list` on the server's host shows which tokens it knows"
-            .to_owned();
+        return LoginHint {
+            own: "`gangplank token list` on the server's host shows which tokens it knows"
+                .to_owned(),
+            foreign: None,
+        };
     }
     let set = |name: &&&str| environment(name).is_some();
-    match (&chosen.by_manifest, CREDENTIAL_VARIABLES.iter().find(set)) {
-        (Some(name), Some(variable)) => format!(
+    if let (Some(name), Some(variable)) =
+        (&chosen.by_manifest, CREDENTIAL_VARIABLES.iter().find(set))
+    {
+        let why = format!(
             "{variable} is not sent to a target that gangplank.json names: give --target {name}, or save a token with it by \
              `gangplank target add`"
-        ),
-        _ => "say who asks by --token-file FILE, GANGPLANK_TOKEN or `gangplank target add`; `gangplank token add NAME` on the \
+        );
+        return LoginHint {
+            own: why.clone(),
+            foreign: Some(why),
+        };
+    }
+    LoginHint {
+        own: "say who asks by --token-file FILE, GANGPLANK_TOKEN or `gangplank target add`; `gangplank token add NAME` on the \
               server's host makes a token"
             .to_owned(),
+        foreign: Some(
+            "say who asks by --username U --password P, HARPER_CLI_USERNAME and HARPER_CLI_PASSWORD, or --token-file FILE"
+                .to_owned(),
+        ),
     }
 }
 
@@ -480,7 +503,7 @@ mod tests {
         for (given, expected) in table {
             let chosen = settings.choose(given, false, &none).unwrap();
             assert_eq!(asked(&chosen), expected, "{given:?}");
-            let advice = login(&chosen, expected.is_some(), &all);
+            let advice = login(&chosen, expected.is_some(), &all).own;
             assert_eq!(
                 advice.contains("GANGPLANK_TOKEN is not sent"),
                 given.is_none(),

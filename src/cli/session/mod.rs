@@ -26,6 +26,8 @@ pub(crate) struct CommandError {
     pub(crate) shown: bool,
     /// Whether the deployment may go on and can be watched.
     pub(crate) watch: bool,
+    /// Whether the server can stop it, as ours does.
+    pub(crate) cancel: bool,
 }
 
 impl From<FollowError> for CommandError {
@@ -34,6 +36,7 @@ impl From<FollowError> for CommandError {
             failed: error.failed,
             shown: error.shown,
             watch: error.watch,
+            cancel: true,
         }
     }
 }

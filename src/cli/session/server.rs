@@ -8,6 +8,7 @@ use crate::client::harper;
 use crate::client::harper::find::Sought;
 use crate::client::kind::ServerKind;
 use crate::client::{DeploymentRef, NoResult};
+use crate::system::time::now_ms;
 
 /// A server tells its time in whole seconds.
 const CLOCK_STEP: u64 = 1000;
@@ -31,7 +32,8 @@ impl<'a> Session<'a> {
         if self.client.kind().is_none() {
             let call = OperationCall::from(Operation::RegistrationInfo);
             let result = self.follow(FollowedRequest::Probe(&call));
-            self.begun = self.date;
+            // Without a time of its own, ours: a record from before is never taken for that of this deployment.
+            self.begun = self.date.or_else(|| Some(now_ms()));
             self.client.know(match result {
                 Ok(answer) => ServerKind::of(Some(&answer)),
                 Err(error) if self.is_useless(&error) => return Err(error),

@@ -1,6 +1,8 @@
 //! A tarball by its URL.
 
 use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,9 +16,16 @@ use crate::engine::attempt::Attempt;
 use crate::engine::child_env::value_of;
 use crate::engine::fetch::FetchRequest;
 use crate::engine::fetch::payload::FetchedPayload;
+use crate::system::child::act_as;
+use crate::system::files::open_at_once;
 
 /// The variable of the component's environment that says who asks for a tarball.
 const AUTHORIZATION: &str = "GANGPLANK_FETCH_AUTHORIZATION";
+/// The variable that names the certificates to trust, as OpenSSL, Go and curl read it. An authority of one's own is common
+/// where packages are kept, and whoever sets it means every program that asks.
+const CERTIFICATES: &str = "SSL_CERT_FILE";
+/// What is read of such a file: many times what all public authorities have.
+const CERTIFICATES_MAX: u64 = 4 << 20;
 
 /// Fetches a tarball.
 pub(super) fn fetch(
@@ -25,10 +34,17 @@ pub(super) fn fetch(
     attempt: &mut Attempt,
     payload: &mut FetchedPayload<'_>,
 ) -> Result<(), Refusal> {
-    let asked = DownloadRequest {
-        url: url.clone(),
-        authorization: authorization(request)?,
-    };
+    let mut asked = DownloadRequest::new(url.clone(), authorization(request)?);
+    if let Some(path) = certificates(request) {
+        let failed = |why| {
+            let path = path.display();
+            request.failed(format!(
+                "reading certificates from {path} ({CERTIFICATES}): {why}"
+            ))
+        };
+        let pem = act_as(request.account, || read(path)).map_err(|why| failed(why.to_string()))?;
+        asked.trust(&pem).map_err(failed)?;
+    }
     let refused = |error| match error {
         DownloadError::Failed(why) => request.failed(why),
         DownloadError::Stopped => request.stopped(),
@@ -57,6 +73,19 @@ pub(super) fn fetch(
         ))),
         _ => Ok(()),
     }
+}
+
+/// The file of the certificates that are trusted, where one is named.
+fn certificates<'a>(request: &FetchRequest<'a>) -> Option<&'a Path> {
+    let set = value_of(request.environment, CERTIFICATES)?;
+    (!set.is_empty()).then(|| Path::new(set))
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    let file = open_at_once(path)?;
+    file.take(CERTIFICATES_MAX).read_to_end(&mut pem)?;
+    Ok(pem)
 }
 
 /// What says who asks: the URL's own credentials, or those of the component's environment.

@@ -52,6 +52,8 @@ pub(crate) struct State {
     trusting: bool,
     /// Nobody may see the deployments.
     pub(crate) secretive: bool,
+    /// Nobody listens.
+    down: bool,
 }
 
 pub(crate) type Shared = Arc<Mutex<State>>;
@@ -71,18 +73,13 @@ impl FakeHarper {
         version: &str,
         deploy: impl Fn(&mut Exchange) + Send + Sync + 'static,
     ) -> FakeHarper {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Not where other tests ask for a port: it stays its own while nobody listens.
+        let listener = TcpListener::bind("127.0.0.2:0").unwrap();
         let target = format!("http://{}", listener.local_addr().unwrap());
         let state = Shared::default();
         let (shared, version) = (Arc::clone(&state), version.to_owned());
         let deploy: Arc<Deploy> = Arc::new(deploy);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (shared, version) = (Arc::clone(&shared), version.clone());
-                let (stream, deploy) = (stream.unwrap(), Arc::clone(&deploy));
-                std::thread::spawn(move || serve(stream, &version, shared, &*deploy));
-            }
-        });
+        std::thread::spawn(move || listen(listener, &version, &shared, &deploy));
         FakeHarper { target, state }
     }
 
@@ -133,6 +130,25 @@ impl FakeHarper {
         seen.retain(|seen| seen.operation == "deploy_component");
         assert_eq!(seen.len(), 1, "{seen:?}");
         seen.remove(0)
+    }
+}
+
+fn listen(listener: TcpListener, version: &str, state: &Shared, deploy: &Arc<Deploy>) {
+    let address = listener.local_addr().unwrap();
+    let mut listening = Some(listener);
+    while let Some(listener) = &listening {
+        let stream = listener.accept().unwrap().0;
+        if state.lock().unwrap().down {
+            drop(stream);
+            drop(listening.take());
+            while state.lock().unwrap().down {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            listening = Some(TcpListener::bind(address).unwrap());
+            continue;
+        }
+        let (shared, version, deploy) = (Arc::clone(state), version.to_owned(), Arc::clone(deploy));
+        std::thread::spawn(move || serve(stream, &version, shared, &*deploy));
     }
 }
 
@@ -188,6 +204,19 @@ impl Exchange {
     /// The connection breaks.
     pub(crate) fn cut(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The server is killed, and comes back after a while.
+    pub(crate) fn kill(&mut self, away: Duration) {
+        self.state.lock().unwrap().down = true;
+        let address = self.stream.local_addr().unwrap();
+        while TcpStream::connect(address).is_ok() {}
+        let state = Arc::clone(&self.state);
+        std::thread::spawn(move || {
+            std::thread::sleep(away);
+            state.lock().unwrap().down = false;
+        });
+        self.cut();
     }
 
     /// Until the client has gone.

@@ -1,15 +1,17 @@
 //! Deployments at a Harper server whose answer is lost: none is sent twice, and each is followed to its end.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::harper::fake::{
     Exchange, FakeHarper, Shared, change_row, log, now_ms, succeed, success,
 };
 use crate::harper::{app, assert_exit, deploy, run, stderr, stdout};
+use crate::test_server::{await_some, gangplank};
 
 /// Ends a deployment in the background, after a while: its events, and then its record.
 fn end_later(state: &Shared, id: &str, events: Vec<(&'static str, Value)>, status: &'static str) {
@@ -184,6 +186,85 @@ fn somebody_elses_deployment_is_not_taken_for_ours() {
         exchange.cut();
     });
     assert_exit(&deploy(&harper, &[]), 5, "no record");
+}
+
+#[test]
+fn a_server_that_is_killed_is_waited_for_and_asked_when_it_is_back() {
+    // What its record says then, and how the command ends.
+    let table = [
+        (
+            json!({"status": "success"}),
+            0,
+            "looking for the deployment",
+        ),
+        (
+            json!({"left": true}),
+            5,
+            "its record says that it is pending",
+        ),
+    ];
+    for (row, code, part) in table {
+        let harper = FakeHarper::start("5.1.14", move |exchange| {
+            exchange.open();
+            let id = exchange.begin_row();
+            assert!(exchange.store(&id));
+            exchange.row(&id, &row);
+            exchange.kill(Duration::from_millis(700));
+        });
+        let output = deploy(&harper, &[]);
+        assert_exit(&output, code, part);
+        assert_eq!(uploads(&harper), 1);
+    }
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        exchange.payload();
+        exchange.kill(Duration::from_secs(20));
+    });
+    let output = deploy(&harper, &["--retry-for", "1"]);
+    assert_exit(&output, 5, "refused");
+    assert_eq!(uploads(&harper), 1);
+}
+
+#[test]
+fn an_upload_that_breaks_behind_its_last_byte_is_known_by_its_record() {
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        let id = exchange.begin_row();
+        exchange.payload();
+        let aborted = json!({"message": "aborted", "phase": "pending"});
+        exchange.row(
+            &id,
+            &json!({"status": "failed", "completed_at": now_ms(), "error": aborted}),
+        );
+        exchange.cut();
+    });
+    assert_exit(&deploy(&harper, &[]), 3, "error: aborted");
+    assert_eq!(uploads(&harper), 1);
+}
+
+#[test]
+fn who_stops_watching_is_not_told_of_what_harper_cannot_do() {
+    let harper = FakeHarper::start("5.1.14", succeed);
+    assert_exit(&deploy(&harper, &[]), 0, "");
+    let id = "2f1c1e9a-7d0a-4f55-9d8e-000000000001";
+    change_row(&harper.state, id, &json!({"status": "pending"}));
+    let watch = gangplank()
+        .args(["watch", id, "--target", &harper.target])
+        .args(["--username", "admin", "--password", "secret"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let asked = || {
+        let asked = harper.operations();
+        asked.contains(&"get_deployment".to_owned()).then_some(())
+    };
+    await_some("the question for the events", asked);
+    kill_process(Pid::from_child(&watch), Signal::INT).unwrap();
+    let output = watch.wait_with_output().unwrap();
+    change_row(&harper.state, id, &json!({"status": "success"}));
+    assert_exit(&output, 130, &format!("gangplank watch {id}"));
+    assert!(!stderr(&output).contains("cancel"), "{output:?}");
 }
 
 #[test]

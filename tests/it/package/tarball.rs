@@ -184,6 +184,68 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
 }
 
 #[test]
+fn the_certificates_that_the_environment_names_are_trusted_and_no_others() {
+    if !have("openssl") {
+        return;
+    }
+    let dir = TempDir::new();
+    let own = certificate(&dir.0, "own");
+    let other = certificate(&dir.0, "other").1;
+    let plain = Web::start(|_| bytes(&component("plain")));
+    let away = plain.url("x.tgz");
+    let web = Web::start(move |asked| match &*asked.path {
+        "/away" => redirect(&away),
+        "/cut" => Reply::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".to_vec()),
+        _ => bytes(&component("over TLS")),
+    });
+    let port = web.behind_tls(&own);
+    let url = |path: &str| format!("https://localhost:{port}/{path}");
+    let host = TestServer::start();
+    let trusted = |file: &std::path::Path| json!({ "SSL_CERT_FILE": file });
+
+    set_env(&host, trusted(&own.1));
+    let record = succeeds(&host, &url("x.tgz"), &[]);
+    assert_eq!(
+        (live(&host), &record["package_identifier"]),
+        ("over TLS".into(), &url("x.tgz").into())
+    );
+    let events = deploy(&host, &url("x.tgz"), &[]);
+    assert!(warnings(&events).is_empty(), "{events:#?}");
+    let (code, why) = fails(&host, &url("cut"), &[], "fetch");
+    assert!(
+        code == "fetch_failed" && why.contains("after 3 of 100 bytes"),
+        "{why}"
+    );
+    // Without TLS: told, and never with credentials.
+    let events = deploy(&host, &url("away"), &[]);
+    assert!(
+        warnings(&events)[0].contains("was redirected"),
+        "{events:#?}"
+    );
+    assert_eq!(live(&host), "plain");
+    let mut variables = trusted(&own.1);
+    variables["GANGPLANK_FETCH_AUTHORIZATION"] = "Bearer s3cret".into();
+    set_env(&host, variables);
+    let (_, why) = fails(&host, &url("away"), &[], "fetch");
+    assert!(why.contains("credentials do not go"), "{why}");
+    assert_eq!(plain.asked().len(), 1);
+
+    for (file, part) in [
+        (other, "invalid peer certificate"),
+        (
+            dir.0.join("nothing"),
+            "nothing (SSL_CERT_FILE): No such file",
+        ),
+        (own.0, "(SSL_CERT_FILE): there is none in it"),
+        (dir.0.clone(), "(SSL_CERT_FILE): Is a directory"),
+    ] {
+        set_env(&host, trusted(&file));
+        let (code, why) = fails(&host, &url("x.tgz"), &[], "fetch");
+        assert!(code == "fetch_failed" && why.contains(part), "{why}");
+    }
+}
+
+#[test]
 fn a_disk_that_would_get_too_full_takes_no_tarball() {
     let web = Web::start(|_| {
         Reply::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776000\r\n\r\nx".to_vec())

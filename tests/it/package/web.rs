@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
+
 use crate::test_server::TempDir;
 
 /// What somebody asked the web server for.
@@ -85,6 +89,45 @@ impl Web {
                 Err(_) => Reply::Answer(404, Vec::new(), Vec::new()),
             }
         })
+    }
+
+    /// Puts TLS before it, for `localhost`; gives the port.
+    pub(crate) fn behind_tls(&self, (key, certificate): &(PathBuf, PathBuf)) -> u16 {
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(
+            chain.map(Result::unwrap).collect(),
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        );
+        let config = Arc::new(config.unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address = self.address.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let session = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut tls = rustls::StreamOwned::new(session, stream.unwrap());
+                let address = address.clone();
+                std::thread::spawn(move || {
+                    let (mut head, mut byte) = (Vec::new(), [0]);
+                    while !head.ends_with(b"\r\n\r\n") {
+                        // Who does not trust the certificate goes.
+                        if tls.read(&mut byte).unwrap_or(0) == 0 {
+                            return;
+                        }
+                        head.push(byte[0]);
+                    }
+                    let mut plain = TcpStream::connect(address).unwrap();
+                    plain.write_all(&head).unwrap();
+                    let _ = std::io::copy(&mut plain, &mut tls);
+                    tls.conn.send_close_notify();
+                    let _ = tls.flush();
+                });
+            }
+        });
+        port
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
