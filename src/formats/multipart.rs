@@ -16,6 +16,7 @@ use crate::api::error::{Code, Refusal};
 pub use crate::formats::multipart::form::Form;
 pub use crate::formats::multipart::head::boundary;
 use crate::formats::multipart::head::{PartHead, shown};
+use crate::system::memory::Pages;
 
 /// The name of the one file part.
 const FILE_NAME: &str = "payload";
@@ -72,7 +73,7 @@ enum Position {
 pub struct Reader<R> {
     source: R,
     delimiter: memmem::Finder<'static>,
-    buffer: Box<[u8]>,
+    buffer: Pages,
     /// What has been read and not been given out: `buffer[start..end]`.
     start: usize,
     end: usize,
@@ -92,7 +93,7 @@ impl<R: Read> Reader<R> {
     /// A reader of a body with this [`boundary`].
     pub fn new(source: R, boundary: &str) -> Reader<R> {
         let delimiter = format!("\r\n--{boundary}");
-        let mut buffer = vec![0; BUFFER_LEN].into_boxed_slice();
+        let mut buffer = Pages::new(BUFFER_LEN);
         // A line end that is not there makes the first boundary look like all others.
         buffer[..2].copy_from_slice(b"\r\n");
         Reader {

@@ -36,6 +36,7 @@ pub use crate::system::child::pieces::{OutputPiece, OutputSplitter};
 pub use crate::system::child::survivors::{
     COMMAND, DEPLOYMENT, PROCESS, PROJECT, ServerMark, SurvivorScope, end_survivors, random,
 };
+use crate::system::memory::Pages;
 use crate::system::poll::{PollFd, PollFlags, wait_until};
 use crate::system::stop::Stop;
 
@@ -172,7 +173,7 @@ pub fn run_raw(
         ChildOutput::new(family.leader.stderr.take().map(Into::into), Stream::Stderr)
             .doing(what)?,
     ];
-    let mut buffer = vec![0; BUFFER_LEN];
+    let mut buffer = Pages::new(BUFFER_LEN);
     let until = EndCondition {
         deadline: how.limit.and_then(|limit| begin.checked_add(limit)),
         grace: how.grace,

@@ -10,6 +10,7 @@ pub mod host;
 pub mod kernel;
 pub mod latch;
 pub mod log;
+pub mod memory;
 pub mod nearest;
 pub mod notify;
 pub mod passing;

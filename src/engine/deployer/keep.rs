@@ -6,6 +6,7 @@ use std::io::{Read, Seek, Write};
 use crate::api::error::{Doing, Refusal};
 use crate::engine::deployer::Deployer;
 use crate::formats::archive;
+use crate::system::memory::Pages;
 
 /// What is read and written at once.
 const BUFFER_LEN: usize = 256 << 10;
@@ -24,7 +25,7 @@ impl Deployer {
         let what = || "receiving a payload whose component comes after it".to_owned();
         self.has_room("a component that is named after it", least)?;
         let mut file = self.known.store.nameless_file().doing(what)?;
-        let mut buffer = vec![0; BUFFER_LEN];
+        let mut buffer = Pages::new(BUFFER_LEN);
         let mut len = 0;
         loop {
             let read = match payload.read(&mut buffer) {

@@ -2,7 +2,9 @@
 //! the disk; when these are taken, there are small ones, so that many at once go on in little memory.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::system::memory::Pages;
 
 /// A large buffer: handing it over costs nothing beside writing it.
 pub(super) const LARGE: usize = 256 << 10;
@@ -13,39 +15,18 @@ const SMALL: usize = 32 << 10;
 /// So many large ones are out at most, 4 MiB: what four uploads take, and more than four at once share the processor.
 const LARGE_MAX: usize = 16;
 
-/// So many are kept for the next upload when nobody has one.
-const KEPT: usize = 4;
-
-/// The large buffers that are out, and those that wait.
-struct Stock {
-    out: usize,
-    waiting: Vec<Vec<u8>>,
-}
-
-static STOCK: Mutex<Stock> = Mutex::new(Stock {
-    out: 0,
-    waiting: Vec::new(),
-});
-
-fn stock() -> MutexGuard<'static, Stock> {
-    // Each change is one step.
-    STOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// How many of them are out.
+static OUT: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes that mean nothing at first.
-pub(super) struct Buffer(Vec<u8>);
+pub(super) struct Buffer(Pages);
 
 impl Buffer {
     /// A large buffer, or a small one if there are too many large ones.
     pub(super) fn take() -> Buffer {
-        let mut stock = stock();
-        if stock.out == LARGE_MAX {
-            return Buffer(vec![0; SMALL]);
-        }
-        stock.out += 1;
-        let waiting = stock.waiting.pop();
-        drop(stock);
-        Buffer(waiting.unwrap_or_else(|| vec![0; LARGE]))
+        let one_more = |out| (out < LARGE_MAX).then_some(out + 1);
+        let large = OUT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        Buffer(Pages::new(if large.is_ok() { LARGE } else { SMALL }))
     }
 
     /// Whether it is one of the few.
@@ -71,11 +52,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.is_large() {
-            let mut stock = stock();
-            stock.out -= 1;
-            if stock.waiting.len() < KEPT {
-                stock.waiting.push(std::mem::take(&mut self.0));
-            }
+            OUT.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -89,9 +66,6 @@ mod tests {
         // Other tests take some meanwhile, so that not all of them come here.
         let taken: Vec<Buffer> = (0..LARGE_MAX + 2).map(|_| Buffer::take()).collect();
         let large = taken.iter().filter(|buffer| buffer.is_large()).count();
-        assert!(large <= LARGE_MAX);
-        assert!(taken.iter().all(|buffer| buffer.len() >= SMALL));
-        drop(taken);
-        assert!(stock().waiting.len() <= KEPT);
+        assert!(large <= LARGE_MAX && taken.iter().all(|buffer| buffer.len() >= SMALL));
     }
 }

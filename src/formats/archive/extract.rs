@@ -25,6 +25,7 @@ use crate::formats::archive::sniff;
 use crate::formats::archive::sparse::{HOLE, SparseFile};
 use crate::formats::archive::tree::{EntryKind, Id, ROOT, Tree};
 use crate::formats::archive::visible;
+use crate::system::memory::Pages;
 
 /// What is collected of a file that comes in parts that are too small to be written.
 const BUFFER: usize = HOLE;
@@ -99,7 +100,7 @@ pub(super) struct TreeWriter<'a> {
     most: u64,
     /// The permission bits that the process's umask, or a default ACL, takes away from a new file.
     masked: u32,
-    buffer: Vec<u8>,
+    buffer: Pages,
     /// The last entry's name, for faults of what follows it.
     last: String,
     seen: u64,
@@ -125,7 +126,7 @@ impl<'a> TreeWriter<'a> {
             room,
             most: limits.max_entries,
             masked,
-            buffer: vec![0; BUFFER],
+            buffer: Pages::new(BUFFER),
             last: String::new(),
             seen: 0,
             zipped: false,

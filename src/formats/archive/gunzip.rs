@@ -7,6 +7,8 @@ use std::io::{self, BufRead, Read};
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
+use crate::system::memory::Pages;
+
 /// What is inflated at once.
 const PLAIN: usize = 32 << 10;
 
@@ -27,11 +29,11 @@ pub(super) struct GzipMembers<R: BufRead> {
     sum: Crc,
     /// None before it is needed: its window is the largest part of it.
     inflate: Option<Decompress>,
-    /// What was inflated, and has not been read from `from` on.
-    plain: Vec<u8>,
+    /// What was inflated last, up to `until`, and has been read up to `from`.
+    plain: Option<Pages>,
     from: usize,
-    /// The last plain bytes, which what is deflated may refer to.
-    window: Vec<u8>,
+    until: usize,
+    window: Window,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,9 +56,10 @@ impl<R: BufRead> GzipMembers<R> {
             at: MemberPlace::Head,
             sum: Crc::new(),
             inflate: None,
-            plain: Vec::new(),
+            plain: None,
             from: 0,
-            window: Vec::new(),
+            until: 0,
+            window: Window::default(),
         }
     }
 
@@ -67,7 +70,7 @@ impl<R: BufRead> GzipMembers<R> {
                 MemberPlace::Head => {
                     head(&mut self.packed)?;
                     self.sum.reset();
-                    self.window.clear();
+                    self.window.len = 0;
                     self.at = MemberPlace::Block;
                 }
                 MemberPlace::Block => self.block()?,
@@ -86,7 +89,7 @@ impl<R: BufRead> GzipMembers<R> {
                 }
                 MemberPlace::Inflating => {
                     self.inflate()?;
-                    if !self.plain.is_empty() {
+                    if self.until > 0 {
                         return Ok(0);
                     }
                 }
@@ -103,13 +106,10 @@ impl<R: BufRead> GzipMembers<R> {
         if first & 0b110 != 0 {
             let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
             inflate.reset(false);
-            if !self.window.is_empty() {
-                let near = &self.window[self.window.len().saturating_sub(WINDOW)..];
+            let near = self.window.bytes();
+            if !near.is_empty() {
                 let set = inflate.set_dictionary(near);
                 set.map_err(|error| invalid(&error.to_string()))?;
-            }
-            if self.plain.is_empty() {
-                self.plain = Vec::with_capacity(PLAIN);
             }
             self.at = MemberPlace::Inflating;
             return Ok(());
@@ -126,24 +126,27 @@ impl<R: BufRead> GzipMembers<R> {
     }
 
     fn inflate(&mut self) -> io::Result<()> {
-        self.plain.clear();
-        self.from = 0;
+        (self.from, self.until) = (0, 0);
+        let plain = self.plain.get_or_insert_with(|| Pages::new(PLAIN));
         let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
         loop {
             let packed = self.packed.fill_buf()?;
             let (ended, before) = (packed.is_empty(), inflate.total_in());
-            let status = inflate.decompress_vec(packed, &mut self.plain, FlushDecompress::None);
+            let made_before = inflate.total_out();
+            let status = inflate.decompress(packed, plain, FlushDecompress::None);
             let status = status.map_err(|error| invalid(&error.to_string()))?;
             // No more is taken than there is.
             let taken = (inflate.total_in() - before) as usize;
             self.packed.consume(taken);
+            // Nor is more made than there is room for.
+            self.until = (inflate.total_out() - made_before) as usize;
             match status {
                 Status::StreamEnd => self.at = MemberPlace::Trailer,
-                _ if !self.plain.is_empty() => {}
+                _ if self.until > 0 => {}
                 _ if ended => return Err(truncated()),
                 _ => continue,
             }
-            self.sum.update(&self.plain);
+            self.sum.update(&plain[..self.until]);
             return Ok(());
         }
     }
@@ -170,12 +173,40 @@ impl<R: BufRead> GzipMembers<R> {
         Ok(())
     }
 
-    /// Keeps of what passes by what may be referred to.
-    fn remember(window: &mut Vec<u8>, bytes: &[u8]) {
-        window.extend_from_slice(&bytes[bytes.len().saturating_sub(WINDOW)..]);
-        // Not each time, for that would move the whole window for a few bytes.
-        if window.len() > 2 * WINDOW {
-            window.drain(..window.len() - WINDOW);
+    /// What was inflated and has not been read.
+    fn inflated(&self) -> &[u8] {
+        match &self.plain {
+            Some(plain) => &plain[self.from..self.until],
+            None => &[],
+        }
+    }
+}
+
+/// The last plain bytes, which what is deflated may refer to.
+#[derive(Default)]
+struct Window {
+    /// Room for two windows, so that not each few bytes more move all of one.
+    room: Option<Pages>,
+    len: usize,
+}
+
+impl Window {
+    fn remember(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(WINDOW)..];
+        let room = self.room.get_or_insert_with(|| Pages::new(2 * WINDOW));
+        if self.len + bytes.len() > room.len() {
+            let kept = self.len.min(WINDOW);
+            room.copy_within(self.len - kept..self.len, 0);
+            self.len = kept;
+        }
+        room[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.room {
+            Some(room) => &room[self.len.saturating_sub(WINDOW)..self.len],
+            None => &[],
         }
     }
 }
@@ -183,12 +214,12 @@ impl<R: BufRead> GzipMembers<R> {
 impl<R: BufRead> BufRead for GzipMembers<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         // What was inflated last of a member comes before its trailer.
-        if self.from < self.plain.len() {
-            return Ok(&self.plain[self.from..]);
+        if self.from < self.until {
+            return Ok(self.inflated());
         }
         let stored = self.advance()?;
-        if self.from < self.plain.len() {
-            return Ok(&self.plain[self.from..]);
+        if self.from < self.until {
+            return Ok(self.inflated());
         }
         match self.at {
             MemberPlace::Stored(..) => Ok(&self.packed.fill_buf()?[..stored]),
@@ -198,10 +229,10 @@ impl<R: BufRead> BufRead for GzipMembers<R> {
 
     fn consume(&mut self, amount: usize) {
         match self.at {
-            MemberPlace::Stored(left, last) if self.from == self.plain.len() => {
+            MemberPlace::Stored(left, last) if self.from == self.until => {
                 if let Ok(bytes) = self.packed.fill_buf() {
                     self.sum.update(&bytes[..amount]);
-                    GzipMembers::<R>::remember(&mut self.window, &bytes[..amount]);
+                    self.window.remember(&bytes[..amount]);
                 }
                 self.packed.consume(amount);
                 self.at = MemberPlace::Stored(left - amount, last);

@@ -20,6 +20,9 @@ use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, seg
 const READ_AGAIN: u32 = 50;
 const READ_AGAIN_WAIT: Duration = Duration::from_millis(100);
 
+/// What is read of a journal at once: some hundred entries, and little for each of many who come late.
+const READ_AT_ONCE: usize = 16 << 10;
+
 /// What a follower sees next.
 #[derive(Debug)]
 pub enum Step {
@@ -284,7 +287,7 @@ impl Follower {
             Ok(file) => {
                 self.reading = Some(Reading {
                     segment,
-                    lines: BufReader::with_capacity(64 << 10, file),
+                    lines: BufReader::with_capacity(READ_AT_ONCE, file),
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.reading.is_some() => {
