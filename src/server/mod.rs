@@ -97,6 +97,9 @@ const LOOK_BACK_STACK_BYTES: usize = 2 << 20;
 
 /// How long a client that has just come may take for its head before a server that ends lets it go.
 const REST_HEAD: Duration = Duration::from_secs(1);
+/// A server that was told to stop serves for this part of `--grace` still, a quarter of a second by default: as long as it may
+/// take to start the next one.
+const LEAVING_PART: u32 = 40;
 /// The lock of the root is free when the server before has ended; the system takes a moment for that.
 const AFTER_PREDECESSOR: Duration = Duration::from_secs(5);
 
@@ -150,6 +153,10 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     notify::tell("STOPPING=1");
     match end {
         ServerEnd::Signal if is_kept => house.rest_and_take_apart(options.grace),
+        // Whoever starts the next one at once means it to take over.
+        ServerEnd::Signal if house.successor.comes_within(options.grace / LEAVING_PART) => {
+            house.hand_over(options.grace);
+        }
         ServerEnd::Signal => {
             log::info("stopping");
             house.take_apart(options.grace);

@@ -242,6 +242,8 @@ impl Predecessor {
 /// What becomes of this server.
 enum Standing {
     Serves,
+    /// It was told to stop, and serves for a moment still.
+    Leaves,
     Stops,
     /// The connection ends with this process.
     HandedOver {
@@ -303,11 +305,24 @@ impl Successor {
         &self.go
     }
 
-    /// From here on any next server may take over.
-    pub(super) fn stopping(&self) {
+    /// From here on any next server may take over, and this one serves until then. Says whether one does within the time.
+    pub(super) fn comes_within(&self, time: Duration) -> bool {
         let mut standing = self.state.lock();
         if matches!(*standing, Standing::Serves) {
-            *standing = Standing::Stops;
+            *standing = Standing::Leaves;
+        }
+        drop(standing);
+        self.go.recv_timeout(time).is_ok()
+    }
+
+    /// From here on this server serves no longer.
+    pub(super) fn stopping(&self) {
+        let mut standing = self.state.lock();
+        match *standing {
+            Standing::Serves | Standing::Leaves => *standing = Standing::Stops,
+            // Whoever comes from here on waits for the next server.
+            Standing::HandedOver { .. } => drop(self.state.accepting.stop()),
+            Standing::Stops => {}
         }
     }
 
@@ -332,7 +347,7 @@ impl PassingState {
         let asked = word()?;
         let fits = match *self.lock() {
             Standing::Serves => asked == REPLACE,
-            Standing::Stops => asked == REPLACE || asked == REPLACE_STOPPING,
+            Standing::Leaves | Standing::Stops => asked == REPLACE || asked == REPLACE_STOPPING,
             Standing::HandedOver { .. } => false,
         };
         if !fits {
@@ -351,7 +366,7 @@ impl PassingState {
             // Whoever comes from here on waits for the next server.
             Standing::Stops => drop(self.accepting.stop()),
             // There is room for it, as it is sent once.
-            Standing::Serves => drop(self.go.try_send(())),
+            Standing::Serves | Standing::Leaves => drop(self.go.try_send(())),
         }
         *standing = Standing::HandedOver { _next: next };
         Ok(())

@@ -176,6 +176,30 @@ fn a_new_server_takes_over_from_one_that_is_stopping_and_nobody_is_refused() {
 }
 
 #[test]
+fn a_server_that_is_told_to_stop_and_started_again_at_once_refuses_nobody() {
+    if !have("python3") {
+        return;
+    }
+    // It serves on for a fortieth of that.
+    let grace = &["--grace", "400"];
+    let mut host = TestServer::with(grace, &[]);
+    let port = free_port();
+    up_held(&host, port);
+    for _ in 0..3 {
+        host = under_load(host, port, |host| {
+            host.signal(Signal::TERM);
+            let next = TestServer::on(Arc::clone(&host.root), grace, &[]);
+            assert_eq!(host.server.wait().unwrap().code(), Some(0));
+            next
+        });
+    }
+    // Nobody comes: it ends.
+    let mut host = TestServer::with(&["--grace", "1"], &[]);
+    host.signal(Signal::TERM);
+    assert_eq!(host.server.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_is_being_deployed_ends_before_the_new_server_begins() {
     let mut host = TestServer::with(&["--grace", "60"], &[]);
     let gate = host.path("gate");

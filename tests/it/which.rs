@@ -113,7 +113,7 @@ fn a_deployment_by_the_beginning_of_its_id_by_its_component_and_as_the_latest() 
     let (code, _, said) = run(&host, nowhere, &["show", "0000000"]);
     assert_eq!(code, 1);
     assert!(
-        said.contains("the beginning of an id has 8 characters or more"),
+        said.contains("the beginning of an id needs 8 characters or more"),
         "{said}"
     );
 }
