@@ -206,14 +206,16 @@ fn npm(spec: &str) -> Result<Parsed, BadPackage> {
             .is_some_and(|(scope, name)| part(scope) && part(name)),
         None => part(name),
     };
-    if !good || name.len() > NPM_NAME_LEN_MAX {
+    if !good || name.len() > NPM_NAME_LEN_MAX || is_npm_file(name) {
         return Err(BadPackage(
             "must be a name of npm's, a URL, or USER/REPO of GitHub; a name has letters, digits, '-', '.' and '_'",
         ));
     }
     // A version, a range of them, or a tag. What has a colon or a slash is for npm a place to fetch from.
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_+^~<>=*| ".contains(&byte);
-    if range.is_some_and(|range| range.trim().is_empty() || !range.bytes().all(known)) {
+    let is_range =
+        |range: &str| !range.trim().is_empty() && range.bytes().all(known) && !is_npm_file(range);
+    if range.is_some_and(|range| !is_range(range)) {
         return Err(BadPackage(
             "must have a version, a range or a tag behind its '@'",
         ));
@@ -223,6 +225,13 @@ fn npm(spec: &str) -> Result<Parsed, BadPackage> {
         range: range.map(str::to_owned),
     };
     Ok((source, None))
+}
+
+/// Whether npm takes it for a file, by its beginning or its ending: it would be one of the directory that npm runs in.
+fn is_npm_file(text: &str) -> bool {
+    let text = text.trim().to_ascii_lowercase();
+    let endings = [".tgz", ".tar", ".tar.gz"];
+    text.starts_with('.') || endings.iter().any(|end| text.ends_with(end))
 }
 
 fn file(path: &str) -> Result<Parsed, BadPackage> {
@@ -564,6 +573,15 @@ mod tests {
             "npm:x y",
             "npm:x@1;id",
             "npm:x@$(id)",
+            // Files, to npm.
+            "x.tgz",
+            "npm:x.TAR.GZ",
+            "@s/x.tar",
+            "x@.",
+            "x@..",
+            "npm:x@ ..",
+            "npm:x@.x",
+            "npm:x@1.tgz",
             // Hashes.
             "https://h/x.tgz#",
             "https://h/x.tgz#main",

@@ -291,7 +291,7 @@ impl Hop {
             Some(b'?') => format!("{own}{location}"),
             _ => {
                 let dir = own.rfind('/').map_or("/", |at| &own[..=at]);
-                format!("{dir}{location}")
+                without_dots(&format!("{dir}{location}"))
             }
         };
         Hop {
@@ -299,6 +299,27 @@ impl Hop {
             ..self.clone()
         }
     }
+}
+
+/// A path and its query, where `.` and `..` lead to: not every server resolves them.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    let mut parts: Vec<&str> = Vec::new();
+    let mut rest = path.split('/').skip(1).peekable();
+    while let Some(part) = rest.next() {
+        let is_last = rest.peek().is_none();
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    parts.pop();
+                }
+                // What it leads to is a directory.
+                parts.extend(is_last.then_some(""));
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}{query}", parts.join("/"))
 }
 
 /// The thread of one download.
@@ -458,6 +479,12 @@ mod tests {
             ),
             ("x", Ok(("https://h.example/a/x", true))),
             ("?x=1", Ok(("https://h.example/a/b?x=1", true))),
+            ("./x", Ok(("https://h.example/a/x", true))),
+            (
+                "../d/./x?y=../z",
+                Ok(("https://h.example/d/x?y=../z", true)),
+            ),
+            ("../../../x/..", Ok(("https://h.example/", true))),
             ("", Err(())),
             ("https://", Err(())),
             ("https://u@/x", Err(())),

@@ -110,10 +110,8 @@ impl Checkout<'_, '_> {
     }
 
     /// Runs it; says why if it did not end well.
-    fn tries(&mut self, words: &[&str]) -> Result<Option<String>, Box<Failed>> {
-        let tried = self
-            .git
-            .try_run(self.tree, words, Says::Progress, self.attempt);
+    fn tries(&mut self, words: &[&str], says: Says) -> Result<Option<String>, Box<Failed>> {
+        let tried = self.git.try_run(self.tree, words, says, self.attempt);
         match tried {
             Ok(_) => Ok(None),
             Err(StepError::Ended(why)) => Ok(Some(why)),
@@ -135,7 +133,7 @@ impl Checkout<'_, '_> {
         let to_head = ["checkout", "--quiet", "--detach", "FETCH_HEAD"];
         let one = ["fetch", "--progress", "--no-tags", "origin", wanted];
         let shallow = [&one[..3], &["--depth=1"], &one[3..]].concat();
-        let Some(why) = self.tries(&shallow)? else {
+        let Some(why) = self.tries(&shallow, Says::Progress)? else {
             return self.run(&to_head);
         };
         let is_commit =
@@ -146,6 +144,11 @@ impl Checkout<'_, '_> {
             let tags = "+refs/tags/*:refs/tags/*";
             self.run(&["fetch", "--progress", "--no-tags", "origin", heads, tags])?;
             let commit = format!("{wanted}^{{commit}}");
+            let look = ["rev-parse", "--verify", "--quiet", &commit];
+            if self.tries(&look, Says::Answer)?.is_some() {
+                let why = format!("git: no branch and no tag has a commit {wanted}");
+                return Err(self.git.failed(self.request.failed(why)));
+            }
             return self.run(&["checkout", "--quiet", "--detach", &commit]);
         }
         // A repository that is only a directory of a web server cannot give a part of itself.
@@ -180,7 +183,7 @@ impl Checkout<'_, '_> {
         let update = ["submodule", "update", "--init", "--recursive", "--progress"];
         let shallow: Vec<&str> = update.into_iter().chain(["--depth=1"]).collect();
         // Their servers need not give the one commit alone.
-        match self.tries(&shallow)? {
+        match self.tries(&shallow, Says::Progress)? {
             None => Ok(()),
             Some(_) => self.run(&update),
         }

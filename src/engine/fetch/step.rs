@@ -34,6 +34,8 @@ const FULL: [&str; 4] = [
     "ENOSPC",
     "EDQUOT",
 ];
+/// What npm begins its errors with: from version 10 on, and before, as Debian 13 has it.
+const NPM_ERRORS: [&str; 2] = ["npm error ", "npm ERR! "];
 /// A progress bar is told as a line at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -219,9 +221,12 @@ impl<'a> FetchProgram<'a> {
 /// Why a program gives up, if a line of it says that.
 fn fatal(line: &str) -> Option<&str> {
     let why = line.strip_prefix("fatal: ").or_else(|| {
-        let why = line.strip_prefix("npm error ")?;
-        // `npm error code E404` says less than the line behind it.
-        (!why.starts_with("code ")).then_some(why)
+        let mut marks = NPM_ERRORS.iter();
+        let why = marks.find_map(|mark| line.strip_prefix(mark))?;
+        // These say less than the line behind them: `code E404`, `syscall open`.
+        let details = ["code ", "syscall ", "path ", "errno "];
+        let is_detail = details.iter().any(|detail| why.starts_with(detail));
+        (!is_detail).then_some(why)
     });
     why.map(str::trim).filter(|why| !why.is_empty())
 }
@@ -304,6 +309,14 @@ mod tests {
                 Some("404 Not Found - GET http://h/x"),
             ),
             ("npm error", None),
+            ("npm error syscall open", None),
+            ("npm ERR! code ENOENT", None),
+            ("npm ERR! path /x", None),
+            ("npm ERR! errno -2", None),
+            (
+                "npm ERR! enoent ENOENT: no such file or directory, open '/x'",
+                Some("enoent ENOENT: no such file or directory, open '/x'"),
+            ),
             ("npm http fetch GET 404 http://h/x", None),
             ("error: fatal: x", None),
         ];

@@ -75,8 +75,11 @@ fn a_branch_a_tag_or_a_commit_is_deployed() {
     let none = "0".repeat(40);
     for (url, part) in [
         (format!("{url}#none"), "couldn't find remote ref none"),
-        (format!("{url}#{none}"), ""),
-        (format!("{url}#abcdef123"), ""),
+        (
+            format!("{url}#{none}"),
+            &*format!("no tag has a commit {none}"),
+        ),
+        (format!("{url}#abcdef123"), "no tag has a commit abcdef123"),
         (repositories.url("other"), ""),
         (
             "git+ssh://git@127.0.0.1:1/app.git".to_owned(),
