@@ -40,7 +40,11 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
 fn status(text: &str) -> Result<String, String> {
     match serde_json::from_value::<Status>(Value::from(text)) {
         Ok(_) => Ok(text.to_owned()),
-        // It names those that there are.
-        Err(error) => Err(format!("not a status: {error}")),
+        Err(error) => {
+            // Behind this word it names those that there are.
+            let error = error.to_string().replace('`', "");
+            let known = error.split_once("expected ").map_or("", |(_, known)| known);
+            Err(format!("not a status of a deployment; expected {known}"))
+        }
     }
 }

@@ -51,7 +51,10 @@ fn what_is_wrong_is_named() {
         ("list --nope=hunter2", "unknown flag --nope"),
         ("list more", "\"more\""),
         ("list --limit x", "--limit \"x\""),
-        ("list --status live", "--status \"live\": not a status"),
+        (
+            "list --status live",
+            "--status \"live\": not a status of a deployment; expected one of pending, fetching",
+        ),
         ("list --limit -1", "--limit \"-1\""),
         ("list --limit", "--limit needs"),
         ("list --project a --project b", "--project"),
