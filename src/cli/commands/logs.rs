@@ -84,7 +84,15 @@ fn run(
         first: &first,
         again: follow.then_some(&again),
     };
-    let value = session.follow_with(request, &mut |_, shown| printer.show(shown))?;
+    if follow {
+        session.screen.waits_for("waiting for the first line");
+    }
+    let value = session.follow_with(request, &mut |screen, shown| {
+        if follow {
+            screen.gives_way();
+        }
+        printer.show(shown)
+    })?;
     // A server that streams nothing gives all lines at once.
     for line in value.as_str().unwrap_or_default().lines() {
         if !printer.print(line) {

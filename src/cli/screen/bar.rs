@@ -337,6 +337,14 @@ impl Renderer for Bar {
         self.refresh(now, false);
     }
 
+    fn gives_way(&mut self) {
+        self.live = LiveLine::Nothing;
+        if std::mem::take(&mut self.drawn) {
+            self.sink.push(CLEAR);
+            self.sink.flush();
+        }
+    }
+
     fn tick(&mut self, now: Instant) {
         self.refresh(now, false);
     }

@@ -160,6 +160,8 @@ trait Renderer: Send {
     fn say(&mut self, said: Remark<'_>, message: &str, now: Instant);
     /// What it is waited for until the next record.
     fn waits_for(&mut self, _what: &'static str, _now: Instant) {}
+    /// Something else is about to be printed on the same terminal, and goes on to be.
+    fn gives_way(&mut self) {}
     /// Some time has passed.
     fn tick(&mut self, now: Instant);
     /// There is nothing more at hand.
@@ -271,6 +273,12 @@ impl Screen {
     /// What it is waited for until the next record comes; the server, if nothing is said.
     pub(crate) fn waits_for(&mut self, what: &'static str) {
         self.show.waits_for(what, self.now());
+    }
+
+    /// To be called before something goes to stdout while it is waited on: no live line stands in its way from now on, and
+    /// that nothing comes is not worth a word.
+    pub(crate) fn gives_way(&mut self) {
+        self.show.gives_way();
     }
 
     /// To be called every 100 to 200 ms while waiting, and while busy too: it moves the live line and says what is waited for.

@@ -122,6 +122,8 @@ pub(crate) struct Plain {
     /// When something happened last, and when it is to be said that nothing did.
     last: Instant,
     next: Instant,
+    /// What comes goes elsewhere, and silence is not told.
+    way_given: bool,
     finished: bool,
 }
 
@@ -140,6 +142,7 @@ impl Plain {
             awaited: SERVER,
             last: now,
             next: now + SILENCE,
+            way_given: false,
             finished: false,
         }
     }
@@ -215,8 +218,13 @@ impl Renderer for Plain {
         self.happened(now);
     }
 
+    fn gives_way(&mut self) {
+        self.way_given = true;
+    }
+
     fn tick(&mut self, now: Instant) {
-        if now >= self.next && !self.narrator.ended() && !self.finished {
+        let waits = !self.narrator.ended() && !self.way_given && !self.finished;
+        if now >= self.next && waits {
             let silent = units::whole(now.saturating_duration_since(self.last));
             self.paper
                 .print(&format!("still waiting for {} ({silent})", self.awaited()));

@@ -677,6 +677,36 @@ fn the_table_of_hosts_is_as_wide_as_the_terminal_and_whole_in_a_log() {
 }
 
 #[test]
+fn a_screen_gives_way_to_what_is_printed_beside_it() {
+    for (progress, waiting) in [
+        (Progress::Bar, "waiting for the first line (1s)"),
+        (Progress::Plain, ""),
+    ] {
+        let mut stage = Stage::new(progress, false, AROUND);
+        stage.screen.waits_for("waiting for the first line");
+        stage.pass(1000);
+        stage.screen.tick();
+        assert!(stage.written().contains(waiting));
+        stage.screen.gives_way();
+        let cleared = stage.written();
+        assert_eq!(
+            cleared.ends_with("\r\x1b[2K"),
+            !waiting.is_empty(),
+            "{cleared:?}"
+        );
+        for _ in 0..600 {
+            stage.pass(100);
+            stage.screen.tick();
+        }
+        assert_eq!(stage.written(), "", "{progress:?}");
+        // What went wrong is said all the same.
+        stage.screen.remark("trying again");
+        stage.screen.flush();
+        assert_eq!(stage.written(), "trying again\n", "{progress:?}");
+    }
+}
+
+#[test]
 fn a_burst_is_printed_in_few_pieces_and_loses_nothing() {
     let mut stage = Stage::new(Progress::Bar, false, AROUND);
     stage.pass(1000);
