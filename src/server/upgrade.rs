@@ -15,7 +15,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -39,6 +40,9 @@ const REPLACE_STOPPING: &str = "replace if stopping";
 const GO: &str = "go";
 /// A server answers at once, and the next one binds its other addresses in no time; then nobody is there any longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A signal has arrived within this, on a busy machine too.
+const HEARS_WITHIN: Duration = Duration::from_millis(300);
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// The longest word of the next server.
 const WORD_MAX: u64 = 64;
 /// The thread passes descriptors on.
@@ -188,6 +192,10 @@ pub(super) fn listen(
     Ok((listeners, paths))
 }
 
+fn next_socket(root: &Path) -> PathBuf {
+    root.join("run/next.sock")
+}
+
 /// The server before this one, which has passed its sockets.
 pub(super) struct Predecessor(UnixStream);
 
@@ -202,9 +210,26 @@ impl Predecessor {
         options: &ServeOptions,
         passed: &mut Passed,
     ) -> Result<Option<Predecessor>, Error> {
+        // One that was told to stop a moment ago may not know it yet.
+        let until = Instant::now() + HEARS_WITHIN;
+        loop {
+            let found = Predecessor::ask_once(root, options, passed)?;
+            let waits = !options.take_over && Instant::now() < until;
+            if found.is_some() || !waits || UnixStream::connect(next_socket(root)).is_err() {
+                return Ok(found);
+            }
+            thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    fn ask_once(
+        root: &Path,
+        options: &ServeOptions,
+        passed: &mut Passed,
+    ) -> Result<Option<Predecessor>, Error> {
         let what = || format!("taking over from the server of {}", root.display());
         // Who may not ask, or finds nobody, is told so by the lock.
-        let Ok(mut stream) = UnixStream::connect(root.join("run/next.sock")) else {
+        let Ok(mut stream) = UnixStream::connect(next_socket(root)) else {
             return Ok(None);
         };
         stream.set_read_timeout(Some(PATIENCE)).doing(what)?;

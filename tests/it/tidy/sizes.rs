@@ -42,7 +42,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the environment of a component.
     // With bodies of CBOR.
     // With the listening sockets that go from one server to the next.
-    ("server", 5_600),
+    ("server", 5_650),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.
