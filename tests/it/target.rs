@@ -260,7 +260,7 @@ fn a_strangers_directory_gets_no_token_of_the_environment() {
     listener.set_nonblocking(false).unwrap();
     // A name is, without what the environment holds; the command itself may say that it is meant.
     let dir = app(json!({"target": "bare"}));
-    let login = "HTTP/1.1 401 X\r\nContent-Length: 22\r\n\r\n{\"error\":\"Must login\"}";
+    let login = "HTTP/1.1 401 X\r\nContent-Length: 44\r\n\r\n{\"error\":\"Must login\",\"code\":\"unauthorized\"}";
     for (words, sent, advice) in [
         (
             &["list"][..],

@@ -83,6 +83,12 @@ fn a_deployment_by_the_beginning_of_its_id_by_its_component_and_as_the_latest() 
         said.contains(&format!("{} is deployment {to} of one\n", &to[..23])),
         "{said}"
     );
+    let (code, _, said) = run(&host, nowhere, &["cancel", "two"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.starts_with(&format!("the newest deployment of two is {of_two}\n")),
+        "{said}"
+    );
     for words in [
         &["cancel", "latest"][..],
         &["payload", "latest", "--delete"],

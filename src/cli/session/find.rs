@@ -69,8 +69,11 @@ impl Session<'_> {
             [one] => {
                 if purpose == Purpose::Change {
                     let Listed { id, project, .. } = one;
-                    self.screen
-                        .remark(&format!("{word} is deployment {id} of {project}"));
+                    let said = match word == project.as_str() {
+                        true => format!("the newest deployment of {project} is {id}"),
+                        false => format!("{word} is deployment {id} of {project}"),
+                    };
+                    self.screen.remark(&said);
                 }
                 Ok(one.id)
             }
