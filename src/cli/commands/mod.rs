@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::api::error::{Code, Exit};
+use crate::api::name::DeploymentId;
 use crate::cli::arguments::{
     self, ClientOptions, CommandLine, Environment, FLAGS_HELP, FLAGS_TOPIC, Forms, Usage, finish,
 };
@@ -369,7 +370,9 @@ fn say(trouble: &CommandError, options: &ClientOptions, screen: &mut Screen) {
     let failed = &trouble.failed;
     let mut message = failed.message.clone();
     if trouble.watch {
-        message += &match &failed.deployment_id {
+        // What is not an id is never a part of a command that somebody copies.
+        let id = failed.deployment_id.as_deref();
+        message += &match id.and_then(|id| id.parse::<DeploymentId>().ok()) {
             Some(id) => {
                 let target = connect::target_flag(options);
                 let mut hint = format!(

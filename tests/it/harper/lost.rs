@@ -243,6 +243,20 @@ fn an_upload_that_breaks_behind_its_last_byte_is_known_by_its_record() {
 }
 
 #[test]
+fn what_a_server_says_is_an_id_is_never_a_part_of_a_command() {
+    let harper = FakeHarper::start("5.1.14", |exchange| {
+        exchange.open();
+        let id = exchange.begin_row();
+        assert!(exchange.store(&id));
+        exchange.row(&id, &json!({"deployment_id": "x; touch y"}));
+        exchange.cut();
+    });
+    let output = deploy(&harper, &["--retry-for", "1"]);
+    assert_exit(&output, 5, "its id is not one");
+    assert!(!stderr(&output).contains("touch"), "{output:?}");
+}
+
+#[test]
 fn who_stops_watching_is_not_told_of_what_harper_cannot_do() {
     let harper = FakeHarper::start("5.1.14", succeed);
     assert_exit(&deploy(&harper, &[]), 0, "");
