@@ -9,7 +9,7 @@ NOT_RUN = '$(abspath $(TARGET_DIR))/not-run.txt'
 
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
-FUZZ_TARGETS ?= head body multipart sse archive cbor package
+FUZZ_TARGETS ?= head body multipart sse archive cbor package delta
 # Memory in MB, of the whole and of one allocation, and seconds for one input: none of it grows with what a client sends.
 FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.

@@ -143,6 +143,8 @@ codes! {
     Busy "busy" 409 Busy;
     /// Ended already, past `activate`, or a stage of another component.
     Conflict "conflict" 409 Refused;
+    /// The tree that a delta begins from is not here any longer, or is not what it was.
+    StaleBase "stale_base" 409 Refused;
     /// The payload, a field or the JSON body is over its limit.
     TooLarge "too_large" 413 Refused;
     /// The body is neither JSON nor multipart.

@@ -40,6 +40,7 @@ const BOOLEANS: &[&str] = &[
     "include_events",
     "follow",
     "values",
+    "verify",
 ];
 
 /// Fields that are numbers.
@@ -60,6 +61,8 @@ const OTHERS: &[&str] = &[
     "deployment_id",
     "payload",
     "payload_sha256",
+    "base",
+    "tree",
     "message",
     "source",
     "package",
@@ -165,6 +168,8 @@ pub struct Deploy {
     pub options: Options,
     /// The SHA-256 that the payload must have, in lower-case hex.
     pub payload_sha256: Option<String>,
+    /// The tree that the payload, a delta, begins from, in lower-case hex.
+    pub base: Option<String>,
     /// Whether the peers get it too.
     pub replicated: bool,
     /// Whether failed peers are left behind.
@@ -174,6 +179,17 @@ pub struct Deploy {
     pub origin: Option<String>,
     /// What is said of it.
     pub provenance: Provenance,
+}
+
+/// `prepare_deployment`, but for the list's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// The component.
+    pub project: Project,
+    /// The tree that is to be sent, in lower-case hex.
+    pub tree: String,
+    /// Whether what is here is read before it is counted on.
+    pub verify: bool,
 }
 
 /// `list_deployments`
@@ -276,6 +292,8 @@ pub struct EnvChange {
 pub enum Operation {
     /// Deploy a payload.
     Deploy(Box<Deploy>),
+    /// Ask what of a tree is missing.
+    Prepare(Prepare),
     /// One record, or its events.
     GetDeployment(DeploymentId),
     /// Many records.
@@ -341,6 +359,7 @@ impl Operation {
             Name::DeployComponent => reader
                 .deploy()
                 .map(|deploy| Operation::Deploy(Box::new(deploy))),
+            Name::PrepareDeployment => reader.prepare().map(Operation::Prepare),
             Name::GetDeployment => reader.deployment().map(Operation::GetDeployment),
             Name::GetDeploymentPayload => reader.deployment().map(Operation::GetPayload),
             Name::DeleteDeploymentPayload => reader.deployment().map(Operation::DeletePayload),

@@ -1,18 +1,19 @@
 //! The record of a deployment: a fold over its journal, so it can always be made again from it.
 
+mod log;
+
 use std::borrow::Cow;
-use std::collections::VecDeque;
 
 use serde::de::{Deserializer, IgnoredAny};
-use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::api::error::Code;
 use crate::api::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
+pub use crate::api::record::log::EventLog;
 use crate::api::source::{Provenance, SourceRevision};
 
 /// What is known of a deployment. Times are in milliseconds since the epoch, sizes in bytes.
@@ -48,6 +49,18 @@ pub struct Record {
     pub unpacked_size: Option<u64>,
     /// How many entries were unpacked.
     pub files: Option<u64>,
+    /// The identity of the tree that the payload holds, in hex; none until it is known.
+    #[serde(default)]
+    pub tree: Option<String>,
+    /// Whether the payload came as a `tar` or as a `delta`.
+    #[serde(default)]
+    pub payload_kind: Option<String>,
+    /// How many files a delta did not bring, since they were here.
+    #[serde(default)]
+    pub reused_files: Option<u64>,
+    /// Their bytes.
+    #[serde(default)]
+    pub reused_bytes: Option<u64>,
     /// Where it stands, or how it ended.
     pub status: Status,
     /// The phase it is in, or was in last.
@@ -139,6 +152,10 @@ impl Record {
             payload_blob_present: false,
             unpacked_size: None,
             files: None,
+            tree: None,
+            payload_kind: None,
+            reused_files: None,
+            reused_bytes: None,
             status: Status::Pending,
             phase: None,
             origin_node: opening.origin_node.clone(),
@@ -198,6 +215,7 @@ impl Record {
             "project": self.project,
             "kind": self.kind,
             "previous": self.previous,
+            "tree": self.tree,
             "elapsed_ms": now_ms.saturating_sub(self.started_at),
         });
         if staged {
@@ -282,11 +300,13 @@ impl Record {
         }
         if phase == Phase::Extract && event.status == PhaseStatus::Done {
             let number = |name| event.facts.get(name).and_then(Value::as_u64);
-            self.payload_hash = event
-                .facts
-                .get("payload_hash")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let text = |name| event.facts.get(name).and_then(Value::as_str);
+            let text = |name| text(name).map(str::to_owned);
+            self.payload_hash = text("payload_hash");
+            self.tree = text("tree");
+            self.payload_kind = text("payload_kind");
+            self.reused_files = number("reused_files");
+            self.reused_bytes = number("reused_bytes");
             self.payload_size = number("payload_size");
             self.unpacked_size = number("unpacked_size");
             self.files = number("files");
@@ -319,6 +339,9 @@ pub struct Summary {
     /// Whether its payload arrived whole.
     #[serde(rename = "payload_hash", deserialize_with = "is_some")]
     pub received: bool,
+    /// The identity of the tree that its payload holds, in hex.
+    #[serde(default)]
+    pub tree: Option<Box<str>>,
     /// The beginning of the hash of its idempotency key.
     #[serde(default, rename = "idempotency_key", deserialize_with = "key")]
     pub key: Option<u128>,
@@ -333,6 +356,7 @@ impl From<&Record> for Summary {
             release_id: record.release_id,
             previous: record.previous,
             received: record.payload_hash.is_some(),
+            tree: record.tree.as_deref().map(Into::into),
             key: record.idempotency_key.as_deref().and_then(key_of),
         }
     }
@@ -356,144 +380,6 @@ fn is_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
 fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u128>, D::Error> {
     let hash = Option::<Cow<'_, str>>::deserialize(deserializer)?;
     Ok(hash.as_deref().and_then(key_of))
-}
-
-/// How many of the first events an [`EventLog`] keeps.
-const LOG_HEAD: usize = 20;
-/// How many of the newest events it keeps once some were dropped.
-const LOG_TAIL: usize = 179;
-/// How many entries it has at most: the first, a marker, the newest.
-const LOG_MAX: usize = LOG_HEAD + 1 + LOG_TAIL;
-/// How many bytes of JSON it has at most, indented as it is on disk.
-const LOG_BYTES: usize = 64 << 10;
-/// How many of them the first events may have: enough for 20 that are not lines of an install.
-const LOG_HEAD_BYTES: usize = 24 << 10;
-/// A larger entry is shortened, so that it does not push out all others: an `error` with 16 KiB of output fits.
-const LOG_ENTRY_BYTES: usize = 32 << 10;
-/// What an entry has around its numbers, its name and its data: names and signs, and the indentation.
-const LOG_ENTRY_AROUND: usize = 74;
-/// What the marker has, and the brackets around all.
-const LOG_REST_BYTES: usize = 200;
-
-/// The events of a deployment, at most 200 and at most 64 KiB: the first 20, a `truncated` marker with the true count of
-/// what is missing, and the newest 179. Large ones leave less of both.
-#[derive(Debug, Clone, Default)]
-pub struct EventLog {
-    head: Vec<Entry>,
-    head_bytes: usize,
-    dropped: u64,
-    last_dropped: Option<(u64, u64)>,
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
-}
-
-impl EventLog {
-    fn push(&mut self, entry: &Entry) {
-        if let ("truncated", Event::Truncated(count)) = (&*entry.event, entry.meaning()) {
-            // What a bounded journal lost lies between what we have and what comes.
-            self.drop_tail();
-            self.dropped += count;
-            self.last_dropped = Some((entry.id, entry.t));
-            return;
-        }
-        let entry = match size(entry) {
-            large if large > LOG_ENTRY_BYTES => shortened(entry),
-            _ => entry.clone(),
-        };
-        let size = size(&entry);
-        // Whatever went to the tail once has closed the head: there is one gap, and no entry changes its place.
-        let open = self.dropped == 0 && self.tail.is_empty() && self.head.len() < LOG_HEAD;
-        if open && self.head_bytes + size <= LOG_HEAD_BYTES {
-            self.head_bytes += size;
-            self.head.push(entry);
-            return;
-        }
-        self.tail_bytes += size;
-        self.tail.push_back(entry);
-        let many = |log: &EventLog| {
-            let all = log.head.len() + log.tail.len();
-            log.tail.len() > LOG_TAIL && (log.dropped > 0 || all > LOG_MAX)
-        };
-        let room = LOG_BYTES - LOG_REST_BYTES - self.head_bytes;
-        while self.tail_bytes > room || many(self) {
-            self.drop_first();
-        }
-    }
-
-    fn drop_first(&mut self) {
-        if let Some(first) = self.tail.pop_front() {
-            self.tail_bytes -= size(&first);
-            self.dropped += 1;
-            self.last_dropped = Some((first.id, first.t));
-        }
-    }
-
-    fn drop_tail(&mut self) {
-        while !self.tail.is_empty() {
-            self.drop_first();
-        }
-    }
-
-    /// The entries that it kept, in their order.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.head.iter().chain(&self.tail)
-    }
-
-    fn marker(&self) -> Option<Entry> {
-        let (id, t) = self.last_dropped?;
-        Some(Entry::new(id, t, &Event::Truncated(self.dropped)))
-    }
-}
-
-/// How many bytes of JSON an entry has, with the comma before it.
-fn size(entry: &Entry) -> usize {
-    let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
-    let numbers = digits(entry.id) + digits(entry.t);
-    LOG_ENTRY_AROUND + numbers + entry.event.len() + entry.data.get().len()
-}
-
-/// The entry without the largest members of its data, and with their names in `left_out`. The journal has all of it.
-fn shortened(entry: &Entry) -> Entry {
-    let mut data: Map<String, Value> = serde_json::from_str(entry.data.get()).unwrap_or_default();
-    let mut sizes: Vec<(usize, String)> = data
-        .iter()
-        .map(|(name, value)| (name.len() + value.to_string().len(), name.clone()))
-        .collect();
-    sizes.sort_unstable();
-    let mut rest = size(entry);
-    let mut left_out = Vec::new();
-    while let (true, Some((size, name))) = (rest > LOG_ENTRY_BYTES, sizes.pop()) {
-        data.remove(&name);
-        rest = rest.saturating_sub(size);
-        // Names are short but for a peer's that means no good.
-        if left_out.len() < 10 {
-            left_out.push(name.chars().take(100).collect::<String>());
-        }
-    }
-    data.insert("left_out".into(), left_out.into());
-    // Its data was an object of JSON just now.
-    let data = serde_json::value::to_raw_value(&data).unwrap_or_else(|_| entry.data.clone());
-    Entry {
-        data,
-        ..entry.clone()
-    }
-}
-
-impl Serialize for EventLog {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let marker = self.marker();
-        serializer.collect_seq(self.head.iter().chain(marker.as_ref()).chain(&self.tail))
-    }
-}
-
-impl<'de> Deserialize<'de> for EventLog {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EventLog, D::Error> {
-        let mut log = EventLog::default();
-        for entry in Vec::<Entry>::deserialize(deserializer)? {
-            log.push(&entry);
-        }
-        Ok(log)
-    }
 }
 
 #[cfg(test)]

@@ -336,6 +336,35 @@ impl Client {
         Ok(running)
     }
 
+    /// The list of a tree, as the file of a form. The key lets the server end an earlier upload.
+    ///
+    /// # Errors
+    /// When no thread can be started, or there is no randomness.
+    pub(crate) fn prepare(
+        &self,
+        call: &OperationCall,
+        list: &[u8],
+        key: &str,
+    ) -> Result<InFlight, Error> {
+        let mut form = Form::new()?;
+        for (name, value) in call.fields() {
+            match value {
+                Value::String(text) => form.field(name, text),
+                value => form.field(name, &value.to_string()),
+            }
+        }
+        let headers = vec![
+            ("Accept", "application/json".to_owned()),
+            ("Content-Type", form.content_type()),
+            ("Idempotency-Key", key.to_owned()),
+        ];
+        let mut body = Vec::new();
+        form.file("manifest", "manifest.gz", list)
+            .read_to_end(&mut body)
+            .doing(|| "writing the request".into())?;
+        self.start("prepare", "/", false, headers, Content::Whole(body))
+    }
+
     /// A deployment's events after the one with the number `from`, as far as they are there and then as they come.
     ///
     /// # Errors

@@ -116,9 +116,13 @@ impl Deployer {
         let Some(live) = store.live(&one.project) else {
             return Ok(false);
         };
-        let ours = store
-            .read_record(live)?
-            .and_then(|record| record.payload_hash);
+        let Some(ours) = store.read_record(live)? else {
+            return Ok(false);
+        };
+        if ours.tree.is_some() && ours.tree == one.tree {
+            return Ok(true);
+        }
+        let ours = ours.payload_hash;
         Ok(ours.is_some() && ours == one.payload_hash)
     }
 }

@@ -21,3 +21,4 @@ pub mod settings;
 mod shared;
 pub mod spec;
 pub mod stages;
+mod trees;

@@ -255,6 +255,9 @@ fn undo(store: &Store, record: &Record, verdict: &Verdict) {
         removed = store.remove_release(&record.project, record.release_id);
     }
     if record.payload_hash.is_none() {
+        // Whoever tries again need not send once more what has arrived.
+        let kept = store.keep_partial(&record.project, record.deployment_id);
+        removed = removed.and(kept.map(drop));
         removed = removed.and(store.remove_payload(record.deployment_id));
         removed = removed.and(fetch::remove_leftovers(store, &record.project));
     }

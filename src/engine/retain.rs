@@ -81,6 +81,9 @@ fn without(
 /// Takes a release away from its place, unless a running deployment needs it.
 pub type Detach<'a> = &'a dyn Fn(DeploymentId) -> Result<Option<DetachedTree>, Error>;
 
+/// Makes what stays independent of the payloads that are to go.
+pub type LetGo<'a> = &'a dyn Fn(&BTreeSet<DeploymentId>);
+
 /// Removes what is too much of a component. Nothing of a deployment that runs is touched.
 ///
 /// # Errors
@@ -89,7 +92,7 @@ pub fn retain(
     registry: &Registry,
     project: &Project,
     keep: RetentionLimits,
-    set_aside: Detach<'_>,
+    (set_aside, let_go): (Detach<'_>, LetGo<'_>),
 ) -> Result<(), Error> {
     let Registry { store, index, .. } = registry;
     store.sweep_removed(project);
@@ -123,6 +126,16 @@ pub fn retain(
         if let Some(aside) = set_aside(*id)? {
             aside.remove()?;
         }
+    }
+    let going: BTreeSet<DeploymentId> = excess
+        .payloads
+        .iter()
+        .chain(&excess.deployments)
+        .copied()
+        .filter(|id| store.payload(*id).exists())
+        .collect();
+    if !going.is_empty() {
+        let_go(&going);
     }
     for id in &excess.payloads {
         store.remove_payload(*id)?;

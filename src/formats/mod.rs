@@ -1,7 +1,8 @@
-//! Formats, without knowledge of what they are for: archives, env files, ignore rules, multipart forms, Server-Sent Events.
+//! Formats, without knowledge of what they are for: archives, differences of trees, env files, ignore rules, multipart forms, Server-Sent Events.
 
 pub mod archive;
 pub mod cbor;
+pub mod delta;
 pub mod dotenv;
 pub mod ignore;
 pub mod multipart;

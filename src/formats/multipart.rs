@@ -20,6 +20,8 @@ use crate::system::memory::Pages;
 
 /// The name of the one file part.
 const FILE_NAME: &str = "payload";
+/// The name that it has if it is the list of a tree.
+const LIST_NAME: &str = "manifest";
 /// More fields than any operation has, few enough to keep.
 const FIELDS_MAX: usize = 64;
 /// The longest value of a field: room for a long command, far from what would hurt the memory.
@@ -47,7 +49,7 @@ pub enum Part {
     },
     /// The file part begins: read its bytes from the [`Reader`] itself.
     File {
-        /// Its name, which is always `payload`.
+        /// Its name: `payload`, or `manifest` for the list of a tree.
         name: String,
     },
     /// The closing boundary.
@@ -163,7 +165,7 @@ impl<R: Read> Reader<R> {
                 "reading the form: the field {} follows the file, but the file comes last",
                 shown(&name)
             ))),
-            (_, true) if name == FILE_NAME => {
+            (_, true) if [FILE_NAME, LIST_NAME].contains(&&*name) => {
                 self.place = Position::File;
                 Ok(Part::File { name })
             }

@@ -191,6 +191,8 @@ fn forbidden(message: String) -> Refusal {
 const fn role(operation: OperationName) -> Role {
     match operation {
         OperationName::DeployComponent
+        // It says what of a content is here already.
+        | OperationName::PrepareDeployment
         | OperationName::RollbackComponent
         | OperationName::DropComponent
         | OperationName::RestartComponent

@@ -58,6 +58,9 @@ pub(super) fn deploy(
             }
         }
         (Some(payload), None) => {
+            if let Some(base) = &deploy.base {
+                state.deployer.has_base(project, base)?;
+            }
             let incoming = Incoming {
                 open: Box::new(|stop| Ok(Box::new(Bytes::new(payload, stop)))),
                 sha256: deploy.payload_sha256.as_deref(),

@@ -35,6 +35,7 @@ mod logs;
 mod members;
 mod options;
 mod payload;
+mod prepare;
 mod pump;
 mod restart;
 mod rollback;

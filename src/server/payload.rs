@@ -12,7 +12,7 @@ pub(super) fn get(state: &ServerState, id: DeploymentId) -> Result<Outcome, Refu
         let why = format!("reading the payload of deployment {id}: it is still running");
         return Err(Refusal::new(Code::Conflict, why));
     }
-    let (file, length) = state.deployer.payload(id)?;
+    let (file, length) = state.deployer.archive(id)?;
     let name = format!("deployment-{id}.tar.gz");
     Ok(Outcome::File(file, length, name))
 }
@@ -22,8 +22,7 @@ pub(super) fn delete(state: &ServerState, id: DeploymentId) -> Result<Value, Ref
         let why = format!("deleting the payload of deployment {id}: it is still running");
         return Err(Refusal::new(Code::Conflict, why).about(id));
     }
-    let size = std::fs::metadata(state.known.store.payload(id)).map_or(0, |meta| meta.len());
-    state.known.store.remove_payload(id)?;
+    let size = state.deployer.remove_payload(id)?;
     Ok(json!({
         "message": format!("Successfully deleted the payload of deployment {id}"),
         "deployment_id": id,

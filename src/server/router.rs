@@ -18,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, list, login, logs, payload, restart, rollback, run, show, start,
-    status, stop, system, watch,
+    cancel, deploy, drop, env, list, login, logs, payload, prepare, restart, rollback, run, show,
+    start, status, stop, system, watch,
 };
 use crate::system::log;
 
@@ -135,6 +135,7 @@ fn perform(
         Operation::Deploy(deploy) => {
             return deploy::deploy(state, &deploy, request, &options, caller);
         }
+        Operation::Prepare(prepare) => prepare::prepare(state, &prepare, request, &options)?,
         Operation::Rollback(rollback) => {
             return rollback::rollback(state, &rollback, &options, caller);
         }
@@ -185,6 +186,7 @@ fn may_perform(
 ) -> Result<(), Refusal> {
     match operation {
         Operation::Deploy(deploy) => caller.may_touch(&deploy.project, name),
+        Operation::Prepare(prepare) => caller.may_touch(&prepare.project, name),
         Operation::Rollback(Rollback { project, .. })
         | Operation::Drop(DropComponent { project, .. })
         | Operation::Sync(_, Some(project))

@@ -20,6 +20,7 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
             "project": component.project,
             "deployment_id": made_live(state, &component.project, component.release_id),
             "release_id": component.release_id,
+            "tree": tree(state, component.release_id),
             "since": component.since,
             "processes": processes,
             "stopped": state.processes.is_stopped(&component.project),
@@ -27,6 +28,15 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
         })
     });
     Ok(json!({ "components": components.collect::<Vec<_>>() }))
+}
+
+/// The tree that a release was built from, as far as it is known.
+fn tree(state: &ServerState, release: DeploymentId) -> Option<Box<str>> {
+    let tree = |one: &Summary| one.tree.clone();
+    state
+        .known
+        .index
+        .look(|all| all.get(&release).and_then(tree))
 }
 
 /// The deployment that made a release the live one; the one that built it if that is not known any longer.

@@ -37,6 +37,13 @@ impl Index {
         self.lock().all.entry(id).or_insert(summary);
     }
 
+    /// Says which tree a deployment's payload holds, if the deployment is still known.
+    pub fn put_tree(&self, id: DeploymentId, tree: &str) {
+        if let Some(summary) = self.lock().all.get_mut(&id) {
+            summary.tree = Some(tree.into());
+        }
+    }
+
     /// Takes out deployments that were removed.
     pub fn forget(&self, ids: &[DeploymentId]) {
         let mut state = self.lock();
@@ -97,6 +104,7 @@ mod tests {
             release_id: id(1),
             previous: None,
             received: false,
+            tree: None,
             key: None,
         }
     }

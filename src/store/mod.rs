@@ -13,6 +13,7 @@
 //! | `releases` | the trees of releases |
 //! | `deployments` | the directories of deployments, and the marks of those that run |
 //! | `payloads` | what was uploaded |
+//! | `trees` | the lists of the trees that payloads hold |
 //! | `records` | the record of a deployment, also one that the disk did not take yet |
 //! | `journal` | what happened in a deployment, entry by entry |
 //! | `index` | all deployments, in memory |
@@ -31,6 +32,7 @@ mod remove;
 mod root;
 mod switch;
 pub mod tokens;
+mod trees;
 
 pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};

@@ -48,6 +48,7 @@ impl Store {
     /// When it stays.
     pub fn remove_payload(&self, id: DeploymentId) -> Result<(), Error> {
         let path = self.payload(id);
-        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))?;
+        self.drop_objects(id)
     }
 }

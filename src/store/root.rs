@@ -59,6 +59,7 @@ impl Store {
             // The operator puts the components' environments here, secrets among them.
             ("env", 0o700),
             ("run", 0o700),
+            ("store", 0o700),
         ] {
             let path = root.join(name);
             files::make_dirs(&path, mode).doing(|| format!("making {}", path.display()))?;
@@ -133,6 +134,10 @@ impl Store {
         let releases = self.releases_dir();
         self.sweep_dir(&self.root.join("components"));
         self.sweep_dir(&self.root.join("deployments"));
+        let kept = self.root.join("store");
+        for name in names(&kept).unwrap_or_default() {
+            self.sweep_dir(&kept.join(name));
+        }
         let components = names(&releases).unwrap_or_else(|error| {
             log::warn(&error.to_string());
             Vec::new()

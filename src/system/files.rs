@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -192,6 +192,31 @@ pub fn open_beneath(dir: &Path, name: &str) -> io::Result<File> {
         Err(error) if kernel::lacks(error) => {
             let file = openat(&dir, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
             Ok(file.into())
+        }
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// Opens a file of a tree to read it, and goes through no link on the way.
+///
+/// # Errors
+/// When it cannot be opened, or a link is on the way.
+pub fn open_file_in(dir: &OwnedFd, path: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let plain = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(dir, path, flags, Mode::empty(), plain) {
+        // Before Linux 5.6 it is gone step by step.
+        Err(error) if kernel::lacks(error) => {
+            let mut at = dir.try_clone()?;
+            let mut steps = path.split(|byte| *byte == b'/').peekable();
+            while let Some(step) = steps.next() {
+                let kind = match steps.peek() {
+                    Some(_) => flags | OFlags::DIRECTORY,
+                    None => flags,
+                };
+                at = openat(&at, step, kind, Mode::empty())?;
+            }
+            Ok(at.into())
         }
         opened => Ok(opened?.into()),
     }

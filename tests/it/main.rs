@@ -9,6 +9,7 @@ mod cli;
 mod clients;
 mod crash;
 mod damage;
+mod delta;
 mod deploy;
 mod env;
 mod events;

@@ -353,7 +353,7 @@ fn ctrl_c_lets_a_deployment_go_on_and_stops_an_upload() {
     // More than the sockets hold, and sparse.
     let file = std::fs::File::create(dir.join("large")).unwrap();
     file.set_len(256 << 20).unwrap();
-    let arguments = ["deploy", dir.to_str().unwrap(), "--level", "0"];
+    let arguments = ["deploy", dir.to_str().unwrap(), "--level", "0", "--full"];
     let deploy = client(&host, &proxy.target, &arguments);
     await_some("the connection", || proxy.done().then_some(()));
     kill_process(Pid::from_child(&deploy), Signal::INT).unwrap();

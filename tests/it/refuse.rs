@@ -344,6 +344,7 @@ fn what_cannot_fit_is_refused_before_its_bytes() {
         "demo",
         "--level",
         "0",
+        "--full",
         dir.0.to_str().unwrap(),
     ]);
     let stderr = String::from_utf8(output.stderr).unwrap();

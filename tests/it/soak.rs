@@ -3,7 +3,7 @@
 
 mod check;
 mod client;
-mod random;
+pub(crate) mod random;
 
 use std::net::TcpListener;
 use std::process::Stdio;

@@ -85,6 +85,7 @@ const DEPLOYS: AnswerShape = Object(&[("message", Text), ("deployment_id", Text)
 
 operations! {
     DeployComponent "deploy_component" DEPLOYS;
+    PrepareDeployment "prepare_deployment" Object(&[("tree", Text), ("missing", Text)]);
     GetDeployment "get_deployment" Object(&[("deployment_id", Text), ("status", Text)]);
     ListDeployments "list_deployments" Object(&[("deployments", AList)]);
     GetDeploymentPayload "get_deployment_payload" Bytes;
@@ -126,7 +127,8 @@ impl OperationName {
     pub const fn reads(self) -> bool {
         matches!(
             self,
-            OperationName::GetDeployment
+            OperationName::PrepareDeployment
+                | OperationName::GetDeployment
                 | OperationName::ListDeployments
                 | OperationName::GetDeploymentPayload
                 | OperationName::GetLogs
@@ -236,6 +238,7 @@ impl Operation {
     fn name(&self) -> OperationName {
         match self {
             Operation::Deploy(_) => OperationName::DeployComponent,
+            Operation::Prepare(_) => OperationName::PrepareDeployment,
             Operation::GetDeployment(_) => OperationName::GetDeployment,
             Operation::ListDeployments(_) => OperationName::ListDeployments,
             Operation::GetPayload(_) => OperationName::GetDeploymentPayload,
@@ -262,6 +265,10 @@ impl Operation {
         let writer = FieldWriter::default();
         let written = match self {
             Operation::Deploy(deploy) => deploy.write(writer),
+            Operation::Prepare(prepare) => writer
+                .with("project", prepare.project.as_str())
+                .with("tree", prepare.tree.as_str())
+                .flag("verify", prepare.verify),
             Operation::GetDeployment(id)
             | Operation::GetPayload(id)
             | Operation::DeletePayload(id)
@@ -315,6 +322,7 @@ impl Deploy {
             .with("activate", (!self.activate).then_some(false))
             .options(&self.options)
             .with("payload_sha256", self.payload_sha256.clone())
+            .with("base", self.base.clone())
             .flag("replicated", self.replicated)
             .flag("ignore_replication_errors", self.ignore_replication_errors)
             .with("origin", self.origin.clone())
@@ -335,6 +343,7 @@ impl Deploy {
             activate: true,
             options: Options::default(),
             payload_sha256: None,
+            base: None,
             replicated: false,
             ignore_replication_errors: false,
             origin: None,
@@ -399,7 +408,7 @@ impl Logs {
 mod tests {
     use super::*;
     use crate::api::name::Secret;
-    use crate::api::operation::{Rollback, typed};
+    use crate::api::operation::{Prepare, Rollback, typed};
     use crate::api::source::SourceRevision;
 
     const ID: &str = "01976e6c-1c2b-7000-8000-000000000000";
@@ -415,7 +424,13 @@ mod tests {
                 install_allow_scripts: true,
             },
             payload_sha256: Some("a".repeat(64)),
+            base: Some("b".repeat(64)),
             ..Deploy::of(project.clone())
+        };
+        let prepare = Prepare {
+            project: project.clone(),
+            tree: "c".repeat(64),
+            verify: true,
         };
         let release = Deploy {
             release: Some(id),
@@ -471,6 +486,7 @@ mod tests {
             })
         };
         vec![
+            Operation::Prepare(prepare),
             Operation::Deploy(Box::new(Deploy::of(project.clone()))),
             Operation::Deploy(Box::new(stage)),
             Operation::Deploy(Box::new(release)),

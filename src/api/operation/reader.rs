@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::{
-    Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Restart, Rollback,
-    is_known, truth,
+    Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Prepare, Restart,
+    Rollback, is_known, truth,
 };
 use crate::api::package::PackageSpec;
 use crate::api::source::{self, Provenance, SourceRevision};
@@ -283,12 +283,26 @@ impl FieldReader<'_> {
         }
     }
 
-    fn sha256(&mut self) -> Option<String> {
-        let text = self.text("payload_sha256")?.to_ascii_lowercase();
+    pub(super) fn prepare(&mut self) -> Option<Prepare> {
+        let project = self.project();
+        let tree = match self.get("tree") {
+            None => self.fault("'tree' is required".into()),
+            Some(_) => self.sha256("tree"),
+        };
+        let verify = self.boolean("verify").unwrap_or(false);
+        Some(Prepare {
+            project: project?,
+            tree: tree?,
+            verify,
+        })
+    }
+
+    fn sha256(&mut self, name: &str) -> Option<String> {
+        let text = self.text(name)?.to_ascii_lowercase();
         if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             Some(text)
         } else {
-            self.fault("'payload_sha256' must be 64 hexadecimal digits".into())
+            self.fault(format!("'{name}' must be 64 hexadecimal digits"))
         }
     }
 
@@ -335,7 +349,8 @@ impl FieldReader<'_> {
             );
         }
         let options = self.options();
-        let payload_sha256 = self.sha256();
+        let payload_sha256 = self.sha256("payload_sha256");
+        let base = self.sha256("base");
         let replicated = self.boolean("replicated").unwrap_or(false);
         if replicated && !activate {
             self.faults
@@ -357,6 +372,7 @@ impl FieldReader<'_> {
             activate,
             options,
             payload_sha256,
+            base,
             replicated,
             ignore_replication_errors,
             origin,

@@ -17,9 +17,11 @@ use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, lef
 use crate::cli::commands::{CommandSpec, Context, Job, Parse};
 use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
+use crate::cli::session::missing::{DeltaUpload, is_stale};
 use crate::cli::session::pack::UploadSource;
 use crate::cli::session::{CommandError, Session};
 use crate::client::{DeploymentRef, NoResult, answer};
+use crate::formats::sse::SseRecord;
 use crate::system::hex;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -43,8 +45,8 @@ looks secret (.env, private keys), and follows the deployment to its end.
                         how it is installed, and whether packages run scripts
   --include-node-modules, --include-git, --include-env, --ignore-file F
                         send these too; rules in place of .gangplankignore
-  --yes, --level 0..9, --idempotency-key K
-                        do not ask; compression (by the link); known again
+  --yes, --full, --level 0..9, --idempotency-key K
+                        do not ask; send all; compression (by link); known again
 key=value words are fields of the operation, as Harper's CLI takes them.
 ",
     example: "gangplank deploy ./my-app --target https://apps.example",
@@ -75,6 +77,8 @@ pub(super) struct DeployOptions {
     pub(super) skip_symlinks: bool,
     /// Has the rules of what is left out, in place of the directory's own.
     pub(super) ignore_file: Option<PathBuf>,
+    /// Whether everything is sent, whatever the server has.
+    pub(super) full: bool,
     /// Whether every question is answered already.
     pub(super) yes: bool,
     /// The idempotency key, if one was given.
@@ -106,6 +110,7 @@ pub(super) fn read(
     let include_git = line.contains("--include-git");
     let include_env = line.contains("--include-env");
     let ignore_file = value::path(&mut line, "--ignore-file")?;
+    let full = line.contains("--full");
     let yes = line.contains("--yes");
     let wait = line.contains("--wait");
     let idempotency_key = value::parsed(&mut line, "--idempotency-key", |key| {
@@ -144,6 +149,7 @@ pub(super) fn read(
         include_env,
         skip_symlinks: packing.skip_symlinks == Some(true),
         ignore_file,
+        full,
         yes,
         idempotency_key,
         level,
@@ -267,16 +273,32 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
             UploadSource::Plan(Arc::new(plan), options.level)
         }
     };
-    let key = key(options)?;
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
-    let call = fit(&mut session, &call, options)?;
+    upload(&mut session, &call, source, options)
+}
+
+fn upload(
+    session: &mut Session,
+    call: &OperationCall,
+    source: UploadSource,
+    options: &DeployOptions,
+) -> Result<Value, CommandError> {
+    let key = key(options)?;
+    let call = fit(session, call, options)?;
+    // Peers take archives alone.
+    let replicated = call.fields().get("replicated") == Some(&Value::from(true));
+    let delta = match &source {
+        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, options.full || replicated),
+        UploadSource::File(..) => None,
+    };
     let request = FollowedRequest::Upload {
         call: &call,
         source,
+        delta: delta.as_ref(),
         key: &key,
     };
-    deploy(&mut session, &request, options.wait)
+    deploy(session, &request, options.wait)
 }
 
 /// The operation as the server takes it.
@@ -308,7 +330,28 @@ fn deploy(
 ) -> Result<Value, CommandError> {
     let mut waited = BusyWait::default();
     loop {
-        let trouble = match session.follow(request.clone()) {
+        let delta = match request {
+            FollowedRequest::Upload { delta, .. } => *delta,
+            _ => None,
+        };
+        let followed = session.follow_with(request.clone(), &mut |screen, shown| {
+            match shown {
+                // It is tried in another way.
+                Shown::Record(record) if delta.is_some() && says_stale(record) => {}
+                Shown::Record(record) => {
+                    screen.record(record.id.as_deref(), &record.event, &record.data);
+                }
+                Shown::Again => {}
+            }
+            true
+        });
+        let trouble = match followed {
+            Err(trouble) if is_stale(&trouble) && delta.is_some_and(|delta| delta.was_stale()) => {
+                session
+                    .screen
+                    .remark("the server lacks what it had; sending more");
+                continue;
+            }
             Err(trouble) if wait && is_busy(&trouble) => trouble,
             Err(mut trouble) if is_busy(&trouble) => {
                 trouble.failed.message += "; --wait waits for its end, and then deploys";
@@ -325,6 +368,12 @@ fn deploy(
             return Err(trouble);
         }
     }
+}
+
+/// Whether a record says that the server lacked what it had said to have.
+fn says_stale(record: &SseRecord) -> bool {
+    let failed = || answer::failed(&record.data, 200);
+    record.event == "error" && failed().code.as_deref() == Some(Code::StaleBase.word())
 }
 
 /// Another deployment of this component is running, which is told before the upload.

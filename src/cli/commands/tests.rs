@@ -96,7 +96,7 @@ impl CommandDir {
 
     fn deploy(&self) -> String {
         format!(
-            "deploy {} --project demo --idempotency-key k",
+            "deploy {} --project demo --idempotency-key k --full",
             self.0.display()
         )
     }
@@ -353,6 +353,7 @@ fn a_packing_error_is_local_and_nothing_whole_is_sent() {
     let request = crate::cli::session::follow::FollowedRequest::Upload {
         call: &call,
         source: crate::cli::session::pack::UploadSource::Plan(std::sync::Arc::new(plan), Some(0)),
+        delta: None,
         key: "k",
     };
     let trouble = session.follow(request).unwrap_err();

@@ -250,6 +250,18 @@ fn received_bytes(event: &str, data: &str) -> Option<u64> {
     }
 }
 
+impl Bar {
+    /// Says what was sent.
+    fn sent(&mut self, line: &str, now: Instant) {
+        self.scroll.print(line);
+        self.live = LiveLine::Waiting {
+            what: "waiting for the answer",
+            since: now,
+        };
+        self.refresh(now, false);
+    }
+}
+
 impl Renderer for Bar {
     fn upload(&mut self, bytes: u64, total: u64, now: Instant) {
         if !matches!(self.live, LiveLine::Upload(_)) {
@@ -275,12 +287,11 @@ impl Renderer for Bar {
         };
         (sending.bytes, sending.total) = (bytes, total);
         let text = sending.line(self.width(), now, true);
-        self.scroll.print(&text);
-        self.live = LiveLine::Waiting {
-            what: "waiting for the answer",
-            since: now,
-        };
-        self.refresh(now, false);
+        self.sent(&text, now);
+    }
+
+    fn uploaded_some(&mut self, _bytes: u64, line: &str, now: Instant) {
+        self.sent(line, now);
     }
 
     fn record(&mut self, _id: Option<&str>, event: &str, data: &str, now: Instant) {

@@ -154,6 +154,11 @@ trait Renderer: Send {
     fn upload(&mut self, bytes: u64, total: u64, now: Instant);
     /// The upload is complete.
     fn uploaded(&mut self, bytes: u64, now: Instant);
+    /// The upload is complete, and was only a part: what is said of it.
+    fn uploaded_some(&mut self, bytes: u64, line: &str, now: Instant) {
+        self.uploaded(bytes, now);
+        self.say(Remark::Note, line, now);
+    }
     /// A record of the event stream.
     fn record(&mut self, id: Option<&str>, event: &str, data: &str, now: Instant);
     /// Something that the client itself says.
@@ -233,6 +238,12 @@ impl Screen {
     /// The upload is complete: call it once all was sent, before the first record, and not if it broke.
     pub(crate) fn uploaded(&mut self, bytes: u64) {
         self.show.uploaded(bytes, self.now());
+    }
+
+    /// As [`Screen::uploaded`], with how many bytes of payload were sent, and what need not be.
+    pub(crate) fn uploaded_some(&mut self, bytes: u64, reused: &str) {
+        let line = format!("Uploaded {}, {reused}", units::size(bytes));
+        self.show.uploaded_some(bytes, &line, self.now());
     }
 
     /// Shows a record of the event stream, an `error` at its end included.

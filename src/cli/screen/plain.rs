@@ -186,6 +186,14 @@ impl Renderer for Plain {
         }
     }
 
+    fn uploaded_some(&mut self, _bytes: u64, line: &str, now: Instant) {
+        if self.sending != UploadLine::Sent {
+            self.paper.print(line);
+            self.sending = UploadLine::Sent;
+            self.happened(now);
+        }
+    }
+
     fn record(&mut self, _id: Option<&str>, event: &str, data: &str, now: Instant) {
         match self.sending {
             // The server has begun to answer, so it has it all, even if we were not told.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::api::error::{Error, Exit};
 use crate::api::operation::{AnswerShape, OperationCall, OperationName};
 use crate::cli::screen::Screen;
+use crate::cli::session::missing::DeltaUpload;
 use crate::cli::session::pack::{self, PackingThread, UploadSource};
 use crate::cli::session::{CommandError, Session};
 use crate::client::follow::{
@@ -26,10 +27,18 @@ pub(crate) enum FollowedRequest<'a> {
     },
     /// What kind of server answers. It may be asked again.
     Probe(&'a OperationCall),
+    /// What of a tree is missing; the server ends an earlier upload with this key for it.
+    Prepare {
+        call: &'a OperationCall,
+        list: &'a [u8],
+        key: &'a str,
+    },
     /// An operation with a payload, which is packed for each try anew.
     Upload {
         call: &'a OperationCall,
         source: UploadSource,
+        /// How only what the server lacks is sent, if that is wanted.
+        delta: Option<&'a DeltaUpload>,
         key: &'a str,
     },
     /// The lines that a component's processes print, as events; `again` is asked where they are to go on.
@@ -87,6 +96,9 @@ impl FollowedRequest<'_> {
             FollowedRequest::Probe(call) => {
                 (Subject::Reading, Repeat::Freely, Some(call.shape()), None)
             }
+            FollowedRequest::Prepare { call, .. } => {
+                (Subject::Reading, Repeat::Unsent, Some(call.shape()), None)
+            }
             FollowedRequest::Upload { call, .. } => (
                 Subject::Deployment,
                 Repeat::Upload,
@@ -109,12 +121,14 @@ impl FollowedRequest<'_> {
             }
         };
         let shape = shape.map(|shape| self.shape_at(session.client, shape));
+        // Whoever asks for that asks again before its next try.
+        let once = matches!(self, FollowedRequest::Prepare { .. });
         FollowOptions {
             subject,
             repeat,
             shape,
             id,
-            retry_for: session.retry_for,
+            retry_for: session.retry_for.filter(|_| !once),
             reached: session.reached,
             sought: session.sought(self),
         }
@@ -188,6 +202,39 @@ struct Following<'f, 'a, 'r> {
     unwanted: bool,
 }
 
+impl Following<'_, '_, '_> {
+    fn upload(&mut self) -> Result<InFlight, Error> {
+        let FollowedRequest::Upload {
+            call,
+            source,
+            delta,
+            key,
+        } = self.request.clone()
+        else {
+            return Err(Error::new("sending", "there is nothing to send"));
+        };
+        let client = self.session.client;
+        let missing = match delta {
+            Some(delta) => self.session.missing(call, key, delta)?,
+            None => None,
+        };
+        self.sending = true;
+        let Some(missing) = missing else {
+            let (packing, payload) = pack::start(source, client.is_local())?;
+            self.packing = Some(packing);
+            return client.upload(call, payload, key);
+        };
+        let mut fields = call.fields().clone();
+        if let Some(base) = &missing.head.base {
+            fields.insert("base".into(), base.as_str().into());
+        }
+        let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
+        let (packing, payload) = pack::start_delta(missing, source.level(), client.is_local())?;
+        self.packing = Some(packing);
+        client.upload(&call, payload, key)
+    }
+}
+
 impl FollowHost for Following<'_, '_, '_> {
     fn begin(&mut self) -> Result<InFlight, Error> {
         let client = self.session.client;
@@ -206,12 +253,8 @@ impl FollowHost for Following<'_, '_, '_> {
                 client.call(call, true)
             }
             FollowedRequest::Watch(which) => client.events(which, 0),
-            FollowedRequest::Upload { call, source, key } => {
-                let (packing, payload) = pack::start(source.clone(), client.is_local())?;
-                self.packing = Some(packing);
-                self.sending = true;
-                client.upload(call, payload, key)
-            }
+            FollowedRequest::Prepare { call, list, key } => client.prepare(call, list, key),
+            FollowedRequest::Upload { .. } => self.upload(),
         }
     }
 
@@ -237,7 +280,10 @@ impl FollowHost for Following<'_, '_, '_> {
             FollowNews::Sent => {
                 self.sending = false;
                 if let Some(packing) = &self.packing {
-                    screen.uploaded(packing.progress().0);
+                    match packing.reused() {
+                        Some((sent, reused)) => screen.uploaded_some(sent, reused),
+                        None => screen.uploaded(packing.progress().0),
+                    }
                 }
             }
             FollowNews::Head { status, early } => {

@@ -1,14 +1,17 @@
 //! What all requests of one command share: the server, the screen, the signals, and the patience.
 
 pub(crate) mod connect;
+pub(crate) mod delta;
 pub(crate) mod find;
 pub(crate) mod follow;
+pub(crate) mod missing;
 pub(crate) mod pack;
 mod server;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::select;
+use crossbeam_channel::{RecvTimeoutError, bounded, select};
 
 use crate::api::error::Exit;
 use crate::cli::screen::Screen;
@@ -69,6 +72,8 @@ pub(crate) struct Session<'a> {
     /// What was answered instead of that.
     foreign: Option<NoResult>,
     signals: Signals,
+    /// A signal came while something was done that nobody could be asked for.
+    interrupted: bool,
     ticked: Instant,
 }
 
@@ -88,6 +93,7 @@ impl<'a> Session<'a> {
             begun: None,
             foreign: None,
             signals: Signals::new().map_err(CommandError::usage)?,
+            interrupted: false,
             ticked: Instant::now(),
         })
     }
@@ -97,11 +103,38 @@ impl<'a> Session<'a> {
         if self.ticked.elapsed() >= TICK {
             self.tick();
         }
+        if self.interrupted {
+            return NextNotice::Stop;
+        }
         select! {
             recv(running.notices()) -> notice => notice.map_or(NextNotice::Gone, NextNotice::Notice),
             recv(self.signals.channel()) -> _ => NextNotice::Stop,
             default(TICK) => NextNotice::Tick,
         }
+    }
+
+    /// Does some work in a thread while time passes on the screen. None if a signal came, and told it to stop: whatever is
+    /// followed next ends.
+    pub(crate) fn meanwhile<T: Send>(
+        &mut self,
+        stop: &AtomicBool,
+        work: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        let (done, result) = bounded(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop(done.send(work())));
+            loop {
+                match result.recv_timeout(TICK) {
+                    Ok(result) => return Some(result).filter(|_| !self.interrupted),
+                    Err(RecvTimeoutError::Timeout) => self.tick(),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+                if self.signals.channel().try_recv().is_ok() {
+                    self.interrupted = true;
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        })
     }
 
     fn tick(&mut self) {

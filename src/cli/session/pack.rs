@@ -14,6 +14,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::error::{Doing, Error};
+use crate::cli::session::missing::Missing;
 use crate::formats::archive::{Effort, Outflow, PackPlan};
 
 /// As much as ureq's buffers take at once.
@@ -28,6 +29,10 @@ pub(crate) struct PackingThread {
     thread: JoinHandle<Result<(), Error>>,
     bytes: Arc<AtomicU64>,
     total: u64,
+    /// The bytes of the payload so far.
+    sent: Arc<AtomicU64>,
+    /// What is said of that which need not be sent.
+    reused: Option<String>,
 }
 
 /// Where a payload comes from, each time that it is sent.
@@ -40,6 +45,14 @@ pub(crate) enum UploadSource {
 }
 
 impl UploadSource {
+    /// The level that was given.
+    pub(crate) fn level(&self) -> Option<u32> {
+        match self {
+            UploadSource::Plan(_, level) => *level,
+            UploadSource::File(..) => None,
+        }
+    }
+
     fn total(&self) -> u64 {
         match self {
             UploadSource::Plan(plan, _) => plan.total(),
@@ -83,6 +96,39 @@ pub(crate) fn start(
     source: UploadSource,
     local: bool,
 ) -> Result<(PackingThread, PackReader), Error> {
+    let total = source.total();
+    begin(total, local, move |out, link, packed| {
+        source.write(out, link, packed)
+    })
+}
+
+/// As [`start`], for what is missing of a tree. An object is compressed for itself, so that the link is not measured: on
+/// this machine it is quicker than any codec.
+pub(crate) fn start_delta(
+    missing: Missing,
+    level: Option<u32>,
+    local: bool,
+) -> Result<(PackingThread, PackReader), Error> {
+    let level = level.unwrap_or(u32::from(!local));
+    let (total, reused) = (missing.bytes, missing.reused.clone());
+    let write = move |out: &mut PackWriter, _: Effort<'_>, packed: &AtomicU64| {
+        let Missing {
+            tree, head, wanted, ..
+        } = &missing;
+        let progress = &mut |n| packed.store(n, Ordering::Relaxed);
+        tree.write_delta(head, wanted, (out, level), progress)
+    };
+    let (mut packing, payload) = begin(total, local, write)?;
+    packing.reused = reused;
+    Ok((packing, payload))
+}
+
+/// Begins to write a payload.
+fn begin(
+    total: u64,
+    local: bool,
+    write: impl FnOnce(&mut PackWriter, Effort<'_>, &AtomicU64) -> Result<(), Error> + Send + 'static,
+) -> Result<(PackingThread, PackReader), Error> {
     let (full, filled) = bounded(BUFFERS);
     let (back, empty) = bounded(BUFFERS);
     for _ in 0..BUFFERS {
@@ -93,24 +139,27 @@ pub(crate) fn start(
     let packed = Arc::clone(&bytes);
     let outflow = Arc::new(Outflow::default());
     let measured = Arc::clone(&outflow);
-    let total = source.total();
+    let sent = Arc::new(AtomicU64::new(0));
     let pump = PackWriter {
         full,
         empty,
         buffer: Vec::new(),
+        sent: Arc::clone(&sent),
     };
     let thread = std::thread::Builder::new()
         .name("pack".into())
         .spawn(move || {
             let outflow = &*measured;
             let link = Effort::Link { outflow, local };
-            pump.run(|out| source.write(out, link, &packed))
+            pump.run(|out| write(out, link, &packed))
         })
         .doing(|| "starting the thread pack".into())?;
     let packing = PackingThread {
         thread,
         bytes,
         total,
+        sent,
+        reused: None,
     };
     let pipe = PackReader {
         filled,
@@ -128,6 +177,12 @@ impl PackingThread {
     /// Uncompressed bytes so far, and in all.
     pub(crate) fn progress(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.total)
+    }
+
+    /// The bytes of a payload that brings only what is missing, and what is said of the rest.
+    pub(crate) fn reused(&self) -> Option<(u64, &str)> {
+        let reused = self.reused.as_deref()?;
+        Some((self.sent.load(Ordering::Relaxed), reused))
     }
 
     /// Why the payload could not be packed, if that is so. Waits for the thread, so the [`PackReader`] has to be at its end or
@@ -148,6 +203,7 @@ struct PackWriter {
     full: Sender<io::Result<Vec<u8>>>,
     empty: Receiver<Vec<u8>>,
     buffer: Vec<u8>,
+    sent: Arc<AtomicU64>,
 }
 
 impl PackWriter {
@@ -170,6 +226,8 @@ impl PackWriter {
             return Ok(());
         }
         let next = self.empty.recv().map_err(|_| gone())?;
+        self.sent
+            .fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
         let full = std::mem::replace(&mut self.buffer, next);
         self.buffer.clear();
         self.full.send(Ok(full)).map_err(|_| gone())
@@ -252,6 +310,7 @@ mod tests {
             full,
             empty,
             buffer: Vec::new(),
+            sent: Arc::default(),
         };
         let thread = std::thread::spawn(move || pump.run(write));
         let pipe = PackReader {

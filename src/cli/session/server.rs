@@ -128,7 +128,9 @@ impl<'a> Session<'a> {
             FollowedRequest::Operation(call)
             | FollowedRequest::Keyed { call, .. }
             | FollowedRequest::Upload { call, .. } => call,
-            FollowedRequest::Probe(_) | FollowedRequest::Lines { .. } => return None,
+            FollowedRequest::Probe(_)
+            | FollowedRequest::Prepare { .. }
+            | FollowedRequest::Lines { .. } => return None,
         };
         let text = |field: &str| Some(call.fields().get(field)?.as_str()?.to_owned());
         Some(Sought {

@@ -90,7 +90,7 @@ impl Deployer {
 
     pub(super) fn intake(&self) -> Intake<'_> {
         Intake {
-            store: &self.known.store,
+            known: &self.known,
             limits: &self.limits,
             owner: self.builder.account.as_deref(),
             total: None,

@@ -33,6 +33,10 @@ impl Deployer {
         if let Err(error) = child_env::remove_cache(store, project) {
             log::warn(&error.to_string());
         }
+        let kept_beside = store.component_store_path(project);
+        if let Err(error) = trees::remove(&kept_beside) {
+            log::warn(&format!("removing {}: {error}", kept_beside.display()));
+        }
         log::info(&format!("{project} is dropped"));
         if !purge {
             return Ok(kept);

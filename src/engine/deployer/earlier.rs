@@ -296,10 +296,12 @@ impl Deployer {
             Started::Earlier(follower) => return Ok(follower),
         };
         let work = match payload {
-            Some(mut payload) => self
-                .intake()
-                .rebuild(&mut attempt, &mut payload, of.payload_hash.as_deref())
-                .map(Work::Unpacked),
+            Some(mut payload) => {
+                let came_as_delta = of.payload_kind.as_deref() == Some("delta");
+                let expected = (of.payload_hash.as_deref(), came_as_delta);
+                let rebuilt = self.intake().rebuild(&mut attempt, &mut payload, expected);
+                rebuilt.map(Work::Unpacked)
+            }
             // Only from the beginning of a deployment on nobody else changes what is live.
             None if store.live(&spec.project) == Some(release) => Ok(Work::Live),
             None => self.built(&spec.project, release, what),

@@ -80,7 +80,7 @@ impl Deployer {
     }
 
     /// Ends the uploads with this key that are under way, and says which deployment of it then counts.
-    fn settled(
+    pub(super) fn settled(
         &self,
         project: &Project,
         key: &str,

@@ -6,17 +6,21 @@
 //!
 //! | file | what for |
 //! | --- | --- |
+//! | `archive` | the archive of a payload that came as a delta |
 //! | `build` | a payload that arrives is built |
 //! | `package` | a package is fetched and built |
 //! | `earlier` | a release of an earlier deployment becomes live again |
+//! | `prepare` | what of a tree is missing |
 //! | `restart`, `start`, `drop`, `run` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
 //! | `stopping` | stopping deployments, one or all |
 //! | `keep` | a payload that comes before the name of its component |
 //! | `next` | waiting for the next one of a component |
 //! | `joining` | a request that comes twice |
+//! | `tree` | which tree a payload holds |
 //! | `running` | what runs, and what is busy with it |
 
+mod archive;
 mod build;
 mod drop;
 mod earlier;
@@ -25,13 +29,17 @@ mod keep;
 mod keyed;
 mod next;
 mod package;
+mod prepare;
 mod restart;
 mod resume;
 mod run;
 mod running;
 mod start;
 mod stopping;
+mod tree;
 
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -78,6 +86,10 @@ pub struct Deployer {
     builder: Builder,
     limits: Limits,
     keep: RetentionLimits,
+    /// How many deployments are being prepared.
+    preparing: AtomicU64,
+    /// One archive of a delta is made at a time.
+    packing: Mutex<()>,
     node: String,
     stopper: SharedStopper,
     stop: Stop,
@@ -129,6 +141,8 @@ impl Deployer {
             builder,
             limits,
             keep,
+            preparing: AtomicU64::new(0),
+            packing: Mutex::new(()),
             node,
         })
     }
@@ -303,6 +317,7 @@ impl Deployer {
         if let Err(error) = self.retain(&project) {
             log::warn(&format!("tidying up after deployment {id}: {error}"));
         }
+        self.list_tree(id);
     }
 
     /// Writes an end that the disk did not take once it does, until the server stops; then the next start does it.
@@ -342,7 +357,8 @@ impl Deployer {
             let store = &self.known.store;
             store.set_release_aside(project, release).map(Some)
         };
-        retain(&self.known, project, self.keep, &set_aside)
+        let let_go = |going: &BTreeSet<DeploymentId>| self.let_go(project, going);
+        retain(&self.known, project, self.keep, (&set_aside, &let_go))
     }
 
     /// Takes a permit, at once or after phase `queue`.

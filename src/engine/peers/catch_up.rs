@@ -24,6 +24,8 @@ pub struct PeerRelease {
     pub release: DeploymentId,
     /// The payload's SHA-256.
     pub payload_hash: Option<String>,
+    /// The tree that it holds.
+    pub tree: Option<String>,
     /// How it was built.
     pub options: Options,
     /// What was said of it there.
@@ -53,11 +55,15 @@ impl Peer {
             }
             let record = self.record(release, stop)?;
             let options = serde_json::from_value(record["options"].clone()).unwrap_or_default();
+            let text_of = |value: &Value| value.as_str().map(str::to_owned);
+            // It gives the archive of a delta, which has another hash than what came.
+            let came_as_delta = record["payload_kind"] == "delta";
             let processes = one["processes"].as_array();
             found.push(PeerRelease {
                 project,
                 release,
-                payload_hash: record["payload_hash"].as_str().map(str::to_owned),
+                payload_hash: text_of(&record["payload_hash"]).filter(|_| !came_as_delta),
+                tree: text_of(&record["tree"]),
                 options,
                 provenance: Provenance::of_record(&record),
                 runs: processes.is_some_and(|all| !all.is_empty()),

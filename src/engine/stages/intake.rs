@@ -9,12 +9,15 @@ use serde_json::json;
 
 use crate::api::error::{Code, Refusal};
 use crate::api::event::{Phase, Upload};
-use crate::api::name::DeploymentId;
+use crate::api::name::{DeploymentId, Project};
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::outcome::Failed;
+use crate::engine::registry::Registry;
 use crate::engine::stages::{ReleaseTree, Staged, facts};
+use crate::engine::trees::{self, TreeMaker};
 use crate::formats::archive::{self, Limits};
+use crate::formats::delta::records::MAGIC;
 use crate::store::Store;
 use crate::system::account::Account;
 use crate::system::log;
@@ -64,8 +67,8 @@ type WritePayload<'a> = &'a mut dyn FnMut(&mut Attempt, &File) -> Result<Facts, 
 
 /// How a payload is received.
 pub struct Intake<'a> {
-    /// The root.
-    pub store: &'a Arc<Store>,
+    /// Where deployments are kept and known.
+    pub known: &'a Registry,
     /// What it may cost.
     pub limits: &'a Limits,
     /// Whose the tree is, if not the server's own user's.
@@ -90,12 +93,21 @@ impl Intake<'_> {
         let id = attempt.record().deployment_id;
         attempt.phase(Phase::Extract, |attempt| {
             let mut payload = PayloadFile {
-                store: Arc::clone(self.store),
+                store: Arc::clone(&self.known.store),
                 id,
                 kept: false,
             };
-            let file = self.store.create_payload(id)?;
-            let (tree, facts) = self.unpack(attempt, source, Some(&file), expected)?;
+            let file = self.known.store.create_payload(id)?;
+            let (start, is_delta) = peek(source)?;
+            let mut source = start.chain(source);
+            let received = match is_delta {
+                true => self.receive_delta(attempt, &mut source, &file, expected),
+                false => self.unpack(attempt, &mut source, Some(&file), expected),
+            };
+            if let (Err(failed), true) = (&received, is_delta) {
+                self.keep_partial(attempt, failed.refusal.code);
+            }
+            let (tree, facts) = received?;
             if !arrived(id) {
                 let why = "receiving the payload: stopped";
                 return Err(Refusal::new(Code::Cancelled, why).into());
@@ -117,18 +129,18 @@ impl Intake<'_> {
     ) -> Result<Staged, Box<Failed>> {
         let id = attempt.record().deployment_id;
         let mut payload = PayloadFile {
-            store: Arc::clone(self.store),
+            store: Arc::clone(&self.known.store),
             id,
             kept: false,
         };
         attempt.phase(Phase::Fetch, |attempt| {
-            let file = self.store.create_payload(id)?;
+            let file = self.known.store.create_payload(id)?;
             let facts = fetch(attempt, &file)?;
             checkpoint("fetched");
             Ok(((), facts))
         })?;
         attempt.phase(Phase::Extract, |attempt| {
-            let (file, _) = self.store.open_payload(id)?.ok_or_else(|| {
+            let (file, _) = self.known.store.open_payload(id)?.ok_or_else(|| {
                 let why = "unpacking the payload: it was removed";
                 Refusal::new(Code::Internal, why)
             })?;
@@ -148,12 +160,99 @@ impl Intake<'_> {
         &self,
         attempt: &mut Attempt,
         payload: &mut File,
-        expected: Option<&str>,
+        (expected, came_as_delta): (Option<&str>, bool),
     ) -> Result<Staged, Box<Failed>> {
         attempt.phase(Phase::Extract, |attempt| {
-            let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
-            Ok((Staged(tree), facts))
+            let id = attempt.record().release_id;
+            if trees::delta_head(&self.known.store.payload(id))?.is_none() {
+                // One that came as a delta, and was packed since, is another payload than the one that came.
+                let expected = expected.filter(|_| !came_as_delta);
+                let (tree, facts) = self.unpack(attempt, payload, None, expected)?;
+                return Ok((Staged(tree), facts));
+            }
+            let tree = self.release_tree(attempt);
+            let release = self.known.store.create_release(&tree.project, id)?;
+            self.maker(&tree.project, id).again(&release)?;
+            Ok((Staged(tree), Facts::new()))
         })
+    }
+
+    fn maker<'m>(&'m self, project: &'m Project, id: DeploymentId) -> TreeMaker<'m> {
+        TreeMaker {
+            known: self.known,
+            limits: self.limits,
+            owner: self.owner.map(|account| (account.uid, account.gid)),
+            project,
+            id,
+        }
+    }
+
+    fn release_tree(&self, attempt: &Attempt) -> ReleaseTree {
+        ReleaseTree {
+            store: Arc::clone(&self.known.store),
+            project: attempt.record().project.clone(),
+            id: attempt.record().release_id,
+            kept: false,
+        }
+    }
+
+    /// Tells watchers how far an upload is.
+    fn watched<'w>(&self, attempt: &'w Attempt) -> impl FnMut(u64) + use<'w> {
+        let (total, mut told) = (self.total, Instant::now());
+        move |bytes| {
+            checkpoint("received");
+            if told.elapsed() >= UPLOAD_EVERY {
+                told = Instant::now();
+                let total = total.map(|total| total.max(bytes));
+                attempt.upload(Upload { bytes, total });
+            }
+        }
+    }
+
+    /// Makes the tree of a delta while it arrives.
+    fn receive_delta(
+        &self,
+        attempt: &mut Attempt,
+        source: &mut dyn Read,
+        payload: &File,
+        expected: Option<&str>,
+    ) -> Result<(ReleaseTree, Facts), Box<Failed>> {
+        let tree = self.release_tree(attempt);
+        let phases = attempt.record().phases().unwrap_or_default();
+        if phases.contains(&Phase::Replicate) {
+            let why = "receiving the payload: what goes to peers must be an archive, not a delta";
+            return Err(Refusal::new(Code::BadRequest, why).into());
+        }
+        let release = self.known.store.create_release(&tree.project, tree.id)?;
+        let maker = self.maker(&tree.project, tree.id);
+        let built = maker.receive(source, payload, &release, &mut self.watched(attempt))?;
+        checkpoint("stored");
+        right_hash(&tree.project, &built.payload_hash, expected)?;
+        let facts = json!({
+            "payload_hash": built.payload_hash,
+            "payload_size": built.payload_size,
+            "payload_kind": "delta",
+            "unpacked_size": built.made.bytes,
+            "files": built.made.files,
+            "tree": built.tree,
+            "reused_files": built.made.reused_files,
+            "reused_bytes": built.made.reused_bytes,
+        });
+        Ok((tree, self::facts(facts)))
+    }
+
+    /// Keeps what a cut upload has brought, unless something of it was not what it was to be.
+    fn keep_partial(&self, attempt: &Attempt, why: Code) {
+        let (project, id) = (&attempt.record().project, attempt.record().deployment_id);
+        let kept = match why {
+            Code::UploadBroken | Code::Cancelled | Code::StaleBase => {
+                self.known.store.keep_partial(project, id)
+            }
+            _ => self.known.store.drop_objects(id).map(|()| false),
+        };
+        if let Err(error) = kept {
+            log::warn(&format!("deployment {id}: {error}"));
+        }
     }
 
     fn unpack(
@@ -163,48 +262,46 @@ impl Intake<'_> {
         payload: Option<&File>,
         expected: Option<&str>,
     ) -> Result<(ReleaseTree, Facts), Box<Failed>> {
-        let (project, id) = (
-            attempt.record().project.clone(),
-            attempt.record().release_id,
-        );
-        let tree = ReleaseTree {
-            store: Arc::clone(self.store),
-            project: project.clone(),
-            id,
-            kept: false,
-        };
-        let release = self.store.create_release(&project, id)?;
+        let tree = self.release_tree(attempt);
+        let release = self.known.store.create_release(&tree.project, tree.id)?;
         let owner = self.owner.map(|account| (account.uid, account.gid));
-        let mut told = Instant::now();
-        let unpacked = archive::unpack(
-            source,
-            payload,
-            &release,
-            self.limits,
-            owner,
-            &mut |bytes| {
-                checkpoint("received");
-                if told.elapsed() >= UPLOAD_EVERY {
-                    told = Instant::now();
-                    let total = self.total.map(|total| total.max(bytes));
-                    attempt.upload(Upload { bytes, total });
-                }
-            },
-        )?;
+        let mut progress = self.watched(attempt);
+        let unpacked =
+            archive::unpack(source, payload, &release, self.limits, owner, &mut progress)?;
         checkpoint("stored");
-        if let Some(expected) = expected.filter(|expected| *expected != unpacked.payload_hash) {
-            let why = format!(
-                "checking the payload of {project}: its SHA-256 is {} and not {expected} as it should be",
-                unpacked.payload_hash
-            );
-            return Err(Refusal::new(Code::BadRequest, why).into());
-        }
+        right_hash(&tree.project, &unpacked.payload_hash, expected)?;
         let facts = json!({
             "payload_hash": unpacked.payload_hash,
             "payload_size": unpacked.payload_size,
+            "payload_kind": "tar",
             "unpacked_size": unpacked.unpacked_size,
             "files": unpacked.files,
         });
         Ok((tree, self::facts(facts)))
+    }
+}
+
+/// The first bytes of a payload, and whether they are those of a delta.
+fn peek(source: &mut dyn Read) -> Result<(io::Cursor<Vec<u8>>, bool), Refusal> {
+    let mut start = Vec::with_capacity(MAGIC.len());
+    match source.take(MAGIC.len() as u64).read_to_end(&mut start) {
+        Ok(_) => {
+            let is_delta = start == MAGIC;
+            Ok((io::Cursor::new(start), is_delta))
+        }
+        Err(error) => Err(Refusal::of_reading("receiving the payload", &error)),
+    }
+}
+
+/// Refuses a payload that has not the SHA-256 that it must have.
+fn right_hash(project: &Project, found: &str, expected: Option<&str>) -> Result<(), Refusal> {
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => {
+            let why = format!(
+                "checking the payload of {project}: its SHA-256 is {found} and not {expected} as it should be"
+            );
+            Err(Refusal::new(Code::BadRequest, why))
+        }
     }
 }

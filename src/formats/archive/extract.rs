@@ -4,7 +4,6 @@
 //! through: a path's parents must be directories of the [`Tree`], files are created and never opened, so no link is
 //! followed while writing. Directories stay private (0700) until the end, when links are judged and modes applied.
 
-use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -19,10 +18,11 @@ use crate::formats::archive::free_space::{FreeSpace, unwritten};
 use crate::formats::archive::gunzip::{self, GzipMembers};
 use crate::formats::archive::limits::{Limits, Owner};
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
+use crate::formats::archive::making::{new_file, set_mode, unmade};
 use crate::formats::archive::path::{Name, bad, bad_text};
 use crate::formats::archive::reader::{NotTar, TAR_BLOCK, TarEntry, TarReader, fill};
 use crate::formats::archive::sniff;
-use crate::formats::archive::sparse::{HOLE, SparseFile};
+use crate::formats::archive::sparse::HOLE;
 use crate::formats::archive::tree::{EntryKind, Id, ROOT, Tree};
 use crate::formats::archive::visible;
 use crate::system::memory::Pages;
@@ -96,10 +96,10 @@ pub(super) struct TreeWriter<'a> {
     pub(super) release: &'a Path,
     pub(super) root: OwnedFd,
     pub(super) tree: Tree,
-    room: FreeSpace,
+    pub(super) room: FreeSpace,
     most: u64,
     /// The permission bits that the process's umask, or a default ACL, takes away from a new file.
-    masked: u32,
+    pub(super) masked: u32,
     buffer: Pages,
     /// The last entry's name, for faults of what follows it.
     last: String,
@@ -112,7 +112,7 @@ pub(super) struct TreeWriter<'a> {
 }
 
 impl<'a> TreeWriter<'a> {
-    fn new(release: &'a Path, limits: &Limits) -> Result<TreeWriter<'a>, Refusal> {
+    pub(super) fn new(release: &'a Path, limits: &Limits) -> Result<TreeWriter<'a>, Refusal> {
         let opening = || format!("opening the release {}", release.display());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, release, flags, Mode::empty())
@@ -160,7 +160,7 @@ impl<'a> TreeWriter<'a> {
         bad(format!("{place}: {why}"))
     }
 
-    fn count(&self, entries: u64) -> Result<(), Refusal> {
+    pub(super) fn count(&self, entries: u64) -> Result<(), Refusal> {
         if entries > self.most {
             return Err(bad(format!(
                 "the archive has more than {} entries",
@@ -285,7 +285,7 @@ impl<'a> TreeWriter<'a> {
         Ok(id)
     }
 
-    fn directory(&mut self, name: &Name, mode: u32) -> Result<(), Refusal> {
+    pub(super) fn directory(&mut self, name: &Name, mode: u32) -> Result<(), Refusal> {
         if name.path.is_empty() {
             self.rooted = true;
             self.tree.set_mode(ROOT, mode);
@@ -303,7 +303,7 @@ impl<'a> TreeWriter<'a> {
 
     /// Makes way for a file or a link that the archive has already brought: as with `tar -r`, the later one counts. It is
     /// unlinked, so that a hard link to the earlier one keeps what it linked to.
-    fn make_way(&mut self, name: &Name, kind: EntryKind) -> Result<(), Refusal> {
+    pub(super) fn make_way(&mut self, name: &Name, kind: EntryKind) -> Result<(), Refusal> {
         let (parent, component) = self.place(name)?;
         let Some(id) = self.tree.find(parent, component) else {
             self.add(parent, component, kind)?;
@@ -332,11 +332,7 @@ impl<'a> TreeWriter<'a> {
     ) -> Result<(), Refusal> {
         let mode = mode(entry, name)? | 0o600;
         self.make_way(name, EntryKind::File)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.root, &name.path, flags, Mode::from_raw_mode(mode))
-            .map_err(|errno| unmade(name, "making the file", errno))?;
-        let mut file = SparseFile::new(File::from(file));
+        let mut file = new_file(&self.root, name, mode)?;
         let writing = |error| unwritten(format!("writing '{}'", name.shown), error);
         let mut left = entry.size;
         while left > 0 {
@@ -366,15 +362,14 @@ impl<'a> TreeWriter<'a> {
         }
         let file = file.end().map_err(writing)?;
         if mode & self.masked != 0 {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
-                .map_err(|errno| unmade(name, "setting the mode", errno))?;
+            set_mode(&file, name, mode)?;
         }
         self.bytes += entry.size;
         self.files += 1;
         Ok(())
     }
 
-    fn symlink(&mut self, name: &Name, target: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn symlink(&mut self, name: &Name, target: &[u8]) -> Result<(), Refusal> {
         if let Some(why) = bad_text(target) {
             return Err(name.refuse(format!("its target '{}': {why}", visible(target))));
         }
@@ -443,16 +438,4 @@ fn records(entry: &TarEntry, name: &Name) -> Result<(), Refusal> {
 
 fn twice(name: &Name) -> Refusal {
     name.refuse("the archive has this path twice, as different kinds")
-}
-
-/// The refusal for an entry that could not be made: some errors are the name's fault and not the server's.
-fn unmade(name: &Name, what: &str, errno: Errno) -> Refusal {
-    match errno {
-        // `EXIST`: the file system takes two names for one that the archive tells apart. `ILSEQ`, `INVAL`: it does not take
-        // the name at all. `MLINK`: a file has no more than some ten thousand links.
-        Errno::EXIST | Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL | Errno::MLINK => {
-            name.refuse(format!("{what}: {}", io::Error::from(errno)))
-        }
-        _ => unwritten(format!("{what} '{}'", name.shown), errno.into()),
-    }
 }

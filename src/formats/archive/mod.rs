@@ -11,7 +11,13 @@
 //!
 //! | file | what for |
 //! | --- | --- |
+//! | `assemble` | makes a tree by its list, out of another tree and of what came |
+//! | `supply` | where the content of a tree is |
 //! | `choose` | walks a directory and decides what is packed |
+//! | `incoming` | stores and hashes a payload while it is read |
+//! | `making` | one file of a tree, and what could not be made |
+//! | `list` | the list of the tree that an archive makes |
+//! | `scan` | reads a directory for its list, and sends what of it is missing |
 //! | `secrets` | what is left out because it is a secret |
 //! | `pack` | writes the archive of what was chosen |
 //! | `effort` | how hard to compress: as hard as the link is slow |
@@ -33,6 +39,7 @@
 //! | `free_space` | how much may still be written to the disk |
 //! | `limits` | what a payload may cost |
 
+mod assemble;
 mod buffers;
 mod choose;
 mod early_sync;
@@ -42,26 +49,36 @@ mod feed;
 mod free_space;
 mod gunzip;
 mod gzip;
+mod incoming;
 mod limits;
+mod list;
 mod litter;
+mod making;
 mod pack;
-mod path;
+pub(in crate::formats) mod path;
 mod reader;
 mod ready;
+mod scan;
 mod secrets;
 mod settle;
 mod sniff;
 mod sparse;
+mod supply;
 #[cfg(test)]
 mod testing;
 mod tree;
 mod unpack;
 
+pub use assemble::{Assembled, Sources, assemble};
 pub use choose::{PackOptions, plan};
 pub use effort::{Effort, Outflow};
-pub use limits::Limits;
+pub use incoming::IncomingPayload;
+pub use limits::{Limits, Owner};
+pub use list::list_archive;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};
+pub use scan::ScannedTree;
+pub use supply::{BaseTree, Supply, changed, demand};
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;
 pub use unpack::{fits, unpack};

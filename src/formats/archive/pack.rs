@@ -13,11 +13,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use tar::{EntryType, Header};
 
-use crate::api::error::{Doing, Error};
+use crate::api::error::{Doing, Error, Refusal};
 use crate::formats::archive::effort::Effort;
 use crate::formats::archive::gzip::Gzip;
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
+use crate::formats::archive::supply::open_list;
 use crate::formats::archive::visible;
+use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingLimits};
 
 /// Every entry's modification time: 1980-01-01, the earliest that no archiver has trouble with.
 const MTIME: u64 = 315_532_800;
@@ -50,6 +52,41 @@ pub(super) enum PackKind {
 }
 
 impl PackPlan {
+    /// All of a tree that is as its list says.
+    ///
+    /// # Errors
+    /// When the list cannot be read.
+    pub fn of_list(root: &Path, list: &Path) -> Result<PackPlan, Refusal> {
+        let mut list = open_list(list, ListingLimits::NONE)?;
+        let mut plan = PackPlan {
+            root: root.to_path_buf(),
+            mode: 0o755,
+            items: Vec::new(),
+            warnings: Vec::new(),
+            secrets: Vec::new(),
+            holes: Vec::new(),
+            total: 0,
+        };
+        while let Some(ListedEntry { path, kind }) = list.next()? {
+            let (mode, what) = match kind {
+                ListedKind::Directory { mode } => (mode, PackKind::Directory),
+                ListedKind::Symlink { target } => (0o777, PackKind::Symlink(target.into())),
+                ListedKind::File(file) => {
+                    plan.total += file.size;
+                    (file.mode, PackKind::File(file.size))
+                }
+            };
+            if path.is_empty() {
+                plan.mode = mode;
+                continue;
+            }
+            let path = path.into();
+            plan.items.push(PackItem { path, mode, what });
+        }
+        plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(plan)
+    }
+
     /// The uncompressed bytes of all regular files.
     pub fn total(&self) -> u64 {
         self.total
@@ -106,17 +143,22 @@ impl PackPlan {
                 }
                 PackKind::File(size) => {
                     writer.header(path, EntryType::Regular, *mode, *size, None)?;
-                    // A FIFO that has taken the file's place must not block, nor a link lead elsewhere.
-                    let flags =
-                        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                    let file = rustix::fs::openat(&directory, &**path, flags, Mode::empty())
-                        .map_err(io::Error::from)
-                        .doing(|| self.doing(path))?;
-                    writer.file(File::from(file), *size, || self.doing(path), progress)?;
+                    let file = self.open(&directory, path)?;
+                    writer.file(file, *size, || self.doing(path), progress)?;
                 }
             }
         }
         writer.end()
+    }
+
+    /// Opens a file below the directory.
+    pub(super) fn open(&self, directory: &File, path: &[u8]) -> Result<File, Error> {
+        // A FIFO that has taken the file's place must not block, nor a link lead elsewhere.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, path, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .doing(|| self.doing(path))?;
+        Ok(File::from(file))
     }
 
     pub(super) fn doing(&self, path: &[u8]) -> String {

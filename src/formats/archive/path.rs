@@ -11,15 +11,15 @@ const LONGEST_PATH: usize = 1024;
 const DEEPEST: usize = 64;
 
 /// A path of the archive, taken apart.
-pub(super) struct Name {
+pub(in crate::formats) struct Name {
     /// As the archive has it, fit for messages.
-    pub(super) shown: String,
+    pub(in crate::formats) shown: String,
     /// Without `.` and doubled or trailing slashes.
-    pub(super) path: Vec<u8>,
+    pub(in crate::formats) path: Vec<u8>,
 }
 
 impl Name {
-    pub(super) fn refuse(&self, why: impl AsRef<str>) -> Refusal {
+    pub(in crate::formats) fn refuse(&self, why: impl AsRef<str>) -> Refusal {
         bad(format!("'{}': {}", self.shown, why.as_ref()))
     }
 
@@ -29,8 +29,16 @@ impl Name {
         components.filter(|component| !component.is_empty())
     }
 
+    /// The root itself.
+    pub(super) fn root() -> Name {
+        Name {
+            shown: ".".into(),
+            path: Vec::new(),
+        }
+    }
+
     /// Judges a path by its text alone.
-    pub(super) fn parse(raw: &[u8]) -> Result<Name, Refusal> {
+    pub(in crate::formats) fn parse(raw: &[u8]) -> Result<Name, Refusal> {
         let mut name = Name {
             shown: visible(raw),
             path: Vec::with_capacity(raw.len()),
@@ -61,7 +69,7 @@ impl Name {
 }
 
 /// What paths and link targets have in common.
-pub(super) fn bad_text(raw: &[u8]) -> Option<&'static str> {
+pub(in crate::formats) fn bad_text(raw: &[u8]) -> Option<&'static str> {
     if raw.is_empty() {
         Some("it has no name")
     } else if raw.len() > LONGEST_PATH {

@@ -5,7 +5,7 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 17] = [
+const OPERATIONS: [(&str, &[&str], bool); 18] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
@@ -17,6 +17,7 @@ const OPERATIONS: [(&str, &[&str], bool); 17] = [
         &["get_deployment_payload", "delete_deployment_payload"],
         true,
     ),
+    ("prepare", &["prepare_deployment"], false),
     ("restart", &["restart_component"], true),
     ("rollback", &["rollback_component"], true),
     ("run", &["run_component"], true),

@@ -12,7 +12,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is said of a deployment: its message and its commit.
     // With the forms of a package, their URLs, and what npm would take for a file.
     // With a single command, and what it prints.
-    ("api", 2_660),
+    // With the tree of a payload, and what of one is missing.
+    ("api", 2_760),
     // With the ways around system calls that an older kernel lacks.
     // With the date of a server.
     // With whose a path is, and with the word that was meant.
@@ -26,23 +27,28 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the look at an archive that is sent as it is.
     // And the writing of it, for older Harper servers.
     // With a compression that follows the link.
-    ("formats", 4_600),
-    ("store", 1_700),
+    // With lists of trees, deltas, and the making of a tree out of another one.
+    ("formats", 6_500),
+    // With what is kept of trees and of cut uploads.
+    ("store", 1_800),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.
-    ("client", 3_300),
+    // With the question what of a tree is missing.
+    ("client", 3_350),
     // With what two requests of one idempotency key have to have in common.
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     // With what a release runs once before it goes live, and a single command in a release.
     // With phase `fetch`: npm, git, tarballs, and what keeps their credentials to themselves.
     // With a rollback on every peer.
-    ("engine", 9_700),
+    // With trees: what of one is missing, how one is made again, and archives of deltas.
+    ("engine", 10_500),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
     // With the listening sockets that go from one server to the next.
-    ("server", 5_650),
+    // With the question what of a tree is missing.
+    ("server", 5_700),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.
@@ -52,7 +58,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the question what kind of server answers.
     // With a command elsewhere, whose output and exit code are those of the program.
     // With `install-service`.
-    ("cli", 7_600),
+    // With the sending of what a server lacks.
+    ("cli", 7_800),
 ];
 
 /// The lines of code of a file.

@@ -317,7 +317,7 @@ fn an_upload_is_begun_again_with_the_same_key() {
     let (target, thread) = scripted(steps);
     // As users have it: neither a key nor a time.
     let command = format!(
-        "deploy {} --project demo --level 0 --retry-for 20",
+        "deploy {} --project demo --level 0 --full --retry-for 20",
         dir.0.display()
     );
     let (result, shown) = told(&command, &target);

@@ -1,0 +1,63 @@
+//! Asking a server what it lacks of a directory. It is asked before each try, so that what an upload brought that was cut
+//! is not sent again. Whatever goes wrong with that, everything is sent, as to a server that does not know how.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
+
+use crate::api::error::Error;
+use crate::api::operation::{Operation, OperationCall, Prepare};
+use crate::cli::session::Session;
+use crate::cli::session::follow::FollowedRequest;
+use crate::cli::session::missing::{DeltaUpload, Missing, missing};
+use crate::client::kind::ServerKind;
+use crate::formats::archive::ScannedTree;
+
+impl Session<'_> {
+    /// What the directory holds; it is read once. None if a signal came.
+    fn tree(&mut self, delta: &DeltaUpload) -> Result<Option<Arc<ScannedTree>>, Error> {
+        if let Some(tree) = delta.tree() {
+            return Ok(Some(tree));
+        }
+        let (plan, stop) = (delta.plan(), AtomicBool::new(false));
+        let read = self.meanwhile(&stop, || ScannedTree::read(plan, &stop));
+        read.map(|read| Ok(delta.keep(read?))).transpose()
+    }
+
+    /// What of the directory the server lacks. None if everything is to be sent as an archive.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or has changed since it was planned.
+    pub(crate) fn missing(
+        &mut self,
+        call: &OperationCall,
+        key: &str,
+        delta: &DeltaUpload,
+    ) -> Result<Option<Missing>, Error> {
+        let project = call.fields().get("project").and_then(Value::as_str);
+        let project = project.and_then(|project| project.parse().ok());
+        let (Some(project), Some(verify)) = (project, delta.verify()) else {
+            return Ok(None);
+        };
+        if !matches!(self.client.kind(), None | Some(ServerKind::Gangplank)) {
+            return Ok(None);
+        }
+        let Some(tree) = self.tree(delta)? else {
+            return Ok(None);
+        };
+        let asked = OperationCall::from(Operation::Prepare(Prepare {
+            project,
+            tree: tree.tree().to_string(),
+            verify,
+        }));
+        let request = FollowedRequest::Prepare {
+            call: &asked,
+            list: tree.list(),
+            key,
+        };
+        // Why there is no answer shows as soon as everything is sent.
+        let answer = self.follow(request).ok();
+        Ok(answer.and_then(|answer| missing(tree, &answer)))
+    }
+}

@@ -1,0 +1,117 @@
+//! The archive of a payload that came as a delta: for whoever asks for it, and before what it builds on is removed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::PoisonError;
+
+use crate::api::error::{Doing, Error, Refusal};
+use crate::api::name::{DeploymentId, Project};
+use crate::engine::deployer::{Deployer, not_found};
+use crate::engine::trees::{Scratch, TreeMaker, delta_head};
+use crate::formats::archive::{Effort, PackPlan};
+use crate::system::files::fresh;
+use crate::system::log;
+
+/// How hard it is compressed: as a client does it.
+const LEVEL: u32 = 1;
+
+impl Deployer {
+    /// A stored payload as an archive, and its length.
+    ///
+    /// # Errors
+    /// `not_found` if it is no longer stored, or why the archive of a delta cannot be made.
+    pub fn archive(&self, id: DeploymentId) -> Result<(File, u64), Refusal> {
+        let store = &self.known.store;
+        let (payload, length) = self.payload(id)?;
+        if delta_head(&store.payload(id))?.is_none() {
+            return Ok((payload, length));
+        }
+        let of = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
+        self.pack(&of.project, id)?;
+        self.payload(id)
+    }
+
+    /// Puts an archive in the place of a stored delta.
+    fn pack(&self, project: &Project, id: DeploymentId) -> Result<(), Refusal> {
+        // One after the other: each takes the room of a tree.
+        let _turn = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = &self.known.store;
+        let payload = store.payload(id);
+        if delta_head(&payload)?.is_none() {
+            return Ok(());
+        }
+        let scratch = Scratch::new(store, project)?;
+        let maker = TreeMaker {
+            known: &self.known,
+            limits: &self.limits,
+            owner: None,
+            project,
+            id,
+        };
+        maker.again(&scratch.0)?;
+        let plan = PackPlan::of_list(&scratch.0, &store.tree_list(id))?;
+        let path = fresh(&payload);
+        let what = || format!("writing {}", path.display());
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&path).doing(what)?;
+        let written = plan.write(BufWriter::new(&file), Effort::Level(LEVEL), &mut |_| ());
+        let placed = written.and_then(|()| {
+            file.sync_all().doing(what)?;
+            fs::rename(&path, &payload).doing(what)
+        });
+        if let Err(error) = placed {
+            // What is left of it takes the room that it lacked.
+            let _ = fs::remove_file(&path);
+            return Err(error.into());
+        }
+        store.drop_objects(id)?;
+        Ok(())
+    }
+
+    /// Makes all that stays of a component independent of the payloads that are to go.
+    pub(super) fn let_go(&self, project: &Project, going: &BTreeSet<DeploymentId>) {
+        let of = |id: DeploymentId| self.known.store.payload(id);
+        let staying: Vec<DeploymentId> = self.known.index.ended(project);
+        let staying = staying
+            .into_iter()
+            .filter(|id| !going.contains(id) && of(*id).exists());
+        let staying: Vec<DeploymentId> = staying.collect();
+        for id in &staying {
+            let Ok(Some(head)) = delta_head(&of(*id)) else {
+                continue;
+            };
+            let Some(base) = head.base else { continue };
+            let has = |one: &DeploymentId| {
+                self.known.index.look(|all| {
+                    let tree = all.get(one).and_then(|one| one.tree.as_deref());
+                    tree == Some(&*base)
+                })
+            };
+            if staying.iter().any(|one| one < id && has(one)) {
+                continue;
+            }
+            if let Err(refusal) = self.pack(project, *id) {
+                log::warn(&format!(
+                    "packing the payload of deployment {id}: {refusal}"
+                ));
+            }
+        }
+    }
+
+    /// Removes the payload of a deployment; what builds on it stands alone then. Gives how many bytes that frees.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn remove_payload(&self, id: DeploymentId) -> Result<u64, Error> {
+        let store = &self.known.store;
+        if let Some(of) = store.read_summary(id)? {
+            self.let_go(&of.project, &BTreeSet::from([id]));
+        }
+        let size = fs::metadata(store.payload(id)).map_or(0, |meta| meta.len());
+        store.remove_payload(id)?;
+        Ok(size)
+    }
+}

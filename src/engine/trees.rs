@@ -1,0 +1,377 @@
+//! The trees that are here, and how one is made: out of another one that is kept and of what a delta brings.
+//!
+//! All of it is looked for inside of one component: what another one has can neither be used nor learnt.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::api::error::{Code, Doing, Error, Refusal};
+use crate::api::event::Status;
+use crate::api::name::{DeploymentId, Project};
+use crate::api::record::Summary;
+use crate::engine::registry::Registry;
+use crate::formats::archive::{
+    self, Assembled, BaseTree, IncomingPayload, Limits, Owner, Sources, Supply,
+};
+use crate::formats::delta::listing::ListingLimits;
+use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner};
+use crate::store::Store;
+use crate::system::files::if_there;
+use crate::system::trees;
+
+/// So many of the trees of a component are looked at, the newest first: what is older has less in common with a new one.
+const TREES_MAX: usize = 3;
+/// What is read of records at once, to find them.
+const READ_AT_ONCE: usize = 256 << 10;
+/// How many deltas may build on each other, before the one that is asked for is said to be lost.
+const CHAIN_MAX: usize = 32;
+
+/// The builds of a component, the newest first, and the tree of each.
+fn known(registry: &Registry, project: &Project) -> Vec<(DeploymentId, Box<str>)> {
+    let has_release = |one: &Summary| {
+        matches!(
+            one.status,
+            Status::Success | Status::Staged | Status::RolledBack
+        )
+    };
+    registry.index.look(|all| {
+        let of = all.iter().rev().filter(|(id, one)| {
+            one.project == *project && one.release_id == **id && has_release(one)
+        });
+        of.filter_map(|(id, one)| Some((*id, one.tree.clone()?)))
+            .collect()
+    })
+}
+
+/// A release and the list of its tree, if both are there.
+fn kept(store: &Store, project: &Project, id: DeploymentId) -> Option<BaseTree> {
+    let (dir, list) = (store.release(project, id), store.tree_list(id));
+    (dir.is_dir() && list.is_file()).then_some(BaseTree { dir, list })
+}
+
+/// The newest release of a component with this tree.
+pub fn base_of(registry: &Registry, project: &Project, tree: &str) -> Option<BaseTree> {
+    let known = known(registry, project).into_iter();
+    let mut with = known.filter(|(_, one)| **one == *tree);
+    with.find_map(|(id, _)| kept(&registry.store, project, id))
+}
+
+/// The newest trees of a component whose releases are kept.
+pub fn bases(registry: &Registry, project: &Project) -> Vec<(Box<str>, BaseTree)> {
+    let mut found: Vec<(Box<str>, BaseTree)> = Vec::new();
+    for (id, tree) in known(registry, project) {
+        if found.len() == TREES_MAX {
+            break;
+        }
+        if found.iter().any(|(known, _)| *known == tree) {
+            continue;
+        }
+        found.extend(kept(&registry.store, project, id).map(|base| (tree, base)));
+    }
+    found
+}
+
+/// The refusal of a base that is not here.
+pub fn stale(project: &Project, tree: &str) -> Refusal {
+    let why = format!("deploying {project}: the tree {tree} is not here any longer");
+    Refusal::new(Code::StaleBase, why)
+}
+
+/// Finds the objects in a file of records, and tells the supply of those that it lacks. Says how many these are.
+///
+/// # Errors
+/// When it cannot be read. What is damaged ends it.
+pub fn supply_from(objects: &mut File, number: usize, supply: &Supply) -> Result<u64, Error> {
+    let mut scanner = RecordScanner::at(0);
+    let (mut buffer, mut used) = (vec![0; READ_AT_ONCE], 0);
+    loop {
+        let read = objects.read(&mut buffer);
+        let read = read.doing(|| "reading what has come before".into())?;
+        let pushed = scanner.push(&buffer[..read], &mut |object| {
+            used += u64::from(supply.add_wanted(number, object));
+        });
+        if read == 0 || pushed.is_err() {
+            return Ok(used);
+        }
+    }
+}
+
+/// What came of a delta.
+pub struct BuiltDelta {
+    pub made: Assembled,
+    pub tree: String,
+    pub payload_hash: String,
+    pub payload_size: u64,
+}
+
+/// How the trees of payloads are made.
+pub struct TreeMaker<'a> {
+    pub known: &'a Registry,
+    pub limits: &'a Limits,
+    pub owner: Option<Owner>,
+    pub project: &'a Project,
+    /// Whose payload it is.
+    pub id: DeploymentId,
+}
+
+impl TreeMaker<'_> {
+    fn store(&self) -> &Store {
+        &self.known.store
+    }
+
+    /// Makes the tree of a delta in `release`, an empty directory, while the delta arrives and is stored.
+    ///
+    /// # Errors
+    /// What is wrong with it, or `stale_base` if something that it counts on is not here.
+    pub fn receive(
+        &self,
+        source: &mut dyn Read,
+        payload: &File,
+        release: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<BuiltDelta, Refusal> {
+        let mut incoming = IncomingPayload::new(source, Some(payload), self.limits, progress)?;
+        let head = read_head(&mut incoming)?;
+        let list = self.store().tree_list(self.id);
+        if head.list > 0 {
+            store_list(&mut incoming, head.list, &list)?;
+        } else {
+            let prepared = self.store().prepared(self.project);
+            fs::copy(&prepared, &list).map_err(|_| stale(self.project, &head.tree))?;
+        }
+        let base = match &head.base {
+            Some(tree) => {
+                let base = base_of(self.known, self.project, tree);
+                Some(base.ok_or_else(|| stale(self.project, tree))?)
+            }
+            None => None,
+        };
+        let objects = self.store().take_partial(self.project, self.id)?;
+        let made = self.assemble(&head, base.as_ref(), objects, release, &mut incoming)?;
+        let (payload_hash, payload_size) = incoming.end();
+        Ok(BuiltDelta {
+            made,
+            tree: head.tree,
+            payload_hash,
+            payload_size,
+        })
+    }
+
+    /// Makes a tree by its list, out of the base, of what an earlier upload brought, and of what comes now.
+    fn assemble(
+        &self,
+        head: &DeltaHead,
+        base: Option<&BaseTree>,
+        mut objects: Option<File>,
+        release: &Path,
+        incoming: &mut IncomingPayload<'_>,
+    ) -> Result<Assembled, Refusal> {
+        let list = self.store().tree_list(self.id);
+        let limits = list_limits(self.store(), self.limits)?;
+        let demand = archive::demand(&list, limits, base, &|_| false)?;
+        if demand.tree.to_string() != head.tree {
+            let why = format!(
+                "deploying {}: the list that came is of the tree {} and not of {}",
+                self.project, demand.tree, head.tree
+            );
+            // Somebody else may have prepared another one since.
+            let code = if head.list == 0 {
+                Code::StaleBase
+            } else {
+                Code::BadArchive
+            };
+            return Err(Refusal::new(code, why));
+        }
+        let payload = self.store().payload(self.id);
+        let payload = File::open(&payload).doing(|| format!("reading {}", payload.display()))?;
+        let mut records = vec![&payload];
+        if let Some(objects) = &mut objects {
+            if supply_from(objects, 1, &demand.supply)? == 0 {
+                let path = self.store().objects(self.id);
+                fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
+            }
+        }
+        records.extend(objects.as_ref());
+        let sources = Sources {
+            list: &list,
+            base,
+            supply: &demand.supply,
+            records: &records,
+        };
+        let receive = || incoming.receive(&demand.supply);
+        let (made, ()) = archive::assemble(&sources, release, self.limits, self.owner, receive)?;
+        Ok(made)
+    }
+
+    /// Makes the tree of a stored payload once more in `release`, an empty directory.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what it counts on and is not here.
+    pub fn again(&self, release: &Path) -> Result<(), Refusal> {
+        self.again_at(release, 0)
+    }
+
+    fn again_at(&self, release: &Path, depth: usize) -> Result<(), Refusal> {
+        let gone = || {
+            let why = format!("the payload of deployment {} is no longer stored", self.id);
+            Refusal::new(Code::NotFound, why)
+        };
+        let (mut payload, _) = self.store().open_payload(self.id)?.ok_or_else(gone)?;
+        let Some(head) = delta_head(&self.store().payload(self.id))? else {
+            let progress = &mut |_| ();
+            archive::unpack(
+                &mut payload,
+                None,
+                release,
+                self.limits,
+                self.owner,
+                progress,
+            )?;
+            return Ok(());
+        };
+        let Some(tree) = &head.base else {
+            return self.apply(&head, None, release);
+        };
+        if let Some(base) = base_of(self.known, self.project, tree) {
+            match self.apply(&head, Some(&base), release) {
+                Err(refusal) if refusal.code == Code::StaleBase => empty(release)?,
+                done => return done,
+            }
+        }
+        let older = known(self.known, self.project)
+            .into_iter()
+            .find(|(id, one)| {
+                **one == **tree && *id < self.id && self.store().payload(*id).exists()
+            });
+        let older = older.filter(|_| depth < CHAIN_MAX);
+        let (id, _) = older.ok_or_else(|| stale(self.project, tree))?;
+        let scratch = Scratch::new(self.store(), self.project)?;
+        let below = TreeMaker {
+            owner: None,
+            id,
+            ..*self
+        };
+        below.again_at(&scratch.0, depth + 1)?;
+        let base = BaseTree {
+            dir: scratch.0.clone(),
+            list: self.store().tree_list(id),
+        };
+        self.apply(&head, Some(&base), release)
+    }
+
+    /// Makes the tree of a stored delta.
+    fn apply(
+        &self,
+        head: &DeltaHead,
+        base: Option<&BaseTree>,
+        release: &Path,
+    ) -> Result<(), Refusal> {
+        let limits = Limits {
+            max_payload: None,
+            ..self.limits.clone()
+        };
+        let what = || format!("reading the payload of deployment {}", self.id);
+        let mut payload = File::open(self.store().payload(self.id)).doing(what)?;
+        let progress = &mut |_| ();
+        let mut incoming = IncomingPayload::new(&mut payload, None, &limits, progress)?;
+        read_head(&mut incoming)?;
+        io::copy(&mut (&mut incoming).take(head.list), &mut io::sink()).doing(what)?;
+        let objects = if_there(File::open(self.store().objects(self.id))).doing(what)?;
+        self.assemble(head, base, objects, release, &mut incoming)?;
+        Ok(())
+    }
+}
+
+/// How much a list may ask for: what the disk has.
+pub fn list_limits(store: &Store, limits: &Limits) -> Result<ListingLimits, Refusal> {
+    Ok(ListingLimits {
+        max_entries: limits.max_entries,
+        max_bytes: store.disk_free()?.saturating_sub(limits.min_free_disk),
+    })
+}
+
+/// The head of a stored delta; none of an archive.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn delta_head(payload: &Path) -> Result<Option<DeltaHead>, Refusal> {
+    let what = || format!("reading {}", payload.display());
+    let mut payload = File::open(payload).doing(what)?;
+    let mut magic = [0; MAGIC.len()];
+    match payload.read_exact(&mut magic) {
+        Ok(()) if magic == MAGIC => {}
+        Ok(()) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(Error::new(what(), error).into()),
+    }
+    let head = DeltaHead::read(&mut payload);
+    head.map(Some)
+        .map_err(|error| Refusal::of_reading("reading a delta", &error))
+}
+
+fn read_head(incoming: &mut IncomingPayload<'_>) -> Result<DeltaHead, Refusal> {
+    let mut magic = [0; MAGIC.len()];
+    let head = incoming
+        .read_exact(&mut magic)
+        .and_then(|()| DeltaHead::read(incoming));
+    head.map_err(|error| Refusal::of_reading("receiving the payload", &error))
+}
+
+/// Writes the list that a delta brings.
+fn store_list(incoming: &mut IncomingPayload<'_>, len: u64, path: &Path) -> Result<(), Refusal> {
+    let mut file = File::create(path).doing(|| format!("making {}", path.display()))?;
+    let mut list = incoming.take(len);
+    let mut buffer = vec![0; 64 << 10];
+    let mut left = len;
+    while left > 0 {
+        let read = list.read(&mut buffer);
+        let read = read.map_err(|error| Refusal::of_reading("receiving the payload", &error))?;
+        if read == 0 {
+            return Err(Refusal::new(
+                Code::UploadBroken,
+                "the payload is not complete",
+            ));
+        }
+        let written = io::Write::write_all(&mut file, &buffer[..read]);
+        written.doing(|| format!("writing {}", path.display()))?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
+/// Removes what an attempt has left in a directory.
+fn empty(dir: &Path) -> Result<(), Error> {
+    let what = || format!("emptying {}", dir.display());
+    for entry in fs::read_dir(dir).doing(what)? {
+        trees::remove(&entry.doing(what)?.path()).doing(what)?;
+    }
+    Ok(())
+}
+
+/// A directory for a tree that is only needed for a while.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(store: &Store, project: &Project) -> Result<Scratch, Error> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = store
+            .component_store(project)?
+            .join(format!(".tree-{number}"));
+        let what = || format!("making {}", path.display());
+        trees::remove(&path).doing(what)?;
+        crate::system::files::make_dir(&path, 0o700).doing(what)?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is removed by the next start, or by the next one that needs it.
+        let _ = trees::remove(&self.0);
+    }
+}

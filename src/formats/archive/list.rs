@@ -1,0 +1,182 @@
+//! The list of the tree that an archive makes, by the archive alone: what an installation has written meanwhile into the
+//! release is not of it. The archive was unpacked before, so that what is wrong with it is known already.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+
+use flate2::Compression;
+use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use tar::EntryType;
+
+use crate::api::error::{Doing, Error};
+use crate::formats::archive::litter::{self, APPLE_DOUBLE};
+use crate::formats::archive::path::Name;
+use crate::formats::archive::reader::{TarEntry, TarReader, fill};
+use crate::formats::delta::content;
+use crate::formats::delta::hash::ContentHash;
+use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter};
+use crate::formats::delta::order;
+
+/// What a directory has that is only implied by the paths of others, and a root that no entry speaks of.
+const IMPLIED: u32 = 0o755;
+
+/// The tree is kept in memory until it is written, some 150 bytes an entry.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Hashes do not shrink, and paths do so at any level.
+const LIST_LEVEL: u32 = 3;
+
+const READ_AT_ONCE: usize = 128 << 10;
+
+/// The list of what an archive makes, as gzip, and its identity. None if it has too many entries for that. `goes_on`
+/// is asked now and then.
+///
+/// # Errors
+/// When the archive cannot be read or the list not be written.
+pub fn list_archive(
+    mut archive: &File,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<Option<(ContentHash, Vec<u8>)>, Error> {
+    let doing = || "listing what an archive holds".to_owned();
+    let mut start = [0; 2];
+    archive.rewind().doing(doing)?;
+    let len = fill(&mut archive, &mut start).doing(doing)?;
+    archive.rewind().doing(doing)?;
+    let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
+    let plain: Box<dyn BufRead> = match start[..len] == [0x1f, 0x8b] {
+        true => Box::new(BufReader::new(MultiGzDecoder::new(bytes))),
+        false => Box::new(bytes),
+    };
+    let mut reader = TarReader::new(plain);
+    let mut lister = Lister::default();
+    while let Some(entry) = reader.next().doing(doing)? {
+        if lister.entries.len() > ENTRIES_MAX || !goes_on() {
+            return Ok(None);
+        }
+        lister.entry(&entry, &mut reader).doing(doing)?;
+    }
+    let gzip = GzEncoder::new(Vec::new(), Compression::new(LIST_LEVEL));
+    let written = lister
+        .write(gzip)
+        .and_then(|(tree, gzip)| Ok((tree, gzip.finish()?)));
+    written.doing(doing).map(Some)
+}
+
+#[derive(Default)]
+struct Lister {
+    entries: HashMap<Vec<u8>, ListedKind>,
+    /// The mode of the root, if the archive has one.
+    root: Option<u32>,
+    room: Vec<u8>,
+}
+
+impl Lister {
+    fn entry(&mut self, entry: &TarEntry, from: &mut dyn Read) -> io::Result<()> {
+        if entry.kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let name = Name::parse(&entry.path).map_err(io::Error::other)?;
+        if litter::by_name(&name.path) {
+            return Ok(());
+        }
+        let mode = entry.mode.unwrap_or(IMPLIED);
+        let is_directory = entry.kind == EntryType::Directory || entry.path.ends_with(b"/");
+        let kind = match entry.kind {
+            EntryType::Symlink => ListedKind::Symlink {
+                target: entry.target.clone().unwrap_or_default(),
+            },
+            EntryType::Link => {
+                let target = entry.target.as_deref().unwrap_or_default();
+                let target = Name::parse(target).map_err(io::Error::other)?;
+                match self.entries.get(&target.path) {
+                    Some(file) => file.clone(),
+                    None => return Err(io::Error::other("a hard link leads to nothing")),
+                }
+            }
+            _ if is_directory && name.path.is_empty() => {
+                self.root = Some(ListedEntry::directory_mode(mode));
+                return Ok(());
+            }
+            _ if is_directory => ListedKind::Directory {
+                mode: ListedEntry::directory_mode(mode),
+            },
+            _ => match self.file(&name, entry, mode, from)? {
+                Some(file) => file,
+                None => return Ok(()),
+            },
+        };
+        self.imply(&name.path);
+        self.entries.insert(name.path, kind);
+        Ok(())
+    }
+
+    /// A file, unless it is what macOS keeps beside another one.
+    fn file(
+        &mut self,
+        name: &Name,
+        entry: &TarEntry,
+        mode: u32,
+        mut from: &mut dyn Read,
+    ) -> io::Result<Option<ListedKind>> {
+        let mut start = [0; APPLE_DOUBLE.len()];
+        let mut len = 0;
+        if litter::may_be_apple_double(&name.path) {
+            let most = usize::try_from(entry.size).unwrap_or(usize::MAX);
+            len = fill(&mut from, &mut start[..most.min(APPLE_DOUBLE.len())])?;
+            if start[..len] == APPLE_DOUBLE {
+                return Ok(None);
+            }
+        }
+        let mut whole = (&start[..len]).chain(from);
+        let mode = ListedEntry::file_mode(mode);
+        let file = content::listed(mode, entry.size, &mut whole, &mut self.room)?;
+        Ok(Some(ListedKind::File(file)))
+    }
+
+    /// Adds the directories that lead to an entry.
+    fn imply(&mut self, path: &[u8]) {
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            if !self.entries.contains_key(&path[..at]) {
+                let implied = ListedKind::Directory { mode: IMPLIED };
+                self.entries.insert(path[..at].to_vec(), implied);
+            }
+        }
+    }
+
+    /// As the archive is flattened: all that is under one directory is the tree, if it has no root of its own.
+    fn top(&self) -> Option<Vec<u8>> {
+        let mut tops = self
+            .entries
+            .iter()
+            .filter(|(path, _)| !path.contains(&b'/'));
+        match (tops.next(), tops.next(), self.root) {
+            (Some((top, ListedKind::Directory { .. })), None, None) => Some(top.clone()),
+            _ => None,
+        }
+    }
+
+    fn write<W: Write>(mut self, out: W) -> io::Result<(ContentHash, W)> {
+        let top = self.top();
+        let mut mode = self.root.unwrap_or(IMPLIED);
+        if let Some(ListedKind::Directory { mode: of_top }) =
+            top.as_ref().and_then(|top| self.entries.remove(top))
+        {
+            mode = of_top;
+        }
+        let skipped = top.map_or(0, |top| top.len() + 1);
+        let mut entries: Vec<(Vec<u8>, ListedKind)> = self.entries.into_iter().collect();
+        entries.sort_unstable_by(|(a, _), (b, _)| order::compare(a, b));
+        let mut writer = ListingWriter::new(out)?;
+        writer.entry(&ListedEntry {
+            path: Vec::new(),
+            kind: ListedKind::Directory { mode },
+        })?;
+        for (path, kind) in entries {
+            let path = path[skipped..].to_vec();
+            writer.entry(&ListedEntry { path, kind })?;
+        }
+        Ok(writer.end())
+    }
+}

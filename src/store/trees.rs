@@ -1,0 +1,165 @@
+//! What is known of the trees of payloads, and what has come of them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `deployments/ID/manifest` | the list of the payload's tree, as gzip |
+//! | `deployments/ID/objects` | what an earlier upload had brought of a delta, as records |
+//! | `store/X/prepared` | the list that somebody is about to send the objects of |
+//! | `store/X/partial` | what an upload brought that was cut, as records |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::api::error::{Doing, Error};
+use crate::api::name::{DeploymentId, Project};
+use crate::api::record::Record;
+use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner};
+use crate::store::Store;
+use crate::system::files::{self, Durability, gone, if_there};
+
+/// How long what came of a cut upload is kept: whoever tries again does so within a day.
+const PARTIAL_LASTS: Duration = Duration::from_secs(24 * 60 * 60);
+/// What is read of records at once, to find them.
+const READ_AT_ONCE: usize = 256 << 10;
+
+impl Store {
+    /// What is kept of a component beside its releases and deployments: it may be deleted at any time.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn component_store(&self, project: &Project) -> Result<PathBuf, Error> {
+        let dir = self.component_store_path(project);
+        files::make_dirs(&dir, 0o700).doing(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    pub fn component_store_path(&self, project: &Project) -> PathBuf {
+        self.root().join("store").join(project.as_str())
+    }
+
+    /// The list of the tree that somebody is about to send.
+    pub fn prepared(&self, project: &Project) -> PathBuf {
+        self.component_store_path(project).join("prepared")
+    }
+
+    /// What a cut upload of a component has brought.
+    pub fn partial(&self, project: &Project) -> PathBuf {
+        self.component_store_path(project).join("partial")
+    }
+
+    /// What an earlier upload has brought for a deployment.
+    pub fn objects(&self, id: DeploymentId) -> PathBuf {
+        self.deployment(id).join("objects")
+    }
+
+    /// Takes what a cut upload of the component has brought over for a deployment. None if there is nothing, or if it is
+    /// too old.
+    ///
+    /// # Errors
+    /// When it is there and cannot be taken.
+    pub fn take_partial(&self, project: &Project, id: DeploymentId) -> Result<Option<File>, Error> {
+        let (from, to) = (self.partial(project), self.objects(id));
+        let what = || format!("taking {}", from.display());
+        let Some(meta) = if_there(fs::metadata(&from)).doing(what)? else {
+            return Ok(None);
+        };
+        let old = meta
+            .modified()
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > PARTIAL_LASTS));
+        if old {
+            gone(fs::remove_file(&from)).doing(what)?;
+            return Ok(None);
+        }
+        fs::rename(&from, &to).doing(what)?;
+        File::open(&to).doing(what).map(Some)
+    }
+
+    /// Keeps what a payload that was cut has brought, if it is a delta: its whole records, and those that were taken over
+    /// from an earlier one. Says whether there is something.
+    ///
+    /// # Errors
+    /// When it cannot be read or kept: it is only a matter of sending it again.
+    pub fn keep_partial(&self, project: &Project, id: DeploymentId) -> Result<bool, Error> {
+        let what = || format!("keeping what came for deployment {id}");
+        let Some((mut payload, _)) = self.open_payload(id)? else {
+            return Ok(false);
+        };
+        let records = whole_records(&mut payload).doing(what)?;
+        let path = self.objects(id);
+        if records.is_none() && !path.exists() {
+            return Ok(false);
+        }
+        let (from, to) = records.unwrap_or_default();
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let mut objects = options.open(&path).doing(what)?;
+        payload.seek(SeekFrom::Start(from)).doing(what)?;
+        io::copy(&mut payload.take(to - from), &mut objects).doing(what)?;
+        if objects.metadata().doing(what)?.len() == 0 {
+            fs::remove_file(&path).doing(what)?;
+            return Ok(false);
+        }
+        self.component_store(project)?;
+        fs::rename(&path, self.partial(project)).doing(what)?;
+        Ok(true)
+    }
+
+    /// Removes what an earlier upload has brought for a deployment.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn drop_objects(&self, id: DeploymentId) -> Result<(), Error> {
+        let path = self.objects(id);
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
+    }
+
+    /// The file that lists the tree of a deployment's payload, as gzip.
+    pub fn tree_list(&self, id: DeploymentId) -> PathBuf {
+        self.deployment(id).join("manifest")
+    }
+
+    /// Puts the list of a deployment's tree in its place, and writes down which tree that is, unless the deployment is
+    /// gone. It can be made again from the payload, so nothing of it is forced to disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn put_tree(&self, record: &Record, list: &[u8]) -> Result<(), Error> {
+        let path = self.tree_list(record.deployment_id);
+        let what = || format!("writing {}", path.display());
+        files::replace(&path, list, 0o600, Durability::None).doing(what)?;
+        let path = self.deployment(record.deployment_id).join("record.json");
+        let mut text = serde_json::to_vec_pretty(record).doing(what)?;
+        text.push(b'\n');
+        // Not as other records: if the disk does not take this one, the old one is as good.
+        files::replace(&path, &text, 0o600, Durability::None).doing(what)
+    }
+}
+
+/// Where the whole records of a delta begin and end; none of what is not a delta, or has none.
+fn whole_records(payload: &mut File) -> io::Result<Option<(u64, u64)>> {
+    let mut magic = [0; MAGIC.len()];
+    let begun = payload.read_exact(&mut magic).and_then(|()| {
+        if magic != MAGIC {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let head = DeltaHead::read(payload)?;
+        // What lies before the records has a length that its sender chose.
+        let list = i64::try_from(head.list).map_err(io::Error::other)?;
+        payload.seek(SeekFrom::Current(list))
+    });
+    let Ok(from) = begun else { return Ok(None) };
+    let mut scanner = RecordScanner::at(from);
+    let mut buffer = vec![0; READ_AT_ONCE];
+    loop {
+        match payload.read(&mut buffer)? {
+            0 => break,
+            // What is damaged ends it.
+            read if scanner.push(&buffer[..read], &mut |_| ()).is_err() => break,
+            _ => {}
+        }
+    }
+    Ok((scanner.whole > from).then_some((from, scanner.whole)))
+}

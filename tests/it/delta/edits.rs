@@ -1,0 +1,181 @@
+//! Random edits, one after the other. A failure says its seed; `GANGPLANK_DELTA_SEED` begins with it again, and
+//! `GANGPLANK_DELTA_EDITS` says how many.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::delta::{deploy, is_live, noise, sample, walk};
+use crate::soak::random::Random;
+use crate::test_server::{TempDir, TestServer, names};
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let given = std::env::var(name).ok();
+    given.map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// All that is in a directory, and the directories alone.
+fn inside(dir: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut all: Vec<PathBuf> = walk(dir).into_keys().map(|name| dir.join(name)).collect();
+    all.sort();
+    let is_dir = |path: &&PathBuf| fs::symlink_metadata(path).unwrap().is_dir();
+    let mut dirs: Vec<PathBuf> = all.iter().filter(is_dir).cloned().collect();
+    dirs.push(dir.to_path_buf());
+    (all, dirs)
+}
+
+fn remove(path: &Path) {
+    match fs::symlink_metadata(path).unwrap().is_dir() {
+        true => fs::remove_dir_all(path).unwrap(),
+        false => fs::remove_file(path).unwrap(),
+    }
+}
+
+/// Does something to a tree, and says what.
+fn edit(dir: &Path, random: &mut Random) -> String {
+    let (all, dirs) = inside(dir);
+    let one = all[random.below(all.len())].clone();
+    let into = dirs[random.below(dirs.len())].clone();
+    let fresh = into.join(format!("n{}", random.next() % 1000));
+    let meta = fs::symlink_metadata(&one).unwrap();
+    let shown = one.strip_prefix(dir).unwrap().display().to_string();
+    let size = [0, 1, 70, 4096, 30_000, 1 << 20, (1 << 20) + 7, 2_000_000][random.below(8)];
+    match random.below(11) {
+        0 | 1 if meta.is_file() => {
+            fs::write(&one, noise(size, random.next())).unwrap();
+            format!("{shown} is {size} other bytes")
+        }
+        2 if meta.is_file() && meta.len() > 0 => {
+            let mut text = fs::read(&one).unwrap();
+            let at = random.below(text.len());
+            text[at] ^= 1;
+            fs::write(&one, text).unwrap();
+            format!("byte {at} of {shown}")
+        }
+        3 if meta.is_file() => {
+            let text = fs::read(&one).unwrap();
+            let at = random.below(text.len() + 1);
+            let text = [&text[..at], b"inserted", &text[at..]].concat();
+            fs::write(&one, text).unwrap();
+            format!("inserted into {shown}")
+        }
+        4 if !meta.is_symlink() => {
+            let mode = [0o644, 0o600, 0o755, 0o750, 0o711][random.below(5)]
+                | if meta.is_dir() { 0o700 } else { 0 };
+            fs::set_permissions(&one, fs::Permissions::from_mode(mode)).unwrap();
+            format!("{shown} has {mode:o}")
+        }
+        5 if all.len() > 20 => {
+            remove(&one);
+            format!("{shown} is gone")
+        }
+        6 if !fresh.exists() && !into.starts_with(&one) => {
+            fs::rename(&one, &fresh).unwrap();
+            format!("{shown} is {} now", fresh.display())
+        }
+        7 if meta.is_file() && !fresh.exists() => {
+            fs::copy(&one, &fresh).unwrap();
+            format!("{shown} is {} too", fresh.display())
+        }
+        8 if all.len() > 20 => {
+            remove(&one);
+            fs::create_dir(&one).unwrap();
+            format!("{shown} is a directory now")
+        }
+        9 if all.len() > 20 => {
+            remove(&one);
+            // It leads to something that is there and stays: to its own directory.
+            symlink(".", &one).unwrap();
+            format!("{shown} is a link now")
+        }
+        _ if !fresh.exists() => {
+            fs::write(&fresh, noise(size, random.next())).unwrap();
+            format!("{} comes with {size} bytes", fresh.display())
+        }
+        _ => "nothing".into(),
+    }
+}
+
+/// Writes into a live release, as an app may do that runs from it.
+fn disturb(host: &TestServer, random: &mut Random) {
+    let (all, _) = inside(&host.path("components/demo").canonicalize().unwrap());
+    let one = &all[random.below(all.len())];
+    if fs::symlink_metadata(one).unwrap().is_file() {
+        let text = fs::read(one).unwrap();
+        fs::write(one, [&text[..text.len() / 2], b"!"].concat()).unwrap();
+    }
+}
+
+/// The tree of a stored payload.
+pub(crate) fn payload(host: &TestServer, id: &str) -> BTreeMap<String, String> {
+    let at = TempDir::new();
+    let (file, dir) = (at.0.join("payload"), at.0.join("tree"));
+    fs::create_dir(&dir).unwrap();
+    let got = host.cli(&["payload", id, "--out", file.to_str().unwrap()]);
+    assert!(
+        got.status.success(),
+        "{}",
+        String::from_utf8_lossy(&got.stderr)
+    );
+    let tar = Command::new("tar")
+        .args(["-xpzf"])
+        .arg(&file)
+        .arg("-C")
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(
+        tar.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tar.stderr)
+    );
+    walk(&dir)
+}
+
+#[test]
+fn each_of_many_random_edits_is_live_as_it_is() {
+    let seed = number("GANGPLANK_DELTA_SEED", 1);
+    let edits = number("GANGPLANK_DELTA_EDITS", 25);
+    let mut random = Random(seed);
+    let host = TestServer::with(&["--keep-payloads", "4", "--keep-deployments", "6"], &[]);
+    let source = sample();
+    let mut trees = BTreeMap::new();
+    let mut deltas = 0;
+    deploy(&host, &source.0, &[]);
+    for n in 0..edits {
+        let many = 1 + random.below(4);
+        let done: Vec<String> = (0..many).map(|_| edit(&source.0, &mut random)).collect();
+        if random.below(4) == 0 {
+            disturb(&host, &mut random);
+        }
+        let (record, _) = deploy(&host, &source.0, &[]);
+        is_live(
+            &host,
+            &source.0,
+            &format!("seed {seed}, edit {n}: {}", done.join("; ")),
+        );
+        deltas += u64::from(record["payload_kind"] == "delta");
+        let id = record["deployment_id"].as_str().unwrap().to_owned();
+        trees.insert(id, walk(&source.0));
+    }
+    assert!(deltas * 2 > edits, "{deltas} of {edits}");
+    // Every payload that is kept is that of its time.
+    let mut kept = 0;
+    for (id, tree) in &trees {
+        if host.path("deployments").join(id).join("payload").exists() {
+            assert!(
+                payload(&host, id) == *tree,
+                "seed {seed}: the payload of {id}"
+            );
+            kept += 1;
+        }
+    }
+    assert!(kept >= 3, "{kept}");
+    assert!(
+        names(&host.path("store/demo"))
+            .iter()
+            .all(|name| !name.starts_with('.'))
+    );
+}
