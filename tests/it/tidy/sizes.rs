@@ -59,7 +59,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a command elsewhere, whose output and exit code are those of the program.
     // With `install-service`.
     // With the sending of what a server lacks.
-    ("cli", 7_800),
+    ("cli", 7_880),
 ];
 
 /// The lines of code of a file.
