@@ -140,7 +140,7 @@ impl PlainAnswer {
             message += &format!(", to {}", plain(location));
         }
         let body = plain(&String::from_utf8_lossy(&self.body));
-        message += ", which is not an answer of a gangplank server";
+        message += ", which is not an answer of a gangplank or a Harper server";
         if !body.is_empty() {
             message += &format!(": {body}");
         }

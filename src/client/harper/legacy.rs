@@ -47,14 +47,19 @@ impl<R: Read> Read for LegacyBody<R> {
 fn nameless_file() -> io::Result<File> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let path = std::env::temp_dir().join(format!("gangplank-{}", hex::encode(random)));
+    let dir = std::env::temp_dir();
+    let path = dir.join(format!("gangplank-{}", hex::encode(random)));
     let mut options = OpenOptions::new();
     let file = options
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&path)?;
+        .open(&path)
+        .map_err(|error| {
+            let what = format!("making a temporary file in {} (TMPDIR)", dir.display());
+            io::Error::new(error.kind(), format!("{what}: {error}"))
+        })?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }

@@ -53,7 +53,10 @@ pub(super) fn fetch(
     let mut download = TarballDownload::begin(asked, request.stop.clone(), request.deadline)?;
     let head = download.head().map_err(refused)?;
     if head.is_html {
-        return Err(request.failed("the answer is an HTML page and not a tarball"));
+        // That is what the address of a repository in a browser brings.
+        return Err(request.failed(
+            "the answer is an HTML page and not a tarball; a git repository is written git+https://",
+        ));
     }
     payload.expect(head.total)?;
     if head.unverified && sha256.is_none() && !request.package.is_unverified() {

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::harper::fake::{Exchange, FakeHarper};
 use crate::harper::{app, assert_exit, deploy, run, stderr, stdout};
+use crate::test_server::gangplank;
 
 fn legacy(deploy: impl Fn(&mut Exchange) + Send + Sync + 'static) -> FakeHarper {
     FakeHarper::start("4.7.29", deploy)
@@ -105,6 +106,21 @@ fn an_answer_of_an_older_server_that_is_lost_is_unknown() {
     let output = deploy(&harper, &[]);
     assert_exit(&output, 5, "this server keeps no record of it");
     assert_eq!(harper.operations(), ["registration_info", "cbor"]);
+}
+
+#[test]
+fn a_payload_that_cannot_be_kept_says_where() {
+    let harper = legacy(|exchange| exchange.json(200, &json!({"message": "m"})));
+    let app = app(9);
+    let output = gangplank()
+        .args(["deploy", app.0.join("hello").to_str().unwrap()])
+        .args(["--target", &harper.target])
+        .args(["--username", "admin", "--password", "secret"])
+        .env("TMPDIR", "/nowhere")
+        .output()
+        .unwrap();
+    let part = "making a temporary file in /nowhere (TMPDIR): No such file";
+    assert_exit(&output, 2, part);
 }
 
 #[test]

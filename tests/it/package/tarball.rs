@@ -106,7 +106,11 @@ fn what_is_wrong_with_a_tarball_is_named() {
     let table = [
         ("none", "fetch_failed", "answered 404"),
         ("forbidden", "fetch_failed", "GANGPLANK_FETCH_AUTHORIZATION"),
-        ("html", "fetch_failed", "an HTML page and not a tarball"),
+        (
+            "html",
+            "fetch_failed",
+            "an HTML page and not a tarball; a git repository is written git+https://",
+        ),
         ("cut", "fetch_failed", "after 10 of 100 bytes"),
         ("cut-chunk", "fetch_failed", "after"),
         ("mute", "fetch_failed", ""),
