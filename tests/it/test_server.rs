@@ -273,7 +273,7 @@ pub(crate) fn bare(program: &str) -> Command {
             "LC_",
         ];
         if heeded.iter().any(|prefix| text.starts_with(prefix))
-            || ["CI", "LANG", "TERM", "XDG_CONFIG_HOME"].contains(&&*text)
+            || ["CI", "LANG", "SSL_CERT_FILE", "TERM", "XDG_CONFIG_HOME"].contains(&&*text)
         {
             command.env_remove(&name);
         }

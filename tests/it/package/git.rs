@@ -421,6 +421,9 @@ fn what_is_fetched_is_fetched_as_the_user() {
     repositories.add("app", &[("index.txt", "nobody's")]);
     succeeds(&host, &repositories.url("app"), &[]);
     assert_eq!(live(&host), "nobody's");
+    set_env(&host, json!({"SSL_CERT_FILE": host.path("admin.token")}));
+    let (_, why) = fails(&host, "https://localhost:1/x.tgz", &[], "fetch");
+    assert!(why.contains("(SSL_CERT_FILE): Permission denied"), "{why}");
     // What is the server's own is not the user's to read, by whatever name.
     let cli = |package: &str| {
         let mut command = crate::test_server::gangplank();
