@@ -1042,7 +1042,11 @@ fn a_cancel_reaches_the_release_lines_of_the_peers() {
         let events = deploying.join().unwrap();
         assert_eq!(fails(&cluster, &events)["code"], "cancelled");
         for peer in &cluster.peers {
-            let newest = peer.operate(&list).json()["deployments"][0].clone();
+            // The origin ends once it has told the peers: their own ends follow.
+            let newest = await_some("the end at a peer", || {
+                let newest = peer.operate(&list).json()["deployments"][0].clone();
+                (newest["status"] != "releasing").then_some(newest)
+            });
             assert_eq!(newest["status"], "cancelled", "{newest}");
             assert_eq!(live(peer).as_deref(), Some("1"));
         }
