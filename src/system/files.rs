@@ -65,11 +65,24 @@ pub fn make_dirs(path: &Path, mode: u32) -> io::Result<()> {
 /// # Errors
 /// When the disk does not take it: the old file stays, and nothing of the new one.
 pub fn replace(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
-    let fresh = fresh(path);
-    let replaced = write(&fresh, content, mode, durability).and_then(|()| fs::rename(&fresh, path));
+    replace_through(&fresh(path), path, content, mode, durability)
+}
+
+/// As [`replace`], and the new content is written under a name of the caller's before it takes its place.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_through(
+    fresh: &Path,
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
+    let replaced = write(fresh, content, mode, durability).and_then(|()| fs::rename(fresh, path));
     if let Err(error) = replaced {
         // What is left of it takes the room that it lacked.
-        let _ = fs::remove_file(&fresh);
+        let _ = fs::remove_file(fresh);
         return Err(error);
     }
     match (durability, path.parent()) {

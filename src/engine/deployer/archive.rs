@@ -11,7 +11,6 @@ use crate::api::name::{DeploymentId, Project};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
 use crate::formats::archive::{Effort, PackPlan};
-use crate::system::files::fresh;
 use crate::system::log;
 
 /// How hard it is compressed: as a client does it.
@@ -52,7 +51,7 @@ impl Deployer {
         };
         maker.again(&scratch.0)?;
         let plan = PackPlan::of_list(&scratch.0, &store.tree_list(id))?;
-        let path = fresh(&payload);
+        let path = store.fresh_beside(id);
         let what = || format!("writing {}", path.display());
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);

@@ -283,14 +283,21 @@ impl Intake<'_> {
 
 /// The first bytes of a payload, and whether they are those of a delta.
 fn peek(source: &mut dyn Read) -> Result<(io::Cursor<Vec<u8>>, bool), Refusal> {
-    let mut start = Vec::with_capacity(MAGIC.len());
-    match source.take(MAGIC.len() as u64).read_to_end(&mut start) {
-        Ok(_) => {
-            let is_delta = start == MAGIC;
-            Ok((io::Cursor::new(start), is_delta))
+    let mut start = [0; MAGIC.len()];
+    let mut len = 0;
+    // No more than it takes: what is not a delta is not waited for.
+    while len < MAGIC.len() && MAGIC.starts_with(&start[..len]) {
+        match source.read(&mut start[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Refusal::of_reading("receiving the payload", &error)),
         }
-        Err(error) => Err(Refusal::of_reading("receiving the payload", &error)),
     }
+    Ok((
+        io::Cursor::new(start[..len].to_vec()),
+        start[..len] == MAGIC,
+    ))
 }
 
 /// Refuses a payload that has not the SHA-256 that it must have.
