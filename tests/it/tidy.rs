@@ -29,6 +29,30 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("uuid", &["api"]),
 ];
 
+/// All that lies at the top; the rest has a place below it.
+const TOP: [&str; 10] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "Makefile",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    ".gitignore",
+    ".ci",
+    "src",
+    "tests",
+];
+
+#[test]
+fn nothing_else_lies_at_the_top() {
+    for entry in fs::read_dir(top()).unwrap() {
+        let name = entry.unwrap().file_name();
+        let name = name.to_string_lossy();
+        let is_made = [".git", "target"].contains(&&*name);
+        assert!(is_made || TOP.contains(&&*name), "{name}");
+    }
+}
+
 fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }

@@ -105,7 +105,7 @@ pub struct Sources<'a> {
     pub records: &'a [&'a File],
 }
 
-/// Makes the tree in `release`, an empty directory, as [`unpack`](super::unpack) does. `receive` is called meanwhile, tells
+/// Makes the tree in `release`, an empty directory, as [`unpack`](super::unpack()) does. `receive` is called meanwhile, tells
 /// the supply what comes, and returns when nothing comes any longer.
 ///
 /// # Errors

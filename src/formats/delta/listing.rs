@@ -1,4 +1,4 @@
-//! The list of a tree: every entry below its root, as text, in the order of [`order`](super::order). Its SHA-256 is the
+//! The list of a tree: every entry below its root, as text, in the order of [`order`]. Its SHA-256 is the
 //! tree's identity: who has the list can make the tree, and prove that it is the one.
 //!
 //! The first line names the format. Then come, a line each, with hashes in base64 and sizes in bytes:

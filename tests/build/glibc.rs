@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn main() -> Result<(), String> {
-    println!("cargo::rerun-if-changed=src/static_glibc.c");
+    println!("cargo::rerun-if-changed=tests/build/static_glibc.c");
     let says = |name: &str, value: &str| {
         let set = env::var(name).unwrap_or_default();
         set.split(',').any(|one| one == value)
@@ -20,7 +20,7 @@ fn main() -> Result<(), String> {
     let compiler = compiler.unwrap_or_else(|_| "cc".to_owned());
     let object = Path::new(&env::var("OUT_DIR").unwrap_or_default()).join("static_glibc.o");
     let compiled = Command::new(&compiler)
-        .args(["-O2", "-fPIC", "-c", "src/static_glibc.c", "-o"])
+        .args(["-O2", "-fPIC", "-c", "tests/build/static_glibc.c", "-o"])
         .arg(&object)
         .status();
     match compiled {
