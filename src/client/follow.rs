@@ -373,6 +373,11 @@ impl<'a> AnswerFollower<'a> {
         self.nameless |= self.options.id.is_none();
         let numbered = own && number.is_some();
         host.news(FollowNews::Record { record, numbered });
+        self.step_of(record)
+    }
+
+    /// Whether a record ends the deployment, and how.
+    fn step_of(&self, record: &SseRecord) -> FollowStep {
         match record.event.as_str() {
             "done" => FollowStep::End(Ok(answer::done(&record.data))),
             "error" => FollowStep::End(Err(FollowError {

@@ -65,6 +65,7 @@ impl ItemHead {
     }
 }
 
+/// The kinds of items, in the upper three bits of an item's first byte.
 const UNSIGNED: u8 = 0;
 const NEGATIVE: u8 = 1;
 const BYTES: u8 = 2;

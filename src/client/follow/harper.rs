@@ -165,15 +165,7 @@ impl AnswerFollower<'_> {
             record,
             numbered: false,
         });
-        match record.event.as_str() {
-            "done" => FollowStep::End(Ok(answer::done(&record.data))),
-            "error" => FollowStep::End(Err(FollowError {
-                failed: answer::failed(&record.data, self.attempt.status.unwrap_or_default()),
-                shown: true,
-                watch: false,
-            })),
-            _ => FollowStep::On,
-        }
+        self.step_of(record)
     }
 
     /// What was answered to a question for what is missing.

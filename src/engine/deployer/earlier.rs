@@ -261,25 +261,12 @@ impl Deployer {
                 Refusal::new(refusal.code, format!("{what}: {}", refusal.message))
             })?;
         }
-        let is_there = || store.release(&project, release).exists();
         let earlier = Earlier {
             release,
             rollback_of,
             replicate,
         };
-        let (plan, payload) = if is_there() {
-            (Plan::Activate(earlier), None)
-        } else {
-            let gone = |refusal: Refusal| {
-                let why = format!(
-                    "{what}: release {release} was removed, and {}",
-                    refusal.message
-                );
-                Refusal::new(Code::NotFound, why)
-            };
-            let (payload, _) = self.payload(release).map_err(gone)?;
-            (Plan::Rebuild(earlier), Some(payload))
-        };
+        let (plan, payload) = self.plan(&project, earlier, what)?;
         let spec = DeploySpec {
             project,
             plan,
@@ -307,6 +294,26 @@ impl Deployer {
             None => self.built(&spec.project, release, what),
         };
         self.carry_on(spec, attempt, work)
+    }
+
+    /// How a release becomes live that was built before: as it is, or built again from its payload.
+    fn plan(
+        &self,
+        project: &Project,
+        earlier: Earlier,
+        what: &str,
+    ) -> Result<(Plan, Option<File>), Refusal> {
+        let release = earlier.release;
+        if self.known.store.release(project, release).exists() {
+            return Ok((Plan::Activate(earlier), None));
+        }
+        let gone = |refusal: Refusal| {
+            let why = refusal.message;
+            let why = format!("{what}: release {release} was removed, and {why}");
+            Refusal::new(Code::NotFound, why)
+        };
+        let (payload, _) = self.payload(release).map_err(gone)?;
+        Ok((Plan::Rebuild(earlier), Some(payload)))
     }
 
     /// A stored payload and its length.

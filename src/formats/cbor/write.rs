@@ -2,13 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// The kinds of items, in the upper three bits of an item's first byte.
-const UNSIGNED: u8 = 0;
-const NEGATIVE: u8 = 1;
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const LIST: u8 = 4;
-const MAP: u8 = 5;
+use crate::formats::cbor::{BYTES, LIST, MAP, NEGATIVE, TEXT, UNSIGNED};
 
 /// A map of these fields and of one more whose value is so many bytes, which have to follow.
 pub fn map_before_bytes(fields: &Map<String, Value>, name: &str, length: u64) -> Vec<u8> {
