@@ -436,6 +436,10 @@ fn what_the_server_makes_has_its_mode_under_any_umask() {
         command.args(["-c", &script, BINARY]);
         let host = TestServer::launch(command, Arc::clone(&root), &[]);
         let id = deployed(&host, "demo", "true");
+        // What is written after the end is there by then, and nothing comes and goes any more.
+        await_some("the list of its tree", || {
+            (!host.record(&id)["tree"].is_null()).then_some(())
+        });
         let mut found = Vec::new();
         modes(&root.0, "", &mut found);
         let open = ["components", "releases", "releases/demo", "shared"];
