@@ -9,7 +9,10 @@ use std::process::Command;
 
 use crate::delta::{deploy, is_live, noise, sample, walk};
 use crate::soak::random::Random;
-use crate::test_server::{TempDir, TestServer, names};
+use crate::test_server::{TempDir, TestServer, await_some, names};
+
+/// How many deployments the server keeps: more than payloads, and fewer than there are edits.
+const KEPT: usize = 6;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let given = std::env::var(name).ok();
@@ -139,7 +142,8 @@ fn each_of_many_random_edits_is_live_as_it_is() {
     let seed = number("GANGPLANK_DELTA_SEED", 1);
     let edits = number("GANGPLANK_DELTA_EDITS", 25);
     let mut random = Random(seed);
-    let host = TestServer::with(&["--keep-payloads", "4", "--keep-deployments", "6"], &[]);
+    let keep = KEPT.to_string();
+    let host = TestServer::with(&["--keep-payloads", "4", "--keep-deployments", &keep], &[]);
     let source = sample();
     let mut trees = BTreeMap::new();
     let mut deltas = 0;
@@ -161,6 +165,10 @@ fn each_of_many_random_edits_is_live_as_it_is() {
         trees.insert(id, walk(&source.0));
     }
     assert!(deltas * 2 > edits, "{deltas} of {edits}");
+    // What is too much goes after the end of the last deployment: its payloads first, then the deployments.
+    await_some("the end of the retention", || {
+        (names(&host.path("deployments")).len() <= KEPT).then_some(())
+    });
     // Every payload that is kept is that of its time.
     let mut kept = 0;
     for (id, tree) in &trees {
