@@ -109,9 +109,10 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 /// Whether and how the processes start again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Restart {
     /// Not at all.
+    #[default]
     No,
     /// All at once, if the release has processes or the component has a hook. Nobody is warned if there is nothing to do.
     Auto,

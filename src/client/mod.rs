@@ -16,6 +16,9 @@ pub(crate) mod download;
 pub(crate) mod follow;
 pub(crate) mod harper;
 pub(crate) mod kind;
+// The client of etcd and the hosts of a fleet use it.
+#[allow(dead_code)]
+pub(crate) mod kv;
 mod probe;
 mod request;
 mod state;
