@@ -4,7 +4,7 @@ mod log;
 
 use std::borrow::Cow;
 
-use serde::de::{Deserializer, IgnoredAny};
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -336,9 +336,9 @@ pub struct Summary {
     pub release_id: DeploymentId,
     /// The deployment whose release was live before.
     pub previous: Option<DeploymentId>,
-    /// Whether its payload arrived whole.
-    #[serde(rename = "payload_hash", deserialize_with = "is_some")]
-    pub received: bool,
+    /// The beginning of its payload's SHA-256, if the payload arrived whole.
+    #[serde(rename = "payload_hash", deserialize_with = "key")]
+    pub payload: Option<u128>,
     /// The identity of the tree that its payload holds, in hex.
     #[serde(default)]
     pub tree: Option<Box<str>>,
@@ -355,7 +355,7 @@ impl From<&Record> for Summary {
             started_at: record.started_at,
             release_id: record.release_id,
             previous: record.previous,
-            received: record.payload_hash.is_some(),
+            payload: record.payload_hash.as_deref().and_then(key_of),
             tree: record.tree.as_deref().map(Into::into),
             key: record.idempotency_key.as_deref().and_then(key_of),
         }
@@ -368,13 +368,9 @@ pub fn hash_key(key: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The part of an idempotency key's hash that a [`Summary`] has: 128 bits, which nobody else's share.
+/// The part of a SHA-256 that a [`Summary`] has: 128 bits, which nothing else shares by chance.
 pub fn key_of(hash: &str) -> Option<u128> {
     u128::from_str_radix(hash.get(..32)?, 16).ok()
-}
-
-fn is_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    Option::<IgnoredAny>::deserialize(deserializer).map(|found| found.is_some())
 }
 
 fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u128>, D::Error> {

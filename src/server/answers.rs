@@ -1,12 +1,10 @@
 //! What becomes of a request, and the JSON of every answer.
 
-use std::fs::File;
-
 use serde_json::{Map, Value};
 
 use crate::api::error::{self, Code, Error, Refusal};
 use crate::api::event::{Event, Failure};
-use crate::server::http::Answer;
+use crate::server::http::{Answer, FileAnswer};
 use crate::server::pump::LiveStream;
 
 /// What becomes of a request.
@@ -17,8 +15,8 @@ pub(super) enum Outcome {
     Stream(LiveStream),
     /// JSON that is made while it is sent.
     Pieces(Box<dyn Iterator<Item = Result<Vec<u8>, Error>>>),
-    /// A file of so many bytes, and the name that it is saved under.
-    File(File, u64, String),
+    /// A file, or a part of one.
+    File(Box<FileAnswer>),
 }
 
 /// A JSON answer.

@@ -120,6 +120,32 @@ impl Caller {
         }
     }
 
+    /// Refuses to let somebody look who may not even do that.
+    pub(super) fn may_look(&self, what: &str) -> Result<(), Refusal> {
+        match &self.0 {
+            Some(identity) if identity.role < Role::Read => Err(forbidden(format!(
+                "{what} needs the role 'read', and the token '{}' has '{}'",
+                identity.name,
+                identity.role.word()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses payloads to who is neither a host of the fleet nor may do everything: they are the components' source.
+    pub(super) fn may_fetch(&self) -> Result<(), Refusal> {
+        match &self.0 {
+            Some(identity) if !matches!(identity.role, Role::Fleet | Role::Admin) => {
+                Err(forbidden(format!(
+                    "fetching a payload needs the role 'fleet', and the token '{}' has '{}'",
+                    identity.name,
+                    identity.role.word()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether nothing that the caller may ask for comes with a payload.
     pub(super) fn only_looks(&self) -> bool {
         self.0

@@ -5,7 +5,8 @@
 //! body is read from the client's socket and the answer written to it, and nothing in tiny_http ever waits for a client.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,29 +183,28 @@ impl Exchange {
         Ok(())
     }
 
-    /// Gives a file as the one answer: all of its `length` bytes, to be saved under a name.
+    /// Gives a file, or a part of one, as the one answer.
     ///
     /// # Errors
     /// When the client is gone, or the file cannot be read; then the answer is cut off.
-    pub fn send_file(self, file: File, length: u64, name: &str) -> io::Result<()> {
-        let disposition = format!("attachment; filename=\"{name}\"");
-        let answer = Answer {
-            status: 200,
-            content_type: "application/octet-stream",
-            headers: vec![("Content-Disposition", disposition)],
-            body: Vec::new(),
-        };
-        let length = usize::try_from(length).map_err(io::Error::other)?;
+    pub fn send_file(self, mut answer: FileAnswer) -> io::Result<()> {
+        let part = answer.part.clone().unwrap_or(0..answer.length);
+        let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
         let mut writer = self.connection.respond()?;
-        writer.write_all(&head(&answer, length, self.version))?;
-        let (mut left, mut buffer) = (length, vec![0; FILE_BUFFER.min(length)]);
+        writer.write_all(&head(&answer.head(), length, self.version))?;
+        let mut left = if self.method == "HEAD" { 0 } else { length };
+        let mut buffer = vec![0; FILE_BUFFER.min(left)];
+        if part.start > 0 {
+            answer.file.seek(SeekFrom::Start(part.start))?;
+        }
         while left > 0 {
-            let part = left.min(FILE_BUFFER);
-            (&file).read_exact(&mut buffer[..part])?;
-            writer.write_all(&buffer[..part])?;
-            left -= part;
+            let piece = left.min(FILE_BUFFER);
+            answer.file.read_exact(&mut buffer[..piece])?;
+            writer.write_all(&buffer[..piece])?;
+            left -= piece;
         }
         writer.end();
+        drop(answer.hold.take());
         Ok(())
     }
 
@@ -250,6 +250,42 @@ pub struct Answer {
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// A file that is the answer, to be saved under a name.
+pub struct FileAnswer {
+    /// The file.
+    pub file: File,
+    /// How long it is.
+    pub length: u64,
+    /// The part that is asked for; none for all of it.
+    pub part: Option<Range<u64>>,
+    /// The name that it is saved under.
+    pub name: String,
+    /// Dropped when all of it is sent, or the client has gone.
+    pub hold: Option<Box<dyn Send>>,
+}
+
+impl FileAnswer {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        if self.part.is_some() { 206 } else { 200 }
+    }
+
+    fn head(&self) -> Answer {
+        let disposition = format!("attachment; filename=\"{}\"", self.name);
+        let mut headers = vec![("Content-Disposition", disposition)];
+        if let Some(Range { start, end }) = self.part {
+            let range = format!("bytes {start}-{}/{}", end - 1, self.length);
+            headers.push(("Content-Range", range));
+        }
+        Answer {
+            status: self.status(),
+            content_type: "application/octet-stream",
+            headers,
+            body: Vec::new(),
+        }
+    }
 }
 
 /// The head of an answer whose body has `length` bytes.

@@ -12,6 +12,7 @@
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `run` | one command in a release |
+//! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`) |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -25,6 +26,7 @@ mod cancel;
 mod deploy;
 mod drop;
 mod env;
+mod fleet;
 mod form;
 pub mod gate;
 pub mod http;
@@ -37,6 +39,7 @@ mod options;
 mod payload;
 mod prepare;
 mod pump;
+mod range;
 mod restart;
 mod rollback;
 mod router;
@@ -280,6 +283,7 @@ fn state(
         tls: options.tls.is_some(),
         started: Instant::now(),
         requests: AtomicU64::new(0),
+        uploads: Arc::default(),
         auth: Authenticator::new(tokens),
     })
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::api::error::{Code, Refusal};
 use crate::api::name::DeploymentId;
 use crate::server::answers::Outcome;
+use crate::server::http::FileAnswer;
 use crate::server::state::ServerState;
 
 pub(super) fn get(state: &ServerState, id: DeploymentId) -> Result<Outcome, Refusal> {
@@ -14,7 +15,13 @@ pub(super) fn get(state: &ServerState, id: DeploymentId) -> Result<Outcome, Refu
     }
     let (file, length) = state.deployer.archive(id)?;
     let name = format!("deployment-{id}.tar.gz");
-    Ok(Outcome::File(file, length, name))
+    Ok(Outcome::File(Box::new(FileAnswer {
+        file,
+        length,
+        part: None,
+        name,
+        hold: None,
+    })))
 }
 
 pub(super) fn delete(state: &ServerState, id: DeploymentId) -> Result<Value, Refusal> {

@@ -18,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, list, login, logs, payload, prepare, restart, rollback, run, show,
-    start, status, stop, system, watch,
+    cancel, deploy, drop, env, fleet, list, login, logs, payload, prepare, restart, rollback, run,
+    show, start, status, stop, system, watch,
 };
 use crate::system::log;
 
@@ -50,7 +50,7 @@ impl ServerState {
                 (200, stream.send(exchange, &mut access))
             }
             Outcome::Pieces(pieces) => send_pieces(exchange, pieces),
-            Outcome::File(file, length, name) => (200, exchange.send_file(file, length, &name)),
+            Outcome::File(file) => (file.status(), exchange.send_file(*file)),
         };
         let ms = begun.elapsed().as_millis();
         let gone = if sent.is_err() {
@@ -79,6 +79,7 @@ impl ServerState {
         let events = path
             .strip_prefix("/deployments/")
             .and_then(|rest| rest.strip_suffix("/events"));
+        let payload = path.strip_prefix("/fleet/payload/");
         match (path.as_str(), method.as_str(), events) {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(system::health())),
             ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
@@ -102,9 +103,16 @@ impl ServerState {
             ("", ..) => Ok(bad_method("/", "POST")),
             (_, "GET", Some(which)) => {
                 let caller = self.auth.caller(exchange)?;
+                caller.may_look("watching a deployment")?;
                 watch::watch(self, exchange, which, &caller)
             }
             (_, _, Some(_)) => Ok(bad_method(&path, "GET")),
+            (_, "GET" | "HEAD", _) if payload.is_some() => {
+                let caller = self.auth.caller(exchange)?;
+                let sha256 = payload.unwrap_or_default();
+                fleet::payload(self, exchange, sha256, &caller)
+            }
+            _ if payload.is_some() => Ok(bad_method(&path, "GET, HEAD")),
             _ => Err(Refusal::new(
                 Code::NotFound,
                 format!("There is nothing at {path}"),

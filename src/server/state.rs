@@ -9,6 +9,7 @@ use crate::engine::env::EnvFiles;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::server::auth::Authenticator;
+use crate::server::fleet::PayloadUploads;
 use crate::system::child::ServerMark;
 
 /// What all requests share.
@@ -23,6 +24,7 @@ pub(crate) struct ServerState {
     pub(super) tls: bool,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
+    pub(super) uploads: Arc<PayloadUploads>,
     pub(super) auth: Authenticator,
 }
 

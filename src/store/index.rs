@@ -103,7 +103,7 @@ mod tests {
             started_at: 1,
             release_id: id(1),
             previous: None,
-            received: false,
+            payload: None,
             tree: None,
             key: None,
         }

@@ -20,10 +20,13 @@ use crate::system::files::{self, Durability, if_there};
 use crate::system::hex;
 use crate::system::time::now_ms;
 
-/// What a token allows; each role allows what the ones before it do.
+/// What a token allows; each role but the first allows what the ones before it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Payloads by their SHA-256, and nothing else: what the hosts of a fleet show each other. That it stands first means
+    /// that it allows nothing of what the others do; they do not allow what it does either, but for the last.
+    Fleet,
     /// Looking only.
     Read,
     /// All but payload downloads and tokens.
@@ -36,6 +39,7 @@ impl Role {
     /// The role's word.
     pub const fn word(self) -> &'static str {
         match self {
+            Role::Fleet => "fleet",
             Role::Read => "read",
             Role::Deploy => "deploy",
             Role::Admin => "admin",
@@ -47,10 +51,10 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Role, String> {
-        [Role::Read, Role::Deploy, Role::Admin]
+        [Role::Fleet, Role::Read, Role::Deploy, Role::Admin]
             .into_iter()
             .find(|role| role.word() == word)
-            .ok_or_else(|| "none of admin, deploy and read".to_owned())
+            .ok_or_else(|| "none of admin, deploy, read and fleet".to_owned())
     }
 }
 

@@ -14,6 +14,7 @@ mod deploy;
 mod env;
 mod events;
 mod failure_output;
+mod fleet_payload;
 mod flood;
 mod harper;
 mod history;

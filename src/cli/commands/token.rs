@@ -27,7 +27,8 @@ stdout; only its hash is kept. A change holds from the server's next request on.
 
   --root DIR            the server's root (GANGPLANK_ROOT)
   --role R              admin: everything; deploy: all but payload download and
-                        tokens; read: looking only (deploy)
+                        tokens; read: looking only; fleet: payloads by their
+                        SHA-256 and nothing else (deploy)
   --project P           limited to this component; may be repeated
   --output KIND         the list on stdout: auto, text, json, yaml
 ",

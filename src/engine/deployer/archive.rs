@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 
 use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
+use crate::api::record::{Record, key_of};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
 use crate::formats::archive::{Effort, PackPlan};
@@ -30,6 +31,42 @@ impl Deployer {
         let of = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
         self.pack(&of.project, id)?;
         self.payload(id)
+    }
+
+    /// A stored payload that has this SHA-256, in hex, and its length; none if there is none, of the components that `may` lets
+    /// be looked at. It may be that of a deployment that runs: a payload has its hash when all of it has arrived.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn payload_by_hash(
+        &self,
+        sha256: &str,
+        may: &dyn Fn(&Project) -> bool,
+    ) -> Result<Option<(File, u64)>, Refusal> {
+        let Some(begins) = key_of(sha256) else {
+            return Ok(None);
+        };
+        let store = &self.known.store;
+        let found: Vec<DeploymentId> = self.known.index.look(|all| {
+            let all = all.iter().rev();
+            let has = all.filter(|(_, one)| one.payload == Some(begins) && may(&one.project));
+            has.map(|(id, _)| *id).collect()
+        });
+        for id in found {
+            // A delta that came with this hash is another file once it has been packed.
+            let Some(payload) = store.open_payload(id)? else {
+                continue;
+            };
+            let record = store.read_record(id)?;
+            let is_it = |record: Record| {
+                record.payload_hash.as_deref() == Some(sha256)
+                    && record.payload_kind.as_deref() != Some("delta")
+            };
+            if record.is_some_and(is_it) {
+                return Ok(Some(payload));
+            }
+        }
+        Ok(None)
     }
 
     /// Puts an archive in the place of a stored delta.

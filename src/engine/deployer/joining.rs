@@ -136,7 +136,7 @@ impl Deployer {
                 one.key == wanted && one.project == *project && one.started_at >= since
             };
             // What makes an existing release live, or restarts it, has no upload that could break.
-            let arrived = |id, one: &Summary| one.received || one.release_id != id;
+            let arrived = |id, one: &Summary| one.payload.is_some() || one.release_id != id;
             all.find(|(id, one)| of_key(one) && arrived(**id, one))
                 .map(|(id, _)| *id)
         })
