@@ -46,7 +46,7 @@
 //! | `make power N=10` | takes the power from a loop-mounted disk at named moments, and starts a server on what is left |
 //! | `make inject` | lets every system call of a deployment fail, one after the other; `ONLY=scenario:call:errno:n` for one |
 //! | `make fuzz` | throws bytes at the parsers; needs nightly Rust and cargo-fuzz; `FUZZ_TARGETS=sse FUZZ_SECONDS=60` for one |
-//! | `make bench` | measures uploads and events beside tar and rsync; `GANGPLANK_BENCH=quick` with less data |
+//! | `make bench` | measures uploads, redeployments and events beside tar and rsync; `GANGPLANK_BENCH=quick` with less data |
 //!
 //! `make test` contains a quick form of the first four.
 //!

@@ -88,12 +88,12 @@ pub(crate) fn sets(scale: u64) -> [Set; 7] {
 }
 
 impl Set {
-    /// Some files of which one half does not shrink.
-    pub(crate) fn half_noise(bytes: u64) -> Set {
+    /// So many files with so many bytes, of which so many of ten are text.
+    pub(crate) const fn of(files: u64, bytes: u64, text: u64) -> Set {
         Set {
-            files: 10,
+            files,
             bytes,
-            text: 5,
+            text,
             ..SMALL
         }
     }

@@ -43,6 +43,12 @@ pub(crate) fn memory(pid: u32, name: &str) -> Option<f64> {
     Some(kibibytes / 1024.0)
 }
 
+/// Begins the measure of a process's peak anew.
+pub(crate) fn forget_peak(pid: u32) {
+    // What the kernel does with a 5 is told in proc(5).
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
 /// Seconds of processor time that a process and the children that it waited for have used.
 pub(crate) fn processor_time(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -4,7 +4,8 @@
 //! slow ones. Figures are medians of three runs. Each run goes into new directories and nothing of a set is removed before its
 //! end, since removing a tree just before unpacking measures the removal; before each run, what the last one wrote is put on
 //! disk. A program beside that is not there is named and left out.
-//! `quick` as an argument or in `GANGPLANK_BENCH` takes a tenth of the data.
+//! `quick` as an argument or in `GANGPLANK_BENCH` takes a tenth of the data. `uploads`, `redeploys` and `events` as arguments
+//! measure only these.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod data;
@@ -12,6 +13,7 @@ mod events;
 mod link;
 mod machine;
 mod pipes;
+mod redeploys;
 mod rsync;
 mod server;
 mod table;
@@ -84,13 +86,23 @@ fn main() {
         );
     }
     table::head();
-    uploads::measure(&work.0, scale);
-    server::measure(&work.0);
-    uploads::at_once(&work.0, scale);
-    for of in LATENCIES {
-        events::latency(&work.0, of);
+    let all = !["uploads", "redeploys", "events"].into_iter().any(asked);
+    if all || asked("uploads") {
+        uploads::measure(&work.0, scale);
     }
-    events::lines(&work.0, 1_000_000 / scale);
+    if all || asked("redeploys") {
+        redeploys::measure(&work.0, scale);
+    }
+    if all {
+        server::measure(&work.0);
+        uploads::at_once(&work.0, scale);
+    }
+    if all || asked("events") {
+        for of in LATENCIES {
+            events::latency(&work.0, of);
+        }
+        events::lines(&work.0, 1_000_000 / scale);
+    }
 }
 
 /// Ends the servers and removes what was made if a signal ends the run.

@@ -1,4 +1,4 @@
-//! rsync over ssh, to an sshd of our own on loopback, which knows one key.
+//! rsync over ssh, to an sshd of our own on loopback, which knows one key; and to a daemon of our own.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
+
+use crate::link::{self, Link};
 
 /// An sshd that runs, and the way to it.
 pub(crate) struct Sshd {
@@ -38,9 +40,7 @@ impl Sshd {
             let made = made.status().map_err(|error| error.to_string())?;
             assert!(made.success(), "ssh-keygen failed: {made}");
         }
-        // The port is free now, and hardly taken by somebody else within the next moment.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-        let port = port.unwrap().port();
+        let port = free_port();
         let (dir, host, user) = (dir.display(), host.display(), user.display());
         let here = work.join("sshd_config");
         let text = format!(
@@ -62,13 +62,7 @@ impl Sshd {
             config,
             rsync,
         };
-        // Two seconds are enough for it to listen, or to end since something is missing.
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(port);
         let mut login = Command::new("ssh");
         login.arg("-F").arg(&sshd.config).args(["bench", "true"]);
         match login.stderr(Stdio::null()).status() {
@@ -94,6 +88,84 @@ impl Sshd {
         rsync.arg(format!("bench:{}/", to.display()));
         let status = rsync.status().unwrap();
         assert!(status.success(), "rsync failed: {status}");
+    }
+}
+
+/// An rsync daemon that runs, and what it writes to.
+pub(crate) struct Daemon {
+    child: Child,
+    rsync: PathBuf,
+    port: u16,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    /// Starts one that writes below a directory. If there is no rsync, says so.
+    pub(crate) fn start(below: &Path) -> Result<Daemon, String> {
+        let rsync = find("rsync")?;
+        let port = free_port();
+        let config = below.join("rsyncd.conf");
+        let module = "[bench]\nread only = no\nuse chroot = no\n";
+        // As root it would become nobody.
+        let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+        let text = format!(
+            "{module}path = {}\nuid = {}\ngid = {}\n",
+            below.display(),
+            uid.as_raw(),
+            gid.as_raw()
+        );
+        fs::write(&config, text).unwrap();
+        let mut child = Command::new(&rsync);
+        child.args(["--daemon", "--no-detach", "--address=127.0.0.1"]);
+        child.arg(format!("--port={port}"));
+        child.arg(format!("--config={}", config.display()));
+        child.arg("--log-file=/dev/null").stdin(Stdio::null());
+        let child = child.spawn().map_err(|error| error.to_string())?;
+        wait_for(port);
+        Ok(Daemon { child, rsync, port })
+    }
+
+    /// A link to it that counts.
+    pub(crate) fn link(&self) -> Link {
+        link::start(&format!("127.0.0.1:{}", self.port), None)
+    }
+
+    /// Copies a tree into a new directory of the daemon's, through a link if there is one. What is equal in another one of its
+    /// directories is linked, and what is alike is built from there.
+    pub(crate) fn copy(&self, from: &Path, to: &str, like: Option<&str>, through: Option<&Link>) {
+        let own = format!("127.0.0.1:{}", self.port);
+        let address = through.map_or(own, |link| link.address.clone());
+        let mut rsync = Command::new(&self.rsync);
+        rsync.arg("-a");
+        if let Some(like) = like {
+            rsync.arg(format!("--link-dest=../{like}"));
+        }
+        rsync.arg(format!("{}/", from.display()));
+        rsync.arg(format!("rsync://{address}/bench/{to}/"));
+        let status = rsync.status().unwrap();
+        assert!(status.success(), "rsync failed: {status}");
+    }
+}
+
+/// A port that is free now, and hardly taken by somebody else within the next moment.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Waits until somebody listens there. Two seconds are enough for that, or for it to end since something is missing.
+fn wait_for(port: u16) {
+    for _ in 0..200 {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -35,11 +35,23 @@ impl Server {
     pub(crate) fn start(work: &Path) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let root = work.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        Server::start_on(root)
+        Server::start_on(root, None)
     }
 
-    fn start_on(root: PathBuf) -> Server {
+    /// Starts one that finds programs in this directory before all others.
+    pub(crate) fn start_with(work: &Path, programs: &Path) -> Server {
+        Server::start_on(work.join("root"), Some(programs))
+    }
+
+    fn start_on(root: PathBuf, programs: Option<&Path>) -> Server {
         let mut command = command();
+        if let Some(programs) = programs {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let path = [programs.to_owned()]
+                .into_iter()
+                .chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(path).unwrap());
+        }
         let command = command
             // Room for a thousand watchers, which are at most half of all.
             .args([
@@ -100,6 +112,20 @@ impl Server {
             .env("GANGPLANK_TOKEN", &self.token)
             .stdout(Stdio::null());
         command
+    }
+
+    /// Waits until it does nothing any longer: what a deployment leaves for later is done by then. That is half a second in
+    /// which it takes no processor time, and before it the disk has what it wrote.
+    pub(crate) fn rest(&self) {
+        rustix::fs::sync();
+        let (mut last, mut quiet) = (0, 0);
+        while quiet < 5 {
+            thread::sleep(Duration::from_millis(100));
+            let now = machine::processor_time(self.pid()).to_bits();
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+        }
+        rustix::fs::sync();
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -172,7 +198,7 @@ pub(crate) fn measure(work: &Path) {
         let root = server.root.clone();
         drop(server);
         let begun = Instant::now();
-        drop(Server::start_on(root));
+        drop(Server::start_on(root, None));
         again.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     let start = Budget::Most(15.0);

@@ -181,11 +181,11 @@ fn report(set: &Set, ours: Cost, beside: Vec<Beside>) {
 
 /// Prints what a set costs where the link is what is slow, beside what the link takes for the bytes of `gzip -6`.
 fn through_link(server: &Server, set: &Set, dir: &Path) {
-    let address = link::start(server.address());
+    let link = link::start(server.address(), Some(link::RATE));
     let mut ours = Cost::default();
     for run in 0..RUNS {
         let mut deploy = server.first(set, dir, RUNS + run);
-        deploy.env("GANGPLANK_TARGET", format!("http://{address}"));
+        deploy.env("GANGPLANK_TARGET", format!("http://{}", link.address));
         ours.of(None, || {
             server::peak(deploy.spawn().unwrap());
         });
@@ -207,7 +207,7 @@ fn through_link(server: &Server, set: &Set, dir: &Path) {
 pub(crate) fn at_once(work: &Path, scale: u64) {
     let here = work.join("at-once");
     let dir = here.join("component");
-    let set = Set::half_noise(24_000_000 / scale);
+    let set = Set::of(10, 24_000_000 / scale, 5);
     set.write(&dir);
     let server = Server::start(&here);
     let clients: Vec<_> = (0..AT_ONCE)
