@@ -246,6 +246,9 @@ documents! {
         /// What was wanted before.
         #[serde(default)]
         previous: Option<PreviousDesired>,
+        /// Who publishes signs all of the above, with the project, in base64.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
     }
 
     /// `rollout/PROJECT`: how far a generation may go.
@@ -275,6 +278,12 @@ documents! {
         /// Why it stands so.
         #[serde(default)]
         reason: Option<String>,
+        /// How long a host may take, in seconds; one that takes longer counts as failed. 0 for any time.
+        #[serde(default)]
+        host_timeout_s: u64,
+        /// What was wanted before is wanted again when it stops.
+        #[serde(default)]
+        rollback_on_failure: bool,
     }
 
     /// `claim/PROJECT`, under a lease: somebody is about to publish it.
@@ -443,14 +452,14 @@ mod tests {
 
     const DESIRED: &str = r#"{"v":1,"generation":7,"deployment_id":"01920000-0000-7000-8000-000000000001",
         "sha256":"ab","size":12,"options":{"install_command":null,"install_timeout":null,"install_allow_scripts":true},
-        "restart":"rolling","origin":"one","drop":false,"signature":"later","previous":null}"#;
+        "restart":"rolling","origin":"one","drop":false,"colour":"later","previous":null}"#;
 
     #[test]
     fn unknown_members_stay() {
         let desired = Desired::read(DESIRED.as_bytes()).unwrap();
         assert_eq!(desired.restart, Restart::Rolling);
         assert!(desired.options.install_allow_scripts && !desired.drop);
-        assert_eq!(desired.more["signature"], "later");
+        assert_eq!(desired.more["colour"], "later");
         let written = desired.write().unwrap();
         assert!(!written.contains(&b'\n'));
         assert_eq!(Desired::read(&written), Ok(desired));

@@ -295,6 +295,21 @@ impl Client {
         self.post("download", call, false, headers)
     }
 
+    /// A payload by its SHA-256, from this byte on: as [`Client::download`], but a server may begin at its beginning, which
+    /// [`Notice::Head`] tells: 206 for the part, 200 for all.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    #[allow(dead_code, reason = "the hosts of a fleet are to come")]
+    pub(crate) fn payload_by_hash(&self, sha256: &str, from: u64) -> Result<InFlight, Error> {
+        let mut headers = vec![("Accept", "*/*".to_owned())];
+        if from > 0 {
+            headers.push(("Range", format!("bytes={from}-")));
+        }
+        let path = format!("/fleet/payload/{sha256}");
+        self.start("download", &path, false, headers, Content::None)
+    }
+
     /// An operation with a payload, streamed as the last part of a form. The key lets the server know a second try.
     ///
     /// # Errors

@@ -284,7 +284,7 @@ fn waited(timeout: Timeout) -> String {
 /// A payload comes as an attachment. Bytes alone are what a proxy gives that knows no type for its own text.
 fn is_payload(status: u16, content_type: &str, headers: &HeaderMap) -> bool {
     let disposition = header(headers, "content-disposition").unwrap_or_default();
-    status == 200
+    matches!(status, 200 | 206)
         && content_type == "application/octet-stream"
         && disposition.trim_start().starts_with("attachment")
 }

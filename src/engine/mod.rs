@@ -9,6 +9,8 @@ pub mod deployer;
 mod ending;
 pub mod env;
 mod fetch;
+#[allow(dead_code, reason = "the hosts of a fleet are to come")]
+pub mod holders;
 pub mod install;
 pub mod manifest;
 pub mod outcome;

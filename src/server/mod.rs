@@ -12,7 +12,7 @@
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `run` | one command in a release |
-//! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`) |
+//! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`); `uploads`: their places |
 //! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
@@ -53,6 +53,7 @@ mod stop;
 mod sync;
 mod system;
 mod upgrade;
+mod uploads;
 mod watch;
 
 use std::convert::Infallible;

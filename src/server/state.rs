@@ -9,7 +9,7 @@ use crate::engine::env::EnvFiles;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::server::auth::Authenticator;
-use crate::server::fleet::PayloadUploads;
+use crate::server::uploads::PayloadUploads;
 use crate::system::child::ServerMark;
 
 /// What all requests share.

@@ -29,6 +29,21 @@ impl Store {
         Ok(Some((file, length)))
     }
 
+    /// Where a payload is, by its SHA-256, that was fetched from another host and not deployed yet.
+    pub fn fetched_payload(&self, sha256: &str) -> PathBuf {
+        self.fetched_payloads().join(sha256)
+    }
+
+    /// Where a payload is of which not all has come.
+    pub fn partly_fetched_payload(&self, sha256: &str) -> PathBuf {
+        self.fetched_payloads().join(format!("{sha256}.part"))
+    }
+
+    /// Where payloads are that were fetched from other hosts.
+    pub fn fetched_payloads(&self) -> PathBuf {
+        self.root().join("run/fetched")
+    }
+
     /// Makes the file of a new payload.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::api::record::{Record, key_of};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
 use crate::formats::archive::{Effort, PackPlan};
+use crate::system::files::if_there;
 use crate::system::log;
 
 /// How hard it is compressed: as a client does it.
@@ -67,6 +68,20 @@ impl Deployer {
             }
         }
         Ok(None)
+    }
+
+    /// A payload that was fetched from another host, is whole, and is not deployed yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn fetched_payload(&self, sha256: &str) -> Result<Option<(File, u64)>, Refusal> {
+        let path = self.known.store.fetched_payload(sha256);
+        let what = || format!("reading {}", path.display());
+        let Some(file) = if_there(File::open(&path)).doing(what)? else {
+            return Ok(None);
+        };
+        let length = file.metadata().doing(what)?.len();
+        Ok(Some((file, length)))
     }
 
     /// Puts an archive in the place of a stored delta.

@@ -76,7 +76,7 @@ impl Deployer {
     }
 
     /// Refuses a payload for which there is no room, by what is known of its size.
-    pub(super) fn has_room(&self, project: &str, least: u64) -> Result<(), Refusal> {
+    pub(in crate::engine) fn has_room(&self, project: &str, least: u64) -> Result<(), Refusal> {
         let (free, kept) = (self.known.store.disk_free()?, self.limits.min_free_disk);
         if least <= free.saturating_sub(kept) {
             return Ok(());

@@ -31,7 +31,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With lists of trees, deltas, and the making of a tree out of another one.
     ("formats", 6_500),
     // With what is kept of trees and of cut uploads.
-    ("store", 1_800),
+    // With the role of the hosts of a fleet, and with the place of what they fetch.
+    ("store", 1_830),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.
@@ -44,7 +45,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With phase `fetch`: npm, git, tarballs, and what keeps their credentials to themselves.
     // With a rollback on every peer.
     // With trees: what of one is missing, how one is made again, and archives of deltas.
-    ("engine", 10_500),
+    // With payloads from whichever host has them, and with the rollouts of a fleet.
+    ("engine", 11_800),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
