@@ -187,8 +187,9 @@ pub struct Deploy {
 pub struct Prepare {
     /// The component.
     pub project: Project,
-    /// The tree that is to be sent, in lower-case hex.
-    pub tree: String,
+    /// The tree that is to be sent, in lower-case hex. None if it is only asked whether there is anything at all that need not
+    /// be sent.
+    pub tree: Option<String>,
     /// Whether what is here is read before it is counted on.
     pub verify: bool,
 }

@@ -354,16 +354,20 @@ impl Client {
         Ok(running)
     }
 
-    /// The list of a tree, as the file of a form. The key lets the server end an earlier upload.
+    /// The list of a tree, as the file of a form, or a question without one. The key lets the server end an earlier upload.
     ///
     /// # Errors
     /// When no thread can be started, or there is no randomness.
     pub(crate) fn prepare(
         &self,
         call: &OperationCall,
-        list: &[u8],
+        list: Option<&[u8]>,
         key: &str,
     ) -> Result<InFlight, Error> {
+        let Some(list) = list else {
+            let headers = vec![("Idempotency-Key", key.to_owned())];
+            return self.post("prepare", call, false, headers);
+        };
         let mut form = Form::new()?;
         for (name, value) in call.fields() {
             match value {

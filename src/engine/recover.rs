@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::error::{Doing, Error};
-use crate::api::event::Event;
+use crate::api::event::{Event, Phase};
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
 use crate::engine::fetch;
@@ -256,8 +256,13 @@ fn undo(store: &Store, record: &Record, verdict: &Verdict) {
     }
     if record.payload_hash.is_none() {
         // Whoever tries again need not send once more what has arrived.
-        let kept = store.keep_partial(&record.project, record.deployment_id);
-        removed = removed.and(kept.map(drop));
+        let (project, id) = (&record.project, record.deployment_id);
+        let kept = match store.keep_partial(project, id) {
+            // What was fetched is not an upload.
+            Ok(false) if !opens_with_fetch(record) => store.keep_archive(project, id),
+            kept => kept.map(drop),
+        };
+        removed = removed.and(kept);
         removed = removed.and(store.remove_payload(record.deployment_id));
         removed = removed.and(fetch::remove_leftovers(store, &record.project));
     }
@@ -284,6 +289,12 @@ fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
         .doing(|| format!("cleaning up {}", dir.display()))?;
     store.write_record(record, true)?;
     store.unmark(record.deployment_id)
+}
+
+/// Whether the payload of a deployment is that of a package.
+fn opens_with_fetch(record: &Record) -> bool {
+    let phases = record.phases().unwrap_or_default();
+    phases.contains(&Phase::Fetch)
 }
 
 /// Whether an event ends a deployment.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
+use crate::formats::archive::ACCEPTS;
 use crate::server::auth::Caller;
 use crate::server::http::Answer;
 use crate::server::state::ServerState;
@@ -15,7 +16,7 @@ const REGISTRATION: &str = concat!("5.1.14+gangplank.", env!("CARGO_PKG_VERSION"
 
 /// Performs `registration_info`.
 pub(super) fn registration_info() -> Value {
-    json!({ "version": REGISTRATION })
+    json!({ "version": REGISTRATION, "accepts": ACCEPTS })
 }
 
 /// Performs `system_information`. Who is limited to some components is told of their deployments alone.

@@ -5,23 +5,25 @@
 //! | `deployments/ID/manifest` | the list of the payload's tree, as gzip |
 //! | `deployments/ID/objects` | what an earlier upload had brought of a delta, as records |
 //! | `store/X/prepared` | the list that somebody is about to send the objects of |
-//! | `store/X/partial` | what an upload brought that was cut, as records |
+//! | `store/X/partial` | what an upload brought that was cut: records, or an archive that is made into records when they are asked for |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Record;
-use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner};
+use crate::formats::delta::records::{DeltaHead, LAST_KIND, MAGIC, RecordScanner};
 use crate::store::Store;
 use crate::system::files::{self, Durability, gone, if_there};
 
 /// How long what came of a cut upload is kept: whoever tries again does so within a day.
 const PARTIAL_LASTS: Duration = Duration::from_secs(24 * 60 * 60);
+/// What came of an archive is kept from here on; less is sent again as quickly.
+const ARCHIVE_KEPT: u64 = 1 << 20;
 /// What is read of records at once, to find them.
 const READ_AT_ONCE: usize = 256 << 10;
 
@@ -105,6 +107,70 @@ impl Store {
         self.component_store(project)?;
         fs::rename(&path, self.partial(project)).doing(what)?;
         Ok(true)
+    }
+
+    /// Keeps what came of an archive that was cut, if it is more than what is kept of an earlier one.
+    ///
+    /// # Errors
+    /// When it cannot be kept: it is only a matter of sending it again.
+    pub fn keep_archive(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
+        let what = || format!("keeping what came for deployment {id}");
+        let (from, to) = (self.payload(id), self.partial(project));
+        let length = |path: &Path| -> Result<u64, Error> {
+            let meta = if_there(fs::metadata(path)).doing(what)?;
+            Ok(meta.map_or(0, |meta| meta.len()))
+        };
+        let came = length(&from)?;
+        if came < ARCHIVE_KEPT || came <= length(&to)? {
+            return Ok(());
+        }
+        self.component_store(project)?;
+        fs::rename(&from, &to).doing(what)
+    }
+
+    /// What a cut upload of a component has brought, as records; `salvage` writes those of an archive. None if there is
+    /// nothing.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn partial_records(
+        &self,
+        project: &Project,
+        fresh: &Path,
+        salvage: &mut dyn FnMut(&File, &File) -> Result<(), Error>,
+    ) -> Result<Option<File>, Error> {
+        let path = self.partial(project);
+        let what = || format!("reading {}", path.display());
+        let Some(mut file) = if_there(File::open(&path)).doing(what)? else {
+            return Ok(None);
+        };
+        let mut kind = [0];
+        let read = file.read(&mut kind).doing(what)?;
+        if read == 0 || kind[0] <= LAST_KIND {
+            file.rewind().doing(what)?;
+            return Ok(Some(file));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let what = || format!("writing {}", fresh.display());
+        let mut records = options.mode(0o600).open(fresh).doing(what)?;
+        let written = salvage(&file, &records).and_then(|()| fs::rename(fresh, &path).doing(what));
+        if let Err(error) = written {
+            // What is left of it takes the room that it lacked.
+            let _ = fs::remove_file(fresh);
+            return Err(error);
+        }
+        records.rewind().doing(what)?;
+        Ok(Some(records))
+    }
+
+    /// Removes what a cut upload of a component has brought.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn drop_partial(&self, project: &Project) -> Result<(), Error> {
+        let path = self.partial(project);
+        gone(fs::remove_file(&path)).doing(|| format!("removing {}", path.display()))
     }
 
     /// Removes what an earlier upload has brought for a deployment.

@@ -85,7 +85,7 @@ const DEPLOYS: AnswerShape = Object(&[("message", Text), ("deployment_id", Text)
 
 operations! {
     DeployComponent "deploy_component" DEPLOYS;
-    PrepareDeployment "prepare_deployment" Object(&[("tree", Text), ("missing", Text)]);
+    PrepareDeployment "prepare_deployment" Object(&[("missing", Text)]);
     GetDeployment "get_deployment" Object(&[("deployment_id", Text), ("status", Text)]);
     ListDeployments "list_deployments" Object(&[("deployments", AList)]);
     GetDeploymentPayload "get_deployment_payload" Bytes;
@@ -267,7 +267,7 @@ impl Operation {
             Operation::Deploy(deploy) => deploy.write(writer),
             Operation::Prepare(prepare) => writer
                 .with("project", prepare.project.as_str())
-                .with("tree", prepare.tree.as_str())
+                .with("tree", prepare.tree.clone())
                 .flag("verify", prepare.verify),
             Operation::GetDeployment(id)
             | Operation::GetPayload(id)
@@ -427,10 +427,12 @@ mod tests {
             base: Some("b".repeat(64)),
             ..Deploy::of(project.clone())
         };
-        let prepare = Prepare {
-            project: project.clone(),
-            tree: "c".repeat(64),
-            verify: true,
+        let prepare = |tree, verify| {
+            Operation::Prepare(Prepare {
+                project: project.clone(),
+                tree,
+                verify,
+            })
         };
         let release = Deploy {
             release: Some(id),
@@ -486,7 +488,8 @@ mod tests {
             })
         };
         vec![
-            Operation::Prepare(prepare),
+            prepare(Some("c".repeat(64)), true),
+            prepare(None, false),
             Operation::Deploy(Box::new(Deploy::of(project.clone()))),
             Operation::Deploy(Box::new(stage)),
             Operation::Deploy(Box::new(release)),

@@ -285,14 +285,14 @@ impl FieldReader<'_> {
 
     pub(super) fn prepare(&mut self) -> Option<Prepare> {
         let project = self.project();
-        let tree = match self.get("tree") {
-            None => self.fault("'tree' is required".into()),
-            Some(_) => self.sha256("tree"),
-        };
+        let tree = self.get("tree").is_some().then(|| self.sha256("tree"));
         let verify = self.boolean("verify").unwrap_or(false);
         Some(Prepare {
             project: project?,
-            tree: tree?,
+            tree: match tree {
+                Some(tree) => Some(tree?),
+                None => None,
+            },
             verify,
         })
     }

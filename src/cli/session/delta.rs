@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 
 use crate::api::error::Error;
+use crate::api::name::Project;
 use crate::api::operation::{Operation, OperationCall, Prepare};
 use crate::cli::session::Session;
 use crate::cli::session::follow::FollowedRequest;
@@ -43,21 +44,44 @@ impl Session<'_> {
         if !matches!(self.client.kind(), None | Some(ServerKind::Gangplank)) {
             return Ok(None);
         }
+        if delta.tree().is_none() && !self.may_lack_less(&project, key) {
+            return Ok(None);
+        }
         let Some(tree) = self.tree(delta)? else {
             return Ok(None);
         };
         let asked = OperationCall::from(Operation::Prepare(Prepare {
             project,
-            tree: tree.tree().to_string(),
+            tree: Some(tree.tree().to_string()),
             verify,
         }));
         let request = FollowedRequest::Prepare {
             call: &asked,
-            list: tree.list(),
+            list: Some(tree.list()),
             key,
         };
         // Why there is no answer shows as soon as everything is sent.
         let answer = self.follow(request).ok();
         Ok(answer.and_then(|answer| missing(tree, &answer)))
+    }
+
+    /// Whether the server may have something of the component, for which the directory is worth reading. A server that
+    /// does not understand the question is asked by the list.
+    fn may_lack_less(&mut self, project: &Project, key: &str) -> bool {
+        let asked = OperationCall::from(Operation::Prepare(Prepare {
+            project: project.clone(),
+            tree: None,
+            verify: false,
+        }));
+        let answer = self.follow(FollowedRequest::Prepare {
+            call: &asked,
+            list: None,
+            key,
+        });
+        match answer {
+            Ok(answer) => answer["missing"] != "all",
+            // If nobody answers, the upload shows why.
+            Err(_) => self.status.is_some(),
+        }
     }
 }

@@ -27,10 +27,10 @@ pub(crate) enum FollowedRequest<'a> {
     },
     /// What kind of server answers. It may be asked again.
     Probe(&'a OperationCall),
-    /// What of a tree is missing; the server ends an earlier upload with this key for it.
+    /// What of a tree is missing, or without its list whether there is anything at all; the server ends an earlier upload with this key for it.
     Prepare {
         call: &'a OperationCall,
-        list: &'a [u8],
+        list: Option<&'a [u8]>,
         key: &'a str,
     },
     /// An operation with a payload, which is packed for each try anew.
@@ -253,7 +253,7 @@ impl FollowHost for Following<'_, '_, '_> {
                 client.call(call, true)
             }
             FollowedRequest::Watch(which) => client.events(which, 0),
-            FollowedRequest::Prepare { call, list, key } => client.prepare(call, list, key),
+            FollowedRequest::Prepare { call, list, key } => client.prepare(call, *list, key),
             FollowedRequest::Upload { .. } => self.upload(),
         }
     }

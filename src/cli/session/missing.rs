@@ -16,10 +16,6 @@ use crate::formats::delta::records::DeltaHead;
 /// A smaller tree is sent whole: the question takes as long.
 const WORTH_IT: u64 = 1 << 20;
 
-/// A tree of which the server has nothing is sent as an archive up to here, which is the quicker way; a larger one so that
-/// its upload goes on where it was cut.
-const RESUMED: u64 = 16 << 20;
-
 /// What is known of a directory that is sent, over all tries.
 pub(crate) struct DeltaUpload {
     plan: Arc<PackPlan>,
@@ -97,7 +93,8 @@ pub(crate) fn missing(tree: Arc<ScannedTree>, answer: &Value) -> Option<Missing>
     let wanted = Ranges::parse(answer["missing"].as_str()?)?;
     let bytes = answer["missing_bytes"].as_u64()?;
     let (files, total) = (tree.files(), tree.bytes());
-    if base.is_none() && bytes == total && total < RESUMED {
+    // All of it goes quicker as an archive.
+    if base.is_none() && bytes == total {
         return None;
     }
     let head = DeltaHead {

@@ -13,7 +13,6 @@ use crate::api::operation::Prepare;
 use crate::engine::deployer::Deployer;
 use crate::engine::trees::{self, base_of, bases, stale};
 use crate::formats::archive::{self, BaseTree};
-use crate::system::files::if_there;
 
 /// How many are prepared at once: each takes memory for what is missing.
 const AT_ONCE: u64 = 2;
@@ -33,6 +32,14 @@ pub struct Prepared {
     /// The numbers of the objects, as ranges.
     pub missing: String,
     pub missing_bytes: u64,
+}
+
+/// What there is of a component.
+pub struct Found {
+    /// Its newest tree.
+    pub base: Option<Box<str>>,
+    /// Whether something came of an upload that was cut.
+    pub partial: bool,
 }
 
 /// One of those that are being prepared; dropping it makes room for another one.
@@ -92,6 +99,24 @@ impl Deployer {
             let _ = fs::remove_file(&path);
         }
         prepared
+    }
+
+    /// What there is of a component that a delta could count on, so that whoever is about to send a tree knows whether its
+    /// list is worth the reading of all of it. An upload with the same key is ended first, as by [`Deployer::prepare`].
+    ///
+    /// # Errors
+    /// When that upload does not end.
+    pub fn anything(&self, project: &Project, key: Option<&str>) -> Result<Found, Refusal> {
+        let store = &self.known.store;
+        store.check_component(project)?;
+        if let Some(key) = key {
+            self.settled(project, key, Instant::now() + SETTLE_MAX)?;
+        }
+        let base = bases(&self.known, project).into_iter().next();
+        Ok(Found {
+            base: base.map(|(tree, _)| tree),
+            partial: store.partial(project).exists(),
+        })
     }
 
     fn store_list(&self, list: &mut dyn Read, path: &Path) -> Result<(), Refusal> {
@@ -161,18 +186,18 @@ impl Deployer {
             _ => HashSet::new(),
         };
         let demand = archive::demand(list, limits, base, &|path| changed.contains(path))?;
-        if demand.tree.to_string() != request.tree {
+        let tree = request.tree.as_deref().unwrap_or_default();
+        if demand.tree.to_string() != tree {
             let why = format!(
-                "preparing a deployment of {project}: the list is of the tree {}, and not of {}",
-                demand.tree, request.tree
+                "preparing a deployment of {project}: the list is of the tree {}, and not of {tree}",
+                demand.tree
             );
             return Err(Refusal::new(Code::BadArchive, why));
         }
-        let partial = self.known.store.partial(project);
-        let partial =
-            if_there(File::open(&partial)).doing(|| format!("reading {}", partial.display()))?;
-        if let Some(mut partial) = partial.filter(|_| !request.verify) {
-            trees::supply_from(&mut partial, 1, &demand.supply)?;
+        if !request.verify {
+            if let Some(mut partial) = self.partial(project, limits.max_bytes)? {
+                trees::supply_from(&mut partial, 1, &demand.supply)?;
+            }
         }
         let (missing, bytes) = demand.supply.missing(list)?;
         let missing = missing.to_string();
@@ -180,6 +205,18 @@ impl Deployer {
             true => ("all".into(), demand.bytes),
             false => (missing, bytes),
         })
+    }
+}
+
+impl Deployer {
+    /// What came of an upload that was cut, as records of at most so many bytes.
+    fn partial(&self, project: &Project, most: u64) -> Result<Option<File>, Refusal> {
+        let store = &self.known.store;
+        let fresh = store.component_store(project)?.join(unique("partial"));
+        let records = store.partial_records(project, &fresh, &mut |cut, to| {
+            archive::salvage(cut, to, most)
+        });
+        Ok(records?)
     }
 }
 

@@ -104,8 +104,8 @@ impl Intake<'_> {
                 true => self.receive_delta(attempt, &mut source, &file, expected),
                 false => self.unpack(attempt, &mut source, Some(&file), expected),
             };
-            if let (Err(failed), true) = (&received, is_delta) {
-                self.keep_partial(attempt, failed.refusal.code);
+            if let Err(failed) = &received {
+                self.keep_partial(attempt, failed.refusal.code, is_delta);
             }
             let (tree, facts) = received?;
             if !arrived(id) {
@@ -113,6 +113,10 @@ impl Intake<'_> {
                 return Err(Refusal::new(Code::Cancelled, why).into());
             }
             payload.kept = true;
+            if !is_delta {
+                // Whoever was cut has sent all of it now.
+                self.known.store.drop_partial(&attempt.record().project)?;
+            }
             Ok((Staged(tree), facts))
         })
     }
@@ -242,13 +246,14 @@ impl Intake<'_> {
     }
 
     /// Keeps what a cut upload has brought, unless something of it was not what it was to be.
-    fn keep_partial(&self, attempt: &Attempt, why: Code) {
+    fn keep_partial(&self, attempt: &Attempt, why: Code, is_delta: bool) {
         let (project, id) = (&attempt.record().project, attempt.record().deployment_id);
-        let kept = match why {
-            Code::UploadBroken | Code::Cancelled | Code::StaleBase => {
-                self.known.store.keep_partial(project, id)
-            }
-            _ => self.known.store.drop_objects(id).map(|()| false),
+        let is_cut = matches!(why, Code::UploadBroken | Code::Cancelled | Code::StaleBase);
+        let store = &self.known.store;
+        let kept = match (is_cut, is_delta) {
+            (true, true) => store.keep_partial(project, id).map(drop),
+            (true, false) => store.keep_archive(project, id),
+            (false, _) => store.drop_objects(id),
         };
         if let Err(error) = kept {
             log::warn(&format!("deployment {id}: {error}"));

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 
 use flate2::Compression;
-use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use tar::EntryType;
 
 use crate::api::error::{Doing, Error};
+use crate::formats::archive::decoded::decoded;
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::Name;
 use crate::formats::archive::reader::{TarEntry, TarReader, fill};
@@ -40,16 +40,9 @@ pub fn list_archive(
     goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<(ContentHash, Vec<u8>)>, Error> {
     let doing = || "listing what an archive holds".to_owned();
-    let mut start = [0; 2];
-    archive.rewind().doing(doing)?;
-    let len = fill(&mut archive, &mut start).doing(doing)?;
     archive.rewind().doing(doing)?;
     let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
-    let plain: Box<dyn BufRead> = match start[..len] == [0x1f, 0x8b] {
-        true => Box::new(BufReader::new(MultiGzDecoder::new(bytes))),
-        false => Box::new(bytes),
-    };
-    let mut reader = TarReader::new(plain);
+    let mut reader = TarReader::new(decoded(bytes).doing(doing)?);
     let mut lister = Lister::default();
     while let Some(entry) = reader.next().doing(doing)? {
         if lister.entries.len() > ENTRIES_MAX || !goes_on() {

@@ -16,6 +16,8 @@
 //! | `choose` | walks a directory and decides what is packed |
 //! | `incoming` | stores and hashes a payload while it is read |
 //! | `making` | one file of a tree, and what could not be made |
+//! | `decoded` | the plain bytes of an archive, whatever it is compressed with |
+//! | `salvage` | what came of an archive that was cut |
 //! | `list` | the list of the tree that an archive makes |
 //! | `scan` | reads a directory for its list, and sends what of it is missing |
 //! | `secrets` | what is left out because it is a secret |
@@ -42,6 +44,7 @@
 mod assemble;
 mod buffers;
 mod choose;
+mod decoded;
 mod early_sync;
 mod effort;
 mod extract;
@@ -58,6 +61,7 @@ mod pack;
 pub(in crate::formats) mod path;
 mod reader;
 mod ready;
+mod salvage;
 mod scan;
 mod secrets;
 mod settle;
@@ -71,12 +75,14 @@ mod unpack;
 
 pub use assemble::{Assembled, Sources, assemble};
 pub use choose::{PackOptions, plan};
+pub use decoded::ACCEPTS;
 pub use effort::{Effort, Outflow};
 pub use incoming::IncomingPayload;
 pub use limits::{Limits, Owner};
 pub use list::list_archive;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};
+pub use salvage::salvage;
 pub use scan::ScannedTree;
 pub use supply::{BaseTree, Supply, changed, demand};
 #[cfg(any(test, fuzzing))]

@@ -22,6 +22,9 @@ use crate::formats::delta::hash::{ContentHash, HASH_LEN};
 /// What a payload begins with that is a delta: no archive, and no text.
 pub const MAGIC: [u8; 8] = *b"\x89GPD1\r\n\x1a";
 
+/// A record begins with the number of its kind, which is at most this. No archive begins so.
+pub const LAST_KIND: u8 = 2;
+
 /// The longest head.
 const HEAD_MAX: u32 = 4096;
 /// No object is larger: a file from there on has chunks.
@@ -129,8 +132,14 @@ impl<W: Write> RecordWriter<W> {
 
     /// # Errors
     /// `out`'s own.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// # Errors
+    /// `out`'s own.
     pub fn end(mut self) -> io::Result<W> {
-        self.out.write_all(&[2])?;
+        self.out.write_all(&[LAST_KIND])?;
         self.out.write_all(&self.count.to_be_bytes())?;
         Ok(self.out)
     }
@@ -206,7 +215,7 @@ impl RecordScanner {
             }
             let wanted = match self.head.first().or(bytes.first()) {
                 Some(0 | 1) => RECORD_HEAD,
-                Some(2) => 5,
+                Some(&LAST_KIND) => 5,
                 _ => return Err(bad("a record is of no known kind")),
             };
             let taken = bytes.len().min(wanted - self.head.len());
@@ -226,7 +235,7 @@ impl RecordScanner {
             let bytes = self.head[at..at + 4].try_into().unwrap_or_default();
             u32::from_be_bytes(bytes)
         };
-        if self.head[0] == 2 {
+        if self.head[0] == LAST_KIND {
             self.ended = true;
             return match number(1) == self.count {
                 true => Ok(()),

@@ -29,10 +29,11 @@ const CEILINGS: [(&str, usize); 8] = [
     // And the writing of it, for older Harper servers.
     // With a compression that follows the link.
     // With lists of trees, deltas, and the making of a tree out of another one.
-    ("formats", 6_500),
-    // With what is kept of trees and of cut uploads.
+    // With what is salvaged of an archive that was cut.
+    ("formats", 6_600),
+    // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
-    ("store", 1_830),
+    ("store", 1_880),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.
