@@ -196,12 +196,12 @@ impl Store {
         let fresh = self.fresh_beside(record.deployment_id);
         let path = self.tree_list(record.deployment_id);
         let what = || format!("writing {}", path.display());
-        files::replace_through(&fresh, &path, list, 0o600, Durability::None).doing(what)?;
+        files::replace_through(&fresh, &path, list, 0o600, Durability::Either).doing(what)?;
         let path = self.deployment(record.deployment_id).join("record.json");
         let mut text = serde_json::to_vec_pretty(record).doing(what)?;
         text.push(b'\n');
         // Not as other records: if the disk does not take this one, the old one is as good.
-        files::replace_through(&fresh, &path, &text, 0o600, Durability::None).doing(what)
+        files::replace_through(&fresh, &path, &text, 0o600, Durability::Either).doing(what)
     }
 
     /// Where something new of a deployment that has ended is written. A start looks only after deployments that had not, but
