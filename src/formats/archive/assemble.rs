@@ -2,15 +2,17 @@
 //! from, its hash is that of the list, or the tree is refused.
 //!
 //! Two threads write while a third one, the caller's, may still receive records ([`Supply`]): they go through the list in
-//! its order, which is the one in which objects are sent, and wait for what has not come yet.
+//! its order, which is the one in which objects are sent, and wait for what has not come yet. What takes a while is put on
+//! disk meanwhile ([`EarlySync`]).
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::error::{Code, Error, Refusal};
+use crate::formats::archive::early_sync::EarlySync;
 use crate::formats::archive::extract::TreeWriter;
 use crate::formats::archive::free_space::unwritten;
 use crate::formats::archive::limits::{Limits, Owner};
@@ -58,6 +60,8 @@ struct Desk<'a> {
     writer: TreeWriter<'a>,
     ended: bool,
     made: Assembled,
+    /// The bytes that were written so far.
+    written: u64,
 }
 
 impl Desk<'_> {
@@ -134,14 +138,23 @@ pub fn assemble<T>(
             writer,
             ended: false,
             made: Assembled::default(),
+            written: 0,
         }),
     };
-    let received = std::thread::scope(|scope| {
+    let (received, synced) = std::thread::scope(|scope| {
+        let payload = sources.records.first().copied();
+        let early = Arc::new(Mutex::new(EarlySync::new(scope, release, payload)));
+        let workshop = &workshop;
         let mut writers = Vec::new();
         for n in 0..WRITERS {
-            let spawned =
-                threads::spawn_scoped(scope, format!("assemble-{n}"), STACK, || workshop.work());
-            writers.push(spawned);
+            let early = Arc::clone(&early);
+            let work = move || workshop.work(&early);
+            writers.push(threads::spawn_scoped(
+                scope,
+                format!("assemble-{n}"),
+                STACK,
+                work,
+            ));
         }
         let none = writers.iter().all(Result::is_err);
         let _ends = EndGuard(sources.supply);
@@ -149,20 +162,24 @@ pub fn assemble<T>(
         sources.supply.end(received.as_ref().err().cloned());
         if none {
             // What has come is there by now.
-            workshop.work();
+            workshop.work(&early);
         }
         for writer in writers.into_iter().flatten() {
             if let Err(panic) = writer.join() {
                 std::panic::resume_unwind(panic);
             }
         }
-        received
+        // The writers have ended, so that nobody else has it.
+        let early = Arc::into_inner(early).map(Mutex::into_inner);
+        let early = early.map(|early| early.unwrap_or_else(PoisonError::into_inner));
+        (received, early.map_or(Ok(()), EarlySync::end))
     });
     let failed = sources.supply.failure();
     let received = match (received, failed) {
         (Ok(received), None) => received,
         (Err(refusal), _) | (_, Some(refusal)) => return Err(refusal),
     };
+    synced?;
     let desk = workshop
         .desk
         .into_inner()
@@ -193,12 +210,12 @@ impl<'a> Workshop<'a> {
     }
 
     /// Writes file after file, until there is none or all is in vain.
-    fn work(&self) {
+    fn work(&self, early: &Mutex<EarlySync<'_, '_>>) {
         let mut rooms = Rooms::default();
         let mut done = || -> Result<bool, Refusal> {
             let job = self.desk().next()?;
             let Some(job) = job else { return Ok(false) };
-            let reused = self.file(&job, &mut rooms)?;
+            let reused = self.file(&job, &mut rooms, early)?;
             let made = &mut self.desk().made;
             made.files += 1;
             made.bytes += job.file.size;
@@ -218,7 +235,12 @@ impl<'a> Workshop<'a> {
     }
 
     /// Writes a file, and says whether all of it came from the base.
-    fn file(&self, job: &FileJob, rooms: &mut Rooms) -> Result<bool, Refusal> {
+    fn file(
+        &self,
+        job: &FileJob,
+        rooms: &mut Rooms,
+        early: &Mutex<EarlySync<'_, '_>>,
+    ) -> Result<bool, Refusal> {
         let writing = |error| unwritten(format!("writing '{}'", job.name.shown), error);
         let mut file = new_file(&self.root, &job.name, job.file.mode)?;
         let same = match (&self.base, job.same) {
@@ -234,8 +256,18 @@ impl<'a> Workshop<'a> {
             if !found {
                 reused &= self.supplied(object, rooms, &job.name)?;
             }
-            let mut take = |bytes| self.desk().writer.room.take(bytes);
+            let mut taken = 0;
+            let mut take = |bytes| {
+                let mut desk = self.desk();
+                desk.written += bytes;
+                taken = desk.written;
+                desk.writer.room.take(bytes)
+            };
             file.write(&rooms.plain, &mut take, &writing)?;
+            early
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .look(taken);
             at += u64::from(object.len);
         }
         let file = file.end().map_err(writing)?;

@@ -59,9 +59,9 @@ impl<'scope, 'env> EarlySync<'scope, 'env> {
         }
     }
 
-    /// Asks for a sync when it is time. `total` bytes have come.
+    /// Asks for a sync when it is time. `total` bytes have come, or more if several threads tell of them.
     pub(super) fn look(&mut self, total: u64) {
-        if total - self.by_then < WORTH || self.asked.elapsed() < EVERY {
+        if total.saturating_sub(self.by_then) < WORTH || self.asked.elapsed() < EVERY {
             return;
         }
         self.by_then = total;

@@ -9,6 +9,10 @@
 //!   refused with the name of the entry and the reason. An archive is complete (its end marker was seen, its checksums are
 //!   right, nothing follows) or refused. The memory does not grow with the payload's size, nor with that of an entry.
 //!
+//! What arrives is written twice, as the payload and as the tree: what runs may write into its release, so the payload cannot
+//! be made again from there, and blocks that two files could share begin at multiples of 4 KiB, which contents in a payload
+//! seldom do.
+//!
 //! | file | what for |
 //! | --- | --- |
 //! | `assemble` | makes a tree by its list, out of another tree and of what came |
