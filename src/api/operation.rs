@@ -75,6 +75,7 @@ const OTHERS: &[&str] = &[
     "set",
     "unset",
     "type",
+    "objects",
 ];
 
 /// Whether some operation has a field of this name. What is none of theirs is not kept.
@@ -302,6 +303,10 @@ pub enum Operation {
     ListDeployments(List),
     /// A deployment's payload.
     GetPayload(DeploymentId),
+    /// The list of the tree of a deployment's payload.
+    GetTree(DeploymentId),
+    /// Some of the objects of that tree, by their numbers in the list, as ranges.
+    GetObjects(DeploymentId, String),
     /// Remove a deployment's payload.
     DeletePayload(DeploymentId),
     /// Make an earlier release live again.
@@ -364,6 +369,8 @@ impl Operation {
             Name::PrepareDeployment => reader.prepare().map(Operation::Prepare),
             Name::GetDeployment => reader.deployment().map(Operation::GetDeployment),
             Name::GetDeploymentPayload => reader.deployment().map(Operation::GetPayload),
+            Name::GetTree => reader.deployment().map(Operation::GetTree),
+            Name::GetObjects => reader.objects(),
             Name::DeleteDeploymentPayload => reader.deployment().map(Operation::DeletePayload),
             Name::CancelDeployment => reader.deployment().map(Operation::Cancel),
             Name::RollbackComponent => reader.rollback().map(Operation::Rollback),

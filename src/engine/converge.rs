@@ -8,10 +8,12 @@ use std::sync::Arc;
 use crate::api::error::{Code, Refusal};
 use crate::api::event::Event;
 use crate::api::name::Project;
-use crate::api::operation::Restart;
+use crate::api::operation::{Operation, Restart};
 use crate::engine::deployer::{Deployer, Incoming, stopping_refusal};
-use crate::engine::peers::{Peer, PeerRelease};
+use crate::engine::lacking::Lacking;
+use crate::engine::peers::{Peer, PeerRelease, PeerTree};
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Then};
+use crate::system::log;
 
 /// What came of one component.
 #[derive(Debug)]
@@ -80,34 +82,73 @@ impl Deployer {
             plan: Plan::Build(Then::Activate),
             package: None,
             restart,
-            options: one.options,
+            options: one.options.clone(),
             origin: Some(from.name().to_owned()),
-            provenance: one.provenance,
+            provenance: one.provenance.clone(),
             caller: DeployCaller {
                 user: user.map(str::to_owned),
                 ..DeployCaller::default()
             },
         };
+        if let Some(lacking) = self.lacking_of(from, &one) {
+            let incoming = Incoming {
+                open: Box::new(move |stop| lacking.open(&stop)),
+                sha256: None,
+                least: 0,
+            };
+            let (done, code) = self.caught_up(spec.clone(), incoming)?;
+            // What cannot be had in parts is had whole.
+            let in_parts = [Code::StaleBase, Code::UploadBroken, Code::BadArchive];
+            if !in_parts.iter().any(|one| one.word() == code) {
+                return Ok(done);
+            }
+        }
         let release = one.release;
         let incoming = Incoming {
-            open: Box::new(move |stop| match from.payload(release, &stop) {
-                Ok(payload) => Ok(Box::new(payload)),
-                Err(why) => Err(Refusal::new(Code::UploadBroken, why)),
+            open: Box::new(move |stop| {
+                match from.download(Operation::GetPayload(release), &stop) {
+                    Ok(payload) => Ok(Box::new(payload)),
+                    Err(why) => Err(Refusal::new(Code::UploadBroken, why)),
+                }
             }),
             sha256: one.payload_hash.as_deref(),
             least: 0,
         };
+        Ok(self.caught_up(spec, incoming)?.0)
+    }
+
+    /// What of a tree at a peer is missing here. None if that is not known there, or if nothing of it is here.
+    fn lacking_of<'p>(&self, from: &'p Peer, one: &PeerRelease) -> Option<Lacking<PeerTree<'p>>> {
+        let (peer, id) = (from, one.release);
+        let tree = one.tree.as_deref()?;
+        let lacking = self.lacking(&one.project, tree, PeerTree { peer, id });
+        lacking.unwrap_or_else(|refusal| {
+            let (project, from) = (&one.project, from.name());
+            log::warn(&format!("catching up {project} from {from}: {refusal}"));
+            None
+        })
+    }
+
+    /// Deploys what comes, and gives the word for why it failed if it did.
+    fn caught_up(
+        self: &Arc<Self>,
+        spec: DeploySpec,
+        incoming: Incoming<'_>,
+    ) -> Result<(Converged, String), Refusal> {
+        let project = spec.project.clone();
         let follower = self.build(spec, incoming)?;
         let (deployment_id, error) = match self.wait(follower)? {
-            Event::Error(failure) => (failure.deployment_id, Some(failure.message)),
+            Event::Error(failure) => (failure.deployment_id.clone(), Some(failure)),
             Event::Done(result) => (result["deployment_id"].as_str().map(str::to_owned), None),
             _ => (None, None),
         };
-        Ok(Converged {
-            project: one.project,
+        let code = error.as_ref().map(|failure| failure.code.clone());
+        let done = Converged {
+            project,
             deployment_id,
-            error,
-        })
+            error: error.map(|failure| failure.message),
+        };
+        Ok((done, code.unwrap_or_default()))
     }
 
     /// Whether what is live at a peer is live here: built from the same payload.

@@ -9,9 +9,11 @@ pub mod deployer;
 mod ending;
 pub mod env;
 mod fetch;
+pub mod held_tree;
 #[allow(dead_code, reason = "the hosts of a fleet are to come")]
 pub mod holders;
 pub mod install;
+mod lacking;
 pub mod manifest;
 pub mod outcome;
 pub mod peers;

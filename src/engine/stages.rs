@@ -39,7 +39,7 @@ use crate::api::operation::Restart;
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::outcome::{Failed, Made, Outcome, Success};
-use crate::engine::peers::Peer;
+use crate::engine::peers::{Peer, WholePayload};
 use crate::engine::processes::{Processes, RestartRequest, Unhealthy, by_release};
 use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::cut_off::CutOff;
@@ -122,6 +122,9 @@ pub struct Builder {
     pub replicate_timeout: Duration,
 }
 
+/// Opens the payload of a deployment as an archive, and says its SHA-256.
+pub type Whole<'a> = &'a (dyn Fn(&Project, DeploymentId) -> Result<WholePayload, Refusal> + Sync);
+
 /// With what a deployment goes on past `extract`.
 pub enum Work {
     /// A payload that was unpacked.
@@ -144,7 +147,7 @@ impl Builder {
         spec: &DeploySpec,
         work: Work,
         attempt: &mut Attempt,
-        permit: P,
+        (permit, whole): (P, Whole<'_>),
     ) -> Outcome<'_> {
         let ready = match work {
             Work::Live => return self.restart_alone(spec, attempt),
@@ -168,7 +171,7 @@ impl Builder {
         // Who waits for peers holds up nobody, least of all the peers.
         drop(permit);
         let fleet = match spec.plan.replication() {
-            Some(how) => self.replicate(attempt, &ready.0, how.ignores)?,
+            Some(how) => self.replicate(attempt, &ready.0, (how.ignores, whole))?,
             None => Fleet::none(),
         };
         let (ready, fleet) = self.release(spec, ready, attempt, fleet)?;

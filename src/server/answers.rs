@@ -1,11 +1,17 @@
 //! What becomes of a request, and the JSON of every answer.
 
+use std::io;
+
 use serde_json::{Map, Value};
 
 use crate::api::error::{self, Code, Error, Refusal};
 use crate::api::event::{Event, Failure};
 use crate::server::http::{Answer, FileAnswer};
 use crate::server::pump::LiveStream;
+
+/// Makes bytes, and gives each part of them to be sent.
+pub(super) type WriteParts =
+    Box<dyn FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), Refusal>>;
 
 /// What becomes of a request.
 pub(super) enum Outcome {
@@ -15,6 +21,8 @@ pub(super) enum Outcome {
     Stream(LiveStream),
     /// JSON that is made while it is sent.
     Pieces(Box<dyn Iterator<Item = Result<Vec<u8>, Error>>>),
+    /// Bytes that are made while they are sent.
+    Parts(WriteParts),
     /// A file, or a part of one.
     File(Box<FileAnswer>),
 }

@@ -232,7 +232,9 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::CancelDeployment
         | OperationName::DeleteDeploymentPayload => Role::Deploy,
         // It is the component's source, secrets included if there are any.
-        OperationName::GetDeploymentPayload => Role::Admin,
+        OperationName::GetDeploymentPayload
+        | OperationName::GetTree
+        | OperationName::GetObjects => Role::Admin,
         OperationName::GetDeployment
         | OperationName::ListDeployments
         | OperationName::GetLogs

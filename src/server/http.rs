@@ -17,6 +17,9 @@ use crate::api::error::{Doing, Error};
 use crate::formats::sse;
 use crate::server::gate::{ClientAddress, Connection, PendingConnections, ResponseWriter, headers};
 
+/// The media type of what is only bytes.
+pub(super) const BYTES: &str = "application/octet-stream";
+
 /// A comment goes out after this much silence: below the 30 s and 60 s after which proxies give up.
 const HEARTBEAT_AFTER: Duration = Duration::from_secs(15);
 /// How long whoever sends a stream waits for something to send before it looks for its client with [`EventStream::idle`].
@@ -222,6 +225,10 @@ impl Exchange {
         if chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
         }
+        if content_type == BYTES {
+            // Without it a client takes bytes for the text of a proxy.
+            head.push_str("Content-Disposition: attachment\r\n");
+        }
         head.push_str("\r\n");
         let mut writer = if watching {
             self.connection.respond_to_watcher()?
@@ -281,7 +288,7 @@ impl FileAnswer {
         }
         Answer {
             status: self.status(),
-            content_type: "application/octet-stream",
+            content_type: BYTES,
             headers,
             body: Vec::new(),
         }

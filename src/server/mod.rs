@@ -13,7 +13,7 @@
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `run` | one command in a release |
 //! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`); `uploads`: their places |
-//! | `list`, `show`, `watch`, `payload`, `status`, `logs`, `system` | the operations that look |
+//! | `list`, `show`, `watch`, `payload`, `tree`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
@@ -52,6 +52,7 @@ mod status;
 mod stop;
 mod sync;
 mod system;
+mod tree;
 mod upgrade;
 mod uploads;
 mod watch;

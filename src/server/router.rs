@@ -10,16 +10,16 @@ use crate::api::operation::{
     self, DropComponent, EnvChange, Logs, Operation, Rollback, RunCommand,
 };
 use crate::engine::deployer::stopping_refusal;
-use crate::server::answers::{Outcome, json, json_text, refused};
+use crate::server::answers::{Outcome, WriteParts, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
 use crate::server::form::{self, BodyLimits, RequestBody};
-use crate::server::http::Exchange;
+use crate::server::http::{BYTES, Exchange};
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
     cancel, deploy, drop, env, fleet, list, login, logs, payload, prepare, restart, rollback, run,
-    show, start, status, stop, system, watch,
+    show, start, status, stop, system, tree, watch,
 };
 use crate::system::log;
 
@@ -50,6 +50,7 @@ impl ServerState {
                 (200, stream.send(exchange, &mut access))
             }
             Outcome::Pieces(pieces) => send_pieces(exchange, pieces),
+            Outcome::Parts(write) => send_parts(exchange, write),
             Outcome::File(file) => (file.status(), exchange.send_file(*file)),
         };
         let ms = begun.elapsed().as_millis();
@@ -167,6 +168,8 @@ fn perform(
         Operation::Run(run) => return run::run(state, &run, caller),
         Operation::GetLogs(request) => return logs::get_logs(state, &request, &options),
         Operation::GetPayload(id) => return payload::get(state, id),
+        Operation::GetTree(id) => return tree::get_tree(state, id),
+        Operation::GetObjects(id, objects) => return tree::get_objects(state, id, &objects),
         Operation::GetDeployment(id) => show::get_deployment(state, id)?,
         Operation::DeletePayload(id) => payload::delete(state, id)?,
         Operation::Cancel(id) => cancel::cancel(state, id)?,
@@ -212,6 +215,8 @@ fn may_perform(
         }
         Operation::GetDeployment(id)
         | Operation::GetPayload(id)
+        | Operation::GetTree(id)
+        | Operation::GetObjects(id, _)
         | Operation::DeletePayload(id)
         | Operation::Cancel(id) => caller.may_see(&state.known.store, *id),
         // All components are somebody else's business, too.
@@ -245,6 +250,19 @@ fn send_pieces(
             let piece = piece.inspect_err(|error| log::error(&error.to_string()));
             stream.send(&piece.map_err(io::Error::other)?)?;
         }
+        stream.end()
+    };
+    (200, send())
+}
+
+/// Sends bytes whose number is not known before. An answer that breaks off has no end.
+fn send_parts(exchange: Exchange, write: WriteParts) -> (u16, io::Result<()>) {
+    let send = || {
+        let mut stream = exchange.stream(BYTES, false)?;
+        let written = write(&mut |bytes| stream.send(bytes));
+        written
+            .inspect_err(|error| log::error(&error.to_string()))
+            .map_err(io::Error::other)?;
         stream.end()
     };
     (200, send())

@@ -4,6 +4,7 @@
 mod cut;
 mod edits;
 mod hostile;
+mod peers;
 
 use std::collections::BTreeMap;
 use std::fs;

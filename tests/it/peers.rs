@@ -730,10 +730,12 @@ fn a_host_that_was_off_catches_up() {
         .operate(&json!({"operation": "list_deployments", "project": "demo"}))
         .json();
     let id = list["deployments"][0]["deployment_id"].as_str().unwrap();
-    fs::remove_file(Path::new(
-        &source.path(&format!("deployments/{id}/payload")),
-    ))
-    .unwrap();
+    await_some("the list of its tree", || {
+        source.record(id)["tree"].as_str().map(drop)
+    });
+    for file in ["payload", "manifest"] {
+        fs::remove_file(source.path(&format!("deployments/{id}/{file}"))).unwrap();
+    }
     let answer = host.operate(&json!({"operation": "sync", "from": "source"}));
     assert_eq!(
         (answer.status, answer.refusal().0.as_str()),

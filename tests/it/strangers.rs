@@ -188,9 +188,12 @@ fn a_limited_token_does_not_learn_what_else_there_is() {
             "get_deployment",
             "cancel_deployment",
             "get_deployment_payload",
+            "get_tree",
+            "get_objects",
             "delete_deployment_payload",
         ] {
-            let asked = |id: &str| json!({"operation": operation, "deployment_id": id});
+            let asked =
+                |id: &str| json!({"operation": operation, "deployment_id": id, "objects": "all"});
             same(&asked(&theirs), &asked(&unknown));
         }
         for operation in [

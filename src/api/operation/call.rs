@@ -89,6 +89,8 @@ operations! {
     GetDeployment "get_deployment" Object(&[("deployment_id", Text), ("status", Text)]);
     ListDeployments "list_deployments" Object(&[("deployments", AList)]);
     GetDeploymentPayload "get_deployment_payload" Bytes;
+    GetTree "get_tree" Bytes;
+    GetObjects "get_objects" Bytes;
     DeleteDeploymentPayload "delete_deployment_payload" DEPLOYS;
     RollbackComponent "rollback_component" DEPLOYS;
     CancelDeployment "cancel_deployment" Object(&[("message", Text), ("status", Text)]);
@@ -131,6 +133,8 @@ impl OperationName {
                 | OperationName::GetDeployment
                 | OperationName::ListDeployments
                 | OperationName::GetDeploymentPayload
+                | OperationName::GetTree
+                | OperationName::GetObjects
                 | OperationName::GetLogs
                 | OperationName::GetEnv
                 | OperationName::GetComponents
@@ -242,6 +246,8 @@ impl Operation {
             Operation::GetDeployment(_) => OperationName::GetDeployment,
             Operation::ListDeployments(_) => OperationName::ListDeployments,
             Operation::GetPayload(_) => OperationName::GetDeploymentPayload,
+            Operation::GetTree(_) => OperationName::GetTree,
+            Operation::GetObjects(..) => OperationName::GetObjects,
             Operation::DeletePayload(_) => OperationName::DeleteDeploymentPayload,
             Operation::Rollback(_) => OperationName::RollbackComponent,
             Operation::Cancel(_) => OperationName::CancelDeployment,
@@ -271,8 +277,12 @@ impl Operation {
                 .flag("verify", prepare.verify),
             Operation::GetDeployment(id)
             | Operation::GetPayload(id)
+            | Operation::GetTree(id)
             | Operation::DeletePayload(id)
             | Operation::Cancel(id) => writer.with("deployment_id", id.to_string()),
+            Operation::GetObjects(id, objects) => writer
+                .with("deployment_id", id.to_string())
+                .with("objects", objects.as_str()),
             Operation::ListDeployments(list) => list.write(writer),
             Operation::Rollback(rollback) => writer
                 .with("project", rollback.project.as_str())

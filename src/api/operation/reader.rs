@@ -104,6 +104,15 @@ impl FieldReader<'_> {
         self.id("deployment_id", true)
     }
 
+    pub(super) fn objects(&mut self) -> Option<Operation> {
+        let id = self.deployment();
+        let objects = match self.text("objects") {
+            Some(text) => Some(text),
+            None => self.fault("'objects' is required".into()),
+        };
+        Some(Operation::GetObjects(id?, objects?))
+    }
+
     pub(super) fn restart_component(&mut self) -> Option<Operation> {
         let (project, rolling) = (self.project(), self.boolean("rolling"));
         let restart = match rolling {

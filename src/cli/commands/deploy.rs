@@ -287,9 +287,8 @@ fn upload(
     let key = key(options)?;
     let call = fit(session, call, options)?;
     // Peers take archives alone.
-    let replicated = call.fields().get("replicated") == Some(&Value::from(true));
     let delta = match &source {
-        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, options.full || replicated),
+        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, options.full),
         UploadSource::File(..) => None,
     };
     let request = FollowedRequest::Upload {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::PoisonError;
 
@@ -10,8 +10,9 @@ use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::{Record, key_of};
 use crate::engine::deployer::{Deployer, not_found};
+use crate::engine::peers::WholePayload;
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
-use crate::formats::archive::{Effort, PackPlan};
+use crate::formats::archive::{Effort, IncomingPayload, Limits, PackPlan};
 use crate::system::files::if_there;
 use crate::system::log;
 
@@ -82,6 +83,28 @@ impl Deployer {
         };
         let length = file.metadata().doing(what)?.len();
         Ok(Some((file, length)))
+    }
+
+    /// A stored payload as an archive, and its SHA-256, for a peer.
+    pub(super) fn whole(
+        &self,
+        project: &Project,
+        id: DeploymentId,
+    ) -> Result<WholePayload, Refusal> {
+        if delta_head(&self.known.store.payload(id))?.is_some() {
+            self.pack(project, id)?;
+        }
+        let (file, _) = self.payload(id)?;
+        let limits = Limits {
+            max_payload: None,
+            ..self.limits.clone()
+        };
+        let (mut source, progress) = (&file, &mut |_| ());
+        let mut bytes = IncomingPayload::new(&mut source, None, &limits, progress)?;
+        let what = || format!("reading the payload of deployment {id}");
+        io::copy(&mut bytes, &mut io::sink()).doing(what)?;
+        let (hash, _) = bytes.end();
+        Ok((file, Some(hash)))
     }
 
     /// Puts an archive in the place of a stored delta.

@@ -298,7 +298,9 @@ impl Deployer {
             // What only switches holds nobody up.
             Work::Built(_) | Work::Live | Work::CutOff(_) => Ok(None),
         };
-        let outcome = permit.and_then(|permit| self.builder.run(spec, work, &mut attempt, permit));
+        let whole = |project: &Project, id| self.whole(project, id);
+        let outcome =
+            permit.and_then(|permit| self.builder.run(spec, work, &mut attempt, (permit, &whole)));
         self.end(attempt, outcome);
     }
 

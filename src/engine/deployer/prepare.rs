@@ -119,6 +119,30 @@ impl Deployer {
         })
     }
 
+    /// Takes the list of a tree from whoever has that tree, and says what of it is missing here. What is here is read before
+    /// it is counted on, since nobody asks twice. Gives the list, too.
+    ///
+    /// # Errors
+    /// What is wrong with the list, or with the disk.
+    pub(in crate::engine) fn lacks_of(
+        &self,
+        request: &Prepare,
+        list: &mut dyn Read,
+    ) -> Result<(Prepared, File), Refusal> {
+        let store = &self.known.store;
+        store.check_component(&request.project)?;
+        let project = &request.project;
+        let path = store.component_store(project)?.join(unique("lacking"));
+        let what = || format!("reading {}", path.display());
+        let prepared = self
+            .store_list(list, &path)
+            .and_then(|()| self.missing(request, &path))
+            .and_then(|prepared| Ok((prepared, File::open(&path).doing(what)?)));
+        // What stays is removed by the next start.
+        let _ = fs::remove_file(&path);
+        prepared
+    }
+
     fn store_list(&self, list: &mut dyn Read, path: &Path) -> Result<(), Refusal> {
         let most = self.limits.max_entries.saturating_mul(ENTRY_MAX);
         let most = most.min(self.limits.max_payload.unwrap_or(u64::MAX));

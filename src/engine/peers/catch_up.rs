@@ -1,4 +1,4 @@
-//! What is live at a peer, and its payloads, for a host that was off.
+//! What is live at a peer, and its payloads and trees, for a host that was off.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Operation, Options};
 use crate::api::source::Provenance;
 use crate::client::{InFlight, Notice};
+use crate::engine::held_tree::TreeHolder;
 use crate::engine::peers::Peer;
 use crate::system::stop::Stop;
 
@@ -32,6 +33,24 @@ pub struct PeerRelease {
     pub provenance: Provenance,
     /// Whether its processes run there.
     pub runs: bool,
+}
+
+/// The tree of a deployment at a peer.
+pub struct PeerTree<'a> {
+    pub peer: &'a Peer,
+    pub id: DeploymentId,
+}
+
+impl TreeHolder for PeerTree<'_> {
+    fn list(&self, stop: &Stop) -> Result<Box<dyn Read>, String> {
+        let list = self.peer.download(Operation::GetTree(self.id), stop)?;
+        Ok(Box::new(list))
+    }
+
+    fn objects(&self, numbers: String, stop: &Stop) -> Result<Box<dyn Read>, String> {
+        let operation = Operation::GetObjects(self.id, numbers);
+        Ok(Box::new(self.peer.download(operation, stop)?))
+    }
 }
 
 impl Peer {
@@ -76,12 +95,12 @@ impl Peer {
         self.ask(Operation::GetDeployment(id), stop)
     }
 
-    /// A stored payload of it, as it comes.
+    /// What an operation of it answers with, which is bytes, as it comes.
     ///
     /// # Errors
     /// When there is no thread to be had for it.
-    pub fn payload(&self, id: DeploymentId, stop: &Stop) -> Result<Download, String> {
-        let running = self.client.download(&Operation::GetPayload(id).into());
+    pub fn download(&self, operation: Operation, stop: &Stop) -> Result<Download, String> {
+        let running = self.client.download(&operation.into());
         Ok(Download {
             running: running.map_err(|error| error.to_string())?,
             stop: stop.clone(),

@@ -1,15 +1,15 @@
 //! The peers: other gangplank servers that this one deploys to, and catches up from.
 //!
-//! A peer is asked as any client would ask it: the stored payload goes up with `activate: false`, and its deployment is
+//! A peer is asked as any client would ask it: what it lacks of the payload goes up with `activate: false`, and its deployment is
 //! followed to its end, over broken connections too. What happens there is passed on as it happens. When a release is to be
 //! live, restarted or undone is decided by the deployment on the origin ([`crate::engine::stages`]); this room only carries it out.
 
 mod catch_up;
+mod stage;
 mod talk;
 
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,16 +17,15 @@ use serde_json::Value;
 use crate::api::error::{Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::{
-    Deploy, DropComponent, Operation, OperationCall, Options, Restart, Rollback,
-};
+use crate::api::operation::{Deploy, DropComponent, Operation, OperationCall, Restart, Rollback};
 use crate::api::source::Provenance;
 use crate::client::follow::Subject;
 use crate::client::{Client, InFlight, Target, TargetCredentials};
 use crate::engine::peers::talk::Talk;
 use crate::system::stop::Stop;
 
-pub use crate::engine::peers::catch_up::PeerRelease;
+pub use crate::engine::peers::catch_up::{PeerRelease, PeerTree};
+pub use crate::engine::peers::stage::{StagePayload, StageRequest, WholePayload};
 
 /// How long what is quick may take at a peer: a switch, a rollback.
 const QUICK: Duration = Duration::from_secs(120);
@@ -68,24 +67,6 @@ pub struct Build {
 /// Where what happens at a peer is told.
 pub type OnPeerEvent<'a> = &'a (dyn Fn(PeerEvent) + Sync);
 
-/// What a payload is staged with.
-pub struct StageRequest<'a> {
-    /// The component.
-    pub project: &'a Project,
-    /// The deployment on the origin, of which a peer's second try is known.
-    pub origin: DeploymentId,
-    /// The stored payload.
-    pub payload: &'a Path,
-    /// Its SHA-256.
-    pub sha256: &'a str,
-    /// How it is built.
-    pub options: &'a Options,
-    /// What is said of it.
-    pub provenance: &'a Provenance,
-    /// How long the peer may take.
-    pub timeout: Duration,
-}
-
 impl Peer {
     /// A peer as its options say.
     ///
@@ -112,37 +93,6 @@ impl Peer {
     /// What it is called here.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Lets the peer build the payload, and keep it.
-    ///
-    /// # Errors
-    /// Why it has not.
-    pub fn stage(
-        &self,
-        stage: &StageRequest<'_>,
-        stop: &Stop,
-        tell: OnPeerEvent<'_>,
-    ) -> Result<Build, String> {
-        let call = OperationCall::from(Operation::Deploy(Box::new(Deploy {
-            activate: false,
-            options: stage.options.clone(),
-            payload_sha256: Some(stage.sha256.to_owned()),
-            provenance: stage.provenance.clone(),
-            ..Deploy::of(stage.project.clone())
-        })));
-        let key = format!("stage-{}", stage.origin);
-        let mut talk = self.talk(stage.timeout, stop, tell);
-        let ended = talk.run(Subject::Deployment, call.shape(), &mut || {
-            let payload = File::open(stage.payload)
-                .doing(|| format!("reading {}", stage.payload.display()))?;
-            self.client.upload(&call, payload, &key)
-        });
-        if ended.is_err() && talk.id.is_some() {
-            self.cancel(talk.id);
-        }
-        ended?;
-        talk.build()
     }
 
     /// Lets the peer run what a build wants to be run before it goes live.

@@ -29,6 +29,8 @@ pub(super) struct Talk<'a> {
     /// The peer's deployment, once it is known.
     pub(super) id: Option<DeploymentId>,
     previous: Option<DeploymentId>,
+    /// What the peer says that failed, if it does.
+    pub(super) code: Option<String>,
 }
 
 /// How a peer is asked.
@@ -48,6 +50,7 @@ impl<'a> Talk<'a> {
             tell,
             id: None,
             previous: None,
+            code: None,
         }
     }
 
@@ -87,7 +90,10 @@ impl<'a> Talk<'a> {
         let result = follower.follow(&mut asking);
         match asking.over {
             Some(why) => Err(why.to_owned()),
-            None => result.map_err(|error| error.failed.message),
+            None => result.map_err(|error| {
+                self.code = error.failed.code;
+                error.failed.message
+            }),
         }
     }
 

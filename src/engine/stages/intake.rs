@@ -222,11 +222,6 @@ impl Intake<'_> {
         expected: Option<&str>,
     ) -> Result<(ReleaseTree, Facts), Box<Failed>> {
         let tree = self.release_tree(attempt);
-        let phases = attempt.record().phases().unwrap_or_default();
-        if phases.contains(&Phase::Replicate) {
-            let why = "receiving the payload: what goes to peers must be an archive, not a delta";
-            return Err(Refusal::new(Code::BadRequest, why).into());
-        }
         let release = self.known.store.create_release(&tree.project, tree.id)?;
         let maker = self.maker(&tree.project, tree.id);
         let built = maker.receive(source, payload, &release, &mut self.watched(attempt))?;

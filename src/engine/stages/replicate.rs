@@ -11,10 +11,12 @@ use crate::api::name::Project;
 use crate::api::operation::Restart;
 use crate::api::record::Record;
 use crate::engine::attempt::{Attempt, Facts};
+use crate::engine::held_tree::HeldTree;
 use crate::engine::outcome::Failed;
-use crate::engine::peers::{Build, OnPeerEvent, Peer, StageRequest};
+use crate::engine::peers::{Build, OnPeerEvent, Peer, StagePayload, StageRequest, WholePayload};
 use crate::engine::spec::DeploySpec;
-use crate::engine::stages::{Builder, ReleaseTree};
+use crate::engine::stages::{Builder, ReleaseTree, Whole};
+use crate::engine::trees;
 use crate::system::stop::Stop;
 use crate::system::threads;
 use crate::system::time::now_ms;
@@ -239,16 +241,39 @@ impl PeerReport {
 }
 
 impl Builder {
-    /// The SHA-256 of what the peers get. Where nothing was unpacked here, the deployment that built the release knows it.
-    fn payload_hash(&self, record: &Record) -> Result<String, Error> {
-        let hash = match &record.payload_hash {
-            Some(hash) => Some(hash.clone()),
-            None => self
-                .store
-                .read_record(record.release_id)?
-                .and_then(|built| built.payload_hash),
+    /// The record of the payload. Where nothing was unpacked here, it is that of the deployment that built the release.
+    fn built(&self, record: &Record) -> Result<Record, Error> {
+        let built = match record.payload_hash {
+            Some(_) => None,
+            None => self.store.read_record(record.release_id)?,
         };
-        Ok(hash.unwrap_or_default())
+        Ok(built.unwrap_or_else(|| record.clone()))
+    }
+
+    /// What the peers are to have.
+    fn payload<'p>(
+        &'p self,
+        tree: &ReleaseTree,
+        built: &'p Record,
+        whole: &'p (dyn Fn() -> Result<WholePayload, Refusal> + Sync),
+    ) -> Result<StagePayload<'p>, Refusal> {
+        let path = self.store.payload(tree.id);
+        let head = trees::delta_head(&path)?;
+        let held = match &built.tree {
+            Some(_) => HeldTree::open(&self.store, &tree.project, tree.id)?,
+            None => None,
+        };
+        // One that came as a delta, and was packed since, is another payload than the one that came.
+        let came_as_delta = built.payload_kind.as_deref() == Some("delta");
+        let is_what_came = came_as_delta == head.is_some();
+        Ok(StagePayload {
+            store: &self.store,
+            path,
+            sha256: built.payload_hash.as_deref().filter(|_| is_what_came),
+            head,
+            tree: built.tree.as_deref().zip(held),
+            whole,
+        })
     }
 
     /// Runs phase `replicate`: every peer builds what was built here.
@@ -256,7 +281,7 @@ impl Builder {
         &self,
         attempt: &mut Attempt,
         tree: &ReleaseTree,
-        ignores: bool,
+        (ignores, whole): (bool, Whole<'_>),
     ) -> Result<Fleet<'_>, Box<Failed>> {
         let stop = attempt.stop().clone();
         attempt.phase(Phase::Replicate, |attempt| {
@@ -276,17 +301,14 @@ impl Builder {
                 ignores,
             };
             let record = attempt.record();
-            let (options, provenance, sha256) = (
-                record.options.clone(),
-                record.provenance(),
-                self.payload_hash(record)?,
-            );
-            let payload = self.store.payload(tree.id);
+            let (options, provenance) = (record.options.clone(), record.provenance());
+            let built = self.built(record)?;
+            let whole = || whole(&tree.project, tree.id);
+            let payload = self.payload(tree, &built, &whole)?;
             let stage = StageRequest {
                 project: &tree.project,
                 origin: record.deployment_id,
-                payload: &payload,
-                sha256: &sha256,
+                payload,
                 options: &options,
                 provenance: &provenance,
                 timeout: self.replicate_timeout,

@@ -199,9 +199,9 @@ struct Workshop<'a> {
 
 /// What one of them has for itself.
 #[derive(Default)]
-struct Rooms {
+pub(super) struct Rooms {
     stored: Vec<u8>,
-    plain: Vec<u8>,
+    pub(super) plain: Vec<u8>,
 }
 
 impl<'a> Workshop<'a> {
@@ -311,13 +311,17 @@ impl<'a> Workshop<'a> {
 }
 
 /// Reads an object of a file into the room for it, if that is what is there.
-fn read_object(file: &File, at: u64, object: ChunkRef, rooms: &mut Rooms) -> bool {
+pub(super) fn read_object(file: &File, at: u64, object: ChunkRef, rooms: &mut Rooms) -> bool {
     rooms.plain.resize(object.len as usize, 0);
     file.read_exact_at(&mut rooms.plain, at).is_ok() && ContentHash::of(&rooms.plain) == object.hash
 }
 
 /// Reads an object of a file of records; false if it is not what its hash says.
-fn read_record(file: &File, object: &StoredObject, rooms: &mut Rooms) -> Result<bool, Refusal> {
+pub(super) fn read_record(
+    file: &File,
+    object: &StoredObject,
+    rooms: &mut Rooms,
+) -> Result<bool, Refusal> {
     rooms.stored.resize(object.stored as usize, 0);
     file.read_exact_at(&mut rooms.stored, object.at)
         .map_err(|error| Error::new("reading what has come", error))?;

@@ -23,6 +23,7 @@
 //! | `decoded` | the plain bytes of an archive, whatever it is compressed with |
 //! | `salvage` | what came of an archive that was cut |
 //! | `list` | the list of the tree that an archive makes |
+//! | `objects` | sends a part of a tree that is kept |
 //! | `scan` | reads a directory for its list, and sends what of it is missing |
 //! | `secrets` | what is left out because it is a secret |
 //! | `pack` | writes the archive of what was chosen |
@@ -61,6 +62,7 @@ mod limits;
 mod list;
 mod litter;
 mod making;
+mod objects;
 mod pack;
 pub(in crate::formats) mod path;
 mod reader;
@@ -84,6 +86,7 @@ pub use effort::{Effort, Outflow};
 pub use incoming::IncomingPayload;
 pub use limits::{Limits, Owner};
 pub use list::list_archive;
+pub use objects::KeptTree;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};
 pub use salvage::salvage;

@@ -5,7 +5,7 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 18] = [
+const OPERATIONS: [(&str, &[&str], bool); 19] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
@@ -31,6 +31,7 @@ const OPERATIONS: [(&str, &[&str], bool); 18] = [
         &["registration_info", "system_information"],
         false,
     ),
+    ("tree", &["get_tree", "get_objects"], false),
     // `GET /deployments/ID/events`
     ("watch", &[], true),
 ];
