@@ -140,6 +140,12 @@ pub mod server;
 #[allow(dead_code)]
 mod needs;
 
+// They ask a real etcd as well.
+#[cfg(test)]
+#[path = "../tests/it/etcd_server.rs"]
+#[allow(dead_code)]
+mod etcd_server;
+
 /// Runs the program.
 pub fn run() -> std::process::ExitCode {
     match cli::commands::start(std::env::args_os().skip(1).collect()) {

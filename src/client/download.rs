@@ -54,7 +54,7 @@ impl DownloadRequest {
     /// # Errors
     /// When it holds none.
     pub(crate) fn trust(&mut self, pem: &[u8]) -> Result<(), String> {
-        self.trust = Some(tls::trusting_pem(pem)?);
+        self.trust = Some(tls::trusting_pem(pem, None)?);
         Ok(())
     }
 }

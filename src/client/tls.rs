@@ -11,28 +11,35 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme, StreamOwned,
 };
+use ureq::tls::ClientCert;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
     TransportAdapter,
 };
 
-/// A configuration that trusts the certificates of a PEM file's text, and no others.
-pub(crate) fn trusting_pem(pem: &[u8]) -> Result<ClientConfig, String> {
+/// A configuration that trusts the certificates of a PEM file's text, and no others, and shows a certificate if it has one.
+pub(crate) fn trusting_pem(
+    pem: &[u8],
+    identity: Option<&ClientCert>,
+) -> Result<ClientConfig, String> {
     let known: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let known = known.map_err(|error| error.to_string())?;
     match known.is_empty() {
         true => Err("there is none in it".to_owned()),
-        false => trusting(known),
+        false => trusting(known, identity),
     }
 }
 
-fn trusting(known: Vec<CertificateDer<'static>>) -> Result<ClientConfig, String> {
+fn trusting(
+    known: Vec<CertificateDer<'static>>,
+    identity: Option<&ClientCert>,
+) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(known.iter().cloned());
@@ -40,11 +47,19 @@ fn trusting(known: Vec<CertificateDer<'static>>) -> Result<ClientConfig, String>
     let chain = chain.build().map_err(|error| error.to_string())?;
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(builder
+    let builder = builder
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(KnownVerifier { known, chain }))
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(Arc::new(KnownVerifier { known, chain }));
+    let Some(identity) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let shown = identity.certs().iter();
+    let shown = shown.map(|one| CertificateDer::from(one.der().to_vec()));
+    let key = identity.private_key().der().to_vec();
+    let key = PrivateKeyDer::try_from(key).map_err(str::to_owned)?;
+    let config = builder.with_client_auth_cert(shown.collect(), key);
+    config.map_err(|error| error.to_string())
 }
 
 /// Trusts what the file holds, and what a chain leads to from there.

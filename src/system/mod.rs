@@ -7,6 +7,9 @@ pub mod directory;
 pub mod files;
 pub mod hex;
 pub mod host;
+// The hosts of a fleet use it.
+#[allow(dead_code)]
+pub mod jitter;
 pub mod kernel;
 pub mod latch;
 pub mod log;

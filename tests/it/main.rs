@@ -12,6 +12,8 @@ mod damage;
 mod delta;
 mod deploy;
 mod env;
+#[allow(dead_code)]
+mod etcd_server;
 mod events;
 mod failure_output;
 mod fleet_payload;

@@ -40,7 +40,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.
     // With the question what of a tree is missing.
     // With a store of keys and values that hosts share.
-    ("client", 3_600),
+    // With a client of etcd.
+    ("client", 4_800),
     // With what two requests of one idempotency key have to have in common.
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     // With what a release runs once before it goes live, and a single command in a release.
