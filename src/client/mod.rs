@@ -44,8 +44,8 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
 use ureq::tls::TlsConfig;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{Connector as _, NextTimeout, RustlsConnector};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project, Secret};
@@ -57,7 +57,7 @@ use crate::client::kind::ServerKind;
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
 use crate::client::tls::TlsConnector;
-use crate::client::wire::{LookConnector, SocketConnector};
+use crate::client::wire::{LookConnector, NoResolver, SocketConnector};
 use crate::formats::multipart::Form;
 use crate::formats::sse::SseRecord;
 
@@ -505,21 +505,6 @@ impl Client {
         } else {
             Agent::with_parts(config, connector, DefaultResolver::default())
         }
-    }
-}
-
-/// A unix socket's host is only a name for the `Host` field.
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(
-        &self,
-        _: &ureq::http::Uri,
-        _: &ureq::config::Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        Ok(self.empty())
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ureq::Error;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
@@ -94,6 +95,21 @@ fn connect_tcp(details: &ConnectionDetails) -> Result<TcpStream, Error> {
 
 /// For a configuration that sets none.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A unix socket's host is only a name for the `Host` field.
+#[derive(Debug)]
+pub(crate) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        Ok(self.empty())
+    }
+}
 
 /// Puts [`Look`] above whatever the connection became.
 #[derive(Debug)]

@@ -57,6 +57,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the listening sockets that go from one server to the next.
     // With the question what of a tree is missing.
     // With trees and their objects for other servers.
+    // With payloads by their SHA-256, in parts, and places for those who fetch them.
     ("server", 5_900),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
