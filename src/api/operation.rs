@@ -337,6 +337,10 @@ pub enum Operation {
     RegistrationInfo,
     /// How the server is.
     SystemInformation,
+    /// A code with which a browser signs in, once.
+    CreatePageCode,
+    /// End sessions of the page.
+    EndPageSessions,
 }
 
 impl Operation {
@@ -387,6 +391,8 @@ impl Operation {
             Name::GetComponents => Some(Operation::GetComponents),
             Name::RegistrationInfo => Some(Operation::RegistrationInfo),
             Name::SystemInformation => Some(Operation::SystemInformation),
+            Name::CreatePageCode => Some(Operation::CreatePageCode),
+            Name::EndPageSessions => Some(Operation::EndPageSessions),
         };
         match operation {
             Some(operation) if reader.faults.is_empty() => Ok(operation),

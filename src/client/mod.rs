@@ -165,6 +165,12 @@ impl Client {
         }
     }
 
+    /// The address by which a browser reaches the server; none where a unix socket leads there.
+    pub(crate) fn web_address(&self) -> Option<String> {
+        let is_web = self.target.socket().is_none();
+        is_web.then(|| self.target.url(""))
+    }
+
     /// Who asks, where a name was given.
     pub(crate) fn user(&self) -> Option<&str> {
         self.user.as_deref()

@@ -2,24 +2,31 @@
 
 mod attempts;
 pub(super) mod browser;
+mod codes;
 
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::api::error::{Code, Refusal};
+use serde_json::{Value, json};
+
+use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::OperationName;
 use crate::engine::deployer::not_found;
 use crate::server::auth::attempts::WrongAttempts;
+pub(super) use crate::server::auth::codes::CODE_TIME;
+use crate::server::auth::codes::PageCodes;
 use crate::server::gate::ClientAddress;
 use crate::server::http::Exchange;
 use crate::store::Store;
-use crate::store::tokens::{Credentials, Identity, Role, TokenWatch, Tokens};
+use crate::store::tokens::{Credentials, Identity, PageSession, Role, TokenWatch, Tokens};
+use crate::system::hex;
 
 /// The tokens, and who showed wrong ones.
 pub(super) struct Authenticator {
     tokens: Tokens,
     attempts: WrongAttempts,
+    codes: PageCodes,
 }
 
 impl Authenticator {
@@ -27,6 +34,7 @@ impl Authenticator {
         Authenticator {
             tokens,
             attempts: WrongAttempts::default(),
+            codes: PageCodes::default(),
         }
     }
 
@@ -67,14 +75,45 @@ impl Authenticator {
         token: &str,
     ) -> Result<(), Refusal> {
         let credentials = Credentials::Basic(name.to_owned(), Secret::new(token));
-        match (self.tokens.check(&credentials)?, exchange.client()) {
-            (Some(_), _) => Ok(()),
-            (None, ClientAddress::Remote(address)) => {
-                Err(self.wrong(address, "invalid credentials"))
-            }
-            (None, ClientAddress::Local) => {
-                Err(Refusal::new(Code::Unauthorized, "invalid credentials"))
-            }
+        match self.tokens.check(&credentials)? {
+            Some(_) => Ok(()),
+            None => Err(self.wrong_from(exchange.client(), "invalid credentials")),
+        }
+    }
+
+    /// Makes a code with which a browser begins a session of the caller's.
+    pub(super) fn create_code(&self, caller: &Caller) -> Result<String, Error> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).doing(|| "making a code for the page".into())?;
+        let code = hex::encode(bytes);
+        self.codes
+            .add(code.clone(), caller.issuer(), Instant::now());
+        Ok(code)
+    }
+
+    /// Begins a session for whoever a code was made for. A wrong code counts as wrong credentials do.
+    pub(super) fn open_session(
+        &self,
+        exchange: &Exchange,
+        code: &str,
+    ) -> Result<(Secret, PageSession), Refusal> {
+        let Some(name) = self.codes.take(code, Instant::now()) else {
+            let why = "The code was used already, or is older than a minute; `gangplank ui` makes another one";
+            return Err(self.wrong_from(exchange.client(), why));
+        };
+        Ok(self.tokens.open_session(name.as_deref())?)
+    }
+
+    /// Ends the session that the caller shows, else all that its token began, else all.
+    pub(super) fn end_sessions(&self, caller: &Caller) -> Result<usize, Error> {
+        self.tokens.end_sessions(caller.0.as_ref())
+    }
+
+    /// What to say to who showed something else in the place of credentials: it counts as wrong ones do.
+    fn wrong_from(&self, client: ClientAddress, why: &str) -> Refusal {
+        match client {
+            ClientAddress::Remote(address) => self.wrong(address, why),
+            ClientAddress::Local => Refusal::new(Code::Unauthorized, why),
         }
     }
 
@@ -104,6 +143,24 @@ impl Caller {
     /// The token's name.
     pub(super) fn name(&self) -> Option<String> {
         self.0.as_ref().map(|identity| identity.name.clone())
+    }
+
+    /// The token's name, or that of the one for which a session stands; none: somebody on this machine.
+    pub(super) fn issuer(&self) -> Option<String> {
+        let has_token = |one: &&Identity| one.session.as_ref().is_none_or(PageSession::has_issuer);
+        let identity = self.0.as_ref().filter(has_token);
+        identity.map(|identity| identity.name.clone())
+    }
+
+    /// Who asks, as the answer of an operation says it.
+    pub(super) fn describe(&self) -> Value {
+        match &self.0 {
+            None => json!({ "name": null, "role": Role::Admin, "projects": [] }),
+            Some(one) => json!({
+                "name": one.name, "role": one.role, "projects": one.projects,
+                "expires_at": one.session.as_ref().map(|session| session.expires_at),
+            }),
+        }
     }
 
     /// Refuses an operation that needs another role. One that nobody knows is refused later, by its name.
@@ -240,6 +297,9 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::GetLogs
         | OperationName::GetComponents
         | OperationName::RegistrationInfo
+        // A session may do what its token may.
+        | OperationName::CreatePageCode
+        | OperationName::EndPageSessions
         | OperationName::SystemInformation => Role::Read,
     }
 }

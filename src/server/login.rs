@@ -1,7 +1,7 @@
-//! `create_authentication_tokens`: whoever has a token's name and the token gets the token, so that `harper login` works.
+//! What is asked for without credentials in the head; they are in the body, which is small and has to come at once.
 //!
-//! It is the one operation that is asked for without credentials in the head; they are in the body, which is small and has to
-//! come at once.
+//! `create_authentication_tokens`: whoever has a token's name and the token gets the token, so that `harper login` works.
+//! `create_page_session`: whoever has a code of `create_page_code` gets a session.
 
 use std::io::Read;
 use std::time::Duration;
@@ -12,9 +12,10 @@ use crate::api::error::Refusal;
 use crate::server::answers::{Outcome, json};
 use crate::server::http::Exchange;
 use crate::server::state::ServerState;
+use crate::server::ui;
 
-/// What the operation is called.
-const NAME: &str = "create_authentication_tokens";
+const TOKENS: &str = "create_authentication_tokens";
+const SESSION: &str = "create_page_session";
 /// The longest body: a name, a token, and what else a client may say.
 const BODY_LEN_MAX: u64 = 4 << 10;
 /// How long a stranger's body is waited for: a stalled one must not hold a place.
@@ -41,13 +42,17 @@ pub(super) fn login(
     let mut body = exchange.hurried_body(PATIENCE)?.take(BODY_LEN_MAX);
     body.read_to_end(&mut text).ok()?;
     let fields: Value = serde_json::from_slice(&text).ok()?;
-    if fields["operation"] != NAME {
-        return None;
-    }
-    operation.push_str(NAME);
-    let name = fields["username"].as_str().unwrap_or_default();
-    let token = fields["password"].as_str().unwrap_or_default();
-    let checked = state.auth.login(exchange, name, token);
-    // No refresh token: a client would take it for one that expires.
-    Some(checked.map(|()| Outcome::Answer(json(200, &json!({ "operation_token": token })))))
+    let text = |name: &str| fields[name].as_str().unwrap_or_default();
+    let answer = match text("operation") {
+        TOKENS => {
+            let token = text("password");
+            let checked = state.auth.login(exchange, text("username"), token);
+            // No refresh token: a client would take it for one that expires.
+            checked.map(|()| json!({ "operation_token": token }))
+        }
+        SESSION => ui::create_page_session(state, exchange, text("code")),
+        _ => return None,
+    };
+    operation.push_str(text("operation"));
+    Some(answer.map(|value| Outcome::Answer(json(200, &value))))
 }

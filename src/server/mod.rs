@@ -36,6 +36,7 @@ mod login;
 mod logs;
 mod members;
 mod options;
+mod page;
 mod payload;
 mod prepare;
 mod pump;
@@ -53,6 +54,7 @@ mod stop;
 mod sync;
 mod system;
 mod tree;
+mod ui;
 mod upgrade;
 mod uploads;
 mod watch;
@@ -61,8 +63,8 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
@@ -287,6 +289,7 @@ fn state(
         requests: AtomicU64::new(0),
         uploads: Arc::default(),
         auth: Authenticator::new(tokens),
+        addresses: OnceLock::new(),
     })
 }
 
@@ -361,6 +364,7 @@ impl RunningServer {
             Box::new(descriptors),
         )?;
         state.deployer().cut_by(Box::new(gate.cutter()));
+        state.listens_on(gate.addresses().iter().map(ToString::to_string));
         let held = Arc::clone(&state.processes);
         let to_pass = move || {
             let mut all = upgrade::of_gate(&own)?;

@@ -18,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, fleet, list, login, logs, payload, prepare, restart, rollback, run,
-    show, start, status, stop, system, tree, watch,
+    cancel, deploy, drop, env, fleet, list, login, logs, page, payload, prepare, restart, rollback,
+    run, show, start, status, stop, system, tree, ui, watch,
 };
 use crate::system::log;
 
@@ -72,6 +72,11 @@ impl ServerState {
         exchange: &mut Exchange,
         operation: &mut String,
     ) -> Result<Outcome, Refusal> {
+        let is_look = matches!(exchange.method().as_str(), "GET" | "HEAD");
+        // Before the judgement of browsers: a link to the page may stand anywhere.
+        if let Some(page) = page::page(exchange, &plain_path(exchange.path())).filter(|_| is_look) {
+            return Ok(Outcome::Answer(page));
+        }
         browser::refuse_other_sites(exchange, self.tls)?;
         if self.deployer.is_stopping() {
             return Err(stopping_refusal());
@@ -101,7 +106,8 @@ impl ServerState {
                 let request = form::read(exchange, &limits, &caller, operation)?;
                 perform(self, request, wanted, &caller)
             }
-            ("", ..) => Ok(bad_method("/", "POST")),
+            ("", ..) => Ok(bad_method("/", "GET, HEAD, POST")),
+            ("/page.css" | "/page.js", ..) => Ok(bad_method(&path, "GET, HEAD")),
             (_, "GET", Some(which)) => {
                 let caller = self.auth.caller(exchange)?;
                 caller.may_look("watching a deployment")?;
@@ -184,6 +190,8 @@ fn perform(
         Operation::GetComponents => status::get_components(state, caller)?,
         Operation::RegistrationInfo => system::registration_info(),
         Operation::SystemInformation => system::system_information(state, caller)?,
+        Operation::CreatePageCode => ui::create_page_code(state, caller)?,
+        Operation::EndPageSessions => ui::end_page_sessions(state, caller)?,
     };
     Ok(Outcome::Answer(json(200, &value)))
 }

@@ -1,7 +1,7 @@
 //! What all requests share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::engine::deployer::Deployer;
@@ -26,9 +26,16 @@ pub(crate) struct ServerState {
     pub(super) requests: AtomicU64,
     pub(super) uploads: Arc<PayloadUploads>,
     pub(super) auth: Authenticator,
+    /// Where it listens, from when it does.
+    pub(super) addresses: OnceLock<Vec<String>>,
 }
 
 impl ServerState {
+    /// Tells once where it listens.
+    pub(super) fn listens_on(&self, addresses: impl Iterator<Item = String>) {
+        let _ = self.addresses.set(addresses.collect());
+    }
+
     pub(super) fn deployer(&self) -> &Deployer {
         &self.deployer
     }

@@ -42,6 +42,7 @@ pub(super) fn system_information(state: &ServerState, caller: &Caller) -> Result
         "requests": state.requests.load(Ordering::Relaxed),
         "deployments_running": running,
         "deployments_stored": stored,
+        "caller": caller.describe(),
     }))
 }
 

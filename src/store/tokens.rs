@@ -1,7 +1,10 @@
 //! Access tokens: who may do what.
 //!
 //! A token is 32 random bytes as 64 hex digits. Only its SHA-256 is kept, in `tokens.json`, and compared in constant time.
-//! The file is read at each use, so that a change holds at once.
+//! The file is read at each use, so that a change holds at once. A session of the page ([`sessions`]) stands for the token that it
+//! was made with, and ends with it.
+
+mod sessions;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -16,9 +19,12 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{Project, Secret};
+use crate::store::tokens::sessions::{Issuer, Sessions};
 use crate::system::files::{self, Durability, if_there};
 use crate::system::hex;
 use crate::system::time::now_ms;
+
+pub use crate::store::tokens::sessions::PageSession;
 
 /// What a token allows; each role but the first allows what the ones before it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,6 +84,15 @@ impl Token {
             created_at: now_ms(),
         }
     }
+
+    fn identity(self) -> Identity {
+        Identity {
+            name: self.name,
+            role: self.role,
+            projects: self.projects,
+            session: None,
+        }
+    }
 }
 
 /// The longest name of a token: it stands in records and in lines of the log.
@@ -92,9 +107,21 @@ pub struct Identity {
     pub role: Role,
     /// The components that it is limited to; none: to any.
     pub projects: Vec<Project>,
+    /// The session of the page that stands for the token, if one was shown.
+    pub session: Option<PageSession>,
 }
 
 impl Identity {
+    /// Somebody who came over the unix socket and shows a session now. No token can have this name.
+    fn of_this_machine() -> Identity {
+        Identity {
+            name: "this machine".to_owned(),
+            role: Role::Admin,
+            projects: Vec::new(),
+            session: None,
+        }
+    }
+
     /// Whether it may have to do with a component at all.
     pub fn covers(&self, project: &Project) -> bool {
         self.projects.is_empty() || self.projects.contains(project)
@@ -131,26 +158,34 @@ impl Credentials {
 pub struct TokenWatch<'a> {
     tokens: &'a Tokens,
     credentials: Credentials,
-    /// The file in which they were found last: each change makes a new one.
-    seen: Option<(u64, u64, i64)>,
+    /// The files in which they were found last: each change makes a new one.
+    seen: Option<FileStamps>,
+    /// When a session ends, in ms since the epoch.
+    expires_at: Option<u64>,
 }
+
+/// Which files the tokens and the sessions are: device, inode and time of change; none where there is no file.
+type FileStamps = [Option<(u64, u64, i64)>; 2];
 
 impl TokenWatch<'_> {
     /// Whether they still are. The file is read only if it is another one than before.
     pub fn holds(&mut self) -> bool {
-        let meta = fs::metadata(&self.tokens.file);
-        let now = meta.map(|meta| (meta.dev(), meta.ino(), meta.mtime_nsec()));
-        let now = now.ok();
-        if now.is_some() && now == self.seen {
+        let now = self.tokens.stamps();
+        let expired = self.expires_at.is_some_and(|at| at <= now_ms());
+        if now[0].is_some() && Some(now) == self.seen && !expired {
             return true;
         }
-        let holds = match self.tokens.check(&self.credentials) {
-            Ok(found) => found.is_some(),
+        let found = match self.tokens.check(&self.credentials) {
+            Ok(found) => found,
             // A moment without descriptors revokes nothing; the next look tells.
             Err(_) => return true,
         };
-        self.seen = now.filter(|_| holds);
-        holds
+        let session = found
+            .as_ref()
+            .and_then(|identity| identity.session.as_ref());
+        self.expires_at = session.map(|session| session.expires_at);
+        self.seen = found.is_some().then_some(now);
+        found.is_some()
     }
 }
 
@@ -159,6 +194,7 @@ impl TokenWatch<'_> {
 pub struct Tokens {
     file: PathBuf,
     admin_file: PathBuf,
+    sessions: Sessions,
 }
 
 impl Tokens {
@@ -167,6 +203,7 @@ impl Tokens {
         Tokens {
             file: root.join("tokens.json"),
             admin_file: root.join("admin.token"),
+            sessions: Sessions::of(root),
         }
     }
 
@@ -221,13 +258,7 @@ impl Tokens {
     /// When the file cannot be read.
     pub fn list(&self) -> Result<Vec<Identity>, Error> {
         let tokens = self.read()?.into_iter();
-        Ok(tokens
-            .map(|token| Identity {
-                name: token.name,
-                role: token.role,
-                projects: token.projects,
-            })
-            .collect())
+        Ok(tokens.map(Token::identity).collect())
     }
 
     /// Takes a token away; from the next request on it is nobody's.
@@ -259,16 +290,18 @@ impl Tokens {
         };
         let shown = hash(secret.reveal());
         let mut found = None;
+        let tokens = self.read()?;
+        if name.is_none() {
+            if let Some(session) = self.sessions.find(&shown)? {
+                return Ok(stand_for(&tokens, session));
+            }
+        }
         // Every token is compared, so that the time tells nothing of where in the list a match stands.
-        for token in self.read()? {
+        for token in tokens {
             let same = shown.as_bytes().ct_eq(token.sha256.as_bytes());
             let named = Choice::from(u8::from(name.is_none_or(|name| *name == token.name)));
             if bool::from(same & named) {
-                found = Some(Identity {
-                    name: token.name,
-                    role: token.role,
-                    projects: token.projects,
-                });
+                found = Some(token.identity());
             }
         }
         Ok(found)
@@ -280,7 +313,49 @@ impl Tokens {
             tokens: self,
             credentials,
             seen: None,
+            expires_at: None,
         }
+    }
+
+    /// Begins a session of the page, in the name of a token, or of somebody on this machine. Nobody can read its secret again.
+    ///
+    /// # Errors
+    /// When the token is gone, or the files cannot be read or written.
+    pub fn open_session(&self, name: Option<&str>) -> Result<(Secret, PageSession), Error> {
+        let _lock = self.lock()?;
+        let issuer = match name {
+            None => None,
+            Some(name) => {
+                let token = self.read()?.into_iter().find(|token| token.name == name);
+                let what = || "beginning a session".to_owned();
+                let gone = || Error::new(what(), format!("the token '{name}' is gone"));
+                Some(token.ok_or_else(gone)?)
+            }
+        };
+        let issuer = issuer.map(|token| Issuer {
+            name: token.name,
+            sha256: token.sha256,
+        });
+        let secret = fresh()?;
+        let session = self.sessions.add(issuer, hash(secret.reveal()))?;
+        Ok((secret, session))
+    }
+
+    /// Ends a session, or all that a token began; all there are if neither is given. Says how many.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn end_sessions(&self, which: Option<&Identity>) -> Result<usize, Error> {
+        let _lock = self.lock()?;
+        self.sessions.end(which)
+    }
+
+    fn stamps(&self) -> FileStamps {
+        [&self.file, self.sessions.file()].map(|file| {
+            let meta = fs::metadata(file);
+            meta.map(|meta| (meta.dev(), meta.ino(), meta.mtime_nsec()))
+                .ok()
+        })
     }
 
     /// Keeps two who change the file at once from undoing each other's change.
@@ -303,6 +378,21 @@ impl Tokens {
             None => Ok(Vec::new()),
         }
     }
+}
+
+/// Whom a session stands for: whoever began it, as long as that token is there.
+fn stand_for(tokens: &[Token], session: PageSession) -> Option<Identity> {
+    let identity = match &session.issuer {
+        None => Identity::of_this_machine(),
+        Some(Issuer { name, sha256 }) => {
+            let is_it = |token: &&Token| token.name == *name && token.sha256 == *sha256;
+            tokens.iter().find(is_it)?.clone().identity()
+        }
+    };
+    Some(Identity {
+        session: Some(session),
+        ..identity
+    })
 }
 
 fn fresh() -> Result<Secret, Error> {

@@ -28,6 +28,7 @@ mod needs;
 mod old_kernel;
 mod package;
 mod packing;
+mod page;
 mod peers;
 mod power;
 mod processes;

@@ -218,7 +218,7 @@ fn what_is_no_operation_is_refused_as_json() {
     let json = "Content-Type: application/json";
     let table: [(&str, &str, &[&str], &str, u16, &str, &str); 12] = [
         ("GET", "/nowhere", &[], "", 404, "not_found", "/nowhere"),
-        ("GET", "/", &[], "", 405, "bad_method", "POST"),
+        ("PUT", "/", &[], "", 405, "bad_method", "GET, HEAD, POST"),
         ("PUT", "/health", &[], "", 405, "bad_method", "GET"),
         (
             "DELETE",

@@ -106,6 +106,8 @@ operations! {
     GetComponents "get_components" Object(&[("components", AList)]);
     RegistrationInfo "registration_info" Object(&[("version", Text)]);
     SystemInformation "system_information" Object(&[("version", Text)]);
+    CreatePageCode "create_page_code" Object(&[("code", Text)]);
+    EndPageSessions "end_page_sessions" Object(&[("message", Text)]);
 }
 
 impl OperationName {
@@ -263,6 +265,8 @@ impl Operation {
             Operation::GetComponents => OperationName::GetComponents,
             Operation::RegistrationInfo => OperationName::RegistrationInfo,
             Operation::SystemInformation => OperationName::SystemInformation,
+            Operation::CreatePageCode => OperationName::CreatePageCode,
+            Operation::EndPageSessions => OperationName::EndPageSessions,
         }
     }
 
@@ -316,7 +320,9 @@ impl Operation {
                 .flag("purge", drop.purge),
             Operation::GetComponents
             | Operation::RegistrationInfo
-            | Operation::SystemInformation => writer,
+            | Operation::SystemInformation
+            | Operation::CreatePageCode
+            | Operation::EndPageSessions => writer,
         };
         written.0
     }

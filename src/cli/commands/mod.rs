@@ -26,6 +26,7 @@ mod stop;
 mod sync;
 mod target;
 mod token;
+mod ui;
 mod watch;
 
 use std::ffi::OsString;
@@ -66,6 +67,7 @@ const COMMANDS: &[CommandSpec] = &[
     run::COMMAND,
     logs::COMMAND,
     sync::COMMAND,
+    ui::COMMAND,
     op::COMMAND,
     target::COMMAND,
     token::COMMAND,

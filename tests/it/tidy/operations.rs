@@ -5,7 +5,7 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 19] = [
+const OPERATIONS: [(&str, &[&str], bool); 20] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
@@ -32,6 +32,7 @@ const OPERATIONS: [(&str, &[&str], bool); 19] = [
         false,
     ),
     ("tree", &["get_tree", "get_objects"], false),
+    ("ui", &["create_page_code", "end_page_sessions"], true),
     // `GET /deployments/ID/events`
     ("watch", &[], true),
 ];

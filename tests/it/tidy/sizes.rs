@@ -34,7 +34,8 @@ const CEILINGS: [(&str, usize); 8] = [
     ("formats", 6_720),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
-    ("store", 1_880),
+    // With the sessions of the page.
+    ("store", 2_150),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.

@@ -1,0 +1,398 @@
+//! The page, in a real browser: signing in, watching, acting, cuts, hostile texts, many lines, narrow screens, keys.
+
+mod chromium;
+
+use std::fs;
+use std::io::{Read, Write};
+
+use serde_json::{Value, json};
+
+use crate::page::chromium::Tab;
+use crate::test_server::{Answer, TempDir, TestServer, await_some, form, gzip, request, tar};
+
+/// A server, and a tab that is signed in at it by `gangplank ui`.
+fn signed_in(host: &TestServer) -> Option<Tab> {
+    let address = address(host);
+    let tab = Tab::open(&address)?;
+    tab.shows("Components");
+    Some(tab)
+}
+
+/// What `gangplank ui` prints.
+fn address(host: &TestServer) -> String {
+    let printed = host.cli(&["ui", "--output", "text"]);
+    assert!(printed.status.success());
+    String::from_utf8(printed.stdout).unwrap().trim().to_owned()
+}
+
+fn deploy(
+    host: &TestServer,
+    project: &str,
+    fields: &[(&str, &str)],
+    files: &[(&str, &str)],
+) -> Value {
+    let mut all = vec![("project", project)];
+    all.extend(fields);
+    let answer = host.deploy(&all, &gzip(&tar(files))).json();
+    assert!(answer["deployment_id"].is_string(), "{answer}");
+    answer
+}
+
+fn id(answer: &Value) -> &str {
+    answer["deployment_id"].as_str().unwrap()
+}
+
+/// Deploys in the background, with a command that installs until a file is there.
+fn deploy_until(
+    host: &TestServer,
+    project: &str,
+    command: &str,
+) -> (std::thread::JoinHandle<Answer>, TempDir) {
+    let dir = TempDir::new();
+    let command = command.replace("FILE", dir.0.join("go").to_str().unwrap());
+    let mut other = host.connect();
+    let fields = [("project", project), ("install_command", command.as_str())];
+    let (media, body) = form(&fields, &gzip(&tar(&[("./a", "a")])));
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let asked = request("POST", "/", &[&media, &authorization], &body);
+    let waits = std::thread::spawn(move || {
+        other.write_all(&asked).unwrap();
+        Answer::read(other)
+    });
+    (waits, dir)
+}
+
+/// A command that prints so many lines, and then waits for the file.
+fn lines(n: u32) -> String {
+    format!(
+        "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo \"line $i\"; done; until [ -e FILE ]; do sleep 0.02; done; echo last"
+    )
+}
+
+#[test]
+fn the_page_is_small_and_nothing_else_runs_in_it() {
+    let host = TestServer::start();
+    let mut all = Vec::new();
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/page.css", "text/css"),
+        ("/page.js", "text/javascript"),
+    ] {
+        // A link may stand on a page of somebody else.
+        let answer = host.ask_as_anyone("GET", path, &["Sec-Fetch-Site: cross-site"], b"");
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(
+            answer.header("Content-Type").unwrap().starts_with(kind),
+            "{path}"
+        );
+        let policy = answer.header("Content-Security-Policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        let tag = answer.header("ETag").unwrap().to_owned();
+        let again = host.ask_as_anyone("GET", path, &[&format!("If-None-Match: {tag}")], b"");
+        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+        let mut head = host.connect();
+        head.write_all(&request("HEAD", path, &[], b"")).unwrap();
+        let mut text = String::new();
+        head.read_to_string(&mut text).unwrap();
+        assert!(
+            text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\n"),
+            "{text}"
+        );
+        let wrong = host.ask_as_anyone("DELETE", path, &[], b"");
+        assert_eq!(wrong.status, 405, "{path}");
+        all.extend(answer.body);
+    }
+    let size = gzip(&all).len();
+    assert!(size < 32 << 10, "{size} bytes");
+    let text = String::from_utf8(all).unwrap();
+    for word in [
+        "http://",
+        "https://",
+        "innerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "style=\"",
+        "onclick=",
+    ] {
+        assert!(!text.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn a_token_or_a_code_signs_in_and_a_revoked_session_says_so() {
+    let host = TestServer::start();
+    let Some(tab) = Tab::open(&format!("http://{}/", host.address)) else {
+        return;
+    };
+    tab.until("document.activeElement.id === 'token'");
+    tab.write("nonsense");
+    tab.press("Enter");
+    tab.shows("Login failed");
+    tab.picture("sign-in");
+    tab.ask("document.getElementById('token').value = ''");
+    tab.write(&host.token);
+    tab.press("Enter");
+    tab.shows("Nothing is deployed here yet");
+    assert_eq!(tab.ask("sessionStorage.length + localStorage.length"), 1);
+    tab.click("Sign out");
+    tab.shows("Access token");
+    assert_eq!(tab.ask("sessionStorage.length + document.cookie.length"), 0);
+    // A code is good once, and leaves the address at once.
+    let with_code = address(&host);
+    tab.go("about:blank");
+    tab.go(&with_code);
+    tab.shows("Nothing is deployed here yet");
+    assert_eq!(tab.ask("location.hash"), "#/");
+    let other = Tab::open(&with_code).unwrap();
+    other.shows("The code was used already");
+    // A session goes on after a reload, and ends when it is revoked: while the page looks on.
+    tab.ask("location.reload()");
+    tab.shows("Nothing is deployed here yet");
+    let ended = host.cli(&["ui", "--end", "--output", "json"]);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&ended.stdout).unwrap()["ended"],
+        1
+    );
+    tab.shows("This session has ended or was revoked");
+}
+
+#[test]
+fn a_deployment_is_watched_to_its_end_then_rolled_back_and_one_is_cancelled() {
+    let host = TestServer::start();
+    let first = deploy(&host, "shop", &[("message", "the first")], &[("./a", "1")]);
+    let Some(tab) = signed_in(&host) else { return };
+    tab.click("shop");
+    tab.shows("the first");
+    let (waits, dir) = deploy_until(&host, "shop", &lines(3));
+    tab.shows("A deployment runs");
+    tab.ask("document.querySelector('p.warn a').click()");
+    tab.shows("line 3");
+    tab.shows("running");
+    tab.picture("deployment-running");
+    fs::write(dir.0.join("go"), "").unwrap();
+    tab.shows("Successfully deployed: shop");
+    tab.shows("last");
+    let second = waits.join().unwrap().json();
+    assert_eq!(tab.ask("location.hash"), format!("#/d/{}", id(&second)));
+    assert_eq!(
+        tab.ask("[...document.querySelectorAll('.lines p:not(.note)')].map((one) => one.textContent).join()"),
+        "line 1,line 2,line 3,last"
+    );
+    tab.picture("deployment-ended");
+    // Back to the first, by a button that asks before.
+    tab.click("shop");
+    tab.click(&format!("Make {} live", &id(&first)[..13]));
+    tab.confirm();
+    tab.until(&format!(
+        "location.hash.startsWith('#/d/') && location.hash !== '#/d/{}'",
+        id(&second)
+    ));
+    tab.shows("Successfully");
+    let live = host.path("components/shop").canonicalize().unwrap();
+    assert!(live.ends_with(id(&first)), "{}", live.display());
+    // A running one is cancelled.
+    let (waits, _dir) = deploy_until(&host, "shop", &lines(1));
+    tab.click("shop");
+    tab.until("document.querySelector('p.warn a')?.click() || location.hash.startsWith('#/d/')");
+    tab.shows("line 1");
+    tab.click("Cancel the deployment");
+    tab.confirm();
+    tab.shows("cancelled");
+    assert_eq!(waits.join().unwrap().json()["code"], "cancelled");
+    tab.click("History");
+    tab.shows("Took");
+    tab.until("document.querySelectorAll('tbody tr').length === 4");
+    tab.picture("history");
+}
+
+#[test]
+fn a_cut_stream_goes_on_after_a_restart_with_each_line_once() {
+    let host = TestServer::start();
+    let root = std::sync::Arc::clone(&host.root);
+    let Some(tab) = signed_in(&host) else { return };
+    let (_waits, _dir) = deploy_until(&host, "demo", &lines(300));
+    tab.click("demo");
+    tab.shows("A deployment runs");
+    tab.ask("document.querySelector('p.warn a').click()");
+    tab.shows("line 300");
+    // The server dies; the next one says that the deployment was interrupted, at the same address.
+    let address = host.address.clone();
+    drop(host);
+    tab.shows("The stream of events was cut");
+    let host = TestServer::on(root, &["--listen", &address], &[]);
+    tab.shows("interrupted");
+    tab.until("document.getElementById('trouble').hidden");
+    let shown =
+        "[...document.querySelectorAll('.lines p:not(.note)')].map((one) => one.textContent)";
+    assert_eq!(
+        tab.ask(&format!(
+            "{shown}.join() === Array.from({{length: 300}}, (_, n) => `line ${{n + 1}}`).join()"
+        )),
+        true,
+        "{}",
+        tab.ask(shown)
+    );
+    drop(host);
+}
+
+#[test]
+fn hostile_texts_are_texts_and_ten_thousand_lines_are_shown() {
+    let host = TestServer::start();
+    let evil = "<img src=x onerror=window.evil=1><script>window.evil=1</script>";
+    let Some(tab) = signed_in(&host) else { return };
+    let install =
+        format!("printf '%s\\n' '{evil}' >&2; seq 10000; printf '\\033[31mred\\n'; exit 3");
+    let fields = [("message", evil), ("install_command", install.as_str())];
+    let failed = deploy(&host, "evil", &fields, &[("./a", "a")]);
+    let mut live = vec![("message", evil), ("restart", "true")];
+    live.push(("install_command", "true"));
+    let procfile = format!("web: echo '{evil}'; sleep 1000\n");
+    deploy(&host, "evil", &live, &[("./Procfile", procfile.as_str())]);
+    tab.click("History");
+    tab.shows(evil);
+    tab.click("Components");
+    tab.click("evil");
+    tab.until(&format!(
+        "document.querySelector('.lines')?.textContent.includes({})",
+        json!(evil)
+    ));
+    tab.picture("component");
+    tab.ask(&format!("location.hash = '#/d/{}'", id(&failed)));
+    tab.shows("install_failed");
+    tab.until("document.querySelectorAll('.lines p:not(.note)').length === 10002");
+    tab.until(&format!(
+        "document.querySelector('.lines').textContent.includes({})",
+        json!(evil)
+    ));
+    tab.picture("ten-thousand-lines");
+    assert_eq!(tab.ask("typeof window.evil"), "undefined");
+    assert_eq!(
+        tab.ask("document.querySelectorAll('main img, main script').length"),
+        0
+    );
+    // It is alive: another page comes at once.
+    tab.click("Components");
+    tab.shows("1 of 1 up");
+}
+
+#[test]
+fn a_component_is_stopped_and_started_and_its_log_follows() {
+    let host = TestServer::start();
+    let says = host.path("says");
+    let procfile = format!("web: touch {0}; exec tail -n +1 -f {0}\n", says.display());
+    deploy(
+        &host,
+        "app",
+        &[("restart", "true")],
+        &[("./Procfile", procfile.as_str())],
+    );
+    let Some(tab) = signed_in(&host) else { return };
+    tab.click("app");
+    tab.shows("web");
+    let mut file = fs::OpenOptions::new().append(true).open(&says).unwrap();
+    writeln!(file, "the first line").unwrap();
+    tab.shows("the first line");
+    writeln!(file, "the second line").unwrap();
+    tab.shows("the second line");
+    tab.click("Stop");
+    tab.confirm();
+    tab.shows("Its processes are stopped");
+    tab.click("Start");
+    tab.until("!document.body.innerText.includes('Its processes are stopped')");
+    tab.click("Restart");
+    tab.confirm();
+    tab.until("location.hash.startsWith('#/d/')");
+    tab.shows("web");
+    tab.shows("success");
+    // Who may only look is offered nothing that would be refused.
+    let added = host.cli(&[
+        "token",
+        "add",
+        "looker",
+        "--role",
+        "read",
+        "--root",
+        host.root.0.to_str().unwrap(),
+    ]);
+    let token = String::from_utf8(added.stdout).unwrap();
+    tab.click("Sign out");
+    tab.until("document.activeElement.id === 'token'");
+    tab.write(token.trim());
+    tab.press("Enter");
+    tab.click("app");
+    tab.shows("looker · read");
+    tab.shows("Processes");
+    assert_eq!(
+        tab.ask(
+            "[...document.querySelectorAll('main button')].map((one) => one.textContent).join()"
+        ),
+        "Older"
+    );
+}
+
+#[test]
+fn the_page_fits_a_phone_and_is_used_by_keys_alone() {
+    let host = TestServer::start();
+    let long = "a-component-with-the-longest-name-that-a-component-may-have-abc";
+    deploy(
+        &host,
+        long,
+        &[(
+            "message",
+            "a message without any place to break it: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        )],
+        &[("./a", "a")],
+    );
+    let made = deploy(
+        &host,
+        long,
+        &[("install_command", "seq 50")],
+        &[("./a", "b")],
+    );
+    let Some(tab) = signed_in(&host) else { return };
+    for dark in [false, true] {
+        tab.dark(dark);
+        tab.size(360, 740);
+        for (name, at) in [
+            ("list", "#/".into()),
+            ("one", format!("#/c/{long}")),
+            ("past", "#/history".into()),
+            ("run", format!("#/d/{}", id(&made))),
+        ] {
+            tab.ask(&format!("location.hash = '{at}'"));
+            tab.until("!document.body.innerText.includes('Loading') && document.querySelector('section')?.innerText.length > 9");
+            let width = "document.documentElement.scrollWidth";
+            assert_eq!(tab.ask(width), 360, "{name}");
+            tab.picture(&format!("phone-{name}{}", if dark { "-dark" } else { "" }));
+        }
+    }
+    tab.size(1100, 800);
+    tab.ask(&format!("location.hash = '#/c/{long}'"));
+    tab.shows("Releases that are kept");
+    tab.picture("component-dark");
+    // What has the focus is seen, and each thing that can have it says what it is.
+    let unnamed = "[...document.querySelectorAll('a, button, input, select, [role=log], [role=img]')].filter((one) => \
+                   one.checkVisibility() && !(one.textContent || one.labels?.length || one.ariaLabel)).length";
+    assert_eq!(tab.ask(unnamed), 0);
+    assert_eq!(tab.ask("document.querySelectorAll('h1').length"), 1);
+    // By keys alone: on to the button that makes the first release live, and yes.
+    let before = host.path("components").join(long).canonicalize().unwrap();
+    await_some("the button, by keys", || {
+        tab.press("Tab");
+        let label = tab.ask("document.activeElement.textContent");
+        (label == "Make live").then_some(())
+    });
+    tab.press("Enter");
+    tab.until("document.getElementById('ask').open");
+    assert_eq!(tab.ask("document.activeElement.textContent"), "Cancel");
+    tab.press("Tab");
+    tab.press("Enter");
+    tab.until("location.hash.startsWith('#/d/')");
+    await_some("the first release", || {
+        (host.path("components").join(long).canonicalize().unwrap() != before).then_some(())
+    });
+}
