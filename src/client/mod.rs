@@ -27,6 +27,7 @@ mod request;
 mod state;
 mod target;
 mod tls;
+mod which;
 mod wire;
 
 use std::fmt;
@@ -48,7 +49,7 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use crate::api::error::{Doing, Error};
-use crate::api::name::{DeploymentId, Project, Secret};
+use crate::api::name::{DeploymentId, Secret};
 use crate::api::operation::{Operation, OperationCall};
 use crate::client::harper::find::PayloadHash;
 use crate::client::harper::hash::HashingReader;
@@ -57,6 +58,7 @@ use crate::client::kind::ServerKind;
 use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
 use crate::client::tls::TlsConnector;
+pub(crate) use crate::client::which::DeploymentRef;
 use crate::client::wire::{LookConnector, NoResolver, SocketConnector};
 use crate::formats::multipart::Form;
 use crate::formats::sse::SseRecord;
@@ -109,17 +111,6 @@ pub(crate) enum Notice {
     Ended,
     /// It went wrong.
     Broken(RequestStage, Error),
-}
-
-/// Whose events are asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum DeploymentRef {
-    /// One deployment's.
-    Deployment(DeploymentId),
-    /// Those of a component's newest deployment.
-    Latest(Project),
-    /// Those of the first deployment of a component that begins after this one; of the first at all if there is none.
-    Next(Project, Option<DeploymentId>),
 }
 
 /// Sends requests to one server.
@@ -401,16 +392,7 @@ impl Client {
     /// # Errors
     /// When no thread can be started.
     pub(crate) fn events(&self, which: &DeploymentRef, from: u64) -> Result<InFlight, Error> {
-        let path = match which {
-            DeploymentRef::Deployment(id) => format!("/deployments/{id}/events?from={from}"),
-            DeploymentRef::Latest(project) => {
-                format!("/deployments/latest/events?project={project}")
-            }
-            DeploymentRef::Next(project, after) => {
-                let after = after.map_or_else(|| "0".to_owned(), |id| id.to_string());
-                format!("/deployments/next/events?project={project}&after={after}")
-            }
-        };
+        let path = which.events_path(from);
         self.start("events", &path, true, Vec::new(), Content::None)
     }
 

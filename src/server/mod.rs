@@ -45,6 +45,7 @@ mod restart;
 mod rollback;
 mod router;
 mod run;
+mod run_as;
 mod show;
 mod sockets;
 mod start;
@@ -60,7 +61,6 @@ mod uploads;
 mod watch;
 
 use std::convert::Infallible;
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -90,9 +90,7 @@ use crate::server::state::ServerState;
 use crate::server::upgrade::{Passed, Predecessor, Successor};
 use crate::store::Store;
 use crate::store::tokens::Tokens;
-use crate::system::account::Account;
 use crate::system::child::{self, SurvivorScope};
-use crate::system::host;
 use crate::system::log;
 use crate::system::notify;
 use crate::system::passing::{ListeningSocket, PassedSocket};
@@ -135,7 +133,11 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     let wait = match Predecessor::ask(&root, options, &mut passed)? {
         Some(predecessor) => {
             // What can be known to be wrong is found while the other one still serves.
-            options.run_as.as_deref().map(find_account).transpose()?;
+            options
+                .run_as
+                .as_deref()
+                .map(run_as::find_account)
+                .transpose()?;
             predecessor.replace();
             AFTER_PREDECESSOR
         }
@@ -205,28 +207,6 @@ fn wait_for_end(
     }
 }
 
-/// The user of `--run-as`, who must be able to go where the releases are.
-fn account(name: &str, store: &Store) -> Result<Account, Error> {
-    let account = find_account(name)?;
-    child::can_enter(&account, &store.releases_dir()).doing(|| {
-        format!("running components as {name}: each directory up to there must let it through")
-    })?;
-    Ok(account)
-}
-
-fn find_account(name: &str) -> Result<Account, Error> {
-    let what = || format!("running components as {name}");
-    if !host::is_root() {
-        return Err(Error::new(
-            what(),
-            "only root can do so, and this server is not root",
-        ));
-    }
-    let read = |path: &str| fs::read_to_string(path).doing(|| format!("reading {path}"));
-    let found = Account::find(name, &read("/etc/passwd")?, &read("/etc/group")?);
-    found.map_err(|why| Error::new(what(), why))
-}
-
 /// What all requests share: what is known, what runs, and who deploys.
 fn state(
     options: &ServeOptions,
@@ -236,7 +216,7 @@ fn state(
 ) -> Result<ServerState, Error> {
     let store = &known.store;
     let account = match &options.run_as {
-        Some(name) => Some(Arc::new(account(name, store)?)),
+        Some(name) => Some(Arc::new(run_as::account(name, store)?)),
         None => None,
     };
     let environment = install::environment(std::env::vars_os(), account.as_deref());
