@@ -23,5 +23,7 @@ fi
 variable=$(echo "$target" | tr - _)
 export "CC_$variable=$compiler-gcc"
 export "CARGO_TARGET_$(echo "$variable" | tr a-z A-Z)_LINKER=$compiler-gcc"
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$target"
+# A static glibc has no dlsym to find getrandom(2) by; without the second flag /dev/random is read, which is not everywhere.
+flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+RUSTFLAGS=$flags cargo build --release --locked --target "$target"
 ls -l "${CARGO_TARGET_DIR:-target}/$target/release/gangplank"

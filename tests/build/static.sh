@@ -21,7 +21,9 @@ else
 fi
 if [ -z "${built-}" ]; then
   target=$machine-unknown-linux-gnu
-  RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$target"
+  # A static glibc has no dlsym to find getrandom(2) by; without the second flag /dev/random is read, which is not everywhere.
+  flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+  RUSTFLAGS=$flags cargo build --release --locked --target "$target"
   built=$directory/$target/release/gangplank
 fi
 mkdir -p "$directory/static"
