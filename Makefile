@@ -45,7 +45,7 @@ check: ## format, lints and docs, warnings being errors
 msrv: ## check that the oldest Rust that may build it does (from rustup, or from Debian's packages below target/)
 	@sh tests/build/msrv.sh
 
-bench: ## measure, beside tar and rsync over ssh (GANGPLANK_BENCH=quick: smaller data)
+bench: ## measure, beside tar and rsync over ssh (GANGPLANK_BENCH=quick: smaller data; =events: that part alone)
 	$(CARGO) bench --locked --bench bench
 
 crash: ## kill the server N times (50) at random steps of a deployment, and look at what the next start makes of it

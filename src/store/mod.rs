@@ -34,6 +34,7 @@ mod switch;
 pub mod tokens;
 mod trees;
 
+pub use crate::store::live::Component;
 pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};
 pub use crate::store::switch::Switch;

@@ -22,6 +22,11 @@ pub fn is_root() -> bool {
     geteuid().is_root()
 }
 
+/// How many bytes a page of memory has.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
 /// The limit of open files that this process was started with. The limit is the process' own, so there is one of these.
 static FIRST_OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
 

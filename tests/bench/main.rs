@@ -4,8 +4,7 @@
 //! slow ones. Figures are medians of three runs. Each run goes into new directories and nothing of a set is removed before its
 //! end, since removing a tree just before unpacking measures the removal; before each run, what the last one wrote is put on
 //! disk. A program beside that is not there is named and left out.
-//! `quick` as an argument or in `GANGPLANK_BENCH` takes a tenth of the data. `uploads`, `redeploys` and `events` as arguments
-//! measure only these.
+//! `quick` as an argument or in `GANGPLANK_BENCH` takes a tenth of the data; the names of [`PARTS`] there measure these alone.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod data;
@@ -50,6 +49,16 @@ const LATENCIES: [Latency; 3] = [
     },
 ];
 
+/// What can be measured alone.
+const PARTS: [&str; 6] = [
+    "uploads",
+    "redeploys",
+    "server",
+    "at-once",
+    "events",
+    "lines",
+];
+
 /// Everything that a run makes; dropping it removes it.
 struct Work(PathBuf);
 
@@ -67,9 +76,12 @@ fn main() {
         Some("print") => return events::print(&arguments[1]),
         _ => {}
     }
-    let asked = |word: &str| arguments.iter().any(|argument| argument == word);
-    let quick =
-        asked("quick") || std::env::var("GANGPLANK_BENCH").is_ok_and(|word| word == "quick");
+    let more = std::env::var("GANGPLANK_BENCH").unwrap_or_default();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let words = [words, more.split_whitespace().collect()].concat();
+    let quick = words.contains(&"quick");
+    let all = !words.iter().any(|word| PARTS.contains(word));
+    let asked = |part: &str| all || words.contains(&part);
     let name = format!("gangplank-bench-{}", std::process::id());
     let work = Work(std::env::temp_dir().join(name));
     std::fs::create_dir_all(&work.0).unwrap();
@@ -86,21 +98,24 @@ fn main() {
         );
     }
     table::head();
-    let all = !["uploads", "redeploys", "events"].into_iter().any(asked);
-    if all || asked("uploads") {
+    if asked("uploads") {
         uploads::measure(&work.0, scale);
     }
-    if all || asked("redeploys") {
+    if asked("redeploys") {
         redeploys::measure(&work.0, scale);
     }
-    if all {
+    if asked("server") {
         server::measure(&work.0);
+    }
+    if asked("at-once") {
         uploads::at_once(&work.0, scale);
     }
-    if all || asked("events") {
+    if asked("events") {
         for of in LATENCIES {
             events::latency(&work.0, of);
         }
+    }
+    if asked("lines") {
         events::lines(&work.0, 1_000_000 / scale);
     }
 }

@@ -24,8 +24,8 @@ impl Processes {
     /// started is said in the log.
     pub fn resume(&self, but: &[Project]) {
         let _resumed = Resumed(&self.resumed);
-        let found = match state::projects(self.setting.store.root()) {
-            Ok(found) => found,
+        let found = match state::marks(self.setting.store.root()) {
+            Ok(found) => found.to_run,
             Err(error) => return log::error(&error.to_string()),
         };
         for project in found.iter().filter(|project| !but.contains(project)) {

@@ -4,7 +4,7 @@
 //! its end: it is there only while a restart is on its way, or was when the server ended. `run/X.stopped` says that
 //! somebody has stopped the component: while it is there, nothing of it is to run, whatever the others say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,7 @@ pub(super) struct Before {
 
 /// No project's name has a dot.
 const SUFFIX: &str = ".processes";
+const SUFFIX_STOPPED: &str = ".stopped";
 
 fn path(root: &Path, project: &Project) -> PathBuf {
     root.join("run").join(format!("{project}{SUFFIX}"))
@@ -38,7 +39,7 @@ fn path_before(root: &Path, project: &Project) -> PathBuf {
 }
 
 fn path_stopped(root: &Path, project: &Project) -> PathBuf {
-    root.join("run").join(format!("{project}.stopped"))
+    root.join("run").join(format!("{project}{SUFFIX_STOPPED}"))
 }
 
 /// Writes down whether somebody has stopped the component.
@@ -96,17 +97,32 @@ fn read_file<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     }
 }
 
-/// The components of which something is to run.
-pub(super) fn projects(root: &Path) -> Result<Vec<Project>, Error> {
+/// What the names alone say of all components, from one look at the directory.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// Of these something is to run.
+    pub(super) to_run: BTreeSet<Project>,
+    /// These somebody has stopped.
+    pub(super) stopped: BTreeSet<Project>,
+}
+
+/// What is marked of all components.
+pub(super) fn marks(root: &Path) -> Result<Marks, Error> {
     let dir = root.join("run");
     let what = || format!("reading {}", dir.display());
-    let mut found = Vec::new();
+    let mut marks = Marks::default();
     for entry in fs::read_dir(&dir).doing(what)? {
         let name = entry.doing(what)?.file_name();
-        let project = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
-        found.extend(project.and_then(|name| name.parse::<Project>().ok()));
+        let Some(name) = name.to_str() else { continue };
+        for (suffix, marked) in [
+            (SUFFIX, &mut marks.to_run),
+            (SUFFIX_STOPPED, &mut marks.stopped),
+        ] {
+            let project = name.strip_suffix(suffix);
+            marked.extend(project.and_then(|name| name.parse::<Project>().ok()));
+        }
     }
-    Ok(found)
+    Ok(marks)
 }
 
 #[cfg(test)]
@@ -123,9 +139,8 @@ mod tests {
         write(&root, &demo, &types).unwrap();
         fs::write(root.join("run/other.processes"), "").unwrap();
         fs::write(root.join("run/gangplank.sock"), "").unwrap();
-        let mut known = projects(&root).unwrap();
-        known.sort();
-        assert_eq!(known, [demo.clone(), other.clone()]);
+        let known = marks(&root).unwrap().to_run;
+        assert_eq!(known, BTreeSet::from([demo.clone(), other.clone()]));
         assert_eq!(read(&root, &demo).unwrap(), Some(types.clone()));
         assert!(read(&root, &other).is_err());
         let before = Before {
@@ -136,6 +151,10 @@ mod tests {
         assert_eq!(read_before(&root, &demo).unwrap(), Some(before));
         write_stopped(&root, &demo, true).unwrap();
         assert!(is_stopped(&root, &demo) && !is_stopped(&root, &other));
+        assert_eq!(
+            marks(&root).unwrap().stopped,
+            BTreeSet::from([demo.clone()])
+        );
         for _ in 0..2 {
             write_stopped(&root, &demo, false).unwrap();
             write(&root, &demo, &Types::new()).unwrap();

@@ -2,8 +2,8 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::processes::process::Process;
+use crate::engine::processes::state::Marks;
 use crate::engine::processes::{Processes, state};
+use crate::system::host;
 
 /// What is known of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,11 +35,13 @@ pub struct ProcessStatus {
     pub ended: Option<String>,
 }
 
-/// What runs at one moment: however many components are asked for, `/proc` is read once, and only if something runs.
+/// What runs at one moment: however many components are asked for, `/proc` is read once, and only if something runs; so is
+/// the directory that says what is to run.
 pub struct ProcessSnapshot<'a> {
     processes: &'a Processes,
     /// By the process group's id, in bytes.
     memory: OnceCell<HashMap<u32, u64>>,
+    marks: OnceCell<Marks>,
 }
 
 impl Processes {
@@ -46,9 +50,13 @@ impl Processes {
         ProcessSnapshot {
             processes: self,
             memory: OnceCell::new(),
+            marks: OnceCell::new(),
         }
     }
 }
+
+/// Room for a process's `stat`: 52 numbers and a name of at most 64 bytes.
+const STAT_BYTES: usize = 2 << 10;
 
 /// How long a process that was started may take to have its id.
 pub(super) const START_MAX: Duration = Duration::from_secs(1);
@@ -79,27 +87,6 @@ impl Processes {
             true => self.snapshot().status(project),
             false => Vec::new(),
         }
-    }
-
-    /// What is to run of a component and could not be started by this server.
-    pub fn missing(&self, project: &Project) -> Vec<ProcessStatus> {
-        if self.is_stopped(project) {
-            return Vec::new();
-        }
-        let known = self.component(project);
-        let types = state::read(self.setting.store.root(), project).unwrap_or_default();
-        let mut types = types.unwrap_or_default();
-        types.retain(|kind, _| !known.processes().contains_key(kind));
-        let missing = types.into_iter().map(|(kind, release_id)| ProcessStatus {
-            kind,
-            pid: None,
-            release_id,
-            uptime_ms: None,
-            restarts: 0,
-            memory: None,
-            ended: Some("it could not be started".to_owned()),
-        });
-        missing.collect()
     }
 
     /// What runs of a component, in words; it was started if that was not before `begun`.
@@ -139,6 +126,39 @@ impl ProcessSnapshot<'_> {
         all.iter().map(|process| self.of(process)).collect()
     }
 
+    /// Whether somebody has stopped a component.
+    pub fn is_stopped(&self, project: &Project) -> bool {
+        self.marks().stopped.contains(project)
+    }
+
+    /// What is to run of a component and could not be started by this server.
+    pub fn missing(&self, project: &Project) -> Vec<ProcessStatus> {
+        let marks = self.marks();
+        if marks.stopped.contains(project) || !marks.to_run.contains(project) {
+            return Vec::new();
+        }
+        let root = self.processes.setting.store.root();
+        let types = state::read(root, project).unwrap_or_default();
+        let mut types = types.unwrap_or_default();
+        let known = self.processes.component(project);
+        types.retain(|kind, _| !known.processes().contains_key(kind));
+        let missing = types.into_iter().map(|(kind, release_id)| ProcessStatus {
+            kind,
+            pid: None,
+            release_id,
+            uptime_ms: None,
+            restarts: 0,
+            memory: None,
+            ended: Some("it could not be started".to_owned()),
+        });
+        missing.collect()
+    }
+
+    fn marks(&self) -> &Marks {
+        let read = || state::marks(self.processes.setting.store.root());
+        self.marks.get_or_init(|| read().unwrap_or_default())
+    }
+
     fn of(&self, process: &Arc<Process>) -> ProcessStatus {
         let facts = process.facts();
         let up = u64::try_from(facts.since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -161,34 +181,34 @@ fn memory_of_groups() -> HashMap<u32, u64> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return groups;
     };
+    let page = host::page_size();
+    let mut text = [0; STAT_BYTES];
     for entry in entries.flatten() {
-        let dir = entry.path();
-        let Some((group, bytes)) = group_of(&dir).zip(resident(&dir)) else {
-            continue;
-        };
-        *groups.entry(group).or_insert(0) += bytes;
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok());
+        let of_group = pid.and_then(|pid| {
+            let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+            // The system makes it whole for one reading, and makes it again for each.
+            let read = file.read(&mut text).ok()?;
+            group_and_pages(&text[..read])
+        });
+        if let Some((group, pages)) = of_group {
+            *groups.entry(group).or_insert(0) += pages * page;
+        }
     }
     groups
 }
 
-fn group_of(dir: &Path) -> Option<u32> {
-    let stat = fs::read_to_string(dir.join("stat")).ok()?;
-    // The name, in brackets, may hold anything. Behind it come the state, the parent and the group.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(2)?
-        .parse()
-        .ok()
-}
-
-fn resident(dir: &Path) -> Option<u64> {
-    let status = fs::read_to_string(dir.join("status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+/// The group of a process and its resident pages, from its `stat`: half of what its `status` takes to be made and read.
+fn group_and_pages(stat: &[u8]) -> Option<(u32, u64)> {
+    // The name, in brackets, may hold anything. Behind it come the state, the parent, the group, and eighteen fields further
+    // the pages.
+    let behind = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(&stat[behind..])
+        .ok()?
+        .split_whitespace();
+    let group = fields.nth(2)?.parse().ok()?;
+    Some((group, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -196,8 +216,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_group_and_its_pages_stand_behind_the_name() {
+        let rest = "S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 900 4096000 250 18446744073709551615 1 1";
+        let table = [
+            (format!("12 (sleep) {rest}"), Some((77, 250))),
+            (format!("12 (a) R 1 9 (b) {rest}"), Some((77, 250))),
+            ("12 (sleep) S 1 77 77 0".to_owned(), None),
+            ("12 sleep S 1 77".to_owned(), None),
+            (String::new(), None),
+        ];
+        for (stat, expected) in table {
+            assert_eq!(group_and_pages(stat.as_bytes()), expected, "{stat}");
+        }
+    }
+
+    #[test]
     fn our_own_group_has_memory() {
-        let group = group_of(Path::new("/proc/self")).unwrap();
+        let stat = fs::read("/proc/self/stat").unwrap();
+        let (group, _) = group_and_pages(&stat).unwrap();
         assert!(memory_of_groups()[&group] > 1 << 20);
     }
 }
