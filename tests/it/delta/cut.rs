@@ -27,7 +27,7 @@ fn sample() -> TempDir {
 }
 
 /// A proxy before a server. Connections that carry more than `most` bytes are cut there, `cuts` of them.
-fn cutting(host: &TestServer, most: u64, cuts: u64) -> String {
+pub(crate) fn cutting(host: &TestServer, most: u64, cuts: u64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = host.address.clone();

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use crate::delta::cut::cutting;
 use crate::delta::{deploy, is_live, noise, sample, walk};
 use crate::soak::random::Random;
 use crate::test_server::{TempDir, TestServer, await_some, names};
 
 /// How many deployments the server keeps: more than payloads, and fewer than there are edits.
 const KEPT: usize = 6;
+const FLAGS: [&str; 4] = ["--keep-payloads", "4", "--keep-deployments", "6"];
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let given = std::env::var(name).ok();
@@ -137,13 +140,67 @@ pub(crate) fn payload(host: &TestServer, id: &str) -> BTreeMap<String, String> {
     walk(&dir)
 }
 
+/// A client that deploys a directory and tries again for as long as it takes.
+fn patient(host: &TestServer, source: &Path) -> Command {
+    let dir = source.to_str().unwrap();
+    let mut command = host.cli_command(&[
+        "deploy",
+        dir,
+        "--project",
+        "demo",
+        "--yes",
+        "--retry-for",
+        "60",
+    ]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Deploys over a wire that is cut.
+fn over_a_cut(host: &TestServer, source: &Path, random: &mut Random) {
+    let most = 1 + random.below(300_000) as u64;
+    let mut client = patient(host, source);
+    let proxy = cutting(host, most, 1 + random.next() % 2);
+    client.env("GANGPLANK_TARGET", format!("http://{proxy}"));
+    let done = client.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "cut after {most}: {said}");
+}
+
+/// Kills the server while a client deploys; another one takes its root and its address.
+fn over_a_kill(mut host: TestServer, source: &Path, random: &mut Random) -> TestServer {
+    let before = names(&host.path("deployments"));
+    let mut client = patient(&host, source).spawn().unwrap();
+    // Which of its files is there first is chance, too.
+    let part = ["record.json", "payload", "manifest", "events.ndjson"][random.below(4)];
+    await_some("the beginning of the deployment", || {
+        let all = names(&host.path("deployments"));
+        let fresh = all.iter().filter(|id| !before.contains(id));
+        let begun = fresh
+            .map(|id| host.path("deployments").join(id).join(part))
+            .any(|path| path.exists());
+        (begun || client.try_wait().unwrap().is_some()).then_some(())
+    });
+    host.server.kill().unwrap();
+    host.server.wait().unwrap();
+    let (root, address) = (Arc::clone(&host.root), host.address.clone());
+    drop(host);
+    let flags = [&FLAGS[..], &["--listen", &address]].concat();
+    let host = TestServer::on(root, &flags, &[]);
+    let done = client.wait_with_output().unwrap();
+    if !done.status.success() {
+        // It was interrupted, which is an answer, too.
+        deploy(&host, source, &[]);
+    }
+    host
+}
+
 #[test]
 fn each_of_many_random_edits_is_live_as_it_is() {
     let seed = number("GANGPLANK_DELTA_SEED", 1);
     let edits = number("GANGPLANK_DELTA_EDITS", 25);
     let mut random = Random(seed);
-    let keep = KEPT.to_string();
-    let host = TestServer::with(&["--keep-payloads", "4", "--keep-deployments", &keep], &[]);
+    let mut host = TestServer::with(&FLAGS, &[]);
     let source = sample();
     let mut trees = BTreeMap::new();
     let mut deltas = 0;
@@ -154,14 +211,17 @@ fn each_of_many_random_edits_is_live_as_it_is() {
         if random.below(4) == 0 {
             disturb(&host, &mut random);
         }
-        let (record, _) = deploy(&host, &source.0, &[]);
-        is_live(
-            &host,
-            &source.0,
-            &format!("seed {seed}, edit {n}: {}", done.join("; ")),
-        );
+        let what = format!("seed {seed}, edit {n}: {}", done.join("; "));
+        match random.below(8) {
+            0 => over_a_cut(&host, &source.0, &mut random),
+            1 => host = over_a_kill(host, &source.0, &mut random),
+            _ => drop(deploy(&host, &source.0, &[])),
+        }
+        is_live(&host, &source.0, &what);
+        let to = fs::read_link(host.path("components/demo")).unwrap();
+        let id = to.file_name().unwrap().to_str().unwrap().to_owned();
+        let record = host.record(&id);
         deltas += u64::from(record["payload_kind"] == "delta");
-        let id = record["deployment_id"].as_str().unwrap().to_owned();
         trees.insert(id, walk(&source.0));
     }
     assert!(deltas * 2 > edits, "{deltas} of {edits}");
