@@ -11,6 +11,7 @@ use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
+use crate::engine::checkpoint::checkpoint;
 use crate::engine::registry::Registry;
 use crate::formats::archive::{
     self, Assembled, BaseTree, IncomingPayload, Limits, Owner, Sources, Supply,
@@ -141,6 +142,7 @@ impl TreeMaker<'_> {
             let prepared = self.store().prepared(self.project);
             fs::copy(&prepared, &list).map_err(|_| stale(self.project, &head.tree))?;
         }
+        checkpoint("listed");
         let base = match &head.base {
             Some(tree) => {
                 let base = base_of(self.known, self.project, tree);

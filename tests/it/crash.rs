@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::delta::hostile;
 use crate::needs::is_debug_build;
 use crate::test_server::{TempDir, TestServer, await_some, form, gzip, names, request, tar};
 
@@ -24,6 +25,31 @@ fn version(n: u32) -> Vec<u8> {
         .map(|(path, text)| (&**path, &**text))
         .collect();
     gzip(&tar(&files))
+}
+
+/// The list of a version's tree, and its identity.
+fn list(n: u32) -> (String, Vec<u8>) {
+    let mut lines = String::new();
+    for dir in 0..4 {
+        lines.push_str(&format!("d 755 d{dir}\n"));
+        let mut names: Vec<String> = (0..FILES)
+            .filter(|file| file % 4 == dir)
+            .map(|file| format!("d{dir}/f{file}"))
+            .collect();
+        names.sort();
+        for name in names {
+            lines.push_str(&hostile::file(&name, &n.to_string()));
+        }
+    }
+    hostile::list(&lines)
+}
+
+/// A version as a delta to another one.
+fn delta(from: u32, n: u32) -> Vec<u8> {
+    let ((base, _), (tree, list)) = (list(from), list(n));
+    let content = n.to_string();
+    let records = [hostile::object(&content, &content), hostile::end(1)];
+    hostile::delta(Some(&base), &tree, &list, &records)
 }
 
 /// The version that a tree has, if it is whole.
@@ -48,6 +74,8 @@ enum Kind {
     First,
     /// A second version.
     Next,
+    /// A second version, as a delta to the first one.
+    Delta,
     /// A rollback to a release that is there.
     Rollback,
     /// A rollback to one that was removed.
@@ -64,8 +92,9 @@ enum Damage {
 }
 
 /// Each checkpoint, and whether what comes is live by then.
-const CHECKPOINTS: [(&str, bool); 9] = [
+const CHECKPOINTS: [(&str, bool); 10] = [
     ("received", false),
+    ("listed", false),
     ("stored", false),
     ("unpacked", false),
     ("installed", false),
@@ -85,10 +114,21 @@ const DAMAGES: [Damage; 4] = [
 
 fn cases() -> Vec<(Kind, &'static str, bool)> {
     let mut cases = Vec::new();
-    for kind in [Kind::First, Kind::Next, Kind::Rollback, Kind::Rebuild] {
+    for kind in [
+        Kind::First,
+        Kind::Next,
+        Kind::Delta,
+        Kind::Rollback,
+        Kind::Rebuild,
+    ] {
         for (checkpoint, live) in CHECKPOINTS {
             let builds = ["received", "stored", "unpacked", "installed", "loaded"];
-            if kind != Kind::Rollback || !builds.contains(&checkpoint) {
+            let is_reached = match kind {
+                Kind::Delta => true,
+                Kind::Rollback => checkpoint != "listed" && !builds.contains(&checkpoint),
+                _ => checkpoint != "listed",
+            };
+            if is_reached {
                 cases.push((kind, checkpoint, live));
             }
         }
@@ -103,6 +143,10 @@ fn send(host: &TestServer, kind: Kind) -> std::net::TcpStream {
         Kind::First | Kind::Next => form(
             &[("project", "demo"), ("install_command", "true")],
             &version(2),
+        ),
+        Kind::Delta => form(
+            &[("project", "demo"), ("install_command", "true")],
+            &delta(1, 2),
         ),
         Kind::Rollback | Kind::Rebuild => (
             "Content-Type: application/json".to_owned(),
@@ -176,6 +220,11 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
     if kind == Kind::Rebuild {
         fs::remove_dir_all(host.path(&format!("releases/demo/{}", ids[0]))).unwrap();
     }
+    if kind == Kind::Delta {
+        await_some("the list of the first", || {
+            host.record(&ids[0])["tree"].as_str().map(drop)
+        });
+    }
     drop(host);
 
     let reached = root.0.with_extension("reached");
@@ -195,7 +244,7 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
     fs::remove_file(&reached).unwrap();
     let (old, new) = match kind {
         Kind::First => (None, 2),
-        Kind::Next => (Some(1), 2),
+        Kind::Next | Kind::Delta => (Some(1), 2),
         Kind::Rollback | Kind::Rebuild => (Some(3), 1),
     };
     let expected = if comes { Some(new) } else { old };
@@ -249,7 +298,7 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
     if kind == Kind::Rebuild && !comes {
         releases.remove(0);
     }
-    if comes && matches!(kind, Kind::First | Kind::Next) {
+    if comes && matches!(kind, Kind::First | Kind::Next | Kind::Delta) {
         releases.push(id.clone());
     }
     assert_eq!(names(&root.0.join("releases/demo")), releases, "{what}");
@@ -257,10 +306,10 @@ fn crash(kind: Kind, checkpoint: &str, comes: bool, broken: Damage) {
         assert!(whole(&root.0.join("releases/demo").join(release)).is_some());
     }
     let stored = root.0.join(format!("deployments/{id}/payload")).exists();
-    let uploads = matches!(kind, Kind::First | Kind::Next);
+    let uploads = matches!(kind, Kind::First | Kind::Next | Kind::Delta);
     assert_eq!(
         stored,
-        uploads && !["received", "stored"].contains(&checkpoint),
+        uploads && !["received", "listed", "stored"].contains(&checkpoint),
         "{what}"
     );
     deployed(&host, 7);

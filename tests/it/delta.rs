@@ -1,9 +1,10 @@
 //! Deltas: what is sent of a tree that the server has another version of, that the release is then what was to be sent,
 //! byte for byte and mode for mode, and that an upload that was cut goes on.
 
+mod chain;
 mod cut;
 mod edits;
-mod hostile;
+pub(crate) mod hostile;
 mod peers;
 
 use std::collections::BTreeMap;

@@ -252,6 +252,9 @@ fn play(jobs: &[(Scene, Filter)], report: &Report) {
 const QUICK: &[(&str, &[&str])] = &[
     ("next", &["fsync", "rename", "symlink", "syncfs"]),
     ("restart", &["fsync", "pidfd"]),
+    ("delta", &["fsync", "rename"]),
+    ("package", &["fsync"]),
+    ("release", &["fsync"]),
     ("rollback", &["fsync"]),
     ("cancel", &["fsync"]),
     ("drop", &["fsync"]),

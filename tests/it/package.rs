@@ -3,7 +3,7 @@
 mod git;
 mod npm;
 mod tarball;
-mod web;
+pub(crate) mod web;
 
 use std::fs;
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 
 use crate::api::error::{Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
-use crate::api::record::{Record, key_of};
+use crate::api::record::{Record, Summary, key_of};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::peers::WholePayload;
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
@@ -16,6 +16,8 @@ use crate::formats::archive::{Effort, IncomingPayload, Limits, PackPlan};
 use crate::system::files::if_there;
 use crate::system::log;
 
+/// So many deltas may build on each other.
+const CHAIN_MAX: usize = 8;
 /// How hard it is compressed: as a client does it.
 const LEVEL: u32 = 1;
 
@@ -143,6 +145,48 @@ impl Deployer {
         }
         store.drop_objects(id)?;
         Ok(())
+    }
+
+    /// Puts an archive in the place of a stored delta at the end of a long chain: each of a chain has to be applied before
+    /// what a payload holds can be given.
+    pub(super) fn limit_chain(&self, project: &Project, id: DeploymentId) {
+        let limited = self.chain(project, id).and_then(|length| {
+            if length > CHAIN_MAX {
+                self.pack(project, id)?;
+            }
+            Ok(())
+        });
+        if let Err(refusal) = limited {
+            log::warn(&format!(
+                "packing the payload of deployment {id}: {refusal}"
+            ));
+        }
+    }
+
+    /// How many stored deltas build on each other up to this one, or one more than may.
+    fn chain(&self, project: &Project, mut id: DeploymentId) -> Result<usize, Refusal> {
+        let payload = |id| self.known.store.payload(id);
+        for length in 0..=CHAIN_MAX {
+            let head = match payload(id).exists() {
+                true => delta_head(&payload(id))?,
+                false => None,
+            };
+            let Some(base) = head.and_then(|head| head.base) else {
+                return Ok(length);
+            };
+            let before = self.known.index.look(|all| {
+                let mut older = all.range(..id).rev();
+                let is_base =
+                    |one: &Summary| one.project == *project && one.tree.as_deref() == Some(&*base);
+                let found = older.find(|(id, one)| is_base(one) && payload(**id).exists());
+                found.map(|(id, _)| *id)
+            });
+            match before {
+                Some(before) => id = before,
+                None => return Ok(length + 1),
+            }
+        }
+        Ok(CHAIN_MAX + 1)
     }
 
     /// Makes all that stays of a component independent of the payloads that are to go.

@@ -319,6 +319,7 @@ impl Deployer {
         if let Err(error) = self.retain(&project) {
             log::warn(&format!("tidying up after deployment {id}: {error}"));
         }
+        self.limit_chain(&project, id);
         self.list_tree(id);
     }
 

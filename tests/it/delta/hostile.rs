@@ -14,7 +14,7 @@ use crate::test_server::{Answer, BOUNDARY, TestServer, component, gzip, names};
 const FIRST_LINE: &str = "gangplank-tree 1 sha256 fastcdc-16-64-256-64M\n";
 
 /// A list of a root and these lines, and its tree.
-fn list(lines: &str) -> (String, Vec<u8>) {
+pub(crate) fn list(lines: &str) -> (String, Vec<u8>) {
     let text = format!("{FIRST_LINE}d 755 .\n{lines}");
     let hash = Sha256::digest(&text);
     let tree = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -25,23 +25,23 @@ fn base64(content: &[u8]) -> String {
     STANDARD_NO_PAD.encode(Sha256::digest(content))
 }
 
-fn file(path: &str, content: &str) -> String {
+pub(crate) fn file(path: &str, content: &str) -> String {
     let hash = base64(content.as_bytes());
     format!("f 644 {} {hash} {path}\n", content.len())
 }
 
 /// A stored object, with the hash of another content if that is what it claims to be.
-fn object(content: &str, claimed: &str) -> Vec<u8> {
+pub(crate) fn object(content: &str, claimed: &str) -> Vec<u8> {
     let len = (content.len() as u32).to_be_bytes();
     let hash = Sha256::digest(claimed);
     [&[0], &len[..], &len[..], &hash[..], content.as_bytes()].concat()
 }
 
-fn end(count: u32) -> Vec<u8> {
+pub(crate) fn end(count: u32) -> Vec<u8> {
     [&[2], &count.to_be_bytes()[..]].concat()
 }
 
-fn delta(base: Option<&str>, tree: &str, list: &[u8], records: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn delta(base: Option<&str>, tree: &str, list: &[u8], records: &[Vec<u8>]) -> Vec<u8> {
     let head = json!({"base": base, "tree": tree, "list": list.len()}).to_string();
     let length = (head.len() as u32).to_be_bytes();
     let start = [b"\x89GPD1\r\n\x1a", &length[..], head.as_bytes(), list].concat();

@@ -30,6 +30,17 @@ pub(super) enum Bad {
     Health,
 }
 
+/// How what is deployed comes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Comes {
+    /// As an archive that is sent.
+    Whole,
+    /// As a delta to what is live.
+    Delta,
+    /// From a web server.
+    Fetched,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene {
     pub(super) name: &'static str,
@@ -40,6 +51,9 @@ pub(super) struct Scene {
     pub(super) first: bool,
     /// It has processes, which are restarted.
     pub(super) restart: bool,
+    /// It runs something once before it goes live.
+    pub(super) release: bool,
+    pub(super) comes: Comes,
     /// The client asks for events.
     pub(super) live: bool,
     /// As little as possible is kept.
@@ -53,11 +67,13 @@ const NEXT: Scene = Scene {
     bad: Bad::No,
     first: false,
     restart: false,
+    release: false,
+    comes: Comes::Whole,
     live: true,
     prune: false,
 };
 
-pub(super) const SCENES: [Scene; 19] = [
+pub(super) const SCENES: [Scene; 24] = [
     Scene {
         name: "first",
         first: true,
@@ -108,6 +124,33 @@ pub(super) const SCENES: [Scene; 19] = [
     Scene {
         name: "prune",
         prune: true,
+        ..NEXT
+    },
+    Scene {
+        name: "delta",
+        comes: Comes::Delta,
+        ..NEXT
+    },
+    Scene {
+        name: "origin-delta",
+        comes: Comes::Delta,
+        side: Side::Origin,
+        ..NEXT
+    },
+    Scene {
+        name: "peer-delta",
+        comes: Comes::Delta,
+        side: Side::Peer,
+        ..NEXT
+    },
+    Scene {
+        name: "package",
+        comes: Comes::Fetched,
+        ..NEXT
+    },
+    Scene {
+        name: "release",
+        release: true,
         ..NEXT
     },
     Scene {

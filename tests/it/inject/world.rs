@@ -1,15 +1,17 @@
 //! A server whose calls can be made to fail, perhaps with another one that it deploys to, and a component on both.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::answer::{Told, ask, told};
-use super::scene::{Action, Bad, Scene, Side};
+use super::scene::{Action, Bad, Comes, Scene, Side};
 use super::state::{Resources, Tree, look, operate, settled};
 use super::tracer::Tracer;
+use crate::delta::hostile;
+use crate::package::web::{Web, bytes};
 use crate::test_server::{TempDir, TestServer, await_some, form, gzip};
 
 /// Longer than anything here takes on a busy machine.
@@ -31,6 +33,9 @@ pub(super) struct World {
     pub(super) tracer: Tracer,
     files: TempDir,
     count: u32,
+    web: Web,
+    /// What the web server gives.
+    served: Arc<Mutex<Vec<u8>>>,
 }
 
 impl World {
@@ -58,6 +63,9 @@ impl World {
             }
         };
         tracer.has_server();
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let given = Arc::clone(&served);
+        let web = Web::start(move |_| bytes(&given.lock().unwrap()));
         let mut world = World {
             scene,
             hosts,
@@ -68,6 +76,8 @@ impl World {
             tracer,
             files,
             count: 0,
+            web,
+            served,
         };
         let prepared = (0..3).try_for_each(|_| world.deploys());
         prepared.map_err(|why| format!("without any injection: {why}"))?;
@@ -231,11 +241,20 @@ impl World {
                 } else {
                     "echo built"
                 };
-                self.send(
-                    &self.fields(install),
-                    &self.payload(self.version + 1, bad),
-                    live,
-                )
+                let (fields, version) = (self.fields(install), self.version + 1);
+                match self.scene.comes {
+                    Comes::Whole => self.send(&fields, &self.payload(version, bad), live),
+                    Comes::Delta => self.send(&fields, &self.delta(version), live),
+                    Comes::Fetched => {
+                        *self.served.lock().unwrap() = self.payload(version, bad);
+                        let mut operation = json!({"operation": "deploy_component"});
+                        for (name, value) in fields {
+                            operation[name] = value.into();
+                        }
+                        operation["package"] = self.web.url("x.tgz").into();
+                        self.operation(&operation, live)
+                    }
+                }
             }
         }]
     }
@@ -292,8 +311,13 @@ impl World {
             ("v", version.to_string()),
             ("d/a", format!("a of {version}\n")),
         ];
+        // What a delta need not bring.
+        files.push(("same", "the same\n".to_owned()));
         if self.scene.restart {
             files.extend(self.process(bad));
+        }
+        if self.scene.release {
+            files.push(("Procfile", "release: true\n".to_owned()));
         }
         files
     }
@@ -308,6 +332,33 @@ impl World {
         tree.insert("link".to_owned(), "-> v".to_owned());
         tree.insert("hard".to_owned(), version.to_string());
         tree
+    }
+
+    /// The list of a version's tree, and the identity of it.
+    fn list(version: u32) -> (String, Vec<u8>) {
+        let (v, a) = (version.to_string(), format!("a of {version}\n"));
+        let lines = [
+            "d 755 d\n".to_owned(),
+            hostile::file("d/a", &a),
+            hostile::file("hard", &v),
+            "l v\0link\n".to_owned(),
+            hostile::file("same", "the same\n"),
+            hostile::file("v", &v),
+        ];
+        hostile::list(&lines.concat())
+    }
+
+    /// A version as a delta to what is live.
+    fn delta(&self, version: u32) -> Vec<u8> {
+        let (base, _) = World::list(self.version);
+        let (tree, list) = World::list(version);
+        let (v, a) = (version.to_string(), format!("a of {version}\n"));
+        let records = [
+            hostile::object(&a, &a),
+            hostile::object(&v, &v),
+            hostile::end(2),
+        ];
+        hostile::delta(Some(&base), &tree, &list, &records)
     }
 
     fn payload(&self, version: u32, bad: Bad) -> Vec<u8> {
