@@ -70,6 +70,8 @@
 //! | `fetch-disk`, one a command of phase `fetch` | stops it when the disk has too little left | the command has ended |
 //! | `download`, one a tarball | asks for it and reads it | all is read, or nobody wants it any longer |
 //! | `deploy-ID`, one a deployment | fetches a package, waits for a permit, installs, loads, activates, restarts | the terminal event is in the journal |
+//! | `spare-ID`, after a deployment | lists its tree, and makes a copy of it that the next release is made of; one at a time | it is made, or the next deployment of the component begins |
+//! | `look-N`, two an upload that has a spare | look whether the spare is as it was | all was looked at |
 //! | `ending-ID`, one a deployment whose end the disk did not take | tries every second to write it | it is written, or stop |
 //!
 //! The client has one thread a request, one that packs, and one for signals; its main thread shows.

@@ -23,6 +23,7 @@ pub mod registry;
 pub mod retain;
 pub mod settings;
 mod shared;
+mod spare;
 pub mod spec;
 pub mod stages;
 mod trees;

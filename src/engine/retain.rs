@@ -23,6 +23,8 @@ pub struct RetentionLimits {
     pub payloads: usize,
     /// Ended deployments.
     pub deployments: usize,
+    /// Whether a copy of the newest payload's tree is kept, of which the next release is made.
+    pub spare: bool,
 }
 
 /// What there is of a component, each in ascending order.
@@ -199,6 +201,7 @@ mod tests {
             releases: 2,
             payloads: 2,
             deployments: 1,
+            spare: false,
         });
         assert_eq!(excess.releases, [id(3), id(4)]);
         assert_eq!(excess.payloads, [id(1), id(3)]);

@@ -43,6 +43,8 @@ pub struct ServeOptions {
     pub keep_payloads: usize,
     /// Deployments kept of a component.
     pub keep_deployments: usize,
+    /// Whether a copy of what is live is kept, of which the next release is made.
+    pub spare: bool,
     /// For requests that name none.
     pub install_timeout: Duration,
     /// Who installations, checks and processes run as.

@@ -63,6 +63,8 @@ struct ReleaseTree {
     project: Project,
     id: DeploymentId,
     kept: bool,
+    /// All of it is on disk.
+    synced: bool,
 }
 
 impl ReleaseTree {
@@ -92,6 +94,7 @@ impl Ready {
             project: project.clone(),
             id,
             kept: true,
+            synced: false,
         })
     }
 }
@@ -236,7 +239,10 @@ impl Builder {
     /// Puts a release and its deployment on disk.
     fn sync(&self, tree: &ReleaseTree, attempt: &Attempt) -> Result<(), Error> {
         let deployment = attempt.record().deployment_id;
-        self.store.sync(&tree.project, tree.id, deployment)?;
+        match tree.synced {
+            true => self.store.sync_deployment(deployment)?,
+            false => self.store.sync(&tree.project, tree.id, deployment)?,
+        }
         attempt.sync()
     }
 

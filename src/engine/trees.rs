@@ -3,7 +3,7 @@
 //! All of it is looked for inside of one component: what another one has can neither be used nor learnt.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,11 +13,12 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::registry::Registry;
+use crate::engine::spare::{SpareRequest, SpareUse};
 use crate::formats::archive::{
     self, Assembled, BaseTree, IncomingPayload, Limits, Owner, Sources, Supply,
 };
 use crate::formats::delta::listing::ListingLimits;
-use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner};
+use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner, StoredObject};
 use crate::store::Store;
 use crate::system::files::if_there;
 use crate::system::trees;
@@ -47,7 +48,7 @@ fn known(registry: &Registry, project: &Project) -> Vec<(DeploymentId, Box<str>)
 }
 
 /// A release and the list of its tree, if both are there.
-fn kept(store: &Store, project: &Project, id: DeploymentId) -> Option<BaseTree> {
+pub fn kept(store: &Store, project: &Project, id: DeploymentId) -> Option<BaseTree> {
     let (dir, list) = (store.release(project, id), store.tree_list(id));
     (dir.is_dir() && list.is_file()).then_some(BaseTree { dir, list })
 }
@@ -85,16 +86,27 @@ pub fn stale(project: &Project, tree: &str) -> Refusal {
 /// # Errors
 /// When it cannot be read. What is damaged ends it.
 pub fn supply_from(objects: &mut File, number: usize, supply: &Supply) -> Result<u64, Error> {
-    let mut scanner = RecordScanner::at(0);
-    let (mut buffer, mut used) = (vec![0; READ_AT_ONCE], 0);
+    let mut used = 0;
+    scan_records(objects, 0, &mut |object| {
+        used += u64::from(supply.add_wanted(number, object));
+    })?;
+    Ok(used)
+}
+
+/// Finds the objects in a file whose records begin somewhere.
+fn scan_records(
+    objects: &mut File,
+    from: u64,
+    found: &mut dyn FnMut(StoredObject),
+) -> Result<(), Error> {
+    let what = || "reading what has come before".to_owned();
+    objects.seek(SeekFrom::Start(from)).doing(what)?;
+    let mut scanner = RecordScanner::at(from);
+    let mut buffer = vec![0; READ_AT_ONCE];
     loop {
-        let read = objects.read(&mut buffer);
-        let read = read.doing(|| "reading what has come before".into())?;
-        let pushed = scanner.push(&buffer[..read], &mut |object| {
-            used += u64::from(supply.add_wanted(number, object));
-        });
-        if read == 0 || pushed.is_err() {
-            return Ok(used);
+        let read = objects.read(&mut buffer).doing(what)?;
+        if read == 0 || scanner.push(&buffer[..read], found).is_err() {
+            return Ok(());
         }
     }
 }
@@ -105,6 +117,8 @@ pub struct BuiltDelta {
     pub tree: String,
     pub payload_hash: String,
     pub payload_size: u64,
+    /// All of it is on disk.
+    pub synced: bool,
 }
 
 /// How the trees of payloads are made.
@@ -151,14 +165,84 @@ impl TreeMaker<'_> {
             None => None,
         };
         let objects = self.store().take_partial(self.project, self.id)?;
-        let made = self.assemble(&head, base.as_ref(), objects, release, &mut incoming)?;
+        let by_spare = self.by_spare(&head, objects.as_ref(), &mut incoming)?;
+        let (made, synced) = match by_spare {
+            SpareUse::Release(made) => (made, true),
+            SpareUse::Unused => {
+                let receive = &mut |supply: &Supply| incoming.receive(supply);
+                let made = self.assemble(&head, base.as_ref(), objects, release, receive)?;
+                (made, false)
+            }
+            SpareUse::Spent => {
+                let receive = &mut |supply: &Supply| self.received(supply);
+                let made = self.assemble(&head, base.as_ref(), objects, release, receive)?;
+                (made, false)
+            }
+        };
         let (payload_hash, payload_size) = incoming.end();
         Ok(BuiltDelta {
             made,
             tree: head.tree,
             payload_hash,
             payload_size,
+            synced,
         })
+    }
+
+    /// Makes the tree of the spare, if there is one.
+    fn by_spare(
+        &self,
+        head: &DeltaHead,
+        objects: Option<&File>,
+        incoming: &mut IncomingPayload<'_>,
+    ) -> Result<SpareUse, Refusal> {
+        let Some(base) = &head.base else {
+            return Ok(SpareUse::Unused);
+        };
+        let list = self.store().tree_list(self.id);
+        let request = SpareRequest {
+            store: self.store(),
+            project: self.project,
+            id: self.id,
+            base,
+            tree: &head.tree,
+            list: &list,
+            list_limits: list_limits(self.store(), self.limits)?,
+            limits: self.limits,
+            owner: self.owner,
+        };
+        let payload = self.payload()?;
+        let records: Vec<&File> = [&payload].into_iter().chain(objects).collect();
+        request.run(&records, &mut |supply| {
+            if let Some(objects) = objects {
+                let objects = objects.try_clone();
+                let mut objects = objects.doing(|| "reading what has come before".into())?;
+                supply_from(&mut objects, 1, supply)?;
+            }
+            incoming.receive(supply)
+        })
+    }
+
+    fn payload(&self) -> Result<File, Error> {
+        let path = self.store().payload(self.id);
+        File::open(&path).doing(|| format!("reading {}", path.display()))
+    }
+
+    /// Tells the supply what has been received.
+    fn received(&self, supply: &Supply) -> Result<(), Refusal> {
+        let mut payload = self.payload()?;
+        payload
+            .read_exact(&mut [0; MAGIC.len()])
+            .doing(|| "reading what has come".into())?;
+        let head = DeltaHead::read(&mut payload);
+        let head = head.map_err(|error| Refusal::of_reading("reading what has come", &error))?;
+        let at = payload
+            .stream_position()
+            .doing(|| "reading what has come".into())?;
+        scan_records(&mut payload, at + head.list, &mut |object| {
+            supply.add(0, object)
+        })?;
+        Ok(())
     }
 
     /// Makes a tree by its list, out of the base, of what an earlier upload brought, and of what comes now.
@@ -168,7 +252,7 @@ impl TreeMaker<'_> {
         base: Option<&BaseTree>,
         mut objects: Option<File>,
         release: &Path,
-        incoming: &mut IncomingPayload<'_>,
+        receive: &mut dyn FnMut(&Supply) -> Result<(), Refusal>,
     ) -> Result<Assembled, Refusal> {
         let list = self.store().tree_list(self.id);
         let limits = list_limits(self.store(), self.limits)?;
@@ -186,8 +270,7 @@ impl TreeMaker<'_> {
             };
             return Err(Refusal::new(code, why));
         }
-        let payload = self.store().payload(self.id);
-        let payload = File::open(&payload).doing(|| format!("reading {}", payload.display()))?;
+        let payload = self.payload()?;
         let mut records = vec![&payload];
         if let Some(objects) = &mut objects {
             if supply_from(objects, 1, &demand.supply)? == 0 {
@@ -202,7 +285,7 @@ impl TreeMaker<'_> {
             supply: &demand.supply,
             records: &records,
         };
-        let receive = || incoming.receive(&demand.supply);
+        let receive = || receive(&demand.supply);
         let (made, ()) = archive::assemble(&sources, release, self.limits, self.owner, receive)?;
         Ok(made)
     }
@@ -281,7 +364,8 @@ impl TreeMaker<'_> {
         read_head(&mut incoming)?;
         io::copy(&mut (&mut incoming).take(head.list), &mut io::sink()).doing(what)?;
         let objects = if_there(File::open(self.store().objects(self.id))).doing(what)?;
-        self.assemble(head, base, objects, release, &mut incoming)?;
+        let receive = &mut |supply: &Supply| incoming.receive(supply);
+        self.assemble(head, base, objects, release, receive)?;
         Ok(())
     }
 }

@@ -246,6 +246,7 @@ fn state(
         releases: options.keep_releases,
         payloads: options.keep_payloads,
         deployments: options.keep_deployments,
+        spare: options.spare,
     };
     let limits = Limits {
         max_payload: options.max_payload,

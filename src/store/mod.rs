@@ -14,6 +14,7 @@
 //! | `deployments` | the directories of deployments, and the marks of those that run |
 //! | `payloads` | what was uploaded |
 //! | `trees` | the lists of the trees that payloads hold |
+//! | `spare` | a copy of a payload's tree, of which the next release is made |
 //! | `records` | the record of a deployment, also one that the disk did not take yet |
 //! | `journal` | what happened in a deployment, entry by entry |
 //! | `index` | all deployments, in memory |
@@ -30,6 +31,7 @@ mod records;
 mod releases;
 mod remove;
 mod root;
+mod spare;
 mod switch;
 pub mod tokens;
 mod trees;

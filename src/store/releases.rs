@@ -30,7 +30,7 @@ impl Store {
         self.releases_of(project).join(id.to_string())
     }
 
-    fn releases_of(&self, project: &Project) -> PathBuf {
+    pub(super) fn releases_of(&self, project: &Project) -> PathBuf {
         self.releases_dir().join(project.as_str())
     }
 
@@ -80,6 +80,31 @@ impl Store {
         id: DeploymentId,
     ) -> Result<DetachedTree, Error> {
         set_aside(&self.release(project, id))
+    }
+
+    /// As [`Store::sync`], for a release that is on disk already: nothing that others write is waited for.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub fn sync_deployment(&self, deployment: DeploymentId) -> Result<(), Error> {
+        let dir = self.deployment(deployment);
+        let what = || format!("writing {} to disk", dir.display());
+        for entry in std::fs::read_dir(&dir).doing(what)? {
+            let entry = entry.doing(what)?;
+            if entry.file_type().doing(what)?.is_file() {
+                files::sync_dir(&entry.path()).doing(what)?;
+            }
+        }
+        // The names of all of it, and the mark that says that it runs.
+        let names = [
+            dir.clone(),
+            self.root().join("deployments"),
+            self.root().join("run"),
+        ];
+        for dir in names {
+            files::sync_dir(&dir).doing(what)?;
+        }
+        Ok(())
     }
 
     /// Writes to disk what has to be there before a release is made live: the release itself, and the directory of the

@@ -138,6 +138,7 @@ impl Store {
         for name in names(&kept).unwrap_or_default() {
             self.sweep_dir(&kept.join(name));
         }
+        self.sweep_spares();
         let components = names(&releases).unwrap_or_else(|error| {
             log::warn(&error.to_string());
             Vec::new()

@@ -232,7 +232,30 @@ pub fn open_beneath(dir: &Path, name: &str) -> io::Result<File> {
 /// # Errors
 /// When it cannot be opened, or a link is on the way.
 pub fn open_file_in(dir: &OwnedFd, path: &[u8]) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open_plain(dir, path, OFlags::RDONLY)
+}
+
+/// As [`open_file_in`], to change it where it is.
+///
+/// # Errors
+/// As [`open_file_in`].
+pub fn change_file_in(dir: &OwnedFd, path: &[u8]) -> io::Result<File> {
+    open_plain(dir, path, OFlags::RDWR)
+}
+
+/// As [`open_file_in`], for a directory; the tree's own has an empty path.
+///
+/// # Errors
+/// As [`open_file_in`].
+pub fn open_dir_in(dir: &OwnedFd, path: &[u8]) -> io::Result<File> {
+    match path.is_empty() {
+        true => Ok(dir.try_clone()?.into()),
+        false => open_plain(dir, path, OFlags::RDONLY | OFlags::DIRECTORY),
+    }
+}
+
+fn open_plain(dir: &OwnedFd, path: &[u8], access: OFlags) -> io::Result<File> {
+    let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let plain = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(dir, path, flags, Mode::empty(), plain) {
         // Before Linux 5.6 it is gone step by step.
@@ -240,8 +263,9 @@ pub fn open_file_in(dir: &OwnedFd, path: &[u8]) -> io::Result<File> {
             let mut at = dir.try_clone()?;
             let mut steps = path.split(|byte| *byte == b'/').peekable();
             while let Some(step) = steps.next() {
+                let through = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
                 let kind = match steps.peek() {
-                    Some(_) => flags | OFlags::DIRECTORY,
+                    Some(_) => through | OFlags::CLOEXEC,
                     None => flags,
                 };
                 at = openat(&at, step, kind, Mode::empty())?;

@@ -6,6 +6,7 @@ mod cut;
 mod edits;
 pub(crate) mod hostile;
 mod peers;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -33,6 +33,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --keep-releases N     kept of each component (5)
   --keep-payloads N     kept of each component (5)
   --keep-deployments N  kept of each component (200)
+  --no-spare            keeps no copy of what is live for the next release to be
+                        made of: less disk, slower redeploys
   --install-timeout S   for requests that name none (3600)
   --run-as USER         what components say runs as this user; needs root
   --no-privileged-sockets
@@ -216,6 +218,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
             .get("--install-timeout", value::some_duration)?
             .unwrap_or(Duration::from_secs(3600)),
         run_as: settings.get("--run-as", |name| Ok(name.to_owned()))?,
+        spare: !settings.is_set("--no-spare")?,
         privileged_sockets: !settings.is_set("--no-privileged-sockets")?,
         grace: settings
             .get("--grace", value::duration)?

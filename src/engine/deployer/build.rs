@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use crate::api::error::{Code, Refusal};
+use crate::api::name::Project;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
@@ -41,6 +42,7 @@ impl Deployer {
             return Ok(earlier);
         }
         self.has_peers(&spec)?;
+        self.make_room(&spec.project, incoming.least)?;
         self.has_room(spec.project.as_str(), incoming.least)?;
         let mut attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,
@@ -73,6 +75,15 @@ impl Deployer {
         let project = &spec.project;
         let why = format!("{what} {project}: this server has no peers to replicate to");
         Err(Refusal::new(Code::ReplicateFailed, why))
+    }
+
+    /// Removes the spare of a component if there is no room for a payload otherwise.
+    pub(super) fn make_room(&self, project: &Project, least: u64) -> Result<(), Refusal> {
+        match self.has_room(project.as_str(), least) {
+            Err(_) if self.is_idle(project) => self.known.store.drop_spare(project)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Refuses a payload for which there is no room, by what is known of its size.

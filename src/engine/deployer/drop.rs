@@ -19,6 +19,8 @@ impl Deployer {
     pub fn drop_component(&self, project: &Project, purge: bool) -> Result<Vec<PathBuf>, Refusal> {
         let store = &self.known.store;
         let _hold = self.hold_to_drop(project)?;
+        // What is made of it in the background ends first.
+        drop(self.sparing.lock());
         let kept = self.kept(project);
         let is_there = store.live(project).is_some() || !store.releases(project)?.is_empty();
         if !is_there && (!purge || kept.is_empty()) {

@@ -17,6 +17,7 @@
 //! | `keep` | a payload that comes before the name of its component |
 //! | `next` | waiting for the next one of a component |
 //! | `joining` | a request that comes twice |
+//! | `spare` | what nobody waits for: a copy of the newest tree |
 //! | `tree` | which tree a payload holds |
 //! | `running` | what runs, and what is busy with it |
 
@@ -34,6 +35,7 @@ mod restart;
 mod resume;
 mod run;
 mod running;
+mod spare;
 mod start;
 mod stopping;
 mod tree;
@@ -90,6 +92,8 @@ pub struct Deployer {
     preparing: AtomicU64,
     /// One archive of a delta is made at a time.
     packing: Mutex<()>,
+    /// One spare is made at a time.
+    sparing: Mutex<()>,
     node: String,
     stopper: SharedStopper,
     stop: Stop,
@@ -143,6 +147,7 @@ impl Deployer {
             keep,
             preparing: AtomicU64::new(0),
             packing: Mutex::new(()),
+            sparing: Mutex::new(()),
             node,
         })
     }
@@ -320,7 +325,7 @@ impl Deployer {
             log::warn(&format!("tidying up after deployment {id}: {error}"));
         }
         self.limit_chain(&project, id);
-        self.list_tree(id);
+        self.prepare_next(id);
     }
 
     /// Writes an end that the disk did not take once it does, until the server stops; then the next start does it.

@@ -30,6 +30,7 @@ impl Deployer {
         }
         self.has_peers(&spec)?;
         // It has a byte or more.
+        self.make_room(&spec.project, 1)?;
         self.has_room(spec.project.as_str(), 1)?;
         let attempt = match self.begin_once(&spec, &request)? {
             Started::New(attempt) => *attempt,

@@ -30,10 +30,7 @@ impl Deployer {
         let Some((payload, _)) = payload else {
             return Ok(());
         };
-        let goes_on = || {
-            let state = self.running.lock();
-            !state.stopping && !state.busy.contains_key(&record.project)
-        };
+        let goes_on = || self.is_idle(&record.project);
         if let Some((tree, list)) = archive::list_archive(&payload, &goes_on)? {
             record.tree = Some(tree.to_string());
             store.put_tree(&record, &list)?;

@@ -17,12 +17,14 @@ impl Builder {
     /// read of the release for that.
     pub(super) fn share(
         &self,
-        staged: Staged,
+        mut staged: Staged,
         attempt: &mut Attempt,
     ) -> Result<Staged, Box<Failed>> {
-        let (project, release) = (&staged.0.project, staged.0.path());
+        let release = staged.0.path();
         let account = self.account.as_deref();
         let linked = manifest::manifest(&release).and_then(|manifest| {
+            staged.0.synced &= manifest.shared.is_empty();
+            let project = &staged.0.project;
             shared::link(&self.store, project, &release, &manifest.shared, account)
         });
         match linked {
@@ -45,7 +47,7 @@ impl Builder {
     /// Installs the dependencies.
     pub(super) fn install(
         &self,
-        staged: Staged,
+        mut staged: Staged,
         attempt: &mut Attempt,
     ) -> Result<Staged, Box<Failed>> {
         let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
@@ -76,6 +78,7 @@ impl Builder {
         match choice {
             Choice::Skip(why) => attempt.skip(Phase::Install, &why)?,
             Choice::Run(installer) => attempt.phase(Phase::Install, |attempt| {
+                staged.0.synced = false;
                 let manager = installer.manager.clone();
                 let ran = install::run(&request, &installer, &mut |line| {
                     attempt.emit(&Event::Install(line))
@@ -91,12 +94,17 @@ impl Builder {
     }
 
     /// Makes sure that the release can run.
-    pub(super) fn load(&self, staged: Staged, attempt: &mut Attempt) -> Result<Ready, Box<Failed>> {
+    pub(super) fn load(
+        &self,
+        mut staged: Staged,
+        attempt: &mut Attempt,
+    ) -> Result<Ready, Box<Failed>> {
         let (options, stop) = (attempt.record().options.clone(), attempt.stop().clone());
         attempt.phase(Phase::Load, |attempt| {
             let release = staged.0.path();
-            let project = &staged.0.project;
             let manifest = manifest::manifest(&release)?;
+            staged.0.synced &= manifest.check.is_none();
+            let project = &staged.0.project;
             self.processes.check_sockets(&manifest)?;
             manifest::package(&release)?;
             manifest.judges(&manifest::processes(&release)?)?;

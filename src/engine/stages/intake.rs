@@ -197,6 +197,7 @@ impl Intake<'_> {
             project: attempt.record().project.clone(),
             id: attempt.record().release_id,
             kept: false,
+            synced: false,
         }
     }
 
@@ -221,10 +222,11 @@ impl Intake<'_> {
         payload: &File,
         expected: Option<&str>,
     ) -> Result<(ReleaseTree, Facts), Box<Failed>> {
-        let tree = self.release_tree(attempt);
+        let mut tree = self.release_tree(attempt);
         let release = self.known.store.create_release(&tree.project, tree.id)?;
         let maker = self.maker(&tree.project, tree.id);
         let built = maker.receive(source, payload, &release, &mut self.watched(attempt))?;
+        tree.synced = built.synced;
         checkpoint("stored");
         right_hash(&tree.project, &built.payload_hash, expected)?;
         let facts = json!({

@@ -19,7 +19,7 @@ impl Builder {
     pub(super) fn release<'a>(
         &'a self,
         spec: &DeploySpec,
-        ready: Ready,
+        mut ready: Ready,
         attempt: &mut Attempt,
         mut fleet: Fleet<'a>,
     ) -> Result<(Ready, Fleet<'a>), Box<Failed>> {
@@ -31,6 +31,8 @@ impl Builder {
             Ok(Some(line)) => Ok(line),
             Err(refusal) => Err(refusal),
         };
+        // It may write into the release.
+        ready.0.synced = false;
         attempt.phase(Phase::Release, |attempt| {
             let released = line
                 .map_err(Into::into)

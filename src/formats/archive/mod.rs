@@ -16,6 +16,7 @@
 //! | file | what for |
 //! | --- | --- |
 //! | `assemble` | makes a tree by its list, out of another tree and of what came |
+//! | `spare` | a copy of a tree, of which the next one is made |
 //! | `supply` | where the content of a tree is |
 //! | `choose` | walks a directory and decides what is packed |
 //! | `incoming` | stores and hashes a payload while it is read |
@@ -72,6 +73,7 @@ mod scan;
 mod secrets;
 mod settle;
 mod sniff;
+mod spare;
 mod sparse;
 mod supply;
 #[cfg(test)]
@@ -91,7 +93,10 @@ pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};
 pub use salvage::salvage;
 pub use scan::ScannedTree;
-pub use supply::{BaseTree, Supply, changed, demand};
+pub use spare::{
+    CopyEnd, PatchSources, SpareTree, Unusable, changes, copy_tree, has_tree, stamp_tree,
+};
+pub use supply::{BaseTree, Supply, changed, demand, unzip_list};
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;
 pub use unpack::{fits, unpack};

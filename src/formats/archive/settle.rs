@@ -70,7 +70,7 @@ impl TreeWriter<'_> {
     }
 
     /// Refuses links that leave the release: by the text alone, through each other, and by what the file system says.
-    fn judge_links(&self, top: Id) -> Result<(), Refusal> {
+    pub(super) fn judge_links(&self, top: Id) -> Result<(), Refusal> {
         let shown = |id| visible(&self.tree.path(top, id));
         let read = |id| {
             let path = self.tree.path(top, id);

@@ -3,15 +3,16 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
+use crate::formats::archive::gunzip;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{
@@ -23,18 +24,35 @@ use crate::formats::delta::records::StoredObject;
 use crate::system::files;
 
 /// A list on disk.
-pub(super) type ListFile = ListingReader<BufReader<GzDecoder<File>>>;
+pub(super) type ListFile = ListingReader<Box<dyn BufRead + Send>>;
 
-/// Opens a list, as it lies on disk.
+/// What is read of a list at once.
+const LIST_BUFFER: usize = 32 << 10;
+
+/// Opens a list, as it lies on disk: as gzip, or as it is.
 ///
 /// # Errors
 /// When it cannot be opened.
 pub fn open_list(path: &Path, limits: ListingLimits) -> Result<ListFile, Error> {
-    let file = File::open(path).doing(|| format!("reading {}", path.display()))?;
-    Ok(ListingReader::new(
-        BufReader::new(GzDecoder::new(file)),
-        limits,
-    ))
+    let doing = || format!("reading {}", path.display());
+    let mut file = BufReader::with_capacity(LIST_BUFFER, File::open(path).doing(doing)?);
+    let plain = !file.fill_buf().doing(doing)?.starts_with(&gunzip::MAGIC);
+    let lines: Box<dyn BufRead + Send> = match plain {
+        true => Box::new(file),
+        false => Box::new(BufReader::with_capacity(LIST_BUFFER, GzDecoder::new(file))),
+    };
+    Ok(ListingReader::new(lines, limits))
+}
+
+/// Writes a list that lies on disk as gzip as the text that it is, which is read more quickly.
+///
+/// # Errors
+/// When it cannot be read, or the disk does not take it.
+pub fn unzip_list(list: &Path, plain: &Path) -> io::Result<()> {
+    let mut from = GzDecoder::new(BufReader::new(File::open(list)?));
+    let mut to = File::create(plain)?;
+    io::copy(&mut from, &mut to)?;
+    to.sync_all()
 }
 
 /// A tree whose content is used again. Others may have written to it.
@@ -78,6 +96,27 @@ impl Supply {
     fn lock(&self) -> MutexGuard<'_, SupplyState> {
         // Each change is one insertion.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where these are is to be found.
+    pub(super) fn wanting(wanted: HashSet<ContentHash>) -> Supply {
+        let places = wanted.into_iter().map(|hash| (hash, ObjectPlace::Wanted));
+        let supply = Supply::default();
+        supply.lock().places = places.collect();
+        supply
+    }
+
+    /// Looks in a tree for what has not come.
+    ///
+    /// # Errors
+    /// When its list cannot be read.
+    pub(super) fn look_in(&mut self, base: &BaseTree) -> Result<(), Refusal> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut places = state.places.values();
+        match places.any(|place| matches!(place, ObjectPlace::Wanted)) {
+            true => find_in(base, state, &mut self.paths, &|_| false),
+            false => Ok(()),
+        }
     }
 
     /// An object is in the records with this number.

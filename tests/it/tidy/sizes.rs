@@ -31,11 +31,13 @@ const CEILINGS: [(&str, usize); 8] = [
     // With lists of trees, deltas, and the making of a tree out of another one.
     // With what is salvaged of an archive that was cut.
     // With the objects of a tree for another server.
-    ("formats", 7_200),
+    // With a copy of a tree that the next one is made of.
+    ("formats", 7_900),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
     // With the sessions of the page.
-    ("store", 2_500),
+    // With a copy of the newest payload's tree.
+    ("store", 2_600),
     // With the one follower, for the CLI and the peers, and with the trust in a server's own certificate.
     // With the download of a tarball.
     // With the dialects of Harper servers: events during an upload, a deployment found again, older ones.

@@ -420,6 +420,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
         keep_payloads: 5,
         keep_deployments: 200,
         install_timeout: Duration::from_secs(3600),
+        spare: true,
         run_as: None,
         privileged_sockets: true,
         grace: Duration::from_secs(10),
@@ -452,7 +453,8 @@ fn the_server_by_flags_by_variables_and_by_default() {
     assert_eq!(options.grace, Duration::ZERO);
     assert!(!options.privileged_sockets);
     let options = serve(&[], "serve --no-privileged-sockets").unwrap();
-    assert!(!options.privileged_sockets);
+    assert!(!options.privileged_sockets && options.spare);
+    assert!(!serve(&[], "serve --no-spare").unwrap().spare);
     let options = serve(
         &variables,
         "serve --root /x --listen localhost:1 --listen 0.0.0.0:2",

@@ -1,0 +1,113 @@
+//! The making of a release of the component's spare: what differs is changed in it, and it becomes the release by a rename.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::api::error::{Code, Refusal};
+use crate::api::name::{DeploymentId, Project};
+use crate::engine::checkpoint::checkpoint;
+use crate::formats::archive::{self, Assembled, Limits, Owner, PatchSources, Supply, Unusable};
+use crate::formats::delta::listing::ListingLimits;
+use crate::store::Store;
+use crate::system::{log, trees};
+
+/// What came of a spare.
+pub enum SpareUse {
+    /// The release.
+    Release(Assembled),
+    /// Nothing, and nothing was received.
+    Unused,
+    /// Nothing, but all was received.
+    Spent,
+}
+
+/// A release that is to be made of the spare.
+pub struct SpareRequest<'a> {
+    pub store: &'a Store,
+    pub project: &'a Project,
+    pub id: DeploymentId,
+    /// The tree that the delta begins from.
+    pub base: &'a str,
+    /// The tree that it makes, and its list.
+    pub tree: &'a str,
+    pub list: &'a Path,
+    pub list_limits: ListingLimits,
+    pub limits: &'a Limits,
+    pub owner: Option<Owner>,
+}
+
+impl SpareRequest<'_> {
+    /// Makes the release, if there is a spare of its base. `receive` is called once it is known that it can be made, and
+    /// tells what comes.
+    ///
+    /// # Errors
+    /// What is wrong with the list, or with what comes.
+    pub fn run(
+        &self,
+        records: &[&File],
+        receive: &mut dyn FnMut(&Supply) -> Result<(), Refusal>,
+    ) -> Result<SpareUse, Refusal> {
+        let spare = self.store.spare(self.project);
+        if !archive::has_tree(&spare.index, self.base) {
+            return Ok(SpareUse::Unused);
+        }
+        let changes = archive::changes(&spare, self.base, self.list, self.list_limits);
+        let mut changes = match changes {
+            Ok(changes) if changes.tree.to_string() == self.tree => changes,
+            // It is refused by whoever makes the release then.
+            Ok(_) => return Ok(SpareUse::Unused),
+            Err(Unusable::Tree(refusal)) => return Err(refusal),
+            Err(Unusable::Spare(why)) => {
+                self.is_unused(&why);
+                return Ok(SpareUse::Unused);
+            }
+        };
+        receive(&changes.supply)?;
+        checkpoint("spare-checked");
+        let made = self.store.take_spare(self.project).map_err(Refusal::from);
+        let made = made.and_then(|()| {
+            checkpoint("spare-taken");
+            let aside = self.store.spare_workshop(self.project)?;
+            let sources = PatchSources {
+                spare: &spare,
+                list: self.list,
+                aside: &aside,
+                records,
+            };
+            let step = || checkpoint("spare-patching");
+            let made = changes.apply(&sources, (self.limits, self.owner), &step)?;
+            checkpoint("spare-patched");
+            self.store.release_spare(self.project, self.id)?;
+            checkpoint("spare-renamed");
+            trees::remove(&aside).map_err(|error| {
+                let why = format!("removing {}: {error}", aside.display());
+                Refusal::new(Code::Internal, why)
+            })?;
+            Ok(made)
+        });
+        match made {
+            Ok(made) => {
+                log::info(&format!(
+                    "release {} of {} is made of the spare",
+                    self.id, self.project
+                ));
+                Ok(SpareUse::Release(made))
+            }
+            Err(refusal) => {
+                self.is_unused(&refusal.message);
+                Ok(SpareUse::Spent)
+            }
+        }
+    }
+
+    /// Says why, and removes the spare: it would be of no more use the next time.
+    fn is_unused(&self, why: &str) {
+        let (project, id) = (self.project, self.id);
+        log::warn(&format!(
+            "deployment {id}: the spare of {project} is not used: {why}"
+        ));
+        if let Err(error) = self.store.drop_spare(project) {
+            log::warn(&error.to_string());
+        }
+    }
+}

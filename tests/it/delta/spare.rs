@@ -1,0 +1,329 @@
+//! The spare: a private copy of what is live, of which the next release is made. That it was used is seen by its inode.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{deploy, is_live, noise, walk};
+use crate::test_server::{TempDir, TestServer, await_some, names};
+
+/// So many files have a spare, however small they are.
+const FILES: usize = 520;
+
+/// A directory with many files in it, and one that is large.
+fn sample() -> TempDir {
+    let source = TempDir::new();
+    for n in 0..FILES {
+        let dir = source.0.join(format!("d{}/e{}", n % 7, n % 3));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), format!("content {n}")).unwrap();
+    }
+    fs::write(source.0.join("large"), noise(5 << 18, 1)).unwrap();
+    for name in ["directory-file", "directory-link"] {
+        fs::create_dir_all(source.0.join(name).join("inside")).unwrap();
+        fs::write(source.0.join(name).join("inside/file"), name).unwrap();
+    }
+    for name in ["file-directory", "file-link"] {
+        fs::write(source.0.join(name), name).unwrap();
+    }
+    for name in ["link-file", "link-directory", "link-link"] {
+        symlink("d0/e0", source.0.join(name)).unwrap();
+    }
+    source
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+/// Waits for the spare of what is live, and gives its inode.
+fn spare(host: &TestServer) -> u64 {
+    let components = || host.operate(&json!({"operation": "get_components"})).json();
+    await_some("the spare", || {
+        let tree = components()["components"][0]["tree"].as_str()?.to_owned();
+        let index = fs::read(host.path("store/demo/spare.index")).ok()?;
+        let head = index.split(|byte| *byte == b'\n').next()?;
+        head.ends_with(tree.as_bytes())
+            .then(|| inode(&host.path("store/demo/spare")))
+    })
+}
+
+/// Deploys, and says whether the spare became the release.
+fn used(host: &TestServer, source: &Path, what: &str) -> bool {
+    let spare = spare(host);
+    deploy(host, source, &[]);
+    is_live(host, source, what);
+    inode(&host.path("components/demo/")) == spare
+}
+
+type Edits = (&'static str, fn(&Path));
+
+/// Rounds of changes, each after the ones before it.
+const ROUNDS: [Edits; 6] = [
+    ("nothing", |_| ()),
+    ("files, directories and modes", |dir| {
+        fs::write(dir.join("d0/e0/f0"), "changed").unwrap();
+        fs::write(dir.join("d1/e1/f1"), "CONTENT 1").unwrap();
+        fs::write(dir.join("d1/new"), "new").unwrap();
+        fs::remove_file(dir.join("d1/e2/f8")).unwrap();
+        fs::write(dir.join("d3/e0/f3"), "").unwrap();
+        fs::create_dir_all(dir.join("empty/directory")).unwrap();
+        mode(&dir.join("d2/e2/f2"), 0o755);
+        mode(&dir.join("d2"), 0o750);
+        change_large(dir, |bytes| bytes[500_000] ^= 1);
+    }),
+    ("changes of kind", |dir| {
+        for name in ["directory-file", "directory-link"] {
+            fs::remove_dir_all(dir.join(name)).unwrap();
+        }
+        for name in [
+            "file-directory",
+            "file-link",
+            "link-file",
+            "link-directory",
+            "link-link",
+        ] {
+            fs::remove_file(dir.join(name)).unwrap();
+        }
+        for name in ["directory-file", "link-file"] {
+            fs::write(dir.join(name), name).unwrap();
+        }
+        for name in ["file-directory/deep/down", "link-directory"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        fs::write(dir.join("link-directory/f16"), "not through the link").unwrap();
+        for name in ["directory-link", "file-link", "link-link"] {
+            symlink("d2/e0", dir.join(name)).unwrap();
+        }
+    }),
+    ("names that move", |dir| {
+        let rename = |from: &str, to: &str| fs::rename(dir.join(from), dir.join(to)).unwrap();
+        rename("d2/e1/f16", "d2/renamed");
+        rename("d4", "d9");
+        rename("d5/e0", "aside");
+        rename("d5/e1", "d5/e0");
+        rename("aside", "d5/e1");
+        rename("d6/e0", "d6/e4");
+        rename("d6/e1", "d6/e0");
+        rename("d6/e2", "d6/e1");
+        fs::copy(dir.join("large"), dir.join("copy")).unwrap();
+        change_large(dir, |bytes| drop(bytes.splice(..0, *b"more")));
+    }),
+    ("a large file is shorter", |dir| {
+        change_large(dir, |bytes| bytes.truncate(1_100_000))
+    }),
+    ("a large file becomes a small one", |dir| {
+        fs::write(dir.join("large"), "small").unwrap();
+        fs::write(dir.join("copy"), noise(1_100_000, 5)).unwrap();
+    }),
+];
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn change_large(dir: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let path = dir.join("large");
+    let mut bytes = fs::read(&path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+/// Writes into every file of the live release.
+fn disturb(host: &TestServer) {
+    let live = host.path("components/demo").canonicalize().unwrap();
+    for (path, is) in walk(&live) {
+        if is.starts_with('f') {
+            fs::write(live.join(path), "disturbed").unwrap();
+        }
+    }
+}
+
+#[test]
+fn each_change_is_made_in_the_spare_and_what_runs_changes_nothing() {
+    let (host, source) = (TestServer::start(), sample());
+    deploy(&host, &source.0, &[]);
+    for (n, (what, edit)) in ROUNDS.iter().enumerate() {
+        spare(&host);
+        if n % 2 == 1 {
+            disturb(&host);
+        }
+        edit(&source.0);
+        assert!(
+            used(&host, &source.0, what),
+            "{what}: the spare was not used"
+        );
+    }
+}
+
+/// Deploys a changed tree where the spare is not as it was, and says what the log has of it.
+fn unused(host: &TestServer, source: &Path, spoil: &dyn Fn(&Path)) -> String {
+    spare(host);
+    spoil(&host.path("store/demo"));
+    fs::write(
+        source.join("d0/e0/f0"),
+        noise(100, inode(&host.path("store/demo/spare"))),
+    )
+    .unwrap();
+    deploy(host, source, &[]);
+    is_live(host, source, "without a spare");
+    let log = host.log.lock().unwrap();
+    let mut about = log
+        .lines()
+        .rev()
+        .filter(|line| line.contains("is not used"));
+    about.next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_spare_that_is_not_as_it_was_is_not_used() {
+    let (host, source) = (TestServer::start(), sample());
+    deploy(&host, &source.0, &[]);
+    let touched = "somebody has changed something";
+    type Row<'a> = (&'a dyn Fn(&Path), &'a str);
+    let table: [Row<'_>; 5] = [
+        (
+            &|store| {
+                let path = store.join("spare/d1/e1/f1");
+                let times = fs::metadata(&path).unwrap().modified().unwrap();
+                fs::write(&path, "CONTENT 1").unwrap();
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                file.set_modified(times).unwrap();
+            },
+            touched,
+        ),
+        (
+            &|store| fs::write(store.join("spare/d1/more"), "").unwrap(),
+            touched,
+        ),
+        (
+            &|store| fs::remove_dir_all(store.join("spare/d1")).unwrap(),
+            touched,
+        ),
+        (
+            &|store| {
+                let index = fs::read(store.join("spare.index")).unwrap();
+                fs::write(store.join("spare.index"), &index[..index.len() - 9]).unwrap();
+            },
+            "is too short",
+        ),
+        (
+            &|store| fs::write(store.join("spare.list"), "nothing").unwrap(),
+            "is damaged",
+        ),
+    ];
+    for (spoil, why) in table {
+        let said = unused(&host, &source.0, spoil);
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
+fn a_spare_is_kept_as_it_is_asked_for_and_goes_with_its_component() {
+    let root = Arc::new(TempDir::new());
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
+    let source = sample();
+    deploy(&host, &source.0, &[]);
+    spare(&host);
+    // Neither half of one survives a start.
+    let store = root.0.join("store/demo");
+    fs::remove_file(store.join("spare.index")).unwrap();
+    drop(host);
+    let host = TestServer::on(Arc::clone(&root), &["--no-spare"], &[]);
+    assert!(!store.join("spare").exists() && !store.join("spare.list").exists());
+    // Two at once after another: the first one's is not waited for.
+    for n in 0..2 {
+        fs::write(source.0.join("d0/e0/f0"), n.to_string()).unwrap();
+        deploy(&host, &source.0, &[]);
+        is_live(&host, &source.0, "without a spare");
+    }
+    assert!(!store.join("spare").exists());
+    drop(host);
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
+    for n in 2..4 {
+        fs::write(source.0.join("d0/e0/f0"), n.to_string()).unwrap();
+        deploy(&host, &source.0, &[]);
+        is_live(&host, &source.0, "one after the other");
+    }
+    spare(&host);
+    drop(host);
+    // One that is not wanted any longer goes after the next end.
+    let host = TestServer::on(Arc::clone(&root), &["--no-spare"], &[]);
+    deploy(&host, &source.0, &[]);
+    await_some("its end", || (!store.join("spare").exists()).then_some(()));
+    let dropped = host.operate(&json!({"operation": "drop_component", "project": "demo"}));
+    assert_eq!(dropped.status, 200, "{}", dropped.text());
+    assert!(!store.exists());
+}
+
+/// Where the server is killed, and whether the new release is live then.
+const KILLS: [&str; 8] = [
+    "spare-checked",
+    "spare-taken",
+    "spare-patching",
+    "spare-patched",
+    "spare-renamed",
+    "spare-copied",
+    "spare-stamped",
+    "spare-placed",
+];
+
+/// Kills the server at a step of a redeploy, or of what comes after it.
+fn killed_at(step: &str) {
+    let root = Arc::new(TempDir::new());
+    let (source, host) = (sample(), TestServer::on(Arc::clone(&root), &[], &[]));
+    deploy(&host, &source.0, &[]);
+    spare(&host);
+    let before = walk(&source.0);
+    drop(host);
+    let reached = root.0.with_extension("reached");
+    let _ = fs::remove_file(&reached);
+    let asked = format!("{step}={}", reached.display());
+    let checkpoint = [("GANGPLANK_TEST_CHECKPOINT", &*asked)];
+    let host = TestServer::on(Arc::clone(&root), &[], &checkpoint);
+    fs::write(source.0.join("d0/e0/f0"), "changed").unwrap();
+    fs::remove_dir_all(source.0.join("d4/e0")).unwrap();
+    let dir = source.0.to_str().unwrap();
+    let arguments = ["deploy", dir, "--project", "demo", "--retry-for", "0"];
+    let mut client = host.cli_command(&arguments);
+    client.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut client = client.spawn().unwrap();
+    await_some(step, || reached.exists().then_some(()));
+    drop(host);
+    fs::remove_file(&reached).unwrap();
+    client.wait().unwrap();
+    let live = ["spare-copied", "spare-stamped", "spare-placed"].contains(&step);
+    let host = TestServer::on(Arc::clone(&root), &[], &[]);
+    let expected = if live { walk(&source.0) } else { before };
+    assert!(walk(&host.path("components/demo")) == expected, "{step}");
+    let store = root.0.join("store/demo");
+    let whole = ["spare", "spare.list", "spare.index"].map(|name| store.join(name).exists());
+    assert!(
+        whole == [true; 3] || whole == [false; 3],
+        "{step}: {whole:?}"
+    );
+    let hidden = |name: &String| name.starts_with('.');
+    assert_eq!(
+        names(&store).iter().find(|name| hidden(name)),
+        None,
+        "{step}"
+    );
+    fs::write(source.0.join("d0/e0/f0"), "changed again").unwrap();
+    deploy(&host, &source.0, &[]);
+    is_live(&host, &source.0, step);
+}
+
+#[test]
+fn a_kill_at_any_step_leaves_a_release_and_a_spare_that_are_whole() {
+    if crate::needs::is_debug_build() {
+        std::thread::scope(|scope| {
+            for steps in KILLS.chunks(KILLS.len() / 2) {
+                scope.spawn(|| steps.iter().for_each(|step| killed_at(step)));
+            }
+        });
+    }
+}
