@@ -171,6 +171,8 @@ codes! {
     Interrupted "interrupted" 503 Refused;
     /// A peer failed.
     ReplicateFailed "replicate_failed" 502 Refused;
+    /// The store that the hosts of the fleet share does not answer, or this server belongs to no fleet.
+    FleetUnavailable "fleet_unavailable" 503 Busy;
     /// A bug: the log has the rest.
     Internal "internal" 500 Refused;
     /// No place for a further connection.

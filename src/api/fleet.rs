@@ -5,10 +5,10 @@
 
 mod keys;
 mod order;
+mod signed;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ use serde_json::{Map, Value};
 
 pub use crate::api::fleet::keys::FleetKeys;
 pub use crate::api::fleet::order::{EVERYBODY, RolloutOrder, order_of};
+pub use crate::api::fleet::signed::signed_part;
+pub use crate::api::name::HostName;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
 use crate::api::source::SourceRevision;
@@ -25,59 +27,6 @@ const VERSION: u64 = 1;
 
 /// A document is smaller: etcd keeps each of them in memory, and a thousand hosts read it.
 const DOCUMENT_LEN_MAX: usize = 16 << 10;
-
-/// The longest name of a host in bytes, as of a component.
-const HOST_LEN_MAX: usize = 63;
-
-/// The name of a host in its fleet: `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct HostName(String);
-
-impl HostName {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for HostName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<HostName, &'static str> {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let begins = text
-            .bytes()
-            .next()
-            .is_some_and(|first| first.is_ascii_alphanumeric());
-        match begins && text.bytes().all(known) && text.len() <= HOST_LEN_MAX {
-            true => Ok(HostName(text.to_owned())),
-            false => Err(
-                "the name of a host must be 1 to 63 letters, digits, '.', '_' and '-', the first one a letter or a digit",
-            ),
-        }
-    }
-}
-
-impl TryFrom<String> for HostName {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<HostName, &'static str> {
-        text.parse()
-    }
-}
-
-impl From<HostName> for String {
-    fn from(host: HostName) -> String {
-        host.0
-    }
-}
-
-impl fmt::Display for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Declares a document: its members, `v` before them, and behind them those that are not known here.
 macro_rules! documents {
@@ -341,6 +290,15 @@ pub struct PreviousDesired {
     pub generation: u64,
     pub deployment_id: DeploymentId,
     pub sha256: String,
+    /// The rest of what a rollback wants again.
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default)]
+    pub options: Options,
+    #[serde(default)]
+    pub origin: Option<HostName>,
+    #[serde(default)]
+    pub origin_url: Option<String>,
 }
 
 /// How a rollout stands.
@@ -514,15 +472,5 @@ mod tests {
         assert!(desired.is_for(&labels) && desired.is_for(&BTreeMap::new()));
         desired.labels = labels.clone();
         assert!(desired.is_for(&labels) && !desired.is_for(&BTreeMap::new()));
-    }
-
-    #[test]
-    fn names_of_hosts() {
-        for good in ["a", "edge-1.eu_2", "9"] {
-            assert_eq!(good.parse::<HostName>().unwrap().as_str(), good);
-        }
-        for bad in ["", ".a", "-a", "a/b", "a b", "ä", &"a".repeat(64)] {
-            assert!(bad.parse::<HostName>().is_err(), "{bad}");
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! Names that were parsed once and are right from then on: [`Project`], [`DeploymentId`], [`VariableName`] and [`Secret`].
+//! Names that were parsed once and are right from then on: [`Project`], [`DeploymentId`],
+//! [`HostName`], [`VariableName`] and [`Secret`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -212,6 +213,59 @@ impl fmt::Display for VariableName {
     }
 }
 
+/// The longest name of a host in bytes, as of a component.
+const HOST_LEN_MAX: usize = 63;
+
+/// The name of a host in its fleet: `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(String);
+
+impl HostName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HostName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HostName, &'static str> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let begins = text
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric());
+        match begins && text.bytes().all(known) && text.len() <= HOST_LEN_MAX {
+            true => Ok(HostName(text.to_owned())),
+            false => Err(
+                "the name of a host must be 1 to 63 letters, digits, '.', '_' and '-', the first one a letter or a digit",
+            ),
+        }
+    }
+}
+
+impl TryFrom<String> for HostName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<HostName, &'static str> {
+        text.parse()
+    }
+}
+
+impl From<HostName> for String {
+    fn from(host: HostName) -> String {
+        host.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,5 +329,15 @@ mod tests {
     #[test]
     fn secrets_hide() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(..)");
+    }
+
+    #[test]
+    fn names_of_hosts() {
+        for good in ["a", "edge-1.eu_2", "9"] {
+            assert_eq!(good.parse::<HostName>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".a", "-a", "a/b", "a b", "ä", &"a".repeat(64)] {
+            assert!(bad.parse::<HostName>().is_err(), "{bad}");
+        }
     }
 }

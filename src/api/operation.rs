@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::name::{DeploymentId, Project, Secret, VariableName};
+use crate::api::name::{DeploymentId, HostName, Project, Secret, VariableName};
 use crate::api::operation::reader::FieldReader;
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
@@ -41,6 +41,9 @@ const BOOLEANS: &[&str] = &[
     "follow",
     "values",
     "verify",
+    "fleet",
+    "replace",
+    "rollback_on_failure",
 ];
 
 /// Fields that are numbers.
@@ -52,6 +55,10 @@ const NUMBERS: &[&str] = &[
     "until",
     "lines",
     "timeout",
+    "canary",
+    "max_failures",
+    "soak",
+    "host_timeout",
 ];
 
 /// All other fields: texts, and what has rules of its own.
@@ -76,6 +83,10 @@ const OTHERS: &[&str] = &[
     "unset",
     "type",
     "objects",
+    "wave",
+    "labels",
+    "action",
+    "host",
 ];
 
 /// Whether some operation has a field of this name. What is none of theirs is not kept.
@@ -153,6 +164,82 @@ impl Options {
     }
 }
 
+/// How a deployment goes to the hosts of a fleet. What is not said is as the server has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetOptions {
+    /// How many hosts go first.
+    pub canary: Option<u64>,
+    /// How many go at once then.
+    pub wave: Option<WaveSize>,
+    /// More failures stop it.
+    pub max_failures: Option<u64>,
+    /// How long a wave is looked at before the next one, in seconds.
+    pub soak_s: Option<u64>,
+    /// How long a host may take, in seconds; 0 for any time.
+    pub host_timeout_s: Option<u64>,
+    /// Only the hosts that have all of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// What was wanted before is wanted again when it stops.
+    pub rollback_on_failure: bool,
+    /// It takes the place of one that goes on.
+    pub replace: bool,
+}
+
+/// How many hosts are a wave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaveSize {
+    /// So many.
+    Hosts(u64),
+    /// So many of a hundred, at least one.
+    Percent(u64),
+}
+
+impl WaveSize {
+    /// Reads `10%` or `3`; none if it is neither, or nobody would go.
+    pub fn parse(text: &str) -> Option<WaveSize> {
+        let size = match text.strip_suffix('%') {
+            Some(percent) => WaveSize::Percent(percent.parse().ok()?),
+            None => WaveSize::Hosts(text.parse().ok()?),
+        };
+        match size {
+            WaveSize::Hosts(0) | WaveSize::Percent(0 | 101..) => None,
+            size => Some(size),
+        }
+    }
+
+    /// As it is written.
+    pub fn text(self) -> String {
+        match self {
+            WaveSize::Hosts(hosts) => hosts.to_string(),
+            WaveSize::Percent(percent) => format!("{percent}%"),
+        }
+    }
+}
+
+/// `get_fleet`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetQuery {
+    /// Only this component.
+    pub project: Option<Project>,
+    /// The deployment whose rollout is followed; none for the one that is wanted.
+    pub deployment: Option<DeploymentId>,
+    /// Whether to go on until the rollout has ended.
+    pub follow: bool,
+}
+
+/// `change_fleet`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FleetChange {
+    /// What was wanted before is wanted again.
+    RollBack(Project, Option<String>),
+    /// What is wanted is published anew, above all that any host has heard of.
+    PublishCurrent(Project),
+    /// A host is expected no longer.
+    Remove(HostName),
+    /// The fleet leaves a component of this host alone, or does so no longer.
+    Pin(Project, bool),
+}
+
 /// `deploy_component`, but for the payload's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deploy {
@@ -181,6 +268,8 @@ pub struct Deploy {
     pub origin: Option<String>,
     /// What is said of it.
     pub provenance: Provenance,
+    /// How it goes to the hosts of the fleet; none if it does not.
+    pub fleet: Option<FleetOptions>,
 }
 
 /// `prepare_deployment`, but for the list's bytes.
@@ -333,6 +422,10 @@ pub enum Operation {
     Drop(DropComponent),
     /// What is live.
     GetComponents,
+    /// How components stand on the hosts of the fleet.
+    GetFleet(FleetQuery),
+    /// Change what the fleet wants.
+    ChangeFleet(FleetChange),
     /// Which version answers.
     RegistrationInfo,
     /// How the server is.
@@ -389,6 +482,8 @@ impl Operation {
             Name::SetEnv => reader.set_env().map(Operation::SetEnv),
             Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),
             Name::GetComponents => Some(Operation::GetComponents),
+            Name::GetFleet => reader.get_fleet(),
+            Name::ChangeFleet => reader.change_fleet(),
             Name::RegistrationInfo => Some(Operation::RegistrationInfo),
             Name::SystemInformation => Some(Operation::SystemInformation),
             Name::CreatePageCode => Some(Operation::CreatePageCode),

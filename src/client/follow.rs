@@ -423,7 +423,8 @@ impl<'a> AnswerFollower<'a> {
             }
             Err(failed)
                 if is_foreign(&failed)
-                    || answer.status == 503
+                    || (answer.status == 503
+                        && failed.code.as_deref() != Some("fleet_unavailable"))
                     || failed.code.as_deref() == Some("upload_broken") =>
             {
                 self.broke(LossKind::Broken, failed.into())

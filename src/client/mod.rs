@@ -300,13 +300,10 @@ impl Client {
     ///
     /// # Errors
     /// When no thread can be started.
-    #[allow(dead_code, reason = "the hosts of a fleet are to come")]
     pub(crate) fn payload_by_hash(&self, sha256: &str, from: u64) -> Result<InFlight, Error> {
-        let mut headers = vec![("Accept", "*/*".to_owned())];
-        if from > 0 {
-            headers.push(("Range", format!("bytes={from}-")));
-        }
-        let path = format!("/fleet/payload/{sha256}");
+        let range = (from > 0).then(|| ("Range", format!("bytes={from}-")));
+        let headers = range.into_iter().chain([("Accept", "*/*".to_owned())]);
+        let (headers, path) = (headers.collect(), format!("/fleet/payload/{sha256}"));
         self.start("download", &path, false, headers, Content::None)
     }
 

@@ -78,6 +78,7 @@ impl Deployer {
             Restart::No
         };
         let spec = DeploySpec {
+            fleet: None,
             project: one.project.clone(),
             plan: Plan::Build(Then::Activate),
             package: None,

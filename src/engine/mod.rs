@@ -21,6 +21,8 @@ pub mod processes;
 pub mod recover;
 pub mod registry;
 pub mod retain;
+#[allow(dead_code, reason = "the hosts of a fleet are to come")]
+pub mod rollout;
 pub mod settings;
 mod shared;
 mod spare;

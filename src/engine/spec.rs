@@ -5,6 +5,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
+use crate::engine::rollout::ticket::FleetTicket;
 
 /// What a deployment is to be.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct DeploySpec {
     pub provenance: Provenance,
     /// Who asks.
     pub caller: DeployCaller,
+    /// What it takes to publish it.
+    pub fleet: Option<FleetTicket>,
 }
 
 /// Where a deployment's release comes from, and what becomes of it.
@@ -51,6 +54,8 @@ pub enum Then {
     Activate,
     /// It becomes live here and on every peer.
     Replicate(Replication),
+    /// It is kept, and what the fleet wants from then on; it becomes live here as on every host of the fleet.
+    Publish,
 }
 
 /// A release of an earlier deployment that becomes live.
@@ -115,7 +120,7 @@ impl DeploySpec {
     /// and the server that lets a peer switch has had it run there before, in a deployment of its own.
     pub fn releases(&self) -> bool {
         match self.plan {
-            Plan::Build(Then::Stage) | Plan::Restart(_) => false,
+            Plan::Build(Then::Stage | Then::Publish) | Plan::Restart(_) => false,
             Plan::Build(_) | Plan::Release(_) => true,
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => {
                 earlier.rollback_of.is_none() && self.origin.is_none()
@@ -140,6 +145,7 @@ impl DeploySpec {
                 phases.extend(self.plan.replication().map(|_| Phase::Replicate));
                 phases.push(Phase::Activate);
             }
+            Plan::Build(Then::Publish) => phases.push(Phase::Replicate),
             Plan::Build(Then::Stage) | Plan::Release(_) | Plan::Restart(_) => {}
         }
         if self.restart != Restart::No {
@@ -230,6 +236,7 @@ mod tests {
             origin: origin.map(str::to_owned),
             provenance: Provenance::default(),
             caller: DeployCaller::default(),
+            fleet: None,
         }
     }
 

@@ -168,6 +168,7 @@ impl Builder {
         };
         match spec.plan {
             Plan::Build(Then::Stage) => return self.stage("staging", ready, attempt),
+            Plan::Build(Then::Publish) => return self.publish(spec, ready, attempt),
             Plan::Release(_) => return self.release_alone(spec, ready, attempt),
             _ => {}
         }
@@ -195,6 +196,29 @@ impl Builder {
     fn stage(&self, what: &str, ready: Ready, attempt: &mut Attempt) -> Outcome<'_> {
         attempt.commit(what)?;
         self.sync(&ready.0, attempt)?;
+        Ok(Success {
+            made: Box::new(ready),
+            staged: true,
+            restarted: false,
+            peer_results: Vec::new(),
+        })
+    }
+
+    /// Keeps a release that is not live, and makes it what the fleet wants: this host goes when it is its turn, as all do.
+    fn publish(&self, spec: &DeploySpec, ready: Ready, attempt: &mut Attempt) -> Outcome<'_> {
+        attempt.commit("publishing")?;
+        self.sync(&ready.0, attempt)?;
+        attempt.phase(Phase::Replicate, |attempt| {
+            let record = attempt.record();
+            let ticket = spec.fleet.as_ref().ok_or_else(|| {
+                let why = format!("publishing {}: it has no ticket", spec.project);
+                Refusal::new(Code::Internal, why)
+            })?;
+            let payload = self.store.payload(record.deployment_id);
+            let published = ticket.publish(record, &payload)?;
+            let said = json!({"generation": published.generation, "hosts": published.hosts});
+            Ok(((), facts(said)))
+        })?;
         Ok(Success {
             made: Box::new(ready),
             staged: true,

@@ -6,4 +6,5 @@ pub mod delta;
 pub mod dotenv;
 pub mod ignore;
 pub mod multipart;
+pub mod signature;
 pub mod sse;

@@ -286,6 +286,7 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::GetEnv
         | OperationName::SetEnv
         | OperationName::Sync
+        | OperationName::ChangeFleet
         | OperationName::CancelDeployment
         | OperationName::DeleteDeploymentPayload => Role::Deploy,
         // It is the component's source, secrets included if there are any.
@@ -296,6 +297,7 @@ const fn role(operation: OperationName) -> Role {
         | OperationName::ListDeployments
         | OperationName::GetLogs
         | OperationName::GetComponents
+        | OperationName::GetFleet
         | OperationName::RegistrationInfo
         // A session may do what its token may.
         | OperationName::CreatePageCode

@@ -1,12 +1,14 @@
 //! `deploy_component`: a payload is received and built, or a release that is there is made live.
 
 use crate::api::error::{Code, Refusal};
-use crate::api::operation::Deploy;
+use crate::api::operation::{Deploy, Restart};
 use crate::api::package::PackageSpec;
 use crate::engine::deployer::Incoming;
+use crate::engine::rollout::ticket::FleetTicket;
 use crate::engine::spec::{DeployCaller, DeploySpec, Plan, Replication, Then};
 use crate::server::answers::Outcome;
 use crate::server::auth::Caller;
+use crate::server::fleet;
 use crate::server::form::{Bytes, RequestBody};
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
@@ -66,7 +68,19 @@ pub(super) fn deploy(
                 sha256: deploy.payload_sha256.as_deref(),
                 least: request.payload_least,
             };
-            state.deployer.build(spec(deploy, by), incoming)?
+            let mut spec = spec(deploy, by);
+            if let Some(options) = &deploy.fleet {
+                let publisher = fleet::of(state, &format!("deploying {project} to the fleet"))?;
+                let ticket = FleetTicket::new(publisher, options.clone(), deploy.restart);
+                spec = DeploySpec {
+                    plan: Plan::Build(Then::Publish),
+                    // The hosts restart it, this one among them.
+                    restart: Restart::No,
+                    fleet: Some(ticket),
+                    ..spec
+                };
+            }
+            state.deployer.build(spec, incoming)?
         }
     };
     watch::outcome(state, follower, options)
@@ -90,5 +104,6 @@ fn spec(deploy: &Deploy, by: DeployCaller) -> DeploySpec {
         origin: deploy.origin.clone(),
         provenance: deploy.provenance.clone(),
         caller: by,
+        fleet: None,
     }
 }

@@ -1,59 +1,108 @@
-//! `GET /fleet/payload/SHA256`: a payload for another host of the fleet, which knows it by its SHA-256 alone.
+//! `get_fleet` and `change_fleet`: how components stand on the hosts of the fleet, and what the fleet wants of them.
+
+pub(super) mod payload;
+mod stream;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
 
 use crate::api::error::{Code, Refusal};
-use crate::server::answers::{self, Outcome};
+use crate::api::operation::{FleetChange, FleetQuery};
+use crate::engine::rollout::publish::{FleetPublisher, Published};
+use crate::engine::rollout::view::FleetView;
+use crate::server::answers::{Outcome, json as answer};
 use crate::server::auth::Caller;
-use crate::server::http::{Exchange, FileAnswer};
-use crate::server::range::{self, Wanted};
+use crate::server::fleet::stream::RolloutEvents;
+use crate::server::options::RequestOptions;
+use crate::server::pump::LiveStream;
 use crate::server::state::ServerState;
-use crate::server::uploads::UPLOADS_MAX;
 
-/// Answers with a payload, or the part of it that is asked for. It is there as soon as its SHA-256 has been checked, while
-/// its deployment still runs.
-pub(super) fn payload(
+/// The fleet that this server belongs to.
+pub(super) fn of<'a>(
+    state: &'a ServerState,
+    what: &str,
+) -> Result<&'a Arc<FleetPublisher>, Refusal> {
+    state.fleet.get().ok_or_else(|| {
+        let why =
+            format!("{what}: this server belongs to no fleet; `serve --fleet` makes it join one");
+        Refusal::new(Code::FleetUnavailable, why)
+    })
+}
+
+/// Performs `get_fleet`.
+pub(super) fn get_fleet(
     state: &ServerState,
-    exchange: &Exchange,
-    sha256: &str,
+    query: FleetQuery,
+    options: &RequestOptions,
     caller: &Caller,
 ) -> Result<Outcome, Refusal> {
-    caller.may_fetch()?;
-    let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hash {
-        let why = "fetching a payload: its SHA-256 must be 64 hex digits";
-        return Err(Refusal::new(Code::BadRequest, why));
-    }
-    let sha256 = sha256.to_ascii_lowercase();
-    let may = |project: &_| !caller.is_barred_from(project);
-    let mut found = state.deployer.payload_by_hash(&sha256, &may)?;
-    if found.is_none() && !caller.is_limited() {
-        found = state.deployer.fetched_payload(&sha256)?;
-    }
-    let Some((file, length)) = found else {
-        let why = format!("fetching a payload: none with the SHA-256 {sha256} is stored here");
-        return Err(Refusal::new(Code::NotFound, why));
-    };
-    let part = match range::wanted(exchange.header("Range"), length) {
-        Wanted::All => None,
-        Wanted::Part(part) => Some(part),
-        Wanted::Outside => {
-            let why =
-                format!("fetching a payload: it has {length} bytes, and none of those asked for");
-            let mut answer = answers::refused(&Refusal::new(Code::BadRequest, why), false);
-            answer.status = 416;
-            let range = format!("bytes */{length}");
-            answer.headers.push(("Content-Range", range));
-            return Ok(Outcome::Answer(answer));
+    let fleet = of(state, "looking at the fleet")?;
+    if let (Some(project), true) = (&query.project, query.follow) {
+        let events = RolloutEvents::new(fleet, project.clone(), query.deployment);
+        if options.events {
+            return Ok(Outcome::Stream(LiveStream {
+                source: Box::new(events),
+                watching: true,
+            }));
         }
+    }
+    let projects = match query.project {
+        Some(project) => vec![project],
+        None => fleet.projects()?,
     };
-    let Some(upload) = state.uploads.begin() else {
-        let why = format!("fetching a payload: {UPLOADS_MAX} are being sent already");
-        return Err(Refusal::new(Code::Full, why));
-    };
-    Ok(Outcome::File(Box::new(FileAnswer {
-        file,
-        length,
-        part,
-        name: format!("{sha256}.payload"),
-        hold: Some(Box::new(upload)),
-    })))
+    let mut reports = Vec::new();
+    for project in projects {
+        if !caller.is_barred_from(&project) {
+            reports.push(FleetView::read(fleet.seat(), &project)?.report());
+        }
+    }
+    let all = json!({ "projects": reports, "hosts": fleet.hosts()? });
+    Ok(Outcome::Answer(answer(200, &all)))
+}
+
+/// Performs `change_fleet`.
+pub(super) fn change_fleet(
+    state: &ServerState,
+    change: FleetChange,
+    caller: &Caller,
+) -> Result<Value, Refusal> {
+    let fleet = of(state, "changing the fleet")?;
+    let user = caller.name();
+    match change {
+        FleetChange::RollBack(project, message) => {
+            let published = fleet.roll_back(&project, message, user)?;
+            let message = format!("{project} goes back on all hosts");
+            Ok(said(&message, project.as_str(), published))
+        }
+        FleetChange::PublishCurrent(project) => {
+            let published = fleet.publish_current(&project, user)?;
+            let message = format!("{project} is published anew");
+            Ok(said(&message, project.as_str(), published))
+        }
+        FleetChange::Remove(host) => {
+            caller.is_unlimited("change_fleet")?;
+            fleet.remove_host(&host)?;
+            let message = format!(
+                "{host} belongs to the fleet no longer; it goes on as it is. Its user at etcd and the token of role 'fleet' \
+                 are not taken away by this"
+            );
+            Ok(json!({ "message": message, "host": host }))
+        }
+        FleetChange::Pin(..) => Err(Refusal::new(
+            Code::FleetUnavailable,
+            "pinning: this server cannot do that yet",
+        )),
+    }
+}
+
+fn said(message: &str, project: &str, published: Published) -> Value {
+    let generation = published.generation;
+    json!({
+        "message": format!("{message}: generation {generation}"),
+        "project": project,
+        "deployment_id": published.deployment_id,
+        "generation": generation,
+        "hosts": published.hosts,
+    })
 }

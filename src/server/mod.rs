@@ -271,6 +271,7 @@ fn state(
         uploads: Arc::default(),
         auth: Authenticator::new(tokens),
         addresses: OnceLock::new(),
+        fleet: OnceLock::new(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation::{
-    self, DropComponent, EnvChange, Logs, Operation, Rollback, RunCommand,
+    self, DropComponent, EnvChange, FleetChange, FleetQuery, Logs, Operation, Rollback, RunCommand,
 };
 use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, WriteParts, json, json_text, refused};
@@ -117,7 +117,7 @@ impl ServerState {
             (_, "GET" | "HEAD", _) if payload.is_some() => {
                 let caller = self.auth.caller(exchange)?;
                 let sha256 = payload.unwrap_or_default();
-                fleet::payload(self, exchange, sha256, &caller)
+                fleet::payload::payload(self, exchange, sha256, &caller)
             }
             _ if payload.is_some() => Ok(bad_method(&path, "GET, HEAD")),
             _ => Err(Refusal::new(
@@ -188,6 +188,8 @@ fn perform(
             return Ok(list::list_deployments(state, &list, caller));
         }
         Operation::GetComponents => status::get_components(state, caller)?,
+        Operation::GetFleet(query) => return fleet::get_fleet(state, query, &options, caller),
+        Operation::ChangeFleet(change) => fleet::change_fleet(state, change, caller)?,
         Operation::RegistrationInfo => system::registration_info(),
         Operation::SystemInformation => system::system_information(state, caller)?,
         Operation::CreatePageCode => ui::create_page_code(state, caller)?,
@@ -227,6 +229,15 @@ fn may_perform(
         | Operation::GetObjects(id, _)
         | Operation::DeletePayload(id)
         | Operation::Cancel(id) => caller.may_see(&state.known.store, *id),
+        Operation::GetFleet(FleetQuery {
+            project: Some(project),
+            ..
+        })
+        | Operation::ChangeFleet(
+            FleetChange::RollBack(project, _)
+            | FleetChange::PublishCurrent(project)
+            | FleetChange::Pin(project, _),
+        ) => caller.may_touch(project, name),
         // All components are somebody else's business, too.
         Operation::Sync(_, None) => caller.is_unlimited(name),
         _ => Ok(()),

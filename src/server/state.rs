@@ -8,6 +8,7 @@ use crate::engine::deployer::Deployer;
 use crate::engine::env::EnvFiles;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
+use crate::engine::rollout::publish::FleetPublisher;
 use crate::server::auth::Authenticator;
 use crate::server::uploads::PayloadUploads;
 use crate::system::child::ServerMark;
@@ -28,6 +29,8 @@ pub(crate) struct ServerState {
     pub(super) auth: Authenticator,
     /// Where it listens, from when it does.
     pub(super) addresses: OnceLock<Vec<String>>,
+    /// The fleet that this server belongs to, if it belongs to one.
+    pub(super) fleet: OnceLock<Arc<FleetPublisher>>,
 }
 
 impl ServerState {

@@ -16,6 +16,7 @@ mod env;
 mod etcd_server;
 mod events;
 mod failure_output;
+mod fleet;
 mod fleet_payload;
 mod flood;
 mod harper;

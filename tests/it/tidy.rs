@@ -27,6 +27,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("signal_hook", &["system"]),
     ("listenfd", &["system"]),
     ("uuid", &["api"]),
+    ("ring", &["formats"]),
 ];
 
 /// All that lies at the top; the rest has a place below it.

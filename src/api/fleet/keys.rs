@@ -91,6 +91,11 @@ impl FleetKeys {
         format!("{}claim/{project}", self.0)
     }
 
+    /// Below it: who leads the rollout of each component.
+    pub fn lead_prefix(&self) -> String {
+        format!("{}lead/", self.0)
+    }
+
     /// Who leads a component's rollout.
     pub fn lead(&self, project: &Project) -> String {
         format!("{}lead/{project}", self.0)

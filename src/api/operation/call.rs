@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::api::name::Project;
 use crate::api::operation::{
-    CommandWords, Deploy, EnvChange, Fields, List, Logs, NAME, Operation, Options, Restart,
-    RunCommand,
+    CommandWords, Deploy, EnvChange, Fields, FleetChange, FleetOptions, List, Logs, NAME,
+    Operation, Options, Restart, RunCommand, WaveSize,
 };
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
@@ -104,6 +104,8 @@ operations! {
     Sync "sync" Object(&[("message", Text), ("deployments", AList)]);
     DropComponent "drop_component" Object(&[("message", Text)]);
     GetComponents "get_components" Object(&[("components", AList)]);
+    GetFleet "get_fleet" Object(&[("projects", AList)]);
+    ChangeFleet "change_fleet" Object(&[("message", Text)]);
     RegistrationInfo "registration_info" Object(&[("version", Text)]);
     SystemInformation "system_information" Object(&[("version", Text)]);
     CreatePageCode "create_page_code" Object(&[("code", Text)]);
@@ -140,6 +142,7 @@ impl OperationName {
                 | OperationName::GetLogs
                 | OperationName::GetEnv
                 | OperationName::GetComponents
+                | OperationName::GetFleet
                 | OperationName::RegistrationInfo
                 | OperationName::SystemInformation
         )
@@ -179,7 +182,9 @@ impl OperationCall {
     pub fn is_long(&self) -> bool {
         match self.name() {
             Some(OperationName::Sync | OperationName::RunComponent) => true,
-            Some(OperationName::GetLogs) => self.0.get("follow") == Some(&Value::Bool(true)),
+            Some(OperationName::GetLogs | OperationName::GetFleet) => {
+                self.0.get("follow") == Some(&Value::Bool(true))
+            }
             name => name.is_some_and(OperationName::deploys),
         }
     }
@@ -229,6 +234,44 @@ impl FieldWriter {
     }
 }
 
+impl FieldWriter {
+    fn fleet(self, options: Option<&FleetOptions>) -> FieldWriter {
+        let Some(options) = options else {
+            return self;
+        };
+        let labels = (!options.labels.is_empty()).then(|| json!(options.labels));
+        self.flag("fleet", true)
+            .with("canary", options.canary)
+            .with("wave", options.wave.map(WaveSize::text))
+            .with("max_failures", options.max_failures)
+            .with("soak", options.soak_s)
+            .with("host_timeout", options.host_timeout_s)
+            .with("labels", labels)
+            .flag("rollback_on_failure", options.rollback_on_failure)
+            .flag("replace", options.replace)
+    }
+}
+
+impl FleetChange {
+    fn write(&self, writer: FieldWriter) -> FieldWriter {
+        match self {
+            FleetChange::RollBack(project, message) => writer
+                .with("action", "rollback")
+                .with("project", project.as_str())
+                .with("message", message.clone()),
+            FleetChange::PublishCurrent(project) => writer
+                .with("action", "publish_current")
+                .with("project", project.as_str()),
+            FleetChange::Remove(host) => {
+                writer.with("action", "remove").with("host", host.as_str())
+            }
+            FleetChange::Pin(project, pinned) => writer
+                .with("action", if *pinned { "pin" } else { "unpin" })
+                .with("project", project.as_str()),
+        }
+    }
+}
+
 impl Restart {
     fn field(self) -> Value {
         match self {
@@ -263,6 +306,8 @@ impl Operation {
             Operation::Sync(..) => OperationName::Sync,
             Operation::Drop(..) => OperationName::DropComponent,
             Operation::GetComponents => OperationName::GetComponents,
+            Operation::GetFleet(_) => OperationName::GetFleet,
+            Operation::ChangeFleet(_) => OperationName::ChangeFleet,
             Operation::RegistrationInfo => OperationName::RegistrationInfo,
             Operation::SystemInformation => OperationName::SystemInformation,
             Operation::CreatePageCode => OperationName::CreatePageCode,
@@ -318,6 +363,14 @@ impl Operation {
                 .with("project", drop.project.as_str())
                 .with("deployment_id", drop.first.map(|id| id.to_string()))
                 .flag("purge", drop.purge),
+            Operation::GetFleet(query) => writer
+                .with(
+                    "project",
+                    query.project.as_ref().map(|project| project.as_str()),
+                )
+                .with("deployment_id", query.deployment.map(|id| id.to_string()))
+                .flag("follow", query.follow),
+            Operation::ChangeFleet(change) => change.write(writer),
             Operation::GetComponents
             | Operation::RegistrationInfo
             | Operation::SystemInformation
@@ -347,6 +400,7 @@ impl Deploy {
                 "source",
                 self.provenance.source.as_ref().map(|source| json!(source)),
             )
+            .fleet(self.fleet.as_ref())
     }
 
     /// A payload that is built and made live, as who says nothing else gets it.
@@ -364,6 +418,7 @@ impl Deploy {
             ignore_replication_errors: false,
             origin: None,
             provenance: Provenance::default(),
+            fleet: None,
         }
     }
 }
@@ -424,7 +479,7 @@ impl Logs {
 mod tests {
     use super::*;
     use crate::api::name::Secret;
-    use crate::api::operation::{Prepare, Rollback, typed};
+    use crate::api::operation::{FleetQuery, Prepare, Rollback, typed};
     use crate::api::source::SourceRevision;
 
     const ID: &str = "01976e6c-1c2b-7000-8000-000000000000";
@@ -517,6 +572,41 @@ mod tests {
                 ..Deploy::of(project.clone())
             })),
             Operation::Deploy(Box::new(package)),
+            Operation::Deploy(Box::new(Deploy {
+                fleet: Some(FleetOptions {
+                    canary: Some(0),
+                    wave: Some(WaveSize::Percent(10)),
+                    max_failures: Some(2),
+                    soak_s: Some(30),
+                    host_timeout_s: Some(600),
+                    labels: [("site".to_owned(), "eu".to_owned())].into(),
+                    rollback_on_failure: true,
+                    replace: true,
+                }),
+                ..Deploy::of(project.clone())
+            })),
+            Operation::Deploy(Box::new(Deploy {
+                fleet: Some(FleetOptions {
+                    wave: Some(WaveSize::Hosts(3)),
+                    ..FleetOptions::default()
+                }),
+                ..Deploy::of(project.clone())
+            })),
+            Operation::GetTree(id),
+            Operation::GetObjects(id, "0-2,7".into()),
+            Operation::CreatePageCode,
+            Operation::EndPageSessions,
+            Operation::GetFleet(FleetQuery::default()),
+            Operation::GetFleet(FleetQuery {
+                project: Some(project.clone()),
+                deployment: Some(id),
+                follow: true,
+            }),
+            Operation::ChangeFleet(FleetChange::RollBack(project.clone(), Some("why".into()))),
+            Operation::ChangeFleet(FleetChange::PublishCurrent(project.clone())),
+            Operation::ChangeFleet(FleetChange::Remove("h1".parse().unwrap())),
+            Operation::ChangeFleet(FleetChange::Pin(project.clone(), true)),
+            Operation::ChangeFleet(FleetChange::Pin(project.clone(), false)),
             Operation::GetDeployment(id),
             Operation::GetPayload(id),
             Operation::DeletePayload(id),

@@ -1,5 +1,6 @@
 //! Reading the fields of an operation, one by one, with all their faults.
 
+mod fleet;
 mod run;
 
 use std::collections::BTreeMap;
@@ -373,6 +374,14 @@ impl FieldReader<'_> {
         }
         let ignore_replication_errors = self.boolean("ignore_replication_errors").unwrap_or(false);
         let provenance = self.provenance();
+        let fleet = self.fleet_options();
+        let is_odd = replicated || !activate || release.is_some() || package.is_some();
+        if fleet.is_some() && is_odd {
+            self.faults.push(
+                "'fleet' cannot go with 'replicated', 'activate': false, 'deployment_id' or 'package'"
+                    .into(),
+            );
+        }
         Some(Deploy {
             project: project?,
             package,
@@ -386,6 +395,7 @@ impl FieldReader<'_> {
             ignore_replication_errors,
             origin,
             provenance,
+            fleet,
         })
     }
 

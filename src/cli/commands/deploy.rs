@@ -14,7 +14,7 @@ use crate::api::error::{Code, Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
-use crate::cli::commands::{CommandSpec, Context, Job, Parse};
+use crate::cli::commands::{CommandSpec, Context, Job, Parse, fleet};
 use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
 use crate::cli::session::missing::{DeltaUpload, is_stale};
@@ -39,8 +39,8 @@ looks secret (.env, private keys), and follows the deployment to its end.
   --restart[=rolling], --no-restart  its processes; Harper: not by default
   --message TEXT        kept in the record, with the commit that CI or git names
   --no-activate, --wait do not make it live; let one that is running end first
-  --replicated, --ignore-replication-errors
-                        to the peers too, and even if one of them fails
+  --fleet               to the hosts of the fleet; flags: `gangplank help fleet`
+  --replicated, --ignore-replication-errors  to the peers; even if one fails
   --install-command CMD, --install-timeout 5m, --allow-scripts
                         how it is installed, and whether packages run scripts
   --include-node-modules, --include-git, --include-env, --ignore-file F
@@ -87,6 +87,8 @@ pub(super) struct DeployOptions {
     pub(super) level: Option<u32>,
     /// Whether to wait while another deployment of the component is running.
     pub(super) wait: bool,
+    /// Whether its rollout to the fleet is followed.
+    pub(super) follows_rollout: bool,
 }
 
 impl DeployOptions {
@@ -105,7 +107,10 @@ pub(super) fn read(
     mut line: CommandLine,
     options: &mut ClientOptions,
 ) -> Result<DeployOptions, Usage> {
-    let flags = flags(&mut line)?;
+    let mut flags = flags(&mut line)?;
+    let (fleet, follows) = fleet::deploy_flags(&mut line)?;
+    let follows_rollout = follows && !fleet.is_empty();
+    flags.extend(fleet);
     let include_node_modules = line.contains("--include-node-modules");
     let include_git = line.contains("--include-git");
     let include_env = line.contains("--include-env");
@@ -154,6 +159,7 @@ pub(super) fn read(
         idempotency_key,
         level,
         wait,
+        follows_rollout,
     };
     if let (Some(dir), false) = (&options.dir, options.packs()) {
         let dir = dir.display();
@@ -275,7 +281,13 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     };
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
-    upload(&mut session, &call, source, options)
+    let published = upload(&mut session, &call, source, options)?;
+    if !options.follows_rollout {
+        return Ok(published);
+    }
+    let id = published["deployment_id"].as_str();
+    let id = id.and_then(|id| id.parse::<DeploymentId>().ok());
+    fleet::follow_rollout(&mut session, project, id)
 }
 
 fn upload(
@@ -286,9 +298,10 @@ fn upload(
 ) -> Result<Value, CommandError> {
     let key = key(options)?;
     let call = fit(session, call, options)?;
-    // Peers take archives alone.
+    // The hosts of a fleet know a payload by its SHA-256, so it is sent whole.
+    let is_whole = options.full || call.fields().get("fleet") == Some(&Value::from(true));
     let delta = match &source {
-        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, options.full),
+        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, is_whole),
         UploadSource::File(..) => None,
     };
     let request = FollowedRequest::Upload {

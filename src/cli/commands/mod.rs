@@ -9,6 +9,7 @@ mod deploy;
 mod drop;
 mod env;
 mod failure;
+mod fleet;
 mod install_service;
 mod job;
 mod list;
@@ -68,6 +69,7 @@ const COMMANDS: &[CommandSpec] = &[
     logs::COMMAND,
     sync::COMMAND,
     ui::COMMAND,
+    fleet::COMMAND,
     op::COMMAND,
     target::COMMAND,
     token::COMMAND,

@@ -1,9 +1,9 @@
 //! `rollback`: makes the release live again that was live before, or a named one.
 
-use crate::api::operation::{Operation, Restart, Rollback};
+use crate::api::operation::{FleetChange, Operation, Restart, Rollback};
 use crate::cli::arguments::value::DeploymentWord;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
-use crate::cli::commands::{CommandSpec, Job, Parse, here};
+use crate::cli::commands::{CommandSpec, Job, Parse, fleet, here};
 use crate::cli::session::find::Purpose;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -20,6 +20,7 @@ it has, and follows that to its end.
   --message TEXT        why; it is kept in the record
   --restart[=rolling]   and warn if it has none; one after the other
   --no-restart          leave the processes that run as they are
+  --fleet               what was wanted before, on all hosts of the fleet
   --replicated, --ignore-replication-errors
                         on the peers too, and even if one of them fails
 ",
@@ -33,7 +34,31 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
     let message = value::message(&mut line)?;
     let replicated = line.contains("--replicated");
     let ignore_replication_errors = line.contains("--ignore-replication-errors");
+    let is_fleet = line.contains("--fleet");
+    let detach = line.contains("--detach");
     let project = value::at_most_one("PROJECT", line, value::project)?;
+    if is_fleet {
+        if to.is_some() || replicated || ignore_replication_errors {
+            return Err(Usage::new(
+                "--fleet goes with neither --to nor --replicated: it is what the fleet wanted before",
+            ));
+        }
+        return Ok(Job::run(move |context| {
+            let project = project.map_or_else(here, Ok)?;
+            let mut session = context.session()?;
+            let change = FleetChange::RollBack(project.clone(), message);
+            let published = session.call(&Operation::ChangeFleet(change).into())?;
+            if detach {
+                return Ok(Some(published));
+            }
+            let id = published["deployment_id"].as_str();
+            let id = id.and_then(|id| id.parse().ok());
+            fleet::follow_rollout(&mut session, project, id).map(Some)
+        }));
+    }
+    if detach {
+        return Err(Usage::new("--detach goes with --fleet alone"));
+    }
     let rollback = move |project, to| {
         Operation::Rollback(Rollback {
             project,

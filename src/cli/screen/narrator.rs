@@ -3,6 +3,7 @@
 //! The narrator decides what is said and in which words; where the lines go, and how a kind of line is set off from
 //! others, is the screen's affair. All that others said is made visible first, so that a line is one line.
 
+mod fleet;
 mod foreign;
 
 use std::borrow::Cow;

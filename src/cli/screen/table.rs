@@ -93,6 +93,67 @@ const TARGETS_FIT: &[Fit] = &[
     Fit::Cut("URL", 20),
 ];
 
+const FLEET_FIT: &[Fit] = &[
+    Fit::Drop("PHASE"),
+    Fit::Wrap("MESSAGE", 24),
+    Fit::Cut("HOST", 12),
+    Fit::Cut("PROJECT", 12),
+];
+
+/// A row for each component on each host of a fleet; where nothing is wanted, one for each host.
+fn fleet(value: &Value) -> Option<Vec<Vec<String>>> {
+    let projects = value.get("projects")?.as_array()?;
+    let hosts = value.get("hosts")?.as_array()?;
+    let cell = |of: &Value, key: &str| match &of[key] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => lines::message(text).join(" "),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    };
+    if projects.is_empty() {
+        let mut rows = vec![
+            ["HOST", "ALIVE", "VERSION", "URL"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
+        let keys = ["host", "alive", "version", "url"];
+        rows.extend(
+            hosts
+                .iter()
+                .map(|host| keys.map(|key| cell(host, key)).to_vec()),
+        );
+        return Some(rows);
+    }
+    let head = ["PROJECT", "HOST", "STATE", "GENERATION", "PHASE", "MESSAGE"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for project in projects {
+        let name = cell(project, "project");
+        let summary = format!(
+            "{}, {} of {} live",
+            cell(project, "rollout"),
+            project["live"],
+            project["expected"]
+        );
+        let generation = cell(project, "generation");
+        let reason = cell(project, "reason");
+        rows.push(vec![
+            name.clone(),
+            "-".to_owned(),
+            summary,
+            generation,
+            "-".to_owned(),
+            reason,
+        ]);
+        for host in project["hosts"].as_array().into_iter().flatten() {
+            let keys = ["host", "state", "generation", "phase", "message"];
+            let cells = keys.map(|key| cell(host, key));
+            rows.push(std::iter::once(name.clone()).chain(cells).collect());
+        }
+    }
+    Some(rows)
+}
+
 /// The list in an answer: its name and its items, if the answer is one and hardly anything else.
 fn list(value: &Value) -> Option<(&str, Vec<&Map<String, Value>>)> {
     let mut lists = value
@@ -109,6 +170,9 @@ fn list(value: &Value) -> Option<(&str, Vec<&Map<String, Value>>)> {
 
 /// The value as a table with a line end, if it is a list; it is to fit into so many columns.
 pub(crate) fn table(value: &Value, width: Option<usize>) -> Option<String> {
+    if let Some(rows) = fleet(value) {
+        return Some(Rows(rows).lines(FLEET_FIT, width));
+    }
     let (name, items) = list(value)?;
     if items.is_empty() {
         return Some(format!("no {}\n", lines::visible(name)));

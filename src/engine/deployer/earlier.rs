@@ -88,6 +88,7 @@ impl Deployer {
         let release = built.deployment_id;
         self.is_not_live(project, release, &what)?;
         let spec = DeploySpec {
+            fleet: None,
             project: project.clone(),
             plan: Plan::Release(release),
             package: None,
@@ -268,6 +269,7 @@ impl Deployer {
         };
         let (plan, payload) = self.plan(&project, earlier, what)?;
         let spec = DeploySpec {
+            fleet: None,
             project,
             plan,
             package: None,

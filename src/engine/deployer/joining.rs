@@ -74,7 +74,7 @@ impl Deployer {
             // Whoever had this component before is known by now, so nobody deploys twice with one key.
             return match self.known_of_key(&spec.project, &key) {
                 Some(id) => self.join(id, request).map(Started::Earlier),
-                None => self.open(spec, claimed).map(new),
+                None => self.open_claimed(spec, claimed).map(new),
             };
         }
     }

@@ -83,6 +83,7 @@ impl<'a> KeyedRequest<'a> {
             Some(Then::Stage) => (Some(false), Some(false)),
             Some(Then::Activate) => (Some(true), Some(false)),
             Some(Then::Replicate(_)) => (Some(true), Some(true)),
+            Some(Then::Publish) => (Some(false), Some(true)),
             None => (None, self.replicates),
         };
         // What one of the two does not say does not count as a difference.

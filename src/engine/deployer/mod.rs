@@ -180,7 +180,7 @@ impl Deployer {
     /// `busy` with the id of the running one, `stopping`, or the disk's refusal.
     fn begin(&self, spec: &DeploySpec) -> Result<Attempt, Refusal> {
         let claimed = self.claim(&mut self.running.lock(), spec)?;
-        self.open(spec, claimed)
+        self.open_claimed(spec, claimed)
     }
 
     /// Makes a component busy with a deployment that is to be, and gives that its id.
@@ -201,6 +201,18 @@ impl Deployer {
         let hold = running::claim(&self.running, state, &spec.project, busy)?;
         state.newest = Some(id);
         Ok((id, hold))
+    }
+
+    /// Opens a deployment; one that is for the fleet claims its component there before.
+    fn open_claimed(
+        &self,
+        spec: &DeploySpec,
+        claimed: (DeploymentId, Hold),
+    ) -> Result<Attempt, Refusal> {
+        if let Some(ticket) = &spec.fleet {
+            ticket.claim(&spec.project, claimed.0, spec.caller.user.clone())?;
+        }
+        self.open(spec, claimed)
     }
 
     fn open(

@@ -38,6 +38,7 @@ impl Deployer {
         let built = self.known.store.read_record(live)?;
         let source = built.and_then(|record| record.source);
         let spec = DeploySpec {
+            fleet: None,
             project: project.clone(),
             plan: Plan::Restart(live),
             package: None,

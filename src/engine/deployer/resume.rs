@@ -106,6 +106,7 @@ impl Deployer {
             }
         };
         let spec = DeploySpec {
+            fleet: None,
             project: record.project.clone(),
             plan: Plan::Restart(record.release_id),
             package: None,

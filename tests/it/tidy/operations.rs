@@ -5,11 +5,12 @@ use std::fs;
 use super::{rust_files, top};
 
 /// Each word, and the operations on the wire that it stands for. What no command of its own sends has only the first file.
-const OPERATIONS: [(&str, &[&str], bool); 20] = [
+const OPERATIONS: [(&str, &[&str], bool); 21] = [
     ("cancel", &["cancel_deployment"], true),
     ("deploy", &["deploy_component"], true),
     ("drop", &["drop_component"], true),
     ("env", &["get_env", "set_env"], true),
+    ("fleet", &["get_fleet", "change_fleet"], true),
     ("list", &["list_deployments"], true),
     ("logs", &["get_logs"], true),
     (

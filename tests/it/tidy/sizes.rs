@@ -14,6 +14,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a single command, and what it prints.
     // With the tree of a payload, and what of one is missing.
     // With the documents of a fleet, their keys and the order of its hosts.
+    // With what is asked of a fleet, and what of it is signed.
     ("api", 3_700),
     // With the ways around system calls that an older kernel lacks.
     // With the date of a server.
@@ -32,6 +33,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is salvaged of an archive that was cut.
     // With the objects of a tree for another server.
     // With a copy of a tree that the next one is made of.
+    // With signatures.
     ("formats", 7_900),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
@@ -53,7 +55,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With trees: what of one is missing, how one is made again, and archives of deltas.
     // With payloads from whichever host has them, and with the rollouts of a fleet.
     // With trees that go to peers and come from them.
-    ("engine", 13_000),
+    // With rollouts: their claims, leaders, waves and views.
+    ("engine", 14_200),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
@@ -62,6 +65,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With trees and their objects for other servers.
     // With payloads by their SHA-256, in parts, and places for those who fetch them.
     // With the page.
+    // With the operations of a fleet, and the stream of a rollout.
     ("server", 6_900),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
@@ -74,6 +78,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With `install-service`.
     // With the sending of what a server lacks.
     // With the address of the page.
+    // With the fleet: its flags, its table, and the lines of a rollout.
     ("cli", 8_900),
 ];
 

@@ -11,9 +11,8 @@ impl Narrator {
     /// What matters of events that are not quite ours, or not of a deployment: its id, the reason of a failure, a line.
     pub(super) fn unknown(&mut self, name: &str, data: &str, page: &mut dyn Page) {
         let value: Value = match name {
-            "deployment" | "error" | "warning" | "done" | "peer" | "output" => {
-                serde_json::from_str(data).unwrap_or_else(|_| data.into())
-            }
+            "deployment" | "error" | "warning" | "done" | "peer" | "output" | "host"
+            | "rollout" => serde_json::from_str(data).unwrap_or_else(|_| data.into()),
             _ => return,
         };
         let part = |key| value.get(key).and_then(Value::as_str);
@@ -24,6 +23,8 @@ impl Narrator {
             }
             "done" => self.end(page),
             "peer" => self.harper_peer(&value, page),
+            "host" => self.fleet_host(&value, page),
+            "rollout" => self.rollout(&value, page),
             "output" => {
                 let stream = match part("stream") {
                     Some("stderr") => Stream::Stderr,

@@ -1,0 +1,331 @@
+//! Leading rollouts: one host at a time leads one, for as long as its lease holds. What it decides it writes only while it
+//! leads, in one transaction with the proof of that, so that two leaders cannot both open waves.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{after, select_biased};
+
+use crate::api::error::{Code, Refusal};
+use crate::api::fleet::{FleetDocument, FleetKeys, Lead, Rollout, RolloutState};
+use crate::api::name::Project;
+use crate::client::kv::{
+    CasOutcome, KvCondition, KvError, KvNews, KvRange, KvTransaction, KvTrouble, KvWrite, LeaseId,
+};
+use crate::engine::rollout::FleetSeat;
+use crate::engine::rollout::plan::is_active;
+use crate::engine::rollout::publish::FleetPublisher;
+use crate::engine::rollout::step::{LeaderMemory, LeaderStep, step};
+use crate::engine::rollout::view::{FleetNews, FleetView, Woken};
+use crate::system::log;
+use crate::system::stop::Stop;
+use crate::system::threads;
+
+/// How long nobody leads after a leader has died.
+const TTL: Duration = Duration::from_secs(30);
+/// How often a leader says that it is there: twice more before its lease ends.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// The host that published leads at once; the others wait so long, and up to as much again, so that a thousand do not try
+/// together.
+const OTHERS_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether a rollout lacks a leader, if nothing is heard of one: news may be lost.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// After trouble with the store; it doubles.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The stack of a thread that leads.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Leads the rollouts that nobody leads.
+pub struct FleetLeader {
+    publisher: Arc<FleetPublisher>,
+    /// The components whose rollouts this host leads, or tries to.
+    leading: Mutex<BTreeSet<Project>>,
+    stop: Stop,
+}
+
+/// A rollout without a leader.
+struct Leaderless {
+    project: Project,
+    /// Whether this host published it.
+    is_own: bool,
+}
+
+impl FleetLeader {
+    /// A leader that publishes by this publisher where it has to take something back.
+    pub fn new(publisher: Arc<FleetPublisher>, stop: Stop) -> FleetLeader {
+        FleetLeader {
+            publisher,
+            leading: Mutex::default(),
+            stop,
+        }
+    }
+
+    fn seat(&self) -> &FleetSeat {
+        &self.publisher.seat
+    }
+
+    /// Leads what nobody leads, a thread for each rollout, until the stop.
+    pub fn run(self: &Arc<Self>) {
+        let mut pause = PAUSE;
+        while !self.stop.stopped() {
+            match self.look() {
+                Ok(()) => pause = PAUSE,
+                Err(error) => {
+                    log::info(&format!("looking for rollouts without a leader: {error}"));
+                    if !self.wait(pause.mul_f64(random_part())) {
+                        return;
+                    }
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Looks once, and waits until something changes.
+    fn look(self: &Arc<Self>) -> Result<(), KvError> {
+        let FleetSeat { store, keys, .. } = self.seat();
+        let rollouts = store.list(&KvRange::prefix(keys.rollouts()))?;
+        for entry in &rollouts.entries {
+            let project = FleetKeys::name_below::<Project>(&keys.rollouts(), &entry.key);
+            let (Some(project), Ok(rollout)) = (project, Rollout::read(&entry.value)) else {
+                continue;
+            };
+            if is_active(&rollout) && !self.leading().contains(&project) {
+                if let Some(one) = self.leaderless(project)? {
+                    self.begin(one);
+                }
+            }
+        }
+        let leads = keys.lead_prefix();
+        let ranges = [KvRange::prefix(keys.rollouts()), KvRange::prefix(leads)];
+        let watch = store.watch(&ranges, rollouts.revision)?;
+        let over = after(LOOK_EVERY.mul_f64(0.8 + 0.4 * random_part()));
+        loop {
+            select_biased! {
+                recv(self.stop.channel()) -> _ => return Ok(()),
+                recv(watch.news) -> news => match news {
+                    Ok(Ok(KvNews::Changes(_))) => return Ok(()),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => match error.trouble {
+                        // It is listed again, which is all there is to do.
+                        KvTrouble::Compacted | KvTrouble::Behind => return Ok(()),
+                        _ => return Err(error),
+                    },
+                    Err(_) => return Ok(()),
+                },
+                recv(over) -> _ => return Ok(()),
+            }
+        }
+    }
+
+    fn leaderless(&self, project: Project) -> Result<Option<Leaderless>, KvError> {
+        let view = FleetView::look(self.seat(), &project)?;
+        if view.lead.is_some() || !view.is_rolling() {
+            return Ok(None);
+        }
+        let origin = view.desired.map(|(desired, _)| desired.origin);
+        Ok(Some(Leaderless {
+            is_own: origin.as_ref() == Some(&self.seat().host),
+            project,
+        }))
+    }
+
+    fn begin(self: &Arc<Self>, one: Leaderless) {
+        let Leaderless { project, is_own } = one;
+        self.leading().insert(project.clone());
+        let (leader, of) = (Arc::clone(self), project.clone());
+        let lead = move || {
+            let delay = match is_own {
+                true => Duration::ZERO,
+                false => OTHERS_WAIT.mul_f64(1.0 + random_part()),
+            };
+            if leader.wait(delay) {
+                if let Err(error) = leader.lead(&of) {
+                    log::info(&format!("leading the rollout of {of}: {error}"));
+                }
+            }
+            leader.leading().remove(&of);
+        };
+        if let Err(error) = threads::spawn(format!("lead-{project}"), STACK_BYTES, lead) {
+            log::error(&format!("making a thread that leads {project}: {error}"));
+            self.leading().remove(&project);
+        }
+    }
+
+    /// Leads a rollout to its end, or as long as it may.
+    ///
+    /// # Errors
+    /// When the store does not answer: the lease ends then, and somebody else leads.
+    fn lead(&self, project: &Project) -> Result<(), Refusal> {
+        let Some(term) = self.take(project).map_err(|error| failed(&error))? else {
+            return Ok(());
+        };
+        log::info(&format!("leading the rollout of {project}"));
+        let led = self.led(project, &term);
+        let given_back = KvTransaction {
+            conditions: vec![term.condition()],
+            writes: vec![KvWrite::Delete(term.key.clone())],
+        };
+        // If that fails, it ends with its lease.
+        let _ = self.seat().store.cas(&given_back);
+        led
+    }
+
+    pub(super) fn take(&self, project: &Project) -> Result<Option<LeaderTerm>, KvError> {
+        let FleetSeat {
+            store, keys, host, ..
+        } = self.seat();
+        let lease = store.alive(None, TTL)?;
+        let key = keys.lead(project);
+        let lead = Lead::new(host.clone()).write();
+        let value = lead.map_err(|why| KvError::new(KvTrouble::Refused, why))?;
+        let transaction = KvTransaction {
+            conditions: vec![KvCondition::Absent(key.clone())],
+            writes: vec![KvWrite::Put {
+                key: key.clone(),
+                value,
+                lease: Some(lease.clone()),
+            }],
+        };
+        Ok(match store.cas(&transaction)? {
+            CasOutcome::Won(created) => Some(LeaderTerm {
+                key,
+                created,
+                lease,
+            }),
+            CasOutcome::Lost(_) => None,
+        })
+    }
+
+    pub(super) fn led(&self, project: &Project, term: &LeaderTerm) -> Result<(), Refusal> {
+        let seat = self.seat();
+        let mut memory = LeaderMemory::default();
+        let mut renewed = Instant::now();
+        let (mut news, mut known_lost) = (None, false);
+        loop {
+            let view = FleetView::read(seat, project)?;
+            let term_of = view.lead.as_ref().map(|(_, created)| *created);
+            if term_of != Some(term.created) {
+                return Ok(());
+            }
+            let (Some((rollout, modified)), Some((desired, _))) = (&view.rollout, &view.desired)
+            else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let deadline = match step((rollout, desired), &view.hosts, now, &mut memory) {
+                LeaderStep::End => return Ok(()),
+                LeaderStep::Write(next) => {
+                    self.write(project, term, (&next, *modified))?;
+                    self.take_back(project, &next);
+                    continue;
+                }
+                LeaderStep::Wait(deadline) => deadline,
+            };
+            let due = renewed + RENEW_EVERY;
+            let until = deadline.map_or(due, |deadline| deadline.min(due));
+            if news.is_none() || known_lost {
+                news = Some(FleetNews::begin(seat, &view)?);
+                known_lost = false;
+            }
+            let most = until.saturating_duration_since(Instant::now());
+            match news.as_ref().map(|news| news.wait(most, &self.stop)) {
+                Some(Woken::Stopped) | None => return Ok(()),
+                Some(Woken::Cut) => known_lost = true,
+                Some(Woken::News | Woken::Time) => {}
+            }
+            if Instant::now() >= due {
+                let again = seat.store.alive(Some(&term.lease), TTL);
+                again.map_err(|error| failed(&error))?;
+                renewed = Instant::now();
+            }
+        }
+    }
+
+    /// Writes what is next, if this host leads and nobody else wrote. Otherwise the next look tells.
+    pub(super) fn write(
+        &self,
+        project: &Project,
+        term: &LeaderTerm,
+        (next, modified): (&Rollout, i64),
+    ) -> Result<(), Refusal> {
+        let key = self.seat().keys.rollout(project);
+        let value = next.write();
+        let value = value.map_err(|why| Refusal::new(Code::Internal, why))?;
+        let transaction = KvTransaction {
+            conditions: vec![
+                term.condition(),
+                KvCondition::Modified(key.clone(), modified),
+            ],
+            writes: vec![KvWrite::Put {
+                key,
+                value,
+                lease: None,
+            }],
+        };
+        let outcome = self.seat().store.cas(&transaction);
+        outcome.map_err(|error| failed(&error))?;
+        let (generation, open, state) = (next.generation, next.open, next.state);
+        log::info(&format!(
+            "the rollout of {project}, generation {generation}: {state:?}, {open} hosts may go"
+        ));
+        Ok(())
+    }
+
+    /// Makes what was wanted before wanted again, if a rollout that stops is to be taken back.
+    fn take_back(&self, project: &Project, rollout: &Rollout) {
+        if rollout.state != RolloutState::Stopped || !rollout.rollback_on_failure {
+            return;
+        }
+        let message = format!(
+            "generation {} failed: {}",
+            rollout.generation,
+            rollout.reason.as_deref().unwrap_or_default()
+        );
+        let message = message.chars().take(200).collect();
+        if let Err(refusal) = self.publisher.roll_back(project, Some(message), None) {
+            log::error(&refusal.to_string());
+        }
+    }
+
+    /// Lets time pass; false if the server stops.
+    fn wait(&self, time: Duration) -> bool {
+        select_biased! {
+            recv(self.stop.channel()) -> _ => false,
+            recv(after(time)) -> _ => true,
+        }
+    }
+
+    fn leading(&self) -> MutexGuard<'_, BTreeSet<Project>> {
+        // Each change is one insertion or removal.
+        self.leading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time for which this host leads a rollout.
+pub(super) struct LeaderTerm {
+    key: String,
+    /// The revision that began it.
+    created: i64,
+    lease: LeaseId,
+}
+
+impl LeaderTerm {
+    fn condition(&self) -> KvCondition {
+        KvCondition::Created(self.key.clone(), self.created)
+    }
+}
+
+fn failed(error: &KvError) -> Refusal {
+    Refusal::new(Code::FleetUnavailable, error.message.clone())
+}
+
+/// A random number from 0 up to 1.
+fn random_part() -> f64 {
+    let mut bytes = [0; 4];
+    // Without randomness all hosts wait as long, and nothing else is wrong.
+    let _ = getrandom::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
