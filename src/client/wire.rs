@@ -31,7 +31,7 @@ use ureq::unversioned::transport::{
 
 use crate::client::state::{LOOKED_AT, Transfer};
 use crate::system::poll::{PollFd, PollFlags, wait};
-use crate::system::socket::{peek, receive, send};
+use crate::system::socket::{peek, receive, send, set_send_buffer};
 
 /// While a good answer has begun and there is no room for writing, it is looked at again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -85,6 +85,9 @@ fn connect_tcp(details: &ConnectionDetails) -> Result<TcpStream, Error> {
         match TcpStream::connect_timeout(address, share) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                if address.ip().is_loopback() {
+                    set_send_buffer(&stream, LOCAL_UNSENT)?;
+                }
                 return Ok(stream);
             }
             Err(error) => failed = Error::Io(error),
@@ -92,6 +95,10 @@ fn connect_tcp(details: &ConnectionDetails) -> Result<TcpStream, Error> {
     }
     Err(failed)
 }
+
+/// What waits on a connection within this machine, which needs no more to be quick. The system would take megabytes at once:
+/// behind a tunnel they would all be sent before anybody could tell that it is slow.
+const LOCAL_UNSENT: usize = 128 << 10;
 
 /// For a configuration that sets none.
 const CONNECT_MAX: Duration = Duration::from_secs(10);

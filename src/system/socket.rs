@@ -87,6 +87,14 @@ pub fn set_options(listener: &TcpListener, patience: Patience) -> io::Result<()>
     Ok(())
 }
 
+/// Sets how much may wait in a socket to be sent, about. The system does not change it any longer.
+///
+/// # Errors
+/// When it is not a socket.
+pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(sockopt::set_socket_send_buffer_size(socket, bytes)?)
+}
+
 /// Lets the system name the sender of each datagram that comes from here on.
 ///
 /// # Errors

@@ -76,6 +76,10 @@ const EXPECTED: [Expected; 4] = [
 const JUDGED_BYTES: u64 = 1 << 20;
 const JUDGED_NANOSECONDS: u64 = 50_000_000;
 
+/// The first judgement comes sooner: until then nobody knows anything, and what is packed ahead goes by the first guess too.
+/// It is more than what goes at once into the buffers of a connection within this machine.
+const FIRST_JUDGED_BYTES: u64 = 512 << 10;
+
 /// Another level must promise so much more: each change costs deflate's memory of what came before.
 const BETTER: f64 = 1.15;
 
@@ -147,7 +151,11 @@ impl<'a> Throttle<'a> {
             bytes: sent.bytes - self.before.bytes,
             nanoseconds: sent.nanoseconds - self.before.nanoseconds,
         };
-        if last.bytes < JUDGED_BYTES && last.nanoseconds < JUDGED_NANOSECONDS {
+        let enough = match self.before.bytes {
+            0 => FIRST_JUDGED_BYTES,
+            _ => JUDGED_BYTES,
+        };
+        if last.bytes < enough && last.nanoseconds < JUDGED_NANOSECONDS {
             return self.level;
         }
         let (link, local) = (last.speed(), *local);
@@ -255,6 +263,25 @@ mod tests {
         throttle.before = outflow.so_far();
         throttle.compressed(mebibyte, mebibyte - 100, Duration::from_millis(20));
         assert_eq!(level(&mut throttle, &outflow, 118), 0);
+    }
+
+    #[test]
+    fn the_first_judgement_comes_sooner() {
+        let outflow = Outflow::default();
+        let mut throttle = Throttle::new(Effort::Link {
+            outflow: &outflow,
+            local: true,
+        });
+        assert_eq!(throttle.level(), 0);
+        let half = usize::try_from(FIRST_JUDGED_BYTES / 2).unwrap();
+        // The buffers on the way take the beginning at once, and then a tunnel shows how slow it is.
+        outflow.sent(half, Duration::from_micros(100));
+        assert_eq!(throttle.level(), 0);
+        outflow.sent(half, Duration::from_millis(21));
+        let first = throttle.level();
+        assert!(first > 0, "{first}");
+        outflow.sent(half, Duration::from_millis(21));
+        assert_eq!(throttle.level(), first);
     }
 
     #[test]
