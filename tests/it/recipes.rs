@@ -285,59 +285,138 @@ fn serve_from_npm_serves() {
     assert_eq!(user.run("curl -fsS http://127.0.0.1:8080/"), "served");
 }
 
+/// The lines of a file for a CI system that a shell runs there.
+fn shell_lines(system: &str, text: &str) -> String {
+    if system == "Jenkinsfile" {
+        return text.split("'''").nth(1).unwrap().to_owned();
+    }
+    let mut script = String::new();
+    let mut inside = None;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let line = line.trim();
+        // A block goes on as long as its lines stand deeper than its key.
+        if inside.is_some_and(|key| indent <= key) {
+            inside = None;
+        }
+        let (key, value) = line.split_once(": ").unwrap_or((line, ""));
+        let command = match (inside, key) {
+            (Some(_), _) => line.trim_start_matches("- "),
+            (None, "run") if value != "|" => value,
+            (None, "run" | "run: |" | "script:" | "commands:") => {
+                inside = Some(indent);
+                continue;
+            }
+            _ => continue,
+        };
+        script += command;
+        script.push('\n');
+    }
+    script
+}
+
 #[test]
-fn the_blocks_for_ci_deploy() {
-    if !have("npm") {
+fn the_files_for_ci_get_the_program_and_deploy_or_fail() {
+    if !have("curl") {
         return;
     }
-    let github = recipe("github");
-    let (_, github) = github.split_once("run: |\n").unwrap();
-    let gitlab = recipe("gitlab");
-    let (_, gitlab) = gitlab.split_once("script:\n").unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ci");
     let user = User::new();
     let app = user.home.0.join("my-app");
-    fs::create_dir(&app).unwrap();
-    for (file, content) in [
-        (
-            "package.json",
-            json!({"name": "my-app", "scripts": {"build": "echo built > built"}}),
-        ),
-        (
-            "package-lock.json",
-            json!({"name": "my-app", "lockfileVersion": 3, "packages": {"": {"name": "my-app"}}}),
-        ),
-    ] {
-        fs::write(app.join(file), content.to_string()).unwrap();
-    }
     let token = user.run("gangplank token add runner --role deploy --project my-app");
-    for (system, lines) in [("GITHUB_ACTIONS", github), ("GITLAB_CI", gitlab)] {
-        let script = lines
-            .lines()
-            .map(|line| line.trim().trim_start_matches("- "))
-            .collect::<Vec<_>>()
-            .join("\n");
-        let output = user
-            .shell(&script)
-            .current_dir(&app)
-            .env_remove("GANGPLANK_ROOT")
-            .env("GANGPLANK_TARGET", format!("http://{}", user.host.address))
-            .env("GANGPLANK_TOKEN", token.trim())
-            .env("CI", "true")
-            .env(system, "true")
-            .env("GITHUB_REF_NAME", "main")
-            .env("GITHUB_ACTOR", "somebody")
-            .output()
-            .unwrap();
-        let shown = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{system}: {script}\n{shown}");
+    let download = user.home.0.join("download");
+    let runner = user.home.0.join("runner");
+    fs::create_dir(&runner).unwrap();
+    fs::copy(BINARY, &download).unwrap();
+    let hash = user.run(&format!("sha256sum {}", download.display()));
+    let hash = hash.split_whitespace().next().unwrap();
+    let systems = [
+        ("github.yml", "github", "GITHUB_ACTIONS"),
+        ("gitlab-ci.yml", "gitlab", "GITLAB_CI"),
+        ("Jenkinsfile", "", "JENKINS_HOME"),
+        ("woodpecker.yml", "woodpecker", "CI_PIPELINE_ID"),
+    ];
+    let mut deployed = 0;
+    for (file, block, variable) in systems {
+        let text = fs::read_to_string(dir.join(file)).unwrap();
         assert!(
-            !shown.contains('\r') && !shown.contains('\u{1b}'),
-            "{shown}"
+            block.is_empty() || recipe(block) == text.trim_end(),
+            "{file}"
         );
-        assert!(user.host.path("components/my-app/built").exists());
+        let lines = shell_lines(file, &text);
+        assert!(lines.contains("gangplank deploy"), "{file}: {lines}");
+        // It fails where the component cannot be built, where the program is another one, and deploys else.
+        for (install, hash, succeeds) in [
+            ("echo no >&2; exit 3", hash, false),
+            ("true", "0000", false),
+            ("true", hash, true),
+        ] {
+            let _ = fs::remove_dir_all(&app);
+            fs::create_dir(&app).unwrap();
+            let described = json!({ "install_command": install });
+            fs::write(app.join("gangplank.json"), described.to_string()).unwrap();
+            let told = |name: &str| user.home.0.join(name);
+            let (output, summary) = (told("output"), told("summary"));
+            let _ = (fs::remove_file(&output), fs::remove_file(&summary));
+            let ended = user
+                .shell(&format!("set -e\n{lines}"))
+                .current_dir(&app)
+                .env_remove("GANGPLANK_ROOT")
+                .env("GANGPLANK_TARGET", format!("http://{}", user.host.address))
+                .env("GANGPLANK_TOKEN", token.trim())
+                .env("HOME", &runner)
+                .envs([("STATUS", ""), ("DEPLOYMENT", ""), ("BUILD_TAG", "tag")])
+                .env(
+                    "GANGPLANK_DOWNLOAD",
+                    format!("file://{}", download.display()),
+                )
+                .env("GANGPLANK_SHA256", hash)
+                .env("CI", "true")
+                .env(variable, "true")
+                .env("GITHUB_OUTPUT", &output)
+                .env("GITHUB_STEP_SUMMARY", &summary)
+                .env("GITHUB_REF_NAME", "main")
+                .env("GITHUB_ACTOR", "somebody")
+                .output()
+                .unwrap();
+            let shown = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.success(), succeeds, "{file}: {lines}\n{shown}");
+            deployed += u32::from(succeeds);
+            let has_begun = hash != "0000";
+            let folds = match block {
+                "github" => "::group::install",
+                "gitlab" => "section_start:",
+                _ => "install done",
+            };
+            assert!(
+                !has_begun || !succeeds || shown.contains(folds),
+                "{file}: {shown}"
+            );
+            assert_eq!(
+                shown.contains('\u{1b}'),
+                block == "gitlab" && has_begun,
+                "{shown}"
+            );
+            // Only GitHub's runner is told in files.
+            assert_eq!(output.exists(), block == "github" && has_begun, "{file}");
+            if output.exists() {
+                let output = fs::read_to_string(&output).unwrap();
+                let status = if succeeds {
+                    "status=success"
+                } else {
+                    "status=failed"
+                };
+                assert!(
+                    output.contains(status) && output.contains("\nproject=my-app\n"),
+                    "{output}"
+                );
+                assert!(output.contains("\ndeployment_id="), "{output}");
+                let summary = fs::read_to_string(&summary).unwrap();
+                assert!(summary.contains("### gangplank: my\\-app"), "{summary}");
+            }
+        }
     }
-    let list = user.run("gangplank list --project my-app --output json");
+    let list = user.run("gangplank list --project my-app --status success --output json");
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    assert_eq!(list["total"], 2, "{list}");
-    assert_eq!(list["deployments"][1]["message"], "main by somebody");
+    assert_eq!(list["total"], deployed, "{list}");
 }

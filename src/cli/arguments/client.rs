@@ -25,7 +25,8 @@ Every command that asks a server takes these. Variables are weaker than flags.
                         the same as name and password
   --ca-cert F           trust the certificates of this PEM file, and only them
   --output KIND         the result on stdout: auto, text, json, yaml
-  --progress KIND       on stderr: auto, bar, plain, ndjson, github, quiet
+  --progress KIND       on stderr: auto, bar, plain, ndjson, github,
+                        gitlab, buildkite, quiet
   --raw-output          control characters of the install output as they are
   --retry-for SECONDS   how long a broken connection is tried again (60); if
                         given, a server never reached is waited for too

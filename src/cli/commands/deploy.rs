@@ -3,6 +3,7 @@
 mod commit;
 mod naming;
 mod packing;
+mod summary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::api::error::{Code, Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::cli::commands::deploy::summary::DeploymentSummary;
 use crate::cli::commands::{CommandSpec, Context, Job, Parse, fleet};
 use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
@@ -100,7 +102,20 @@ impl DeployOptions {
 
 fn parse(line: CommandLine, client: &mut ClientOptions) -> Result<Job, Usage> {
     let options = read(line, client)?;
-    Ok(Job::run(move |context| run(context, &options).map(Some)))
+    Ok(Job::run(move |context| {
+        let own = Context {
+            screen: &mut *context.screen,
+            ..context
+        };
+        let result = run(own, &options);
+        let given = options.fields.get("project").and_then(Value::as_str);
+        let dir = options.dir.as_deref().unwrap_or(Path::new("."));
+        let summary = DeploymentSummary::of(&result, naming::project(dir, given).ok());
+        if let Err(error) = summary.tell(&|name| std::env::var(name).ok()) {
+            context.screen.warning(&error.to_string());
+        }
+        result.map(Some)
+    }))
 }
 
 pub(super) fn read(

@@ -120,6 +120,9 @@ fn ends_line(character: char) -> bool {
 /// Azure's, Azure's, TeamCity's.
 const COMMANDS: [&str; 3] = ["##", "##vso", "##teamcity"];
 
+/// What begins a group for Buildkite's agent, or opens one, where a line begins with it.
+const GROUPS: [&str; 4] = ["--- ", "+++ ", "~~~ ", "^^^ +++"];
+
 /// The places of the brackets that make a command of what stands before them.
 fn command_brackets(text: &str) -> impl Iterator<Item = usize> {
     let bytes = text.as_bytes();
@@ -153,7 +156,7 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Makes a line of text that no CI system obeys: `::` at its beginning and `##[` and its kin anywhere in it are broken with
+/// Makes a line of text that no CI system obeys: `::` and what makes a group at its beginning and `##[` and its kin anywhere in it are broken with
 /// a space, line ends within it are made visible. The beginning is whatever comes after white space, characters that are
 /// not seen and terminal sequences, all of which a runner may skip.
 pub(crate) fn defused(line: &str) -> Cow<'_, str> {
@@ -175,6 +178,9 @@ pub(crate) fn defused(line: &str) -> Cow<'_, str> {
     let start = line.len() - unseen(&line).len();
     if line[start..].starts_with("::") {
         line.to_mut().insert(start + 1, ' ');
+    }
+    if GROUPS.iter().any(|group| line.starts_with(group)) {
+        line.to_mut().insert(0, ' ');
     }
     line
 }
@@ -275,6 +281,9 @@ mod tests {
             ("", ""),
             ("\x1b[", "\x1b["),
             (":::", ": ::"),
+            ("--- a group", " --- a group"),
+            ("^^^ +++", " ^^^ +++"),
+            ("a --- b", "a --- b"),
         ];
         for (text, expected) in table {
             assert_eq!(defused(text), expected, "{text:?}");

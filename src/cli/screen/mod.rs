@@ -1,6 +1,6 @@
 //! The user's edge for output: the only room of the client that prints.
 //!
-//! A [`Screen`] tells on stderr what happens, in one of five ways; [`print_result`] puts the result on stdout, where
+//! A [`Screen`] tells on stderr what happens, in one of seven ways; [`print_result`] puts the result on stdout, where
 //! nothing else goes. What others said never acts on the terminal or on a CI runner. That nobody reads, or that stderr is
 //! closed, is not a failure.
 //!
@@ -42,7 +42,7 @@ use sink::Sink;
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Progress {
-    /// `bar` on a terminal, `github` on a runner of GitHub's, else `plain`.
+    /// `bar` on a terminal, on a runner of a CI system what that reads, else `plain`.
     #[default]
     Auto,
     /// A live line, above which the others scroll.
@@ -53,6 +53,10 @@ pub(crate) enum Progress {
     Ndjson,
     /// As plain, with groups and annotations for GitHub's runner.
     Github,
+    /// As plain, with sections that GitLab's page folds.
+    Gitlab,
+    /// As plain, with groups for Buildkite's page.
+    Buildkite,
     /// Errors only.
     Quiet,
 }
@@ -67,15 +71,24 @@ impl FromStr for Progress {
             "plain" => Progress::Plain,
             "ndjson" => Progress::Ndjson,
             "github" => Progress::Github,
+            "gitlab" => Progress::Gitlab,
+            "buildkite" => Progress::Buildkite,
             "quiet" => Progress::Quiet,
             _ => {
                 return Err(String::from(
-                    "expected one of auto, bar, plain, ndjson, github, quiet",
+                    "expected one of auto, bar, plain, ndjson, github, gitlab, buildkite, quiet",
                 ));
             }
         })
     }
 }
+
+/// What the runner of a CI system sets to `true`, and what it reads.
+const RUNNERS: [(&str, Progress); 3] = [
+    ("GITHUB_ACTIONS", Progress::Github),
+    ("GITLAB_CI", Progress::Gitlab),
+    ("BUILDKITE", Progress::Buildkite),
+];
 
 /// What the screen knows of where it is.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +99,8 @@ pub(crate) struct Surroundings {
     pub(crate) ci: bool,
     /// `TERM=dumb`: the terminal knows no escape codes.
     pub(crate) dumb: bool,
-    /// `GITHUB_ACTIONS=true`: what is printed is read by GitHub's runner.
-    pub(crate) github: bool,
+    /// How the CI system that reads what is printed wants it, if there is one that says who it is.
+    pub(crate) runner: Option<Progress>,
     /// `NO_COLOR` is set.
     pub(crate) no_color: bool,
     /// The locale's characters are UTF-8.
@@ -111,7 +124,10 @@ impl Surroundings {
             terminal: io::stderr().is_terminal(),
             ci: set("CI"),
             dumb: text("TERM") == "dumb",
-            github: text("GITHUB_ACTIONS") == "true",
+            runner: RUNNERS
+                .iter()
+                .find(|(variable, _)| text(variable) == "true")
+                .map(|(_, progress)| *progress),
             no_color: set("NO_COLOR"),
             utf8: is_utf8([&locale[0], &locale[1], &locale[2]]),
             // 80 where nobody knows, as everywhere.
@@ -123,8 +139,7 @@ impl Surroundings {
     fn choose(&self, progress: Progress) -> Progress {
         match progress {
             Progress::Auto if self.terminal && !self.ci && !self.dumb => Progress::Bar,
-            Progress::Auto if self.github => Progress::Github,
-            Progress::Auto => Progress::Plain,
+            Progress::Auto => self.runner.unwrap_or(Progress::Plain),
             asked => asked,
         }
     }
@@ -218,9 +233,14 @@ impl Screen {
             Progress::Bar => Box::new(bar::Bar::new(sink, manner, around, now)),
             Progress::Ndjson => Box::new(ndjson::Ndjson::new(sink)),
             Progress::Quiet => Box::new(quiet::Quiet::new(sink)),
-            Progress::Github => Box::new(plain::Plain::new(sink, manner, plain::Log::Github, now)),
-            Progress::Plain | Progress::Auto => {
-                Box::new(plain::Plain::new(sink, manner, plain::Log::Text, now))
+            asked => {
+                let log = match asked {
+                    Progress::Github => plain::Log::Github,
+                    Progress::Gitlab => plain::Log::Gitlab,
+                    Progress::Buildkite => plain::Log::Buildkite,
+                    _ => plain::Log::Text,
+                };
+                Box::new(plain::Plain::new(sink, manner, log, now))
             }
         };
         Screen { show, clock }

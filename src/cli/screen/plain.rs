@@ -1,4 +1,5 @@
-//! One fact a line, for logs: no escape codes, no carriage returns. GitHub's runner gets groups and annotations with it.
+//! One fact a line, for logs: no escape codes, no carriage returns. The runners of CI systems get groups
+//! with it, and GitHub's annotations.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -10,10 +11,14 @@ use crate::cli::screen::page::{LineKind, Page, RelayStyle};
 use crate::cli::screen::sink::Sink;
 use crate::cli::screen::units::{self, Steps};
 use crate::cli::screen::{Remark, Renderer};
+use crate::system::time::now_ms;
 
 /// After so long without an event it is said what is waited for; then each [`AGAIN`].
 const SILENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// Erases the rest of the line: GitLab's marks begin and end with it.
+const ERASE: &str = "\x1b[0K";
 
 /// What it is waited for unless something else is said.
 const SERVER: &str = "the server";
@@ -25,14 +30,18 @@ pub(crate) enum Log {
     Text,
     /// People and GitHub's runner, which finds commands of ours in it.
     Github,
+    /// People and GitLab's page, which folds the sections that we mark.
+    Gitlab,
+    /// People and Buildkite's page, which folds what stands below a line of ours.
+    Buildkite,
 }
 
 /// Lines to a sink.
 struct LinePrinter {
     sink: Sink,
     log: Log,
-    /// A group is open.
-    group: bool,
+    /// The group that is open, by a name of letters, digits and `_` alone.
+    group: Option<String>,
 }
 
 impl LinePrinter {
@@ -47,10 +56,50 @@ impl LinePrinter {
             .push(&format!("::{name}::{}\n", lines::command_data(text)));
     }
 
-    fn end_group(&mut self) {
-        if std::mem::take(&mut self.group) {
-            self.sink.push("::endgroup::\n");
+    /// Opens a group. What it is called cannot be a command of another kind.
+    fn begin_group(&mut self, title: &str) {
+        self.end_group();
+        let is_plain = |sign: char| sign.is_ascii_alphanumeric();
+        let name: String = title
+            .chars()
+            .map(|sign| if is_plain(sign) { sign } else { '_' })
+            .collect();
+        match self.log {
+            Log::Text => return,
+            Log::Github => self.command("group", title),
+            Log::Gitlab => {
+                let title = lines::defused(title);
+                let at = now_ms() / 1000;
+                let mark = format!("{ERASE}section_start:{at}:gangplank_{name}\r{ERASE}");
+                self.sink.push(&format!("{mark}{title}\n"));
+            }
+            Log::Buildkite => self.sink.push(&format!("--- {}\n", lines::defused(title))),
         }
+        self.group = Some(name);
+    }
+
+    fn end_group(&mut self) {
+        let Some(name) = self.group.take() else {
+            return;
+        };
+        match self.log {
+            Log::Github => self.sink.push("::endgroup::\n"),
+            Log::Gitlab => {
+                let at = now_ms() / 1000;
+                let mark = format!("{ERASE}section_end:{at}:gangplank_{name}\r{ERASE}");
+                self.sink.push(&format!("{mark}\n"));
+            }
+            // Its groups end where the next one begins.
+            Log::Text | Log::Buildkite => {}
+        }
+    }
+
+    /// What comes now concerns no phase any longer, and is to be seen.
+    fn end_groups(&mut self) {
+        if self.group.is_some() && self.log == Log::Buildkite {
+            self.sink.push("+++ end\n");
+        }
+        self.end_group();
     }
 
     /// A warning or an error: one or several lines behind the word, or an annotation.
@@ -62,6 +111,10 @@ impl LinePrinter {
             }
             self.command(word, text);
             return;
+        }
+        if self.log == Log::Buildkite && word == "error" && self.group.is_some() {
+            // It opens the group in which it stands, with what led to it.
+            self.sink.push("^^^ +++\n");
         }
         for (number, line) in text.split('\n').enumerate() {
             if number == 0 {
@@ -76,22 +129,21 @@ impl LinePrinter {
 impl Page for LinePrinter {
     fn line(&mut self, kind: LineKind, peer: Option<&str>, text: &str) {
         // A peer's phases lie within one of ours, and groups cannot.
-        let grouped = self.log == Log::Github && peer.is_none();
+        let grouped = self.log != Log::Text && peer.is_none();
         let told = match peer {
             Some(peer) => Cow::Owned(format!("[{peer}] {text}")),
             None => Cow::Borrowed(text),
         };
         match kind {
             LineKind::Begin if grouped => {
-                self.end_group();
-                self.command("group", told.trim_end_matches(['.', '\u{2026}']));
-                self.group = true;
+                self.begin_group(told.trim_end_matches(['.', '\u{2026}']));
             }
             LineKind::Warning => self.alarm("warning", &told),
             LineKind::Error => self.alarm("error", &told),
             LineKind::Done | LineKind::Failed => {
                 self.print(&told);
-                if grouped {
+                // For Buildkite it ends only with the next, so that an error can open it.
+                if grouped && self.log != Log::Buildkite {
                     self.end_group();
                 }
             }
@@ -134,7 +186,7 @@ impl Plain {
             paper: LinePrinter {
                 sink,
                 log,
-                group: false,
+                group: None,
             },
             narrator: Narrator::new(manner),
             steps: Steps::default(),
@@ -205,7 +257,7 @@ impl Renderer for Plain {
         self.happened(now);
         self.narrator.record(event, data, now, &mut self.paper);
         if self.narrator.ended() {
-            self.paper.end_group();
+            self.paper.end_groups();
         }
     }
 
@@ -248,7 +300,7 @@ impl Renderer for Plain {
     fn finish(&mut self, _now: Instant) {
         self.finished = true;
         self.narrator.finish(&mut self.paper);
-        self.paper.end_group();
+        self.paper.end_groups();
         self.paper.sink.flush();
     }
 }

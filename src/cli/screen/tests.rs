@@ -23,7 +23,7 @@ const AROUND: Surroundings = Surroundings {
     terminal: true,
     ci: false,
     dumb: false,
-    github: false,
+    runner: None,
     no_color: true,
     utf8: false,
     columns: || 80,
@@ -191,6 +191,79 @@ connecting again
 }
 
 #[test]
+fn a_deployment_for_gitlab_and_for_buildkite() {
+    // The times of GitLab's marks are left out.
+    let expected = [
+        (
+            Progress::Gitlab,
+            "\
+Uploaded 4.2 MiB / ~10.0 MiB (40%)
+Uploaded 10.0 MiB / ~10.0 MiB (100%)
+deployment 0198c0de-0000-7000-8000-000000000001
+<section_start:gangplank_extract>extract
+extract done (0.4s)
+<section_end:gangplank_extract>
+<section_start:gangplank_install>install
+install: using npm
+  | added 42 packages in 3s
+  ! npm warn ## [set-env]
+  | ::set-output name=a::b
+install done (3 log lines, 12.3s)
+<section_end:gangplank_install>
+warning: ::low disk 50%
+<section_start:gangplank_load>load
+[two] install...
+warning: [two] slow
+load ERROR: Procfile line 2: no command
+<section_end:gangplank_load>
+error: loading: Procfile line 2: no command (load_failed)
+connecting again
+",
+        ),
+        (
+            Progress::Buildkite,
+            "\
+Uploaded 4.2 MiB / ~10.0 MiB (40%)
+Uploaded 10.0 MiB / ~10.0 MiB (100%)
+deployment 0198c0de-0000-7000-8000-000000000001
+--- extract
+extract done (0.4s)
+--- install
+install: using npm
+  | added 42 packages in 3s
+  ! npm warn ## [set-env]
+  | ::set-output name=a::b
+install done (3 log lines, 12.3s)
+warning: ::low disk 50%
+--- load
+[two] install...
+warning: [two] slow
+load ERROR: Procfile line 2: no command
+^^^ +++
+error: loading: Procfile line 2: no command (load_failed)
++++ end
+connecting again
+",
+        ),
+    ];
+    for (progress, expected) in expected {
+        let mut stage = Stage::new(progress, false, AROUND);
+        deployment(&mut stage);
+        let mut written = stage.written();
+        while let Some(at) = written.find("\x1b[0Ksection_") {
+            let end = at + written[at..].find("\r\x1b[0K").unwrap();
+            let mark = written[at + 4..end].to_owned();
+            let mut parts = mark.split(':');
+            let (word, time, name) = (parts.next(), parts.next(), parts.next());
+            assert!(time.unwrap().parse::<u64>().unwrap() > 1_700_000_000);
+            let mark = format!("<{}:{}>", word.unwrap(), name.unwrap());
+            written.replace_range(at..end + 5, &mark);
+        }
+        assert_eq!(written, expected, "{progress:?}");
+    }
+}
+
+#[test]
 fn a_deployment_in_ndjson() {
     let mut stage = Stage::new(Progress::Ndjson, false, AROUND);
     deployment(&mut stage);
@@ -231,7 +304,7 @@ fn ndjson_reports_the_upload_ten_times_a_second_and_never_acts() {
         Progress::Ndjson,
         false,
         Surroundings {
-            github: true,
+            runner: Some(Progress::Github),
             ..AROUND
         },
     );
@@ -411,6 +484,8 @@ const HOSTILE: &[&str] = &[
 fn no_relayed_text_is_a_command_to_a_ci_system() {
     for progress in [
         Progress::Github,
+        Progress::Gitlab,
+        Progress::Buildkite,
         Progress::Plain,
         Progress::Quiet,
         Progress::Bar,
@@ -421,7 +496,7 @@ fn no_relayed_text_is_a_command_to_a_ci_system() {
         let all = HOSTILE.iter().flat_map(|text| ways.map(|way| (text, way)));
         for (text, (raw, github)) in all {
             let around = Surroundings {
-                github,
+                runner: github.then_some(Progress::Github),
                 terminal: false,
                 ..AROUND
             };
@@ -783,7 +858,7 @@ fn auto_chooses() {
         (AROUND, Progress::Bar),
         (
             Surroundings {
-                github: true,
+                runner: Some(Progress::Github),
                 ..AROUND
             },
             Progress::Bar,
@@ -806,7 +881,7 @@ fn auto_chooses() {
         (
             Surroundings {
                 terminal: false,
-                github: true,
+                runner: Some(Progress::Github),
                 ..AROUND
             },
             Progress::Github,
@@ -814,7 +889,7 @@ fn auto_chooses() {
         (
             Surroundings {
                 ci: true,
-                github: true,
+                runner: Some(Progress::Github),
                 ..AROUND
             },
             Progress::Github,
@@ -825,7 +900,16 @@ fn auto_chooses() {
         assert_eq!(around.choose(Progress::Quiet), Progress::Quiet);
     }
     let error = "fancy".parse::<Progress>().unwrap_err();
-    for word in ["auto", "bar", "plain", "ndjson", "github", "quiet"] {
+    for word in [
+        "auto",
+        "bar",
+        "plain",
+        "ndjson",
+        "github",
+        "gitlab",
+        "buildkite",
+        "quiet",
+    ] {
         assert!(word.parse::<Progress>().is_ok() && error.contains(word));
     }
 }

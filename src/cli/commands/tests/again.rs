@@ -119,7 +119,7 @@ pub(crate) fn told(text: &str, target: &str) -> (Result<Option<Value>, CommandEr
         terminal: false,
         ci: false,
         dumb: false,
-        github: false,
+        runner: None,
         no_color: false,
         utf8: false,
         columns: || 80,
