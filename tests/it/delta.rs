@@ -5,6 +5,7 @@ mod chain;
 mod cut;
 mod edits;
 pub(crate) mod hostile;
+mod limits;
 mod peers;
 mod spare;
 

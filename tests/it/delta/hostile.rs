@@ -21,7 +21,7 @@ pub(crate) fn list(lines: &str) -> (String, Vec<u8>) {
     (tree, gzip(text.as_bytes()))
 }
 
-fn base64(content: &[u8]) -> String {
+pub(crate) fn base64(content: &[u8]) -> String {
     STANDARD_NO_PAD.encode(Sha256::digest(content))
 }
 
@@ -48,7 +48,12 @@ pub(crate) fn delta(base: Option<&str>, tree: &str, list: &[u8], records: &[Vec<
     [start, records.concat()].concat()
 }
 
-fn prepare(host: &TestServer, project: &str, tree: &str, list: &[u8]) -> Answer {
+pub(crate) fn prepare(host: &TestServer, project: &str, tree: &str, list: &[u8]) -> Answer {
+    let (media, body) = prepare_form(project, tree, list);
+    host.ask("POST", "/", &[&media], &body)
+}
+
+pub(crate) fn prepare_form(project: &str, tree: &str, list: &[u8]) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, value) in [
         ("operation", "prepare_deployment"),
@@ -65,7 +70,7 @@ fn prepare(host: &TestServer, project: &str, tree: &str, list: &[u8]) -> Answer 
     body.extend_from_slice(list);
     body.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
     let media = format!("Content-Type: multipart/form-data; boundary={BOUNDARY}");
-    host.ask("POST", "/", &[&media], &body)
+    (media, body)
 }
 
 #[test]
