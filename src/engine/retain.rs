@@ -83,8 +83,8 @@ fn without(
 /// Takes a release away from its place, unless a running deployment needs it.
 pub type Detach<'a> = &'a dyn Fn(DeploymentId) -> Result<Option<DetachedTree>, Error>;
 
-/// Makes what stays independent of the payloads that are to go.
-pub type LetGo<'a> = &'a dyn Fn(&BTreeSet<DeploymentId>);
+/// Makes what stays independent of the payloads that are to go, and gives those that have to stay yet.
+pub type LetGo<'a> = &'a dyn Fn(&BTreeSet<DeploymentId>) -> BTreeSet<DeploymentId>;
 
 /// Removes what is too much of a component. Nothing of a deployment that runs is touched.
 ///
@@ -136,13 +136,14 @@ pub fn retain(
         .copied()
         .filter(|id| store.payload(*id).exists())
         .collect();
-    if !going.is_empty() {
-        let_go(&going);
-    }
-    for id in &excess.payloads {
+    let needed = match going.is_empty() {
+        true => BTreeSet::new(),
+        false => let_go(&going),
+    };
+    for id in excess.payloads.iter().filter(|id| !needed.contains(id)) {
         store.remove_payload(*id)?;
     }
-    for id in &excess.deployments {
+    for id in excess.deployments.iter().filter(|id| !needed.contains(id)) {
         store.remove_deployment(*id)?;
         index.forget(&[*id]);
         log::info(&format!(

@@ -189,8 +189,14 @@ impl Deployer {
         Ok(CHAIN_MAX + 1)
     }
 
-    /// Makes all that stays of a component independent of the payloads that are to go.
-    pub(super) fn let_go(&self, project: &Project, going: &BTreeSet<DeploymentId>) {
+    /// Makes all that stays of a component independent of the payloads that are to go. Gives those that must stay, since
+    /// that failed.
+    pub(super) fn let_go(
+        &self,
+        project: &Project,
+        going: &BTreeSet<DeploymentId>,
+    ) -> BTreeSet<DeploymentId> {
+        let mut needed = BTreeSet::new();
         let of = |id: DeploymentId| self.known.store.payload(id);
         let staying: Vec<DeploymentId> = self.known.index.ended(project);
         let staying = staying
@@ -215,8 +221,10 @@ impl Deployer {
                 log::warn(&format!(
                     "packing the payload of deployment {id}: {refusal}"
                 ));
+                needed.extend(going.iter().copied().filter(|one| one < id));
             }
         }
+        needed
     }
 
     /// Removes the payload of a deployment; what builds on it stands alone then. Gives how many bytes that frees.
@@ -226,7 +234,14 @@ impl Deployer {
     pub fn remove_payload(&self, id: DeploymentId) -> Result<u64, Error> {
         let store = &self.known.store;
         if let Some(of) = store.read_summary(id)? {
-            self.let_go(&of.project, &BTreeSet::from([id]));
+            let _retaining = self.retaining.lock();
+            if !self.let_go(&of.project, &BTreeSet::from([id])).is_empty() {
+                let what = format!("removing the payload of deployment {id}");
+                return Err(Error::new(
+                    what,
+                    "a later one builds on it, and cannot be packed",
+                ));
+            }
         }
         let size = fs::metadata(store.payload(id)).map_or(0, |meta| meta.len());
         store.remove_payload(id)?;

@@ -90,6 +90,9 @@ pub struct Deployer {
     keep: RetentionLimits,
     /// How many deployments are being prepared.
     preparing: AtomicU64,
+    /// One removes what is too much of the past at a time: what stays counts on what another one might remove. The other
+    /// locks may be taken under it.
+    retaining: Mutex<()>,
     /// One archive of a delta is made at a time.
     packing: Mutex<()>,
     /// One spare is made at a time.
@@ -146,6 +149,7 @@ impl Deployer {
             limits,
             keep,
             preparing: AtomicU64::new(0),
+            retaining: Mutex::new(()),
             packing: Mutex::new(()),
             sparing: Mutex::new(()),
             node,
@@ -333,10 +337,12 @@ impl Deployer {
         if let Some(ending) = attempt.end(outcome) {
             self.write_later(id, ending);
         }
+        let retaining = self.retaining.lock();
         if let Err(error) = self.retain(&project) {
             log::warn(&format!("tidying up after deployment {id}: {error}"));
         }
         self.limit_chain(&project, id);
+        drop(retaining);
         self.prepare_next(id);
     }
 
