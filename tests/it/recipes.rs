@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::needs::{have, is_root, may};
 use crate::proxy::nginx;
-use crate::test_server::{BINARY, TempDir, TestServer, bare};
+use crate::test_server::{BINARY, TempDir, TestServer, bare, names};
 
 /// The block of the README below `<!-- recipe: NAME -->`.
 pub(crate) fn recipe(name: &str) -> String {
@@ -283,6 +283,48 @@ fn serve_from_npm_serves() {
     fs::write(app.join("gangplank.json"), url.to_string()).unwrap();
     user.run("gangplank env set site PORT=8080; gangplank deploy site");
     assert_eq!(user.run("curl -fsS http://127.0.0.1:8080/"), "served");
+}
+
+/// A line without what is another one each time: ids, times, sizes, ports and numbers of processes.
+fn steady(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line.trim_end();
+    while let Some(at) = rest.find(|sign: char| sign.is_ascii_digit()) {
+        out += &rest[..at];
+        let word = &rest[at..];
+        let end = word.find(|sign: char| !(sign.is_ascii_hexdigit() || "-.".contains(sign)));
+        let number = &word[..end.unwrap_or(word.len())];
+        // What the sample component calls its versions, and exit codes, stay.
+        let is_small = number.len() == 1 && !out.ends_with('(');
+        out += if is_small { number } else { "N" };
+        rest = &word[number.len()..];
+    }
+    out + rest
+}
+
+#[test]
+fn the_demo_shows_what_the_readme_says() {
+    let temporary = TempDir::new();
+    let shown = bare("sh")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/demo.sh"))
+        .env("GANGPLANK", BINARY)
+        .env("TMPDIR", &temporary.0)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let (printed, told) = (
+        String::from_utf8_lossy(&shown.stdout),
+        String::from_utf8_lossy(&shown.stderr),
+    );
+    assert!(shown.status.success(), "{printed}\n{told}");
+    // Both go to one terminal; which line comes from which output is nobody's business.
+    let all: Vec<String> = printed.lines().chain(told.lines()).map(steady).collect();
+    let block = recipe("demo");
+    assert!(block.lines().count() <= 22);
+    for line in block.lines().filter(|line| *line != "[...]") {
+        assert!(all.contains(&steady(line)), "{line}\n{printed}\n{told}");
+    }
+    assert!(names(&temporary.0).is_empty());
 }
 
 /// The lines of a file for a CI system that a shell runs there.
