@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::api::error::{Code, Refusal};
+use crate::api::error::Refusal;
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::checkpoint::checkpoint;
 use crate::formats::archive::{self, Assembled, Limits, Owner, PatchSources, Supply, Unusable};
@@ -78,15 +78,16 @@ impl SpareRequest<'_> {
             let made = changes.apply(&sources, (self.limits, self.owner), &step)?;
             checkpoint("spare-patched");
             self.store.release_spare(self.project, self.id)?;
-            checkpoint("spare-renamed");
-            trees::remove(&aside).map_err(|error| {
-                let why = format!("removing {}: {error}", aside.display());
-                Refusal::new(Code::Internal, why)
-            })?;
-            Ok(made)
+            Ok((made, aside))
         });
         match made {
-            Ok(made) => {
+            Ok((made, aside)) => {
+                // From here on the release is not empty, so that it is made in no other way.
+                checkpoint("spare-renamed");
+                self.store.sync_moved_spare(self.project)?;
+                if let Err(error) = trees::remove(&aside) {
+                    log::warn(&format!("removing {}: {error}", aside.display()));
+                }
                 log::info(&format!(
                     "release {} of {} is made of the spare",
                     self.id, self.project
@@ -100,13 +101,13 @@ impl SpareRequest<'_> {
         }
     }
 
-    /// Says why, and removes the spare: it would be of no more use the next time.
+    /// Says why, and that there is no spare any longer: it would be of no more use the next time.
     fn is_unused(&self, why: &str) {
         let (project, id) = (self.project, self.id);
         log::warn(&format!(
             "deployment {id}: the spare of {project} is not used: {why}"
         ));
-        if let Err(error) = self.store.drop_spare(project) {
+        if let Err(error) = self.store.disown_spare(project) {
             log::warn(&error.to_string());
         }
     }

@@ -57,19 +57,38 @@ impl Store {
         Ok(fresh)
     }
 
-    /// Puts a spare that is on disk in its place, and gives what was there before.
+    /// Takes the spare of a component away from its place, at once; the rest of the work is the answer's.
+    ///
+    /// # Errors
+    /// When it is still in its place.
+    pub fn detach_spare(&self, project: &Project) -> Result<DetachedTree, Error> {
+        let spare = self.spare(project);
+        self.disown_spare(project)?;
+        set_aside(&spare.dir)
+    }
+
+    /// Makes sure that a spare that is of no use is not taken for one. Its tree goes before the next one is made.
+    ///
+    /// # Errors
+    /// When it still looks like one.
+    pub fn disown_spare(&self, project: &Project) -> Result<(), Error> {
+        let spare = self.spare(project);
+        for path in [&spare.index, &spare.list] {
+            gone(fs::remove_file(path)).doing(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a spare that is on disk in its place, which is empty.
     ///
     /// # Errors
     /// When there is no spare then.
-    pub fn place_spare(&self, project: &Project, fresh: &SpareTree) -> Result<DetachedTree, Error> {
+    pub fn place_spare(&self, project: &Project, fresh: &SpareTree) -> Result<(), Error> {
         let spare = self.spare(project);
         let what = || format!("making {}", spare.dir.display());
-        gone(fs::remove_file(&spare.index)).doing(what)?;
-        let before = set_aside(&spare.dir)?;
         fs::rename(&fresh.dir, &spare.dir).doing(what)?;
         fs::rename(&fresh.list, &spare.list).doing(what)?;
-        fs::rename(&fresh.index, &spare.index).doing(what)?;
-        Ok(before)
+        fs::rename(&fresh.index, &spare.index).doing(what)
     }
 
     /// Says on disk that there is no spare any longer, before it is changed.
@@ -102,7 +121,15 @@ impl Store {
     pub fn release_spare(&self, project: &Project, id: DeploymentId) -> Result<(), Error> {
         let (spare, release) = (self.spare(project), self.release(project, id));
         let what = || format!("making {} of the spare", release.display());
-        fs::rename(&spare.dir, &release).doing(what)?;
+        fs::rename(&spare.dir, &release).doing(what)
+    }
+
+    /// Makes the move of a spare to the releases survive a power loss.
+    ///
+    /// # Errors
+    /// When the disk reports an error.
+    pub fn sync_moved_spare(&self, project: &Project) -> Result<(), Error> {
+        let what = || format!("writing the releases of {project} to disk");
         files::sync_dir(&self.component_store_path(project)).doing(what)?;
         files::sync_dir(&self.releases_of(project)).doing(what)
     }

@@ -82,6 +82,14 @@ impl Deployer {
         if needed > room || !store.spare_can_move(project)? {
             return Ok(());
         }
+        // One of another tree is of no use, and takes the room. Under the lock, so that no deployment begins to use it.
+        let state = self.running.lock();
+        if state.stopping || state.busy.contains_key(project) {
+            return Ok(());
+        }
+        let before = store.detach_spare(project)?;
+        drop(state);
+        before.remove()?;
         let fresh = store.begin_spare(project, source.deployment_id)?;
         let made = self.make_spare(&source, &fresh);
         if !matches!(made, Ok(true)) {
@@ -130,10 +138,9 @@ impl Deployer {
         if state.stopping || state.busy.contains_key(project) {
             return Ok(false);
         }
-        let before = store.place_spare(project, fresh)?;
+        store.place_spare(project, fresh)?;
         drop(state);
         checkpoint("spare-placed");
-        before.remove()?;
         Ok(true)
     }
 }
