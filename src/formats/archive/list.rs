@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
+use std::sync::{Mutex, PoisonError};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use tar::EntryType;
 
 use crate::api::error::{Doing, Error};
@@ -14,10 +14,12 @@ use crate::formats::archive::decoded::decoded;
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::Name;
 use crate::formats::archive::reader::{TarEntry, TarReader, fill};
+use crate::formats::delta::chunk::ROOM;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter};
 use crate::formats::delta::order;
+use crate::system::memory::Pages;
 
 /// What a directory has that is only implied by the paths of others, and a root that no entry speaks of.
 const IMPLIED: u32 = 0o755;
@@ -28,7 +30,15 @@ const ENTRIES_MAX: usize = 100_000;
 /// Hashes do not shrink, and paths do so at any level.
 const LIST_LEVEL: u32 = 3;
 
-const READ_AT_ONCE: usize = 128 << 10;
+/// The least room for what the compressor gives at once.
+const GZIP_ROOM: usize = 4 << 10;
+
+/// Less than what glibc maps by itself: see [`DEFLATE`].
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// What compresses all lists, one at a time. It is kept, for it is some 370 KiB: whoever gives back so much at once makes
+/// glibc keep twice as much of what is free from then on, in each of its arenas, which came to 8 MiB after many uploads.
+static DEFLATE: Mutex<Option<Compress>> = Mutex::new(None);
 
 /// The list of what an archive makes, as gzip, and its identity. None if it has too many entries for that. `goes_on`
 /// is asked now and then.
@@ -50,11 +60,71 @@ pub fn list_archive(
         }
         lister.entry(&entry, &mut reader).doing(doing)?;
     }
-    let gzip = GzEncoder::new(Vec::new(), Compression::new(LIST_LEVEL));
-    let written = lister
-        .write(gzip)
-        .and_then(|(tree, gzip)| Ok((tree, gzip.finish()?)));
+    let written = ListGzip::write(|gzip| lister.write(gzip));
     written.doing(doing).map(Some)
+}
+
+/// A list as gzip, in memory.
+struct ListGzip<'a> {
+    deflate: &'a mut Compress,
+    sum: Crc,
+    gzip: Vec<u8>,
+}
+
+impl ListGzip<'_> {
+    /// What was written, as gzip, and what else came of it.
+    fn write<T>(
+        write: impl FnOnce(&mut ListGzip<'_>) -> io::Result<T>,
+    ) -> io::Result<(T, Vec<u8>)> {
+        // Whatever a panic left in it is forgotten here.
+        let mut kept = DEFLATE.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Compress::new(Compression::new(LIST_LEVEL), false);
+        let deflate = kept.get_or_insert_with(fresh);
+        deflate.reset();
+        let mut gzip = ListGzip {
+            deflate,
+            sum: Crc::new(),
+            // Deflate, no flags, no time, no extra flags, made on an unknown system: the same bytes everywhere.
+            gzip: vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255],
+        };
+        let written = write(&mut gzip)?;
+        gzip.compress(&[], FlushCompress::Finish)?;
+        let (sum, length) = (gzip.sum.sum(), gzip.sum.amount());
+        let mut bytes = gzip.gzip;
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        Ok((written, bytes))
+    }
+
+    fn compress(&mut self, mut data: &[u8], flush: FlushCompress) -> io::Result<()> {
+        loop {
+            self.gzip.reserve(GZIP_ROOM);
+            let before = self.deflate.total_in();
+            let status = self
+                .deflate
+                .compress_vec(data, &mut self.gzip, flush)
+                .map_err(io::Error::other)?;
+            let taken = usize::try_from(self.deflate.total_in() - before);
+            data = &data[taken.map_err(io::Error::other)?..];
+            let is_finish = matches!(flush, FlushCompress::Finish);
+            if status == Status::StreamEnd || (data.is_empty() && !is_finish) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Write for ListGzip<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.sum.update(data);
+        self.compress(data, FlushCompress::None)?;
+        Ok(data.len())
+    }
+
+    /// Does nothing: all is in memory.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -62,7 +132,7 @@ struct Lister {
     entries: HashMap<Vec<u8>, ListedKind>,
     /// The mode of the root, if the archive has one.
     root: Option<u32>,
-    room: Vec<u8>,
+    room: Option<Pages>,
 }
 
 impl Lister {
@@ -124,7 +194,8 @@ impl Lister {
         }
         let mut whole = (&start[..len]).chain(from);
         let mode = ListedEntry::file_mode(mode);
-        let file = content::listed(mode, entry.size, &mut whole, &mut self.room)?;
+        let room = self.room.get_or_insert_with(|| Pages::new(ROOM));
+        let file = content::listed(mode, entry.size, &mut whole, room)?;
         Ok(Some(ListedKind::File(file)))
     }
 
@@ -150,7 +221,7 @@ impl Lister {
         }
     }
 
-    fn write<W: Write>(mut self, out: W) -> io::Result<(ContentHash, W)> {
+    fn write(mut self, out: impl Write) -> io::Result<ContentHash> {
         let top = self.top();
         let mut mode = self.root.unwrap_or(IMPLIED);
         if let Some(ListedKind::Directory { mode: of_top }) =
@@ -170,6 +241,40 @@ impl Lister {
             let path = path[skipped..].to_vec();
             writer.entry(&ListedEntry { path, kind })?;
         }
-        Ok(writer.end())
+        let (tree, _) = writer.end();
+        Ok(tree)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    #[test]
+    fn each_list_is_gzip_of_its_own_whatever_became_of_the_one_before() {
+        let mut state = 7_u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let noise: Vec<u8> = (0..300_000).map(|_| noise()).collect();
+        let table = [Vec::new(), vec![b'a'], vec![b'a'; 300_000], noise];
+        for text in table {
+            let failed: io::Result<((), _)> = ListGzip::write(|out| {
+                out.write_all(b"what is not of the next one")?;
+                Err(io::Error::other("it ends early"))
+            });
+            assert!(failed.is_err());
+            let pieces = |out: &mut ListGzip<'_>| {
+                text.chunks(70_000)
+                    .try_for_each(|piece| out.write_all(piece))
+            };
+            let ((), gzip) = ListGzip::write(pieces).unwrap();
+            let mut read = Vec::new();
+            GzDecoder::new(&gzip[..]).read_to_end(&mut read).unwrap();
+            assert!(read == text, "{} bytes", text.len());
+        }
     }
 }

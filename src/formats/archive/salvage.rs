@@ -8,11 +8,12 @@ use tar::EntryType;
 use crate::api::error::{Doing, Error};
 use crate::formats::archive::decoded::decoded;
 use crate::formats::archive::reader::TarReader;
-use crate::formats::delta::chunk::{CUT_FROM, SEGMENT, cut_segment};
+use crate::formats::delta::chunk::{CUT_FROM, ROOM, SEGMENT, cut_segment};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::records::RecordWriter;
+use crate::system::memory::Pages;
 
-const READ_AT_ONCE: usize = 128 << 10;
+const READ_AT_ONCE: usize = 64 << 10;
 
 /// Writes the contents of a cut archive as records, as far as they came, and at most about so many bytes. Whatever else is
 /// wrong with the archive ends it too: what is in there by its hash is what it is.
@@ -27,7 +28,7 @@ pub fn salvage(mut archive: &File, out: impl Write, most: u64) -> Result<(), Err
         records: RecordWriter::new(BufWriter::new(out), 0),
         left: most,
         unwritten: None,
-        room: Vec::new(),
+        room: None,
     };
     // Where it was cut, or is damaged, its reading fails.
     let read = decoded(bytes).and_then(|plain| salvage.all(TarReader::new(plain)));
@@ -42,7 +43,7 @@ struct Salvage<W: Write> {
     left: u64,
     /// Why nothing more is written.
     unwritten: Option<io::Error>,
-    room: Vec<u8>,
+    room: Option<Pages>,
 }
 
 impl<W: Write> Salvage<W> {
@@ -56,12 +57,12 @@ impl<W: Write> Salvage<W> {
     }
 
     fn file(&mut self, content: &mut dyn Read, size: u64) -> io::Result<()> {
-        let mut room = std::mem::take(&mut self.room);
+        let mut room = self.room.take().unwrap_or_else(|| Pages::new(ROOM));
         if size < CUT_FROM {
             // Below 1 MiB.
-            room.resize(size as usize, 0);
-            content.read_exact(&mut room)?;
-            self.object(&room)?;
+            let whole = &mut room[..size as usize];
+            content.read_exact(whole)?;
+            self.object(whole)?;
         } else {
             let mut at = 0;
             while at < size {
@@ -70,7 +71,7 @@ impl<W: Write> Salvage<W> {
                 at += SEGMENT;
             }
         }
-        self.room = room;
+        self.room = Some(room);
         Ok(())
     }
 

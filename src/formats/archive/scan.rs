@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 
 use crate::api::error::{Doing, Error};
 use crate::formats::archive::pack::{PackItem, PackKind, PackPlan};
-use crate::formats::delta::chunk::{CUT_FROM, SEGMENT};
+use crate::formats::delta::chunk::{CUT_FROM, ROOM, SEGMENT};
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{
@@ -22,6 +22,7 @@ use crate::formats::delta::listing::{
 use crate::formats::delta::order;
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::{DeltaHead, RecordWriter};
+use crate::system::memory::Pages;
 
 /// How many threads read.
 const READERS: usize = 2;
@@ -222,7 +223,7 @@ fn read_all(plan: &PackPlan, stop: &AtomicBool) -> Result<Vec<Option<ListedFile>
     }
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, PartContent)>, Error> {
-        let (mut read, mut room) = (Vec::new(), Vec::new());
+        let (mut read, mut room) = (Vec::new(), Pages::new(ROOM));
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::new(plan.doing(&[]), "stopped"));
@@ -254,7 +255,7 @@ fn read_part(
     plan: &PackPlan,
     directory: &File,
     part: ScanPart,
-    room: &mut Vec<u8>,
+    room: &mut [u8],
 ) -> Result<PartContent, Error> {
     let PackItem { path, mode, what } = &plan.items[part.item];
     let doing = || plan.doing(path);

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::formats::archive::gunzip;
+use crate::formats::delta::chunk::ROOM;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{
@@ -22,6 +23,7 @@ use crate::formats::delta::order;
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::StoredObject;
 use crate::system::files;
+use crate::system::memory::Pages;
 
 /// A list on disk.
 pub(super) type ListFile = ListingReader<Box<dyn BufRead + Send>>;
@@ -278,7 +280,7 @@ pub fn changed(base: &BaseTree) -> Result<HashSet<Vec<u8>>, Refusal> {
         open_dir(&base.dir)?,
         open_list(&base.list, ListingLimits::NONE)?,
     );
-    let (mut changed, mut room) = (HashSet::new(), Vec::new());
+    let (mut changed, mut room) = (HashSet::new(), Pages::new(ROOM));
     while let Some(entry) = list.next()? {
         let ListedKind::File(listed) = entry.kind else {
             continue;

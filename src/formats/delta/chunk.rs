@@ -14,6 +14,9 @@ const CHUNK_MIN: usize = 16 << 10;
 const CHUNK_MEAN: usize = 64 << 10;
 pub const CHUNK_MAX: usize = 256 << 10;
 
+/// The room for [`cut_segment`], which also holds a file that is not cut.
+pub const ROOM: usize = 4 * CHUNK_MAX;
+
 /// Each segment of a file is cut for itself, so that several threads can cut one file.
 pub const SEGMENT: u64 = 64 << 20;
 
@@ -62,16 +65,15 @@ fn cut(bytes: &[u8]) -> usize {
     most
 }
 
-/// Cuts what is left of one segment, and gives each chunk. Says how many bytes there were.
+/// Cuts what is left of one segment, in a buffer of [`ROOM`] bytes, and gives each chunk. Says how many bytes there were.
 ///
 /// # Errors
 /// When the segment cannot be read, or `each` fails.
 pub fn cut_segment(
     mut segment: impl Read,
-    buffer: &mut Vec<u8>,
+    buffer: &mut [u8],
     each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
-    buffer.resize(4 * CHUNK_MAX, 0);
     let (mut start, mut end, mut total, mut ended) = (0, 0, 0, false);
     loop {
         while !ended && end - start < CHUNK_MAX {
@@ -116,7 +118,7 @@ mod tests {
             lengths.push(chunk.len());
             Ok(())
         };
-        let total = cut_segment(bytes, &mut Vec::new(), &mut each).unwrap();
+        let total = cut_segment(bytes, &mut vec![0; ROOM], &mut each).unwrap();
         assert_eq!(total, bytes.len() as u64);
         assert_eq!(lengths.iter().sum::<usize>(), bytes.len());
         lengths

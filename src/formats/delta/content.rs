@@ -6,7 +6,7 @@ use crate::formats::delta::chunk::{CUT_FROM, SEGMENT, cut_segment};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ChunkRef, ListedFile};
 
-/// Reads the content of a file of this size.
+/// Reads the content of a file of this size. `room` is [`ROOM`](crate::formats::delta::chunk::ROOM) bytes.
 ///
 /// # Errors
 /// When it cannot be read, or is shorter.
@@ -14,11 +14,11 @@ pub fn listed(
     mode: u32,
     size: u64,
     content: &mut dyn Read,
-    room: &mut Vec<u8>,
+    room: &mut [u8],
 ) -> io::Result<ListedFile> {
     if size < CUT_FROM {
         // Below 1 MiB.
-        room.resize(size as usize, 0);
+        let room = &mut room[..size as usize];
         content.read_exact(room)?;
         return Ok(ListedFile {
             mode,
@@ -39,7 +39,7 @@ pub fn listed(
 ///
 /// # Errors
 /// When it cannot be read, or is shorter.
-pub fn segment(content: &mut dyn Read, len: u64, room: &mut Vec<u8>) -> io::Result<Vec<ChunkRef>> {
+pub fn segment(content: &mut dyn Read, len: u64, room: &mut [u8]) -> io::Result<Vec<ChunkRef>> {
     let mut chunks = Vec::new();
     let read = cut_segment(content.take(len), room, &mut |chunk| {
         chunks.push(ChunkRef {
