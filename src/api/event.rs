@@ -39,6 +39,19 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All phases, in the order in which they come.
+    pub const ALL: [Phase; 9] = [
+        Phase::Fetch,
+        Phase::Extract,
+        Phase::Queue,
+        Phase::Install,
+        Phase::Load,
+        Phase::Replicate,
+        Phase::Release,
+        Phase::Activate,
+        Phase::Restart,
+    ];
+
     /// The word on the wire.
     pub const fn word(self) -> &'static str {
         match self {
@@ -56,12 +69,7 @@ impl Phase {
 
     /// The phase of a word from the wire.
     pub fn parse(word: &str) -> Option<Phase> {
-        use Phase::{Activate, Extract, Fetch, Install, Load, Queue, Release, Replicate, Restart};
-        [
-            Fetch, Extract, Queue, Install, Load, Replicate, Release, Activate, Restart,
-        ]
-        .into_iter()
-        .find(|phase| phase.word() == word)
+        Phase::ALL.into_iter().find(|phase| phase.word() == word)
     }
 
     /// The status of a record while this phase runs.
@@ -118,16 +126,18 @@ pub enum Status {
 }
 
 impl Status {
+    /// How a deployment may end.
+    pub const ENDS: [Status; 5] = [
+        Status::Success,
+        Status::Failed,
+        Status::Cancelled,
+        Status::RolledBack,
+        Status::Staged,
+    ];
+
     /// Whether the deployment has ended.
-    pub const fn ended(self) -> bool {
-        matches!(
-            self,
-            Status::Success
-                | Status::Failed
-                | Status::Cancelled
-                | Status::RolledBack
-                | Status::Staged
-        )
+    pub fn ended(self) -> bool {
+        Status::ENDS.contains(&self)
     }
 }
 

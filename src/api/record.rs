@@ -110,6 +110,16 @@ pub enum DeploymentKind {
     Activate,
 }
 
+impl DeploymentKind {
+    /// All kinds.
+    pub const ALL: [DeploymentKind; 4] = [
+        DeploymentKind::Deploy,
+        DeploymentKind::Rollback,
+        DeploymentKind::Restart,
+        DeploymentKind::Activate,
+    ];
+}
+
 impl From<&Opening> for DeploymentKind {
     fn from(opening: &Opening) -> DeploymentKind {
         if opening.rollback_of.is_some() {

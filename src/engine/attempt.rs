@@ -152,8 +152,9 @@ impl Attempt {
         let Some(open) = &mut self.open else {
             return Err(Error::new("writing an event", "the deployment has ended"));
         };
-        let entry = open.journal.append(event)?;
-        self.record.apply(&entry);
+        let entry = open.journal.append(event);
+        self.registry.metrics.journal(open.journal.take_written());
+        self.record.apply(&*entry?);
         Ok(())
     }
 
@@ -256,14 +257,16 @@ impl Attempt {
     ) -> Result<(), Error> {
         let phase = phase.word().into();
         let at = Some(now_ms());
-        self.emit(&Event::Phase(PhaseEvent {
+        let event = PhaseEvent {
             phase,
             status,
             at,
             elapsed_ms,
             message,
             facts,
-        }))?;
+        };
+        self.registry.metrics.phase(&event);
+        self.emit(&Event::Phase(event))?;
         let id = self.record.deployment_id;
         self.registry.index.put(id, Summary::from(&self.record));
         if let Err(error) = self.registry.store.write_record(&self.record, false) {
@@ -300,6 +303,8 @@ impl Attempt {
         };
         let written = persist(&mut ending);
         ending.apply();
+        self.registry.metrics.end(ending.record());
+        self.registry.metrics.journal(ending.take_written());
         let id = self.record.deployment_id;
         self.registry.index.put(id, Summary::from(ending.record()));
         if let Err(error) = &written {

@@ -58,6 +58,11 @@ impl Ending {
         &self.record
     }
 
+    /// How many bytes were written into the journal since this was asked last.
+    pub(super) fn take_written(&mut self) -> u64 {
+        self.journal.take_written()
+    }
+
     /// Whether the terminal event is in the journal and on disk.
     pub(super) fn is_sealed(&self) -> bool {
         self.next != EndStep::Journal

@@ -15,6 +15,7 @@ pub mod holders;
 pub mod install;
 mod lacking;
 pub mod manifest;
+pub mod metrics;
 pub mod outcome;
 pub mod peers;
 pub mod processes;

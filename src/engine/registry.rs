@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::name::DeploymentId;
+use crate::engine::metrics::DeploymentMetrics;
 use crate::store::Store;
 use crate::store::index::Index;
 use crate::store::journal::LiveFeed;
@@ -15,6 +16,8 @@ pub struct Registry {
     pub store: Arc<Store>,
     /// In memory.
     pub index: Arc<Index>,
+    /// What they add up to.
+    pub metrics: Arc<DeploymentMetrics>,
     /// The feeds of those that have ended, but whose end the disk did not take yet.
     unwritten: Arc<Mutex<HashMap<DeploymentId, Arc<LiveFeed>>>>,
 }
@@ -25,6 +28,7 @@ impl Registry {
         Registry {
             store,
             index: Arc::default(),
+            metrics: Arc::default(),
             unwritten: Arc::default(),
         }
     }

@@ -27,6 +27,18 @@ pub(super) enum Outcome {
     File(Box<FileAnswer>),
 }
 
+impl Outcome {
+    /// The status of the answer, where it is known before the answer is made.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Outcome::Answer(answer) => Some(answer.status),
+            Outcome::File(file) => Some(file.status()),
+            Outcome::Stream(_) | Outcome::Parts(_) => Some(200),
+            Outcome::Pieces(_) => None,
+        }
+    }
+}
+
 /// A JSON answer.
 pub(super) fn json(status: u16, value: &Value) -> Answer {
     json_text(status, format!("{value}\n").into_bytes())

@@ -15,6 +15,7 @@
 //! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`); `uploads`: their places |
 //! | `list`, `show`, `watch`, `payload`, `tree`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
+//! | `metrics`, `counters` | what happens here in numbers |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 //!
@@ -23,6 +24,7 @@
 mod answers;
 mod auth;
 mod cancel;
+mod counters;
 mod deploy;
 mod drop;
 mod env;
@@ -35,6 +37,7 @@ mod list;
 mod login;
 mod logs;
 mod members;
+mod metrics;
 mod options;
 mod page;
 mod payload;
@@ -268,6 +271,8 @@ fn state(
         tls: options.tls.is_some(),
         started: Instant::now(),
         requests: AtomicU64::new(0),
+        answers: Arc::default(),
+        occupancy: OnceLock::new(),
         uploads: Arc::default(),
         auth: Authenticator::new(tokens),
         addresses: OnceLock::new(),
@@ -343,8 +348,9 @@ impl RunningServer {
             options.max_connections,
             inner.clone(),
             pending,
-            Box::new(descriptors),
+            (Box::new(descriptors), Arc::clone(&state.answers)),
         )?;
+        let _ = state.occupancy.set(Box::new(gate.occupancy()));
         state.deployer().cut_by(Box::new(gate.cutter()));
         state.listens_on(gate.addresses().iter().map(ToString::to_string));
         let held = Arc::clone(&state.processes);

@@ -18,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, fleet, list, login, logs, page, payload, prepare, restart, rollback,
-    run, show, start, status, stop, system, tree, ui, watch,
+    cancel, deploy, drop, env, fleet, list, login, logs, metrics, page, payload, prepare, restart,
+    rollback, run, show, start, status, stop, system, tree, ui, watch,
 };
 use crate::system::log;
 
@@ -38,11 +38,17 @@ impl ServerState {
         let outcome = self
             .decide(&mut exchange, &mut operation)
             .unwrap_or_else(|refusal| {
+                self.answers.refusal(refusal.code);
                 if refusal.code == Code::Internal {
                     log::error(&format!("{asked}: {}", refusal.message));
                 }
                 Outcome::Answer(refused(&refusal, browser::is_browser(&exchange)))
             });
+        let known = outcome.status();
+        // Before it is sent: whoever has seen an answer finds it counted.
+        if let Some(status) = known {
+            self.answers.answer(status);
+        }
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
             Outcome::Stream(stream) => {
@@ -53,6 +59,9 @@ impl ServerState {
             Outcome::Parts(write) => send_parts(exchange, write),
             Outcome::File(file) => (file.status(), exchange.send_file(*file)),
         };
+        if known.is_none() {
+            self.answers.answer(status);
+        }
         let ms = begun.elapsed().as_millis();
         let gone = if sent.is_err() {
             ", the client had gone"
@@ -88,7 +97,12 @@ impl ServerState {
         let payload = path.strip_prefix("/fleet/payload/");
         match (path.as_str(), method.as_str(), events) {
             ("/health", "GET" | "HEAD", _) => Ok(Outcome::Answer(system::health())),
-            ("/health", ..) => Ok(bad_method(&path, "GET, HEAD")),
+            ("/health", ..) => Ok(self.bad_method(&path, "GET, HEAD")),
+            ("/metrics", "GET" | "HEAD", _) => {
+                let caller = self.auth.caller(exchange)?;
+                Ok(Outcome::Answer(metrics::metrics(self, exchange, &caller)?))
+            }
+            ("/metrics", ..) => Ok(self.bad_method(&path, "GET, HEAD")),
             ("", "POST", _) => {
                 let caller = match self.auth.caller(exchange) {
                     Ok(caller) => caller,
@@ -106,25 +120,34 @@ impl ServerState {
                 let request = form::read(exchange, &limits, &caller, operation)?;
                 perform(self, request, wanted, &caller)
             }
-            ("", ..) => Ok(bad_method("/", "GET, HEAD, POST")),
-            ("/page.css" | "/page.js", ..) => Ok(bad_method(&path, "GET, HEAD")),
+            ("", ..) => Ok(self.bad_method("/", "GET, HEAD, POST")),
+            ("/page.css" | "/page.js", ..) => Ok(self.bad_method(&path, "GET, HEAD")),
             (_, "GET", Some(which)) => {
                 let caller = self.auth.caller(exchange)?;
                 caller.may_look("watching a deployment")?;
                 watch::watch(self, exchange, which, &caller)
             }
-            (_, _, Some(_)) => Ok(bad_method(&path, "GET")),
+            (_, _, Some(_)) => Ok(self.bad_method(&path, "GET")),
             (_, "GET" | "HEAD", _) if payload.is_some() => {
                 let caller = self.auth.caller(exchange)?;
                 let sha256 = payload.unwrap_or_default();
                 fleet::payload::payload(self, exchange, sha256, &caller)
             }
-            _ if payload.is_some() => Ok(bad_method(&path, "GET, HEAD")),
+            _ if payload.is_some() => Ok(self.bad_method(&path, "GET, HEAD")),
             _ => Err(Refusal::new(
                 Code::NotFound,
                 format!("There is nothing at {path}"),
             )),
         }
+    }
+
+    /// The answer to a method that the path does not know; it says which ones it does.
+    fn bad_method(&self, path: &str, allowed: &str) -> Outcome {
+        self.answers.refusal(Code::BadMethod);
+        let why = format!("{path} takes {allowed}");
+        let mut answer = refused(&Refusal::new(Code::BadMethod, why), false);
+        answer.headers.push(("Allow", allowed.to_owned()));
+        Outcome::Answer(answer)
     }
 }
 
@@ -285,12 +308,4 @@ fn send_parts(exchange: Exchange, write: WriteParts) -> (u16, io::Result<()>) {
         stream.end()
     };
     (200, send())
-}
-
-/// The answer to a method that the path does not know; it says which ones it does.
-fn bad_method(path: &str, allowed: &str) -> Outcome {
-    let why = format!("{path} takes {allowed}");
-    let mut answer = refused(&Refusal::new(Code::BadMethod, why), false);
-    answer.headers.push(("Allow", allowed.to_owned()));
-    Outcome::Answer(answer)
 }

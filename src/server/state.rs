@@ -10,8 +10,13 @@ use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::engine::rollout::publish::FleetPublisher;
 use crate::server::auth::Authenticator;
+use crate::server::counters::AnswerCounters;
+use crate::server::gate::Occupancy;
 use crate::server::uploads::PayloadUploads;
 use crate::system::child::ServerMark;
+
+/// Asks the gate who is connected.
+pub(super) type AskOccupancy = Box<dyn Fn() -> Occupancy + Send + Sync>;
 
 /// What all requests share.
 pub(crate) struct ServerState {
@@ -25,6 +30,9 @@ pub(crate) struct ServerState {
     pub(super) tls: bool,
     pub(super) started: Instant,
     pub(super) requests: AtomicU64,
+    pub(super) answers: Arc<AnswerCounters>,
+    /// Who is connected, from when the gate is open.
+    pub(super) occupancy: OnceLock<AskOccupancy>,
     pub(super) uploads: Arc<PayloadUploads>,
     pub(super) auth: Authenticator,
     /// Where it listens, from when it does.

@@ -90,6 +90,16 @@ impl Store {
         Ok(found)
     }
 
+    /// How many components are live. Their links are not read.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn count_live(&self) -> Result<usize, Error> {
+        let names = names(&self.components_dir())?;
+        let live = |name: &&String| name.parse::<Project>().is_ok();
+        Ok(names.iter().filter(live).count())
+    }
+
     pub(super) fn component(&self, project: &Project) -> PathBuf {
         self.components_dir().join(project.as_str())
     }

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
+use crate::system::host;
+
 /// Bytes in pages of their own, zeros at first.
 pub struct Pages(Kind);
 
@@ -44,9 +46,21 @@ impl DerefMut for Pages {
     }
 }
 
+/// How much memory of this process is in the machine's; none where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * host::page_size())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_has_memory() {
+        assert!(resident_bytes().unwrap() > 100 << 10);
+    }
 
     #[test]
     fn pages_are_bytes() {

@@ -25,6 +25,7 @@ mod inject;
 mod install_service;
 mod lifecycle;
 mod list;
+mod metrics;
 mod needs;
 mod old_kernel;
 mod package;

@@ -394,6 +394,7 @@ impl Deployer {
             Ok(()) => return Ok(DeployPermit(give.clone())),
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
         }
+        let _queued = self.known.metrics.wait();
         attempt.phase(Phase::Queue, |attempt| {
             select_biased! {
                 recv(attempt.stop().channel()) -> _ => {
@@ -468,7 +469,9 @@ impl Deployer {
 
     /// How many deployments run.
     pub fn running(&self) -> usize {
-        self.running.lock().busy.len()
+        let state = self.running.lock();
+        let busy = state.busy.values();
+        busy.filter(|busy| busy.deployment.is_some()).count()
     }
 }
 

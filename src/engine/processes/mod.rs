@@ -17,6 +17,7 @@
 //! | `state` | what is to run after the server's next start |
 //! | `status` | what is known of what runs |
 //! | `stopped` | what somebody has stopped |
+//! | `totals` | how many there are |
 
 mod health;
 mod held;
@@ -29,12 +30,13 @@ mod resume;
 mod state;
 mod status;
 mod stopped;
+mod totals;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -58,6 +60,7 @@ pub use crate::engine::processes::held::HELD;
 pub use crate::engine::processes::output::{LogFilter, LogFollower, Logged};
 pub use crate::engine::processes::restart::{RestartRequest, Unhealthy};
 pub use crate::engine::processes::status::{ProcessStatus, by_release};
+pub use crate::engine::processes::totals::ProcessTotals;
 
 /// Descriptors of a process: two pipes of its output, one to wait for its end, its log, and a held socket.
 const DESCRIPTORS_EACH: usize = 5;
@@ -79,6 +82,8 @@ pub struct Processes {
     setting: ProcessSettings,
     components: Mutex<HashMap<Project, Arc<ComponentProcesses>>>,
     stopping: AtomicBool,
+    /// How often any of them was started again after it had exited.
+    restarts: Arc<AtomicU64>,
     /// The sockets that the server before held, until a process has them.
     passed: PassedSockets,
     /// What a supervisor keeps.
@@ -150,6 +155,7 @@ impl Processes {
             setting,
             components: Mutex::default(),
             stopping: AtomicBool::new(false),
+            restarts: Arc::default(),
             resumed: Latch::default(),
         }
     }
@@ -237,6 +243,7 @@ impl Processes {
             notify,
             account: self.setting.account.clone(),
             socket: held.map(|held| held.listener),
+            all_restarts: Arc::clone(&self.restarts),
         }
     }
 

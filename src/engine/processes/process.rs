@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -61,6 +62,8 @@ pub(super) struct Launch {
     pub(super) account: Option<Arc<Account>>,
     /// What it listens on, if that is held for it.
     pub(super) socket: Option<Arc<TcpListener>>,
+    /// How often any process was started again.
+    pub(super) all_restarts: Arc<AtomicU64>,
 }
 
 /// What is known of a process.
@@ -168,6 +171,11 @@ impl Process {
         self.shared.lock().clone()
     }
 
+    /// Whether it runs.
+    pub(super) fn is_up(&self) -> bool {
+        self.shared.lock().pid.is_some()
+    }
+
     /// Waits until something changes, at most so long.
     pub(super) fn wait(&self, time: Duration) {
         let facts = self.shared.lock();
@@ -265,6 +273,7 @@ impl Supervisor {
             }
             pause = (pause * 2).min(PAUSE.1);
             self.shared.change(|facts| facts.restarts += 1);
+            self.launch.all_restarts.fetch_add(1, Ordering::Relaxed);
         }
     }
 

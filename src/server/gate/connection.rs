@@ -464,6 +464,7 @@ mod tests {
             connecting: Mutex::new(()),
             full: log::RateLimitedLog::default(),
             turned_away: Arc::new(()),
+            answers: Arc::default(),
         })
     }
 

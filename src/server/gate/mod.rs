@@ -55,6 +55,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::api::error::{Code, Doing, Error};
+use crate::server::counters::AnswerCounters;
 use crate::server::gate::drain::Drain;
 use crate::server::gate::permits::Permits;
 use crate::server::gate::refused::Refused;
@@ -66,7 +67,7 @@ use crate::system::threads;
 pub use crate::server::gate::accept::Listener;
 pub use crate::server::gate::connection::{Connection, ResponseWriter};
 pub use crate::server::gate::handover::PendingConnections;
-pub use crate::server::gate::permits::OtherDescriptors;
+pub use crate::server::gate::permits::{Occupancy, OtherDescriptors};
 pub use crate::server::gate::tls::Certificate;
 
 /// A head's size: twice what common clients and proxies send at most, and little to hold for each connection.
@@ -129,6 +130,7 @@ struct GateState {
     full: log::RateLimitedLog,
     /// Each thread that turns a client of TLS away holds a clone.
     turned_away: Arc<()>,
+    answers: Arc<AnswerCounters>,
 }
 
 impl GateState {
@@ -140,6 +142,8 @@ impl GateState {
                 refused.why.clone()
             )
         };
+        self.answers.answer(refused.status);
+        self.answers.refusal(refused.code);
         match refused.code {
             Code::Full => self.full.warn(text),
             _ => log::info(&text()),
@@ -170,8 +174,8 @@ pub struct Gate {
 
 impl Gate {
     /// Begins to take connections, at most `max_connections` at once, or fewer while descriptors do not suffice for them and
-    /// for what `others` have. Those whose
-    /// head is complete wait in `pending` for the thread that answers them.
+    /// for what `others` have. Those whose head is complete wait in `pending` for the thread that answers them. What the gate
+    /// refuses is counted in `answers`.
     ///
     /// # Errors
     /// When there is no thread for a listener.
@@ -180,7 +184,7 @@ impl Gate {
         max_connections: usize,
         inner: Arc<dyn Upstream>,
         pending: Arc<PendingConnections>,
-        others: Box<OtherDescriptors>,
+        (others, answers): (Box<OtherDescriptors>, Arc<AnswerCounters>),
     ) -> Result<Gate, Error> {
         let descriptors = host::raise_open_files();
         let max = permits::affordable(max_connections, descriptors, 0);
@@ -197,6 +201,7 @@ impl Gate {
             connecting: Mutex::new(()),
             full: log::RateLimitedLog::default(),
             turned_away: Arc::new(()),
+            answers,
         });
         let (stopper, stop) = stop::pair()?;
         let addresses = listeners
@@ -233,6 +238,12 @@ impl Gate {
     pub fn cutter(&self) -> impl Fn(u64) + Send + Sync + 'static {
         let permits = Arc::clone(&self.shared.permits);
         move |connection| permits.cut(Some(connection))
+    }
+
+    /// What says who is connected.
+    pub fn occupancy(&self) -> impl Fn() -> Occupancy + Send + Sync + 'static {
+        let permits = Arc::clone(&self.shared.permits);
+        move || permits.occupancy()
     }
 
     /// What makes it take no more connections.

@@ -45,6 +45,17 @@ pub(crate) fn affordable(wished: usize, descriptors: Option<u64>, others: usize)
 /// Returns how many descriptors others have at the moment.
 pub type OtherDescriptors = dyn Fn() -> usize + Send + Sync;
 
+/// Who is connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// All that are connected.
+    pub connections: usize,
+    /// Those that only watch.
+    pub watchers: usize,
+    /// How many there may be.
+    pub limit: usize,
+}
+
 /// All permits, and who holds them.
 pub(crate) struct Permits {
     state: Mutex<PermitsState>,
@@ -124,6 +135,17 @@ impl Permits {
     /// How many there are at the moment: components that begin to run take descriptors.
     pub(crate) fn max(&self) -> usize {
         affordable(self.wished, self.descriptors, (self.others)())
+    }
+
+    /// Who is connected now.
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        let limit = self.max();
+        let state = self.lock();
+        Occupancy {
+            connections: state.open.len(),
+            watchers: state.watchers,
+            limit,
+        }
     }
 
     /// Lets a connection in; if it must stay out, its socket is as it was.

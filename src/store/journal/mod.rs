@@ -89,6 +89,8 @@ pub struct Journal {
     /// Behind `segment_bytes` may stand what the disk took only half, or did not keep.
     torn: bool,
     next_id: u64,
+    /// What was written since somebody asked for it.
+    written: u64,
     line: Vec<u8>,
     live: Arc<LiveFeed>,
 }
@@ -113,6 +115,7 @@ impl Journal {
             segment_bytes: 0,
             torn: false,
             next_id: 1,
+            written: 0,
             line: Vec::new(),
             live: Arc::default(),
         })
@@ -153,6 +156,7 @@ impl Journal {
             segment_bytes: whole.bytes,
             torn: false,
             next_id: last + 1,
+            written: 0,
             line: Vec::new(),
             live,
         })
@@ -187,6 +191,11 @@ impl Journal {
     /// The id of the last entry, 0 if there is none.
     pub fn last_id(&self) -> u64 {
         self.next_id - 1
+    }
+
+    /// How many bytes were written since this was asked last.
+    pub fn take_written(&mut self) -> u64 {
+        std::mem::take(&mut self.written)
     }
 
     /// Writes an entry that was made and numbered before, when the disk did not take it.
@@ -288,6 +297,7 @@ impl Journal {
             return Err(error);
         }
         self.segment_bytes += self.line.len() as u64;
+        self.written += self.line.len() as u64;
         Ok(())
     }
 
