@@ -22,7 +22,7 @@
 //! | --- | --- | --- |
 //! | [`api`] | the wire, shared by both ends: names and ids, events, operations, refusals, the record | serde, uuid |
 //! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, files, sockets, threads, time | rustix, signal-hook, listenfd, memmap2 |
-//! | [`formats`] | archives, env files, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2, rustix |
+//! | [`formats`] | archives, env files, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2, xxhash-rust, rustix |
 //! | [`store`] | the root: its lock, releases, what is live, payloads, records, journals, the index, tokens | |
 //! | [`client`] | targets, the wire, requests and answers, the dialects of Harper servers | ureq |
 //! | [`engine`] | deploying: the deployer and its threads, stages, install, manifest, processes, peers, recovery, retention | |

@@ -12,6 +12,7 @@
 //! sent twice, and credentials belong to the host that was named.
 
 pub(crate) mod answer;
+pub(crate) mod cache;
 pub(crate) mod download;
 // The hosts of a fleet use it.
 #[allow(dead_code)]
@@ -355,10 +356,10 @@ impl Client {
     ///
     /// # Errors
     /// When no thread can be started, or there is no randomness.
-    pub(crate) fn prepare(
+    pub(crate) fn prepare<R: Read + Send + 'static>(
         &self,
         call: &OperationCall,
-        list: Option<&[u8]>,
+        list: Option<R>,
         key: &str,
     ) -> Result<InFlight, Error> {
         let Some(list) = list else {
@@ -377,11 +378,8 @@ impl Client {
             ("Content-Type", form.content_type()),
             ("Idempotency-Key", key.to_owned()),
         ];
-        let mut body = Vec::new();
-        form.file("manifest", "manifest.gz", list)
-            .read_to_end(&mut body)
-            .doing(|| "writing the request".into())?;
-        self.start("prepare", "/", false, headers, Content::Whole(body))
+        let body = Box::new(form.file("manifest", "manifest.gz", list));
+        self.start("prepare", "/", false, headers, Content::Streamed(body))
     }
 
     /// A deployment's events after the one with the number `from`, as far as they are there and then as they come.

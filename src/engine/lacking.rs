@@ -47,6 +47,7 @@ impl Deployer {
             base: Some(base.into()),
             tree: tree.to_owned(),
             list: len,
+            difference: false,
         };
         Ok(Some(Lacking {
             holder,

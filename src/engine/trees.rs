@@ -150,13 +150,6 @@ impl TreeMaker<'_> {
         let mut incoming = IncomingPayload::new(source, Some(payload), self.limits, progress)?;
         let head = read_head(&mut incoming)?;
         let list = self.store().tree_list(self.id);
-        if head.list > 0 {
-            store_list(&mut incoming, head.list, &list)?;
-        } else {
-            let prepared = self.store().prepared(self.project);
-            fs::copy(&prepared, &list).map_err(|_| stale(self.project, &head.tree))?;
-        }
-        checkpoint("listed");
         let base = match &head.base {
             Some(tree) => {
                 let base = base_of(self.known, self.project, tree);
@@ -164,6 +157,23 @@ impl TreeMaker<'_> {
             }
             None => None,
         };
+        match &base {
+            Some(base) if head.difference => {
+                let limits = list_limits(self.store(), self.limits)?;
+                let difference = (&mut incoming).take(head.list);
+                archive::relist(base, difference, limits, &list)?;
+            }
+            None if head.difference => {
+                let why = "the delta has a difference, and no base that it is to";
+                return Err(Refusal::new(Code::BadArchive, why));
+            }
+            _ if head.list > 0 => store_list(&mut incoming, head.list, &list)?,
+            _ => {
+                let prepared = self.store().prepared(self.project);
+                fs::copy(&prepared, &list).map_err(|_| stale(self.project, &head.tree))?;
+            }
+        }
+        checkpoint("listed");
         let objects = self.store().take_partial(self.project, self.id)?;
         let by_spare = self.by_spare(&head, objects.as_ref(), &mut incoming)?;
         let (made, synced) = match by_spare {

@@ -200,6 +200,30 @@ pub fn read_up_to(file: impl Read, most: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
+/// Makes a file in a directory that has no name there, so that it is gone as soon as nobody has it open.
+///
+/// # Errors
+/// When the directory takes none.
+pub fn nameless(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    if let Ok(file) = openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR) {
+        return Ok(file.into());
+    }
+    // Not every file system can do that.
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let path = dir.join(format!(".gangplank-{:032x}", u128::from_be_bytes(random)));
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
 /// Opens a file to read it, and does not wait for a writer if it is a FIFO.
 ///
 /// # Errors

@@ -23,6 +23,17 @@ pub fn config_dir() -> Result<PathBuf, Error> {
     config(&|name| std::env::var_os(name).map(PathBuf::from))
 }
 
+/// Where this user's commands keep what can be found out again, from the process's own environment.
+///
+/// # Errors
+/// When there is no variable to find it by.
+pub fn cache_dir() -> Result<PathBuf, Error> {
+    own(
+        &|name| std::env::var_os(name).map(PathBuf::from),
+        ("XDG_CACHE_HOME", ".cache"),
+    )
+}
+
 /// The root of the superuser.
 pub const SYSTEM_ROOT: &str = "/var/lib/gangplank";
 
@@ -57,13 +68,21 @@ fn root(env: &dyn Fn(&str) -> Option<PathBuf>, superuser: bool) -> Result<PathBu
 }
 
 fn config(env: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Error> {
+    own(env, ("XDG_CONFIG_HOME", ".config"))
+}
+
+/// A directory of this user's: gangplank's below what a variable names, or below a name in the home.
+fn own(
+    env: &dyn Fn(&str) -> Option<PathBuf>,
+    (variable, name): (&str, &str),
+) -> Result<PathBuf, Error> {
     let absolute = |name| env(name).filter(|path| path.is_absolute());
-    let home = || Some(absolute("HOME")?.join(".config"));
-    match absolute("XDG_CONFIG_HOME").or_else(home) {
+    let home = || Some(absolute("HOME")?.join(name));
+    match absolute(variable).or_else(home) {
         Some(dir) => Ok(dir.join("gangplank")),
         None => Err(Error::new(
-            "finding this user's settings",
-            "neither XDG_CONFIG_HOME nor HOME says where they are",
+            "finding this user's own files",
+            format!("neither {variable} nor HOME says where they are"),
         )),
     }
 }

@@ -5,6 +5,7 @@ mod chain;
 mod cut;
 mod edits;
 pub(crate) mod hostile;
+mod kept;
 mod limits;
 mod peers;
 mod spare;
@@ -233,7 +234,8 @@ fn a_change_sends_the_change_and_the_release_is_the_source() {
         (
             "a directory is moved",
             &|| fs::rename(path("d3"), path("moved")).unwrap(),
-            600,
+            // A line for each file.
+            1000,
         ),
         (
             "two files change places",

@@ -59,6 +59,8 @@ pub(crate) struct TestServer {
     pub(crate) log: Arc<Mutex<String>>,
     /// The root as it is seen from here.
     seen: PathBuf,
+    /// What its clients keep.
+    cache: TempDir,
     // Last, so that it goes after the server.
     pub(crate) root: Arc<TempDir>,
 }
@@ -135,8 +137,20 @@ impl TestServer {
             token,
             log,
             seen,
+            cache: TempDir::new(),
             root,
         }
+    }
+
+    /// What a client has kept, the names of the files.
+    pub(crate) fn kept(&self) -> Vec<PathBuf> {
+        let dir = self.cache.0.join("gangplank");
+        let names = if dir.exists() {
+            names(&dir)
+        } else {
+            Vec::new()
+        };
+        names.into_iter().map(|name| dir.join(name)).collect()
     }
 
     pub(crate) fn path(&self, rest: &str) -> PathBuf {
@@ -211,6 +225,7 @@ impl TestServer {
         command.args(arguments);
         command.env("GANGPLANK_TARGET", format!("http://{}", self.address));
         command.env("GANGPLANK_TOKEN", &self.token);
+        command.env("XDG_CACHE_HOME", &self.cache.0);
         command
     }
 
@@ -279,6 +294,8 @@ pub(crate) fn bare(program: &str) -> Command {
         }
     }
     command.stdin(Stdio::null());
+    // Nothing is kept unless a test says where.
+    command.env("XDG_CACHE_HOME", "/proc/none");
     command
 }
 

@@ -1,5 +1,6 @@
 //! `deploy`: names the component, packs the directory, uploads it, and follows the deployment to its end.
 
+mod busy;
 mod commit;
 mod naming;
 mod packing;
@@ -7,7 +8,6 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -15,15 +15,16 @@ use crate::api::error::{Code, Doing, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::cli::commands::deploy::busy::BusyWait;
 use crate::cli::commands::deploy::summary::DeploymentSummary;
 use crate::cli::commands::{CommandSpec, Context, Job, Parse, fleet};
 use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
-use crate::cli::session::missing::{DeltaUpload, is_stale};
+use crate::cli::session::missing::DeltaUpload;
 use crate::cli::session::pack::UploadSource;
 use crate::cli::session::{CommandError, Session};
-use crate::client::{DeploymentRef, NoResult, answer};
-use crate::formats::sse::SseRecord;
+use crate::client::NoResult;
+use crate::client::cache::TreeCache;
 use crate::system::hex;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -47,17 +48,13 @@ looks secret (.env, private keys), and follows the deployment to its end.
                         how it is installed, and whether packages run scripts
   --include-node-modules, --include-git, --include-env, --ignore-file F
                         send these too; rules in place of .gangplankignore
-  --yes, --full, --level 0..9, --idempotency-key K
-                        do not ask; send all; compression (by link); known again
+  --yes, --full, --rehash, --level 0..9, --idempotency-key K
+                        do not ask; send all; read all; compression; known again
 key=value words are fields of the operation, as Harper's CLI takes them.
 ",
     example: "gangplank deploy ./my-app --target https://apps.example",
     parse: Parse::Client(parse),
 };
-
-/// Between two tries where there is nothing to wait for.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The longest idempotency key that a server takes.
 const KEY_MAX: usize = 128;
@@ -81,6 +78,8 @@ pub(super) struct DeployOptions {
     pub(super) ignore_file: Option<PathBuf>,
     /// Whether everything is sent, whatever the server has.
     pub(super) full: bool,
+    /// Whether every file is read, whatever is known of it.
+    pub(super) rehash: bool,
     /// Whether every question is answered already.
     pub(super) yes: bool,
     /// The idempotency key, if one was given.
@@ -131,6 +130,7 @@ pub(super) fn read(
     let include_env = line.contains("--include-env");
     let ignore_file = value::path(&mut line, "--ignore-file")?;
     let full = line.contains("--full");
+    let rehash = line.contains("--rehash");
     let yes = line.contains("--yes");
     let wait = line.contains("--wait");
     let idempotency_key = value::parsed(&mut line, "--idempotency-key", |key| {
@@ -170,6 +170,7 @@ pub(super) fn read(
         skip_symlinks: packing.skip_symlinks == Some(true),
         ignore_file,
         full,
+        rehash,
         yes,
         idempotency_key,
         level,
@@ -316,7 +317,12 @@ fn upload(
     // The hosts of a fleet know a payload by its SHA-256, so it is sent whole.
     let is_whole = options.full || call.fields().get("fleet") == Some(&Value::from(true));
     let delta = match &source {
-        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, is_whole),
+        UploadSource::Plan(plan, _) => {
+            let project = call.fields().get("project").and_then(Value::as_str);
+            let dir = options.dir.as_deref().unwrap_or(Path::new("."));
+            let cache = TreeCache::of(session.client, project.unwrap_or_default(), dir);
+            DeltaUpload::new(plan, is_whole, cache, options.rehash)
+        }
         UploadSource::File(..) => None,
     };
     let request = FollowedRequest::Upload {
@@ -325,7 +331,11 @@ fn upload(
         delta: delta.as_ref(),
         key: &key,
     };
-    deploy(session, &request, options.wait)
+    let done = deploy(session, &request, options.wait)?;
+    if let Some(delta) = &delta {
+        session.deployed(delta, done["tree"].as_str());
+    }
+    Ok(done)
 }
 
 /// The operation as the server takes it.
@@ -364,7 +374,8 @@ fn deploy(
         let followed = session.follow_with(request.clone(), &mut |screen, shown| {
             match shown {
                 // It is tried in another way.
-                Shown::Record(record) if delta.is_some() && says_stale(record) => {}
+                Shown::Record(record)
+                    if delta.is_some_and(|delta| delta.is_retried_for(record)) => {}
                 Shown::Record(record) => {
                     screen.record(record.id.as_deref(), &record.event, &record.data);
                 }
@@ -373,13 +384,16 @@ fn deploy(
             true
         });
         let trouble = match followed {
-            Err(trouble) if is_stale(&trouble) && delta.is_some_and(|delta| delta.was_stale()) => {
-                session
-                    .screen
-                    .remark("the server lacks what it had; sending more");
+            Err(trouble) if delta.is_some_and(|delta| delta.goes_another_way(&trouble.failed)) => {
+                if let Some(said) = delta.and_then(DeltaUpload::go_another_way) {
+                    session.screen.remark(said);
+                }
                 continue;
             }
-            Err(trouble) if wait && is_busy(&trouble) => trouble,
+            Err(trouble) if wait && is_busy(&trouble) => {
+                delta.inspect(|delta| delta.was_busy());
+                trouble
+            }
             Err(mut trouble) if is_busy(&trouble) => {
                 trouble.failed.message += "; --wait waits for its end, and then deploys";
                 return Err(trouble);
@@ -397,66 +411,9 @@ fn deploy(
     }
 }
 
-/// Whether a record says that the server lacked what it had said to have.
-fn says_stale(record: &SseRecord) -> bool {
-    let failed = || answer::failed(&record.data, 200);
-    record.event == "error" && failed().code.as_deref() == Some(Code::StaleBase.word())
-}
-
 /// Another deployment of this component is running, which is told before the upload.
 fn is_busy(trouble: &CommandError) -> bool {
     trouble.failed.code.as_deref() == Some(Code::Busy.word()) && !trouble.shown
-}
-
-/// For whom it was waited, and how long it is waited where there is nothing to follow.
-#[derive(Default)]
-struct BusyWait {
-    last: Option<DeploymentId>,
-    pause: Duration,
-}
-
-impl BusyWait {
-    /// Waits until the other deployment has ended; false if a signal came.
-    fn for_other(&mut self, session: &mut Session, id: Option<String>) -> bool {
-        let id: Option<DeploymentId> = id.and_then(|id| id.parse().ok());
-        let again = id.is_none() || id == self.last;
-        // One that has ended and still keeps the component, or cannot be followed, is not asked for without a pause.
-        self.pause = match again {
-            true => (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX),
-            false => Duration::ZERO,
-        };
-        self.last = id;
-        let Some(id) = id else {
-            session
-                .screen
-                .remark("waiting for another deployment of this component");
-            return session.pause(self.pause);
-        };
-        if again {
-            if !session.pause(self.pause) {
-                return false;
-            }
-        } else {
-            session
-                .screen
-                .remark(&format!("waiting for deployment {id} to end"));
-        }
-        let watched = FollowedRequest::Watch(DeploymentRef::Deployment(id));
-        let ended = session.follow_with(watched, &mut |screen, shown| {
-            let Shown::Record(record) = shown else {
-                return true;
-            };
-            if record.event == "error" {
-                let failed = answer::failed(&record.data, 200);
-                screen.remark(&format!("that deployment failed: {}", failed.message));
-            } else {
-                screen.record(record.id.as_deref(), &record.event, &record.data);
-            }
-            true
-        });
-        // Its failure is not ours.
-        !ended.is_err_and(|trouble| trouble.failed.exit == Exit::Interrupted)
-    }
 }
 
 /// 128 random bits as hex: nobody else's.

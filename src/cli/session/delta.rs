@@ -1,17 +1,17 @@
 //! Asking a server what it lacks of a directory. It is asked before each try, so that what an upload brought that was cut
-//! is not sent again. Whatever goes wrong with that, everything is sent, as to a server that does not know how.
+//! is not sent again; unless what was kept from the last deployment says what has changed since. Whatever goes wrong with that, everything is sent, as to a server that does not know how.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use crate::api::error::Error;
+use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
 use crate::api::operation::{Operation, OperationCall, Prepare};
 use crate::cli::session::Session;
 use crate::cli::session::follow::FollowedRequest;
-use crate::cli::session::missing::{DeltaUpload, Missing, missing};
+use crate::cli::session::missing::{DeltaUpload, Missing, changed, missing};
 use crate::client::kind::ServerKind;
 use crate::formats::archive::ScannedTree;
 
@@ -22,7 +22,10 @@ impl Session<'_> {
             return Ok(Some(tree));
         }
         let (plan, stop) = (delta.plan(), AtomicBool::new(false));
-        let read = self.meanwhile(&stop, || ScannedTree::read(plan, &stop));
+        let (kept, trusts) = (delta.kept(), delta.trusts());
+        let read = self.meanwhile(&stop, || {
+            ScannedTree::read(plan, kept.as_ref(), trusts, &stop)
+        });
         read.map(|read| Ok(delta.keep(read?))).transpose()
     }
 
@@ -44,12 +47,23 @@ impl Session<'_> {
         if !matches!(self.client.kind(), None | Some(ServerKind::Gangplank)) {
             return Ok(None);
         }
-        if delta.tree().is_none() && !self.may_lack_less(&project, key) {
+        let known = delta.tree().is_some() || delta.has_kept();
+        if !known && !self.may_lack_less(&project, key) {
             return Ok(None);
         }
         let Some(tree) = self.tree(delta)? else {
             return Ok(None);
         };
+        let changed = changed(&tree);
+        if delta.tries_kept(changed.is_some()) {
+            delta.begins(changed.as_ref().map_or(0, |changed| changed.bytes));
+            return Ok(changed);
+        }
+        let list = tree
+            .list()
+            .doing(|| "writing the list of the directory".into())?;
+        let (list, sent) = (Arc::new(list), delta.listed());
+        sent.set(sent.get() + list.len());
         let asked = OperationCall::from(Operation::Prepare(Prepare {
             project,
             tree: Some(tree.tree().to_string()),
@@ -57,12 +71,24 @@ impl Session<'_> {
         }));
         let request = FollowedRequest::Prepare {
             call: &asked,
-            list: Some(tree.list()),
+            list: Some(&list),
             key,
         };
         // Why there is no answer shows as soon as everything is sent.
         let answer = self.follow(request).ok();
-        Ok(answer.and_then(|answer| missing(tree, &answer)))
+        match answer {
+            Some(answer) => missing(tree, &answer, sent.get()),
+            None => Ok(None),
+        }
+    }
+
+    /// It was deployed. `tree` is what the server says that it holds, if it says it.
+    pub(crate) fn deployed(&mut self, delta: &DeltaUpload, tree: Option<&str>) {
+        if delta.tree().is_none() && delta.is_to_be_kept() && !self.client.is_harper() {
+            // What went as an archive was not read for it; without that the next command takes the longer way.
+            let _ = self.tree(delta);
+        }
+        delta.deployed(tree);
     }
 
     /// Whether the server may have something of the component, for which the directory is worth reading. A server that

@@ -1,5 +1,6 @@
 //! Requests that are followed to their end on a screen, until a signal comes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::client::follow::{
     AnswerFollower, FollowHost, FollowNews, FollowOptions, NextNotice, Repeat, Subject,
 };
 use crate::client::{Client, DeploymentRef, InFlight};
+use crate::formats::archive::Spool;
 use crate::formats::sse::SseRecord;
 
 /// What is asked.
@@ -30,7 +32,7 @@ pub(crate) enum FollowedRequest<'a> {
     /// What of a tree is missing, or without its list whether there is anything at all; the server ends an earlier upload with this key for it.
     Prepare {
         call: &'a OperationCall,
-        list: Option<&'a [u8]>,
+        list: Option<&'a Arc<Spool>>,
         key: &'a str,
     },
     /// An operation with a payload, which is packed for each try anew.
@@ -253,7 +255,9 @@ impl FollowHost for Following<'_, '_, '_> {
                 client.call(call, true)
             }
             FollowedRequest::Watch(which) => client.events(which, 0),
-            FollowedRequest::Prepare { call, list, key } => client.prepare(call, *list, key),
+            FollowedRequest::Prepare { call, list, key } => {
+                client.prepare(call, list.map(Spool::shared), key)
+            }
             FollowedRequest::Upload { .. } => self.upload(),
         }
     }

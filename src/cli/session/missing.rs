@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::api::error::Code;
+use crate::api::error::{Code, Doing, Error};
 use crate::cli::screen::units;
-use crate::cli::session::CommandError;
-use crate::formats::archive::{PackPlan, ScannedTree};
+use crate::client::cache::TreeCache;
+use crate::client::{NoResult, answer};
+use crate::formats::archive::{DeployedTree, PackPlan, ScannedTree, Selection};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::DeltaHead;
+use crate::formats::sse::SseRecord;
 
 /// A smaller tree is sent whole: the question takes as long.
 const WORTH_IT: u64 = 1 << 20;
@@ -19,10 +21,31 @@ const WORTH_IT: u64 = 1 << 20;
 /// What is known of a directory that is sent, over all tries.
 pub(crate) struct DeltaUpload {
     plan: Arc<PackPlan>,
+    /// Where is kept what it held when it was deployed last.
+    cache: Option<TreeCache>,
+    /// What is kept says which files need not be read.
+    trusts: bool,
     /// What it holds, once that was read.
     tree: OnceCell<Arc<ScannedTree>>,
-    /// How often the server lacked what it had said to have.
-    stale: Cell<u8>,
+    /// What the next try goes by.
+    by: Cell<TriedBy>,
+    /// The bytes of lists that were sent.
+    listed: Cell<u64>,
+}
+
+/// What says what the server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TriedBy {
+    /// It had the tree that was deployed last.
+    Kept,
+    /// That was tried just now.
+    KeptOnce,
+    /// It is asked.
+    Asking,
+    /// It is asked, and looks more closely.
+    Verifying,
+    /// Nobody: everything is sent.
+    Nothing,
 }
 
 /// What of a tree is to be sent.
@@ -32,23 +55,54 @@ pub(crate) struct Missing {
     pub(crate) wanted: Ranges,
     /// The bytes of it.
     pub(crate) bytes: u64,
+    /// The bytes that were sent to find it out.
+    pub(crate) asked: u64,
     /// What is said of the rest, if there is one.
     pub(crate) reused: Option<String>,
 }
 
 impl DeltaUpload {
-    /// None if everything is to be sent.
-    pub(crate) fn new(plan: &Arc<PackPlan>, full: bool) -> Option<DeltaUpload> {
+    /// None if everything is to be sent. `cache` is where is kept what was deployed last; with `rehash` every file is read
+    /// all the same.
+    pub(crate) fn new(
+        plan: &Arc<PackPlan>,
+        full: bool,
+        cache: Option<TreeCache>,
+        rehash: bool,
+    ) -> Option<DeltaUpload> {
         let worth_it = !full && plan.total() >= WORTH_IT;
         worth_it.then(|| DeltaUpload {
             plan: Arc::clone(plan),
+            cache,
+            trusts: !rehash,
             tree: OnceCell::new(),
-            stale: Cell::new(0),
+            by: Cell::new(TriedBy::Kept),
+            listed: Cell::new(0),
         })
     }
 
     pub(crate) fn plan(&self) -> Arc<PackPlan> {
         Arc::clone(&self.plan)
+    }
+
+    /// What it held when it was deployed last.
+    pub(crate) fn kept(&self) -> Option<DeployedTree> {
+        DeployedTree::read(self.cache.as_ref()?.open()?)
+    }
+
+    /// Whether something is kept, and the next try goes by it.
+    pub(crate) fn has_kept(&self) -> bool {
+        let there = self.cache.as_ref().and_then(TreeCache::open).is_some();
+        there && self.by.get() == TriedBy::Kept
+    }
+
+    /// Whether somebody will use again what is kept: not where each run begins with an empty disk.
+    pub(crate) fn is_to_be_kept(&self) -> bool {
+        self.cache.is_some() && std::env::var_os("CI").is_none()
+    }
+
+    pub(crate) fn trusts(&self) -> bool {
+        self.trusts
     }
 
     /// What it holds, once that was read.
@@ -61,59 +115,154 @@ impl DeltaUpload {
         Arc::clone(self.tree.get_or_init(|| Arc::new(tree)))
     }
 
-    /// Whether the server lacked what it had said to have once; none if it is not asked any longer.
-    pub(crate) fn verify(&self) -> Option<bool> {
-        match self.stale.get() {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
+    /// The bytes of lists that were sent.
+    pub(crate) fn listed(&self) -> &Cell<u64> {
+        &self.listed
+    }
+
+    /// Whether it is to be tried by what was kept, if that is `known`: once, for what an upload brings that is cut the
+    /// server tells.
+    pub(crate) fn tries_kept(&self, known: bool) -> bool {
+        let by = self.by.get();
+        let begun = |cache: &TreeCache| cache.is_begun();
+        let tries = known && by == TriedBy::Kept && !self.cache.as_ref().is_some_and(begun);
+        self.by.set(match by {
+            TriedBy::Kept if tries => TriedBy::KeptOnce,
+            TriedBy::Kept | TriedBy::KeptOnce => TriedBy::Asking,
+            by => by,
+        });
+        tries
+    }
+
+    /// So many bytes are about to be sent by what was kept: if that is cut, the next command asks what has come.
+    pub(crate) fn begins(&self, bytes: u64) {
+        if let (Some(cache), true) = (&self.cache, bytes >= WORTH_IT) {
+            cache.begin();
         }
     }
 
-    /// The server lacked what it had said to have: next time it looks more closely, and then everything is sent. False if
-    /// everything was sent.
-    pub(crate) fn was_stale(&self) -> bool {
-        let stale = self.stale.get();
-        self.stale.set(stale + 1);
-        stale < 2
+    /// Another deployment is in the way, and this one is tried again as it was.
+    pub(crate) fn was_busy(&self) {
+        if self.by.get() == TriedBy::KeptOnce {
+            self.by.set(TriedBy::Kept);
+        }
+    }
+
+    /// Whether the server is to look more closely; none if it is not asked any longer.
+    pub(crate) fn verify(&self) -> Option<bool> {
+        match self.by.get() {
+            TriedBy::Nothing => None,
+            by => Some(by == TriedBy::Verifying),
+        }
+    }
+
+    /// Whether a record says what another try is made for.
+    pub(crate) fn is_retried_for(&self, record: &SseRecord) -> bool {
+        record.event == "error" && self.goes_another_way(&answer::failed(&record.data, 200))
+    }
+
+    /// Whether a failure says that the server cannot use what was sent, and the next try is another one.
+    pub(crate) fn goes_another_way(&self, failed: &NoResult) -> bool {
+        let code = failed.code.as_deref();
+        match self.by.get() {
+            // One that cannot read a difference says so as it may.
+            TriedBy::KeptOnce => {
+                let codes = [Code::StaleBase, Code::BadArchive, Code::BadRequest];
+                codes.iter().any(|one| code == Some(one.word()))
+            }
+            TriedBy::Nothing => false,
+            _ => code == Some(Code::StaleBase.word()),
+        }
+    }
+
+    /// It goes another way. Gives what is said of it.
+    pub(crate) fn go_another_way(&self) -> Option<&'static str> {
+        let by = self.by.get();
+        self.by.set(match by {
+            TriedBy::Kept | TriedBy::KeptOnce => TriedBy::Asking,
+            TriedBy::Asking => TriedBy::Verifying,
+            TriedBy::Verifying | TriedBy::Nothing => TriedBy::Nothing,
+        });
+        (by != TriedBy::KeptOnce).then_some("the server lacks what it had; sending more")
+    }
+
+    /// It was deployed. `tree` is what the server says that it holds.
+    pub(crate) fn deployed(&self, tree: Option<&str>) {
+        let (Some(cache), Some(scanned)) = (&self.cache, self.tree.get()) else {
+            return;
+        };
+        match tree.is_none_or(|tree| tree == scanned.tree().to_string()) {
+            true => cache.replace(|out| scanned.keep(&mut { out })),
+            // It was changed while it was packed.
+            false => cache.forget(),
+        }
     }
 }
 
-/// Whether a failure says that the server lacked what it had said to have.
-pub(crate) fn is_stale(trouble: &CommandError) -> bool {
-    trouble.failed.code.as_deref() == Some(Code::StaleBase.word())
+/// What has changed of a tree since it was deployed last, if that is known.
+pub(crate) fn changed(tree: &Arc<ScannedTree>) -> Option<Missing> {
+    let difference = tree.difference()?;
+    let head = DeltaHead {
+        base: Some(difference.base.to_string()),
+        tree: tree.tree().to_string(),
+        list: difference.lines.len() as u64,
+        difference: true,
+    };
+    let wanted = &difference.wanted;
+    Some(Missing {
+        head,
+        wanted: wanted.objects.clone(),
+        bytes: wanted.bytes,
+        asked: 0,
+        reused: reused(tree, wanted),
+        tree: Arc::clone(tree),
+    })
 }
 
-/// What the server's answer says. None if everything is to be sent as an archive.
-pub(crate) fn missing(tree: Arc<ScannedTree>, answer: &Value) -> Option<Missing> {
+/// What the server's answer says, after so many bytes of the list. None if everything is to be sent as an archive.
+///
+/// # Errors
+/// When what was read cannot be read again.
+pub(crate) fn missing(
+    tree: Arc<ScannedTree>,
+    answer: &Value,
+    asked: u64,
+) -> Result<Option<Missing>, Error> {
     let base = answer["base"].as_str();
-    if base.is_some_and(|base| base.parse::<ContentHash>().is_err()) {
-        return None;
-    }
-    let wanted = Ranges::parse(answer["missing"].as_str()?)?;
-    let bytes = answer["missing_bytes"].as_u64()?;
-    let (files, total) = (tree.files(), tree.bytes());
+    let wanted = answer["missing"].as_str().and_then(Ranges::parse);
+    let (Some(wanted), Some(bytes)) = (wanted, answer["missing_bytes"].as_u64()) else {
+        return Ok(None);
+    };
     // All of it goes quicker as an archive.
-    if base.is_none() && bytes == total {
-        return None;
+    let nothing_known = base.is_none() && bytes == tree.bytes();
+    if nothing_known || base.is_some_and(|base| base.parse::<ContentHash>().is_err()) {
+        return Ok(None);
     }
     let head = DeltaHead {
         base: base.map(str::to_owned),
         tree: tree.tree().to_string(),
         list: 0,
+        difference: false,
     };
-    let (sent, sent_bytes) = tree.sent(&wanted);
-    let reused = (sent < files).then(|| {
-        let size = units::size(total.saturating_sub(sent_bytes));
-        let (of, files) = (grouped(files - sent), grouped(files));
-        format!("reused {of} of {files} files ({size})")
-    });
-    Some(Missing {
+    let sent = tree.select(&wanted);
+    let sent = sent.doing(|| "looking for what the server lacks".into())?;
+    Ok(Some(Missing {
+        reused: reused(&tree, &sent),
         tree,
         head,
         wanted,
         bytes,
-        reused,
+        asked,
+    }))
+}
+
+/// What is said of that which is not sent.
+fn reused(tree: &ScannedTree, sent: &Selection) -> Option<String> {
+    let files = tree.files();
+    (sent.files < files).then(|| {
+        let size = units::size(tree.bytes().saturating_sub(sent.bytes));
+        let (of, files) = (grouped(files - sent.files), grouped(files));
+        format!("reused {of} of {files} files ({size})")
     })
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct PackingThread {
     sent: Arc<AtomicU64>,
     /// What is said of that which need not be sent.
     reused: Option<String>,
+    /// The bytes that were sent to find that out.
+    asked: u64,
 }
 
 /// Where a payload comes from, each time that it is sent.
@@ -110,7 +112,7 @@ pub(crate) fn start_delta(
     local: bool,
 ) -> Result<(PackingThread, PackReader), Error> {
     let level = level.unwrap_or(u32::from(!local));
-    let (total, reused) = (missing.bytes, missing.reused.clone());
+    let (total, reused, asked) = (missing.bytes, missing.reused.clone(), missing.asked);
     let write = move |out: &mut PackWriter, _: Effort<'_>, packed: &AtomicU64| {
         let Missing {
             tree, head, wanted, ..
@@ -120,6 +122,7 @@ pub(crate) fn start_delta(
     };
     let (mut packing, payload) = begin(total, local, write)?;
     packing.reused = reused;
+    packing.asked = asked;
     Ok((packing, payload))
 }
 
@@ -160,6 +163,7 @@ fn begin(
         total,
         sent,
         reused: None,
+        asked: 0,
     };
     let pipe = PackReader {
         filled,
@@ -179,10 +183,10 @@ impl PackingThread {
         (self.bytes.load(Ordering::Relaxed), self.total)
     }
 
-    /// The bytes of a payload that brings only what is missing, and what is said of the rest.
+    /// The bytes that were sent for a payload that brings only what is missing, and what is said of the rest.
     pub(crate) fn reused(&self) -> Option<(u64, &str)> {
         let reused = self.reused.as_deref()?;
-        Some((self.sent.load(Ordering::Relaxed), reused))
+        Some((self.asked + self.sent.load(Ordering::Relaxed), reused))
     }
 
     /// Why the payload could not be packed, if that is so. Waits for the thread, so the [`PackReader`] has to be at its end or

@@ -78,7 +78,7 @@ struct Parcel {
 /// Why a peer has no build.
 struct NotStaged {
     why: String,
-    /// It lacks what it was to have.
+    /// It lacks what it was to have, or cannot read it.
     stale: bool,
 }
 
@@ -168,7 +168,8 @@ impl Staging<'_> {
         let key = self.key();
         let mut talk = self.talk();
         let asked = talk.run(Subject::Reading, call.shape(), &mut || {
-            self.peer.client.prepare(&call, Some(&list), &key)
+            let list = std::io::Cursor::new(list.clone());
+            self.peer.client.prepare(&call, Some(list), &key)
         });
         // A peer that knows nothing of trees gets all, and why another one does not answer shows then.
         payload.lacking(tree, held, &asked.ok()?)
@@ -176,6 +177,7 @@ impl Staging<'_> {
 
     fn send(&mut self, parcel: Parcel) -> Result<Build, NotStaged> {
         let request = self.request;
+        let unasked = parcel.base.is_some();
         let call = OperationCall::from(Operation::Deploy(Box::new(Deploy {
             activate: false,
             options: request.options.clone(),
@@ -191,7 +193,13 @@ impl Staging<'_> {
             let payload = FromStart(Arc::clone(&file), 0);
             self.peer.client.upload(&call, payload, &key)
         });
-        let stale = talk.code.as_deref() == Some(Code::StaleBase.word());
+        let mut codes = vec![Code::StaleBase];
+        if unasked {
+            // One that does not know how to read it was not asked whether it does.
+            codes.extend([Code::BadArchive, Code::BadRequest]);
+        }
+        let code = talk.code.as_deref();
+        let stale = codes.iter().any(|one| code == Some(one.word()));
         let not_staged = |why| NotStaged { why, stale };
         let id = talk.id;
         let built = ended.and_then(|result| {
@@ -255,6 +263,7 @@ impl StagePayload<'_> {
             base: base.map(str::to_owned),
             tree: tree.to_owned(),
             list: 0,
+            difference: false,
         };
         let file = self.store.nameless_file().ok()?;
         held.write_delta(&head, &wanted, &file).ok()?;

@@ -347,7 +347,13 @@ mod tests {
 
     fn scan(dir: &Path) -> ScannedTree {
         let plan = plan(dir, &PackOptions::default()).unwrap();
-        ScannedTree::read(Arc::new(plan), &AtomicBool::new(false)).unwrap()
+        ScannedTree::read(Arc::new(plan), None, true, &AtomicBool::new(false)).unwrap()
+    }
+
+    fn listed(dir: &Path) -> Vec<u8> {
+        let (list, mut bytes) = (scan(dir).list().unwrap(), Vec::new());
+        std::io::Read::read_to_end(&mut list.reader(), &mut bytes).unwrap();
+        bytes
     }
 
     fn write(path: PathBuf, content: impl AsRef<[u8]>) {
@@ -383,12 +389,12 @@ mod tests {
         let new = scan(dir);
         let base = base.map(|base| {
             let list = at.0.join("old");
-            fs::write(&list, scan(base).list()).unwrap();
+            fs::write(&list, listed(base)).unwrap();
             let dir = base.to_path_buf();
             BaseTree { dir, list }
         });
         let list = at.0.join("new");
-        fs::write(&list, new.list()).unwrap();
+        fs::write(&list, listed(dir)).unwrap();
         let asked = |base| demand(&list, ANY, base, &|_| false).unwrap();
         let demand = asked(base.as_ref());
         assert_eq!(demand.tree, new.tree());
@@ -397,6 +403,7 @@ mod tests {
             base: None,
             tree: new.tree().to_string(),
             list: 0,
+            difference: false,
         };
         let mut delta = Vec::new();
         new.write_delta(&head, &missing, (&mut delta, 1), &mut |_| ())
@@ -481,8 +488,8 @@ mod tests {
         let stale = |change: &dyn Fn()| {
             let list = Temporary::new();
             let (new_list, old_list) = (list.0.join("new"), list.0.join("old"));
-            fs::write(&new_list, scan(&new.0).list()).unwrap();
-            fs::write(&old_list, scan(&base.0).list()).unwrap();
+            fs::write(&new_list, listed(&new.0)).unwrap();
+            fs::write(&old_list, listed(&base.0)).unwrap();
             change();
             let tree = BaseTree {
                 dir: base.0.clone(),

@@ -1,19 +1,20 @@
 //! What of a directory is packed: [`plan`] walks it, by the rules of its ignore files and by what is left out by default.
 
-use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::api::error::{Doing, Error};
-use crate::formats::archive::pack::{PackItem, PackKind, PackPlan};
+use crate::formats::archive::pack::PackPlan;
 use crate::formats::archive::path::{Name, stays};
+use crate::formats::archive::planned::{FileStamp, PackItem, PackKind, Planned};
 use crate::formats::archive::reader::fill;
 use crate::formats::archive::{litter, secrets, sparse, visible};
 use crate::formats::ignore::{IgnoreRules, IgnoreVerdict};
@@ -59,6 +60,7 @@ impl PackOptions {
 /// No such directory, no file in it to pack, or something in it that cannot be read; the error names the path.
 pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
     let doing = || format!("packing {}", dir.display());
+    let begun = SystemTime::now();
     let root = dir.canonicalize().doing(doing)?;
     let metadata = fs::metadata(&root).doing(doing)?;
     if is_server_root(&root) {
@@ -68,11 +70,12 @@ pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
     let mut walk = Walk {
         options,
         ignore_file: None,
-        directories: VecDeque::new(),
+        levels: Vec::new(),
         plan: PackPlan {
             root,
             mode: metadata.permissions().mode() & 0o777,
-            items: Vec::new(),
+            items: Planned::default(),
+            begun,
             warnings: Vec::new(),
             secrets: Vec::new(),
             holes: Vec::new(),
@@ -84,12 +87,16 @@ pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
         top = Some(Scope::read(file, 0, None)?);
         walk.ignore_file = file.canonicalize().ok();
     }
-    walk.directories.push_back((PathBuf::new(), top));
-    while let Some((directory, scope)) = walk.directories.pop_front() {
-        walk.directory(&directory, scope)?;
+    walk.enter(PathBuf::new(), top)?;
+    while let Some(level) = walk.levels.last_mut() {
+        let Some(name) = level.names.next() else {
+            walk.levels.pop();
+            continue;
+        };
+        let (path, scope) = (level.path.join(&name), level.scope.clone());
+        walk.entry(path, &name, scope)?;
     }
     let mut plan = walk.plan;
-    plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     plan.warnings.sort_unstable();
     plan.secrets.sort_unstable();
     if plan.files() == 0 {
@@ -148,13 +155,73 @@ fn verdict(scope: Option<&Rc<Scope>>, path: &[u8], is_directory: bool) -> Option
     None
 }
 
+/// The names in a directory, in order, as compactly as a directory of a hundred thousand files needs it.
+#[derive(Default)]
+struct Names {
+    text: Vec<u8>,
+    /// Where they are in the text, the next one last.
+    places: Vec<(u32, u16)>,
+}
+
+impl Names {
+    fn push(&mut self, name: &[u8]) {
+        // No name has more than 255 bytes, so that some 16 million of them fit.
+        let place = (self.text.len() as u32, name.len() as u16);
+        self.places.push(place);
+        self.text.extend_from_slice(name);
+    }
+
+    fn name(&self, (at, len): (u32, u16)) -> &[u8] {
+        &self.text[at as usize..][..usize::from(len)]
+    }
+
+    fn sort(&mut self) {
+        let mut places = std::mem::take(&mut self.places);
+        places.sort_unstable_by(|one, other| self.name(*other).cmp(self.name(*one)));
+        self.places = places;
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        let found = self
+            .places
+            .binary_search_by(|place| name.cmp(self.name(*place)));
+        found.is_ok()
+    }
+
+    fn next(&mut self) -> Option<OsString> {
+        let place = self.places.pop()?;
+        Some(OsString::from_vec(self.name(place).to_vec()))
+    }
+}
+
+/// A directory on the way.
+struct WalkLevel {
+    path: PathBuf,
+    /// What is still to be looked at.
+    names: Names,
+    /// The rules that hold in it.
+    scope: Option<Rc<Scope>>,
+}
+
+fn stamp(metadata: &Metadata) -> FileStamp {
+    // Until the year 2262.
+    let time =
+        |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    FileStamp {
+        changed: time(metadata.mtime(), metadata.mtime_nsec()),
+        inode_changed: time(metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+        device: metadata.dev(),
+    }
+}
+
 /// On the way through a directory.
 struct Walk<'a> {
     options: &'a PackOptions,
     /// The one that was named; the directory may hold it.
     ignore_file: Option<PathBuf>,
-    /// Those that are still to be looked at, with the rules that hold in them.
-    directories: VecDeque<(PathBuf, Option<Rc<Scope>>)>,
+    /// Where it is.
+    levels: Vec<WalkLevel>,
     plan: PackPlan,
 }
 
@@ -167,27 +234,42 @@ impl Walk<'_> {
         self.plan.doing(path.as_os_str().as_bytes())
     }
 
-    fn directory(&mut self, directory: &Path, above: Option<Rc<Scope>>) -> Result<(), Error> {
-        let entries = fs::read_dir(self.full(directory)).doing(|| self.doing(directory))?;
-        let names: Result<Vec<_>, _> = entries
-            .map(|entry| entry.map(|entry| entry.file_name()))
-            .collect();
-        let names = names.doing(|| self.doing(directory))?;
+    /// Goes on with what is in a directory.
+    fn enter(&mut self, directory: PathBuf, above: Option<Rc<Scope>>) -> Result<(), Error> {
+        let doing = || self.doing(&directory);
+        let mut names = Names::default();
+        for entry in fs::read_dir(self.full(&directory)).doing(doing)? {
+            names.push(entry.doing(doing)?.file_name().as_bytes());
+        }
+        names.sort();
         let is_top = directory.as_os_str().is_empty();
         let replaced = is_top && self.options.ignore_file.is_some();
-        let has_rules = !replaced && names.iter().any(|name| name == IGNORE_FILE);
+        let has_rules = !replaced && names.has(IGNORE_FILE.as_bytes());
         let scope = match has_rules {
-            true => Some(self.rules(directory, above)?),
+            true => Some(self.rules(&directory, above)?),
             false => above,
         };
-        for name in names {
-            let path = directory.join(&name);
-            let metadata = fs::symlink_metadata(self.full(&path)).doing(|| self.doing(&path))?;
-            if self.goes_along(&path, &name, &metadata, scope.as_ref())? {
-                self.take(path, &metadata, scope.as_ref())?;
-            }
-        }
+        let path = directory;
+        self.levels.push(WalkLevel { path, names, scope });
         Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        path: PathBuf,
+        name: &OsStr,
+        scope: Option<Rc<Scope>>,
+    ) -> Result<(), Error> {
+        let metadata = fs::symlink_metadata(self.full(&path)).doing(|| self.doing(&path))?;
+        if !self.goes_along(&path, name, &metadata, scope.as_ref())? {
+            return Ok(());
+        }
+        let is_directory = metadata.is_dir();
+        self.take(&path, &metadata)?;
+        match is_directory {
+            true => self.enter(path, scope),
+            false => Ok(()),
+        }
     }
 
     /// The rules of a directory that has its own.
@@ -242,12 +324,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    fn take(
-        &mut self,
-        path: PathBuf,
-        metadata: &Metadata,
-        scope: Option<&Rc<Scope>>,
-    ) -> Result<(), Error> {
+    fn take(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
         let bytes = path.as_os_str().as_bytes();
         let kind = metadata.file_type();
         // What the receiving side refuses by its name is known before the upload.
@@ -256,15 +333,15 @@ impl Walk<'_> {
         let what = if kind.is_dir() {
             PackKind::Directory
         } else if kind.is_file() {
-            self.readable(&path)?;
+            self.readable(path)?;
             self.plan.total += metadata.len();
-            self.note_holes(&path, metadata)?;
+            self.note_holes(path, metadata)?;
             PackKind::File(metadata.len())
         } else if kind.is_symlink() {
             if self.options.skip_symlinks {
                 return Ok(());
             }
-            match self.link(&path)? {
+            match self.link(path)? {
                 Ok(target) => PackKind::Symlink(target),
                 Err(warning) => {
                     self.plan.warnings.push(warning);
@@ -277,15 +354,16 @@ impl Walk<'_> {
             self.plan.warnings.push(warning);
             return Ok(());
         };
-        self.plan.items.push(PackItem {
-            path: bytes.into(),
+        let item = PackItem {
+            path: bytes.to_vec(),
             mode: metadata.permissions().mode() & 0o777,
             what,
-        });
-        if kind.is_dir() {
-            self.directories.push_back((path, scope.cloned()));
-        }
-        Ok(())
+            stamp: stamp(metadata),
+        };
+        self.plan
+            .items
+            .push(&item)
+            .doing(|| "keeping what is found".into())
     }
 
     /// Whether it is a secret by its name or, a file, by what is in it.

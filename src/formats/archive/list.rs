@@ -28,7 +28,7 @@ const IMPLIED: u32 = 0o755;
 const ENTRIES_MAX: usize = 100_000;
 
 /// Hashes do not shrink, and paths do so at any level.
-const LIST_LEVEL: u32 = 3;
+pub(super) const LIST_LEVEL: u32 = 3;
 
 /// The least room for what the compressor gives at once.
 const GZIP_ROOM: usize = 4 << 10;

@@ -28,6 +28,9 @@
 //! | `scan` | reads a directory for its list, and sends what of it is missing |
 //! | `secrets` | what is left out because it is a secret |
 //! | `pack` | writes the archive of what was chosen |
+//! | `planned` | what was chosen, entry by entry |
+//! | `spool` | bytes that are written once and read again |
+//! | `stamped` | the list of a directory as it was read last, with what tells whether its files are the same |
 //! | `effort` | how hard to compress: as hard as the link is slow |
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
 //! | `unpack` | receives a payload: limits, hash, the threads |
@@ -36,7 +39,10 @@
 //! | `early_sync` | puts on disk what has come while the rest arrives |
 //! | `gunzip` | out of gzip |
 //! | `reader` | the entries of a tar, with what the headers before them say |
+//! | `reading` | what files hold, by two threads |
+//! | `rescan` | one pass through a directory, beside what was kept of it |
 //! | `ready` | an archive that is sent as it is |
+//! | `relist` | the list of a tree, by that of another one and their difference |
 //! | `sniff` | the names of what was sent instead of a tar |
 //! | `extract` | judges entry by entry and writes the tree |
 //! | `sparse` | a file that keeps its holes |
@@ -66,8 +72,12 @@ mod making;
 mod objects;
 mod pack;
 pub(in crate::formats) mod path;
+mod planned;
 mod reader;
+mod reading;
 mod ready;
+mod relist;
+mod rescan;
 mod salvage;
 mod scan;
 mod secrets;
@@ -75,6 +85,8 @@ mod settle;
 mod sniff;
 mod spare;
 mod sparse;
+mod spool;
+mod stamped;
 mod supply;
 #[cfg(test)]
 mod testing;
@@ -91,11 +103,14 @@ pub use list::list_archive;
 pub use objects::KeptTree;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};
+pub use relist::relist;
 pub use salvage::salvage;
-pub use scan::ScannedTree;
+pub use scan::{ScannedTree, Selection};
 pub use spare::{
     CopyEnd, PatchSources, SpareTree, Unusable, changes, copy_tree, has_tree, stamp_tree,
 };
+pub use spool::Spool;
+pub use stamped::DeployedTree;
 pub use supply::{BaseTree, Supply, changed, demand, unzip_list};
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;

@@ -1,6 +1,6 @@
 //! The archive of a directory: [`PackPlan::write`] writes what was chosen as a tar.gz.
 //!
-//! The same tree gives the same tar, and the same bytes where the level is given: entries are sorted by the bytes of their paths, owners are 0 and nameless, and every
+//! The same tree gives the same tar, and the same bytes where the level is given: entries are sorted, what is in a directory right behind it, owners are 0 and nameless, and every
 //! modification time is the same, since a checkout, a copy and a CI runner each give their own to the same files. (The
 //! receiving side does not use them either.) Of a mode the permission bits go along.
 
@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 use tar::{EntryType, Header};
@@ -16,6 +17,7 @@ use tar::{EntryType, Header};
 use crate::api::error::{Doing, Error, Refusal};
 use crate::formats::archive::effort::Effort;
 use crate::formats::archive::gzip::Gzip;
+use crate::formats::archive::planned::{FileStamp, PackItem, PackKind, Planned};
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
 use crate::formats::archive::supply::open_list;
 use crate::formats::archive::visible;
@@ -31,24 +33,13 @@ const CHUNK: usize = 256 * 1024;
 pub struct PackPlan {
     pub(super) root: PathBuf,
     pub(super) mode: u32,
-    pub(super) items: Vec<PackItem>,
+    pub(super) items: Planned,
+    /// When it was begun.
+    pub(super) begun: SystemTime,
     pub(super) warnings: Vec<String>,
     pub(super) secrets: Vec<String>,
     pub(super) holes: Vec<(String, u64)>,
     pub(super) total: u64,
-}
-
-pub(super) struct PackItem {
-    /// Relative to the root.
-    pub(super) path: Box<[u8]>,
-    pub(super) mode: u32,
-    pub(super) what: PackKind,
-}
-
-pub(super) enum PackKind {
-    Directory,
-    File(u64),
-    Symlink(Box<[u8]>),
 }
 
 impl PackPlan {
@@ -61,12 +52,14 @@ impl PackPlan {
         let mut plan = PackPlan {
             root: root.to_path_buf(),
             mode: 0o755,
-            items: Vec::new(),
+            items: Planned::default(),
+            begun: SystemTime::now(),
             warnings: Vec::new(),
             secrets: Vec::new(),
             holes: Vec::new(),
             total: 0,
         };
+        let doing = || format!("reading the list of {}", root.display());
         while let Some(ListedEntry { path, kind }) = list.next()? {
             let (mode, what) = match kind {
                 ListedKind::Directory { mode } => (mode, PackKind::Directory),
@@ -80,10 +73,14 @@ impl PackPlan {
                 plan.mode = mode;
                 continue;
             }
-            let path = path.into();
-            plan.items.push(PackItem { path, mode, what });
+            let item = PackItem {
+                path,
+                mode,
+                what,
+                stamp: FileStamp::default(),
+            };
+            plan.items.push(&item).doing(doing)?;
         }
-        plan.items.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(plan)
     }
 
@@ -94,8 +91,7 @@ impl PackPlan {
 
     /// How many regular files there are.
     pub fn files(&self) -> usize {
-        let is_file = |item: &&PackItem| matches!(item.what, PackKind::File(_));
-        self.items.iter().filter(is_file).count()
+        self.items.files
     }
 
     /// The names of what is left out because it is a secret.
@@ -132,19 +128,26 @@ impl PackPlan {
             written: 0,
         };
         writer.header(b"./", EntryType::Directory, self.mode, 0, None)?;
-        for PackItem { path, mode, what } in &self.items {
+        for item in self.items.items() {
+            let item = item.doing(|| self.doing(&[]))?;
+            let PackItem {
+                mut path,
+                mode,
+                what,
+                ..
+            } = item;
             match what {
                 PackKind::Directory => {
-                    let path = [path, &b"/"[..]].concat();
-                    writer.header(&path, EntryType::Directory, *mode, 0, None)?;
+                    path.push(b'/');
+                    writer.header(&path, EntryType::Directory, mode, 0, None)?;
                 }
                 PackKind::Symlink(target) => {
-                    writer.header(path, EntryType::Symlink, 0o777, 0, Some(target))?;
+                    writer.header(&path, EntryType::Symlink, 0o777, 0, Some(&target))?;
                 }
                 PackKind::File(size) => {
-                    writer.header(path, EntryType::Regular, *mode, *size, None)?;
-                    let file = self.open(&directory, path)?;
-                    writer.file(file, *size, || self.doing(path), progress)?;
+                    writer.header(&path, EntryType::Regular, mode, size, None)?;
+                    let file = self.open(&directory, &path)?;
+                    writer.file(file, size, || self.doing(&path), progress)?;
                 }
             }
         }
@@ -379,11 +382,11 @@ mod tests {
             "./",
             ".hidden",
             "a/",
+            "a/b",
+            "a/up",
             "a link with a long target",
             "a-b",
             "a.txt",
-            "a/b",
-            "a/up",
         ];
         assert_eq!(paths[..expected.len()], expected);
     }
@@ -482,8 +485,8 @@ mod tests {
         let disk = File::options().write(true).open(root.join("disk.img"));
         disk.unwrap().set_len(64 << 20).unwrap();
         let plan = plan(&root, &PackOptions::default()).unwrap();
-        let shown = |item: &PackItem| String::from_utf8_lossy(&item.path).into_owned();
-        let names: Vec<String> = plan.items.iter().map(shown).collect();
+        let shown = |item: io::Result<PackItem>| String::from_utf8(item.unwrap().path).unwrap();
+        let names: Vec<String> = plan.items.items().map(shown).collect();
         assert_eq!(names, ["._mine", "disk.img", "img", "index.html"]);
         assert_eq!(plan.warnings(), [""; 0]);
         let [(name, holes)] = plan.holes() else {

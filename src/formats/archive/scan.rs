@@ -1,85 +1,137 @@
 //! The list of a directory that is to be sent, and of its content what the server lacks.
 //!
-//! Two threads read and hash: a core does some GB a second, and a disk that is asked by two is seldom slower for it.
+//! What was kept of the directory as it was deployed last ([`DeployedTree`]) says which files need not be read, and what has
+//! changed since.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::api::error::{Doing, Error};
-use crate::formats::archive::pack::{PackItem, PackKind, PackPlan};
-use crate::formats::delta::chunk::{CUT_FROM, ROOM, SEGMENT};
-use crate::formats::delta::content;
+use crate::formats::archive::list::LIST_LEVEL;
+use crate::formats::archive::pack::PackPlan;
+use crate::formats::archive::rescan::{DifferenceSoFar, PassResult, ScanPass, short};
+use crate::formats::archive::spool::Spool;
+use crate::formats::archive::stamped::{self, DeployedTree};
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{
-    ChunkRef, ListedEntry, ListedFile, ListedKind, ListingWriter,
-};
-use crate::formats::delta::order;
+use crate::formats::delta::listing::{ChunkRef, ListedKind, ListingWriter};
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::{DeltaHead, RecordWriter};
-use crate::system::memory::Pages;
-
-/// How many threads read.
-const READERS: usize = 2;
-
-/// Hashes do not shrink, and paths do so at any level.
-const LIST_LEVEL: u32 = 3;
 
 /// A directory whose list is made.
 pub struct ScannedTree {
     plan: Arc<PackPlan>,
-    /// What each file of the plan holds.
-    files: Vec<Option<ListedFile>>,
-    /// The numbers of the plan's items, in the order of the list.
-    order: Vec<usize>,
-    /// The list, as gzip.
-    list: Vec<u8>,
+    body: Spool,
+    seed: u64,
     tree: ContentHash,
+    files: u64,
+    bytes: u64,
+    difference: Option<TreeDifference>,
 }
 
-/// What one thread reads at once: an item, and where in a large file.
-#[derive(Clone, Copy)]
-struct ScanPart {
-    item: usize,
-    at: u64,
+/// What a tree has that the one which was kept has not.
+pub struct TreeDifference {
+    pub base: ContentHash,
+    /// Their lists' difference, as gzip.
+    pub lines: Vec<u8>,
+    pub wanted: Selection,
 }
 
-/// What was read of it.
-enum PartContent {
-    Whole(ListedFile),
-    Segment(Vec<ChunkRef>),
+/// Some of the objects of a tree.
+#[derive(Default)]
+pub struct Selection {
+    pub objects: Ranges,
+    /// How many files they are of.
+    pub files: u64,
+    pub bytes: u64,
 }
 
 impl ScannedTree {
-    /// Reads everything that is planned, unless it is told to stop.
+    /// Reads everything that is planned, unless it is told to stop. What was kept says what need not be read, if it is
+    /// `trusted`, and in any case what has changed.
     ///
     /// # Errors
     /// A file that cannot be read or is not what it was when the plan was made.
-    pub fn read(plan: Arc<PackPlan>, stop: &AtomicBool) -> Result<ScannedTree, Error> {
-        let files = read_all(&plan, stop)?;
-        let mut order: Vec<usize> = (0..plan.items.len()).collect();
-        order.sort_unstable_by(|a, b| order::compare(&plan.items[*a].path, &plan.items[*b].path));
-        let mut scanned = ScannedTree {
-            plan,
-            files,
-            order,
-            list: Vec::new(),
-            tree: ContentHash([0; 32]),
+    pub fn read(
+        plan: Arc<PackPlan>,
+        kept: Option<&DeployedTree>,
+        trusted: bool,
+        stop: &AtomicBool,
+    ) -> Result<ScannedTree, Error> {
+        let what = || "listing the directory".to_owned();
+        let seed = match kept {
+            Some(kept) => kept.seed,
+            None => getrandom::u64().doing(what)?,
         };
-        (scanned.tree, scanned.list) = scanned
-            .write_list()
-            .doing(|| "listing the directory".into())?;
+        let pass = ScanPass::new(&plan, (kept, trusted), seed, stop)?;
+        let PassResult {
+            tree,
+            body,
+            difference,
+        } = pass.run()?;
+        let mut scanned = ScannedTree {
+            files: plan.files() as u64,
+            bytes: plan.total(),
+            plan,
+            body,
+            seed,
+            tree,
+            difference: None,
+        };
+        if let (Some(difference), Some(kept)) = (difference, kept) {
+            // It is only a shorter way.
+            scanned.difference = scanned.compared(difference, kept).ok();
+        }
         Ok(scanned)
     }
 
+    fn compared(
+        &self,
+        difference: DifferenceSoFar,
+        kept: &DeployedTree,
+    ) -> io::Result<TreeDifference> {
+        let (lines, mut wanted) = difference.end()?;
+        if !wanted.is_empty() {
+            // What was moved or copied is there under another name.
+            let mut old = kept.entries()?;
+            while let (Some(old), false) = (old.next()?, wanted.is_empty()) {
+                if let ListedKind::File(file) = &old.entry.kind {
+                    for object in file.objects() {
+                        wanted.remove(&short(object.hash));
+                    }
+                }
+            }
+        }
+        let wanted = match wanted.is_empty() {
+            true => Selection::default(),
+            // It is sent once, however often it is used.
+            false => self.choose(&mut |_, object| wanted.remove(&short(object.hash)))?,
+        };
+        Ok(TreeDifference {
+            base: kept.tree,
+            lines,
+            wanted,
+        })
+    }
+
     /// The list, as gzip.
-    pub fn list(&self) -> &[u8] {
-        &self.list
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn list(&self) -> io::Result<Spool> {
+        let gzip = GzEncoder::new(Spool::default(), Compression::new(LIST_LEVEL));
+        let mut writer = ListingWriter::new(gzip)?;
+        let mut entries = stamped::entries(&self.body)?;
+        while let Some(one) = entries.next()? {
+            writer.entry(&one.entry)?;
+        }
+        let (_, gzip) = writer.end();
+        gzip.finish()
     }
 
     /// The identity of the list.
@@ -87,56 +139,57 @@ impl ScannedTree {
         self.tree
     }
 
+    /// What it has that the tree which was kept has not.
+    pub fn difference(&self) -> Option<&TreeDifference> {
+        self.difference.as_ref()
+    }
+
     /// How many files there are.
     pub fn files(&self) -> u64 {
-        self.files.iter().flatten().count() as u64
+        self.files
     }
 
     /// The bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().flatten().map(|file| file.size).sum()
+        self.bytes
     }
 
-    /// How many files these objects are of, and their bytes.
-    pub fn sent(&self, wanted: &Ranges) -> (u64, u64) {
-        let (mut asks, mut number, mut files, mut bytes) = (wanted.asker(), 0, 0, 0);
-        for file in self.order.iter().filter_map(|n| self.files[*n].as_ref()) {
+    /// Writes what is to be kept of it once it is deployed.
+    ///
+    /// # Errors
+    /// `out`'s own.
+    pub fn keep(&self, out: &mut impl Write) -> io::Result<()> {
+        stamped::keep(&self.body, self.seed, self.tree, out)
+    }
+
+    /// What these objects are.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn select(&self, wanted: &Ranges) -> io::Result<Selection> {
+        let mut asks = wanted.asker();
+        self.choose(&mut |number, _| asks(number))
+    }
+
+    fn choose(&self, asks: &mut dyn FnMut(u64, ChunkRef) -> bool) -> io::Result<Selection> {
+        let (mut chosen, mut number) = (Selection::default(), 0);
+        let mut entries = stamped::entries(&self.body)?;
+        while let Some(one) = entries.next()? {
+            let ListedKind::File(file) = &one.entry.kind else {
+                continue;
+            };
             let mut any = false;
             for object in file.objects() {
-                if asks(number) {
-                    (any, bytes) = (true, bytes + u64::from(object.len));
+                if asks(number, object) {
+                    chosen.objects.push(number);
+                    chosen.bytes += u64::from(object.len);
+                    any = true;
                 }
                 number += 1;
             }
-            files += u64::from(any);
+            chosen.files += u64::from(any);
         }
-        (files, bytes)
-    }
-
-    fn write_list(&self) -> io::Result<(ContentHash, Vec<u8>)> {
-        let gzip = GzEncoder::new(Vec::new(), Compression::new(LIST_LEVEL));
-        let mut writer = ListingWriter::new(gzip)?;
-        let mode = ListedEntry::directory_mode(self.plan.mode);
-        writer.entry(&ListedEntry {
-            path: Vec::new(),
-            kind: ListedKind::Directory { mode },
-        })?;
-        for &n in &self.order {
-            let PackItem { path, mode, what } = &self.plan.items[n];
-            let kind = match (what, &self.files[n]) {
-                (PackKind::Symlink(target), _) => ListedKind::Symlink {
-                    target: target.to_vec(),
-                },
-                (PackKind::File(_), Some(file)) => ListedKind::File(file.clone()),
-                _ => ListedKind::Directory {
-                    mode: ListedEntry::directory_mode(*mode),
-                },
-            };
-            let path = path.to_vec();
-            writer.entry(&ListedEntry { path, kind })?;
-        }
-        let (tree, gzip) = writer.end();
-        Ok((tree, gzip.finish()?))
+        Ok(chosen)
     }
 
     /// Writes a delta that brings these objects. `progress` is told how many of their bytes have been read so far. What is
@@ -155,17 +208,21 @@ impl ScannedTree {
         let unwritten = || "writing the delta".to_owned();
         let directory = File::open(&self.plan.root).doing(|| self.plan.doing(&[]))?;
         head.write(&mut out).doing(unwritten)?;
-        if head.list > 0 {
-            out.write_all(&self.list).doing(unwritten)?;
+        if let Some(difference) = self.difference.as_ref().filter(|_| head.difference) {
+            out.write_all(&difference.lines).doing(unwritten)?;
         }
         let mut records = RecordWriter::new(out, level);
         let (mut asks, mut number, mut sent) = (wanted.asker(), 0, 0);
+        let last = wanted.last();
         let mut room = Vec::new();
-        for &n in &self.order {
-            let Some(listed) = &self.files[n] else {
+        let mut entries = stamped::entries(&self.body).doing(unwritten)?;
+        while last.is_some_and(|last| number <= last) {
+            let Some(one) = entries.next().doing(unwritten)? else {
+                break;
+            };
+            let (path, ListedKind::File(listed)) = (&one.entry.path, &one.entry.kind) else {
                 continue;
             };
-            let path = &self.plan.items[n].path;
             let (mut file, mut at) = (None, 0);
             for object in listed.objects() {
                 if asks(number) {
@@ -190,10 +247,9 @@ impl ScannedTree {
 }
 
 /// Reads an object once more.
-fn read_again(file: &mut File, at: u64, object: ChunkRef, room: &mut Vec<u8>) -> io::Result<()> {
+fn read_again(file: &File, at: u64, object: ChunkRef, room: &mut Vec<u8>) -> io::Result<()> {
     room.resize(object.len as usize, 0);
-    file.seek(SeekFrom::Start(at))?;
-    let read = file.read_exact(room);
+    let read = file.read_exact_at(room, at);
     let same = read.is_ok() && ContentHash::of(room) == object.hash;
     match (read, same) {
         (Err(error), _) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
@@ -202,104 +258,308 @@ fn read_again(file: &mut File, at: u64, object: ChunkRef, room: &mut Vec<u8>) ->
     }
 }
 
-/// Reads the files of a plan, by several threads.
-fn read_all(plan: &PackPlan, stop: &AtomicBool) -> Result<Vec<Option<ListedFile>>, Error> {
-    let directory = File::open(&plan.root).doing(|| plan.doing(&[]))?;
-    let mut parts = Vec::new();
-    for (item, one) in plan.items.iter().enumerate() {
-        let PackKind::File(size) = one.what else {
-            continue;
-        };
-        // A small file is one part, a large one has one for each segment.
-        let segments = if size < CUT_FROM {
-            1
-        } else {
-            size.div_ceil(SEGMENT)
-        };
-        parts.extend((0..segments).map(|n| ScanPart {
-            item,
-            at: n * SEGMENT,
-        }));
-    }
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<(usize, PartContent)>, Error> {
-        let (mut read, mut room) = (Vec::new(), Pages::new(ROOM));
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::new(plan.doing(&[]), "stopped"));
-            }
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(part) = parts.get(n) else {
-                return Ok(read);
-            };
-            read.push((n, read_part(plan, &directory, *part, &mut room)?));
-        }
-    };
-    let all = thread::scope(|scope| {
-        let readers: Vec<_> = (1..READERS).map(|_| scope.spawn(work)).collect();
-        let mut all = work()?;
-        for reader in readers {
-            match reader.join() {
-                Ok(read) => all.extend(read?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(all)
-    });
-    let mut all: Vec<(usize, PartContent)> = all?;
-    all.sort_unstable_by_key(|(n, _)| *n);
-    Ok(joined(plan, &parts, all))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::{Read, Seek};
+    use std::path::Path;
+    use std::time::Duration;
 
-fn read_part(
-    plan: &PackPlan,
-    directory: &File,
-    part: ScanPart,
-    room: &mut [u8],
-) -> Result<PartContent, Error> {
-    let PackItem { path, mode, what } = &plan.items[part.item];
-    let doing = || plan.doing(path);
-    let PackKind::File(size) = what else {
-        return Err(Error::new(doing(), "it is not a file"));
-    };
-    let mut file = plan.open(directory, path)?;
-    let metadata = file.metadata().doing(doing)?;
-    if !metadata.is_file() || metadata.len() != *size {
-        return Err(Error::new(doing(), "it was changed while it was packed"));
-    }
-    if *size < CUT_FROM {
-        let mode = ListedEntry::file_mode(*mode);
-        let file = content::listed(mode, *size, &mut file, room).doing(doing)?;
-        return Ok(PartContent::Whole(file));
-    }
-    file.seek(SeekFrom::Start(part.at)).doing(doing)?;
-    let len = SEGMENT.min(size - part.at);
-    let chunks = content::segment(&mut file, len, room).doing(doing)?;
-    Ok(PartContent::Segment(chunks))
-}
+    use crate::formats::archive::stamped::StampedWriter;
+    use crate::formats::archive::testing::Temporary;
+    use crate::formats::archive::{PackOptions, plan};
+    use crate::formats::delta::difference;
+    use crate::formats::delta::listing::{ListingLimits, ListingReader};
+    use crate::system::files;
 
-/// Puts the segments of each large file together.
-fn joined(
-    plan: &PackPlan,
-    parts: &[ScanPart],
-    all: Vec<(usize, PartContent)>,
-) -> Vec<Option<ListedFile>> {
-    let mut files: Vec<Option<ListedFile>> = vec![None; plan.items.len()];
-    let mut chunks = Vec::new();
-    for (n, read) in all {
-        let item = parts[n].item;
-        match read {
-            PartContent::Whole(file) => files[item] = Some(file),
-            PartContent::Segment(more) => {
-                chunks.extend(more);
-                let is_last = parts.get(n + 1).is_none_or(|next| next.item != item);
-                if let (true, PackKind::File(size)) = (is_last, &plan.items[item].what) {
-                    let mode = ListedEntry::file_mode(plan.items[item].mode);
-                    let chunks = std::mem::take(&mut chunks);
-                    files[item] = Some(ListedFile::of_chunks(mode, *size, chunks));
+    /// More than a file's last change is to be older than a scan.
+    const STEPS: Duration = Duration::from_millis(40);
+
+    fn scan(dir: &Path, kept: Option<&DeployedTree>, trusted: bool) -> ScannedTree {
+        let plan = Arc::new(plan(dir, &PackOptions::default()).unwrap());
+        ScannedTree::read(plan, kept, trusted, &AtomicBool::new(false)).unwrap()
+    }
+
+    fn kept(scanned: &ScannedTree) -> DeployedTree {
+        let mut file = files::nameless(&std::env::temp_dir()).unwrap();
+        scanned.keep(&mut file).unwrap();
+        file.rewind().unwrap();
+        DeployedTree::read(file).unwrap()
+    }
+
+    fn list(scanned: &ScannedTree) -> Vec<u8> {
+        let (list, mut text) = (scanned.list().unwrap(), Vec::new());
+        let mut gzip = flate2::read::GzDecoder::new(list.reader());
+        gzip.read_to_end(&mut text).unwrap();
+        text
+    }
+
+    /// What a server makes of the list that it has.
+    fn made(old: &ScannedTree, new: &ScannedTree) -> ContentHash {
+        let difference = new.difference().unwrap();
+        assert_eq!(difference.base, old.tree());
+        let lines = flate2::read::GzDecoder::new(&difference.lines[..]);
+        let old = list(old);
+        let mut base = ListingReader::new(&old[..], ListingLimits::NONE);
+        let lines = std::io::BufReader::new(lines);
+        difference::apply(&mut base, lines, ListingLimits::NONE, std::io::sink()).unwrap()
+    }
+
+    /// Lets the files of a directory be older than what could still be written at the same time.
+    fn settle(dir: &Path) {
+        let newest = || {
+            let times = fs::read_dir(dir).unwrap().map(|entry| {
+                let meta = entry.unwrap().metadata().unwrap();
+                meta.modified().unwrap()
+            });
+            times.max().unwrap()
+        };
+        while newest().elapsed().is_ok_and(|age| age < STEPS) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        let words = (0..len.div_ceil(8)).flat_map(|_| next());
+        words.take(len).collect()
+    }
+
+    #[test]
+    fn what_is_written_at_once_after_a_scan_is_seen_though_its_size_is_the_same() {
+        let dir = Temporary::new();
+        let path = dir.0.join("file");
+        fs::write(dir.0.join("other"), "x").unwrap();
+        for round in 0..1000 {
+            fs::write(&path, format!("{round:04} one")).unwrap();
+            let before = scan(&dir.0, None, true);
+            fs::write(&path, format!("{round:04} two")).unwrap();
+            if round % 2 == 0 {
+                // The time of the content can be put back; that of the inode cannot.
+                let time = fs::metadata(dir.0.join("other"))
+                    .unwrap()
+                    .modified()
+                    .unwrap();
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_modified(time).unwrap();
+            }
+            let after = scan(&dir.0, Some(&kept(&before)), true);
+            assert_ne!(before.tree(), after.tree(), "{round}");
+            assert_eq!(made(&before, &after), after.tree());
+            assert_eq!(after.difference().unwrap().wanted.bytes, 8);
+        }
+    }
+
+    #[test]
+    fn a_file_that_looks_the_same_is_not_read_unless_it_is_asked_for() {
+        let dir = Temporary::new();
+        fs::write(dir.0.join("file"), "one").unwrap();
+        settle(&dir.0);
+        let first = scan(&dir.0, None, true);
+        // What is kept says another content: only who does not read the file can believe it.
+        let mut bytes = Vec::new();
+        let body = {
+            let mut writer = StampedWriter::new().unwrap();
+            let mut entries = stamped::entries(&first.body).unwrap();
+            while let Some(mut one) = entries.next().unwrap() {
+                if let ListedKind::File(file) = &mut one.entry.kind {
+                    assert!(one.stamp.is_some());
+                    file.hash = ContentHash::of(b"two");
                 }
+                writer.entry(&one).unwrap();
             }
+            writer.end()
+        };
+        stamped::keep(&body.1, first.seed, body.0, &mut bytes).unwrap();
+        let mut file = files::nameless(&std::env::temp_dir()).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.rewind().unwrap();
+        let lie = DeployedTree::read(file).unwrap();
+        assert_eq!(scan(&dir.0, Some(&lie), true).tree(), body.0);
+        assert_eq!(scan(&dir.0, Some(&lie), false).tree(), first.tree());
+    }
+
+    #[test]
+    fn a_change_is_a_short_difference_and_what_was_moved_is_not_wanted() {
+        let dir = Temporary::new();
+        for n in 0..3000 {
+            let at = dir.0.join(format!("d{}", n % 7));
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join(format!("f{n}")), format!("content {n}")).unwrap();
+        }
+        let mut last = scan(&dir.0, None, true);
+        assert_eq!(last.files(), 3000);
+        let path = |name: &str| dir.0.join(name);
+        type Change<'a> = (&'a dyn Fn(), u64, usize);
+        let changes: [Change<'_>; 8] = [
+            (&|| (), 0, 30),
+            (&|| fs::write(path("d1/f1"), "other").unwrap(), 5, 120),
+            (
+                &|| fs::rename(path("d2/f2"), path("d3/moved")).unwrap(),
+                0,
+                130,
+            ),
+            (
+                &|| fs::copy(path("d4/f4"), path("copied")).map(drop).unwrap(),
+                0,
+                120,
+            ),
+            (&|| fs::remove_dir_all(path("d5")).unwrap(), 0, 40),
+            (&|| fs::rename(path("d6/f6"), path("d5")).unwrap(), 0, 130),
+            (
+                &|| {
+                    fs::remove_dir_all(path("d0")).unwrap();
+                    fs::write(path("d0"), "new").unwrap();
+                },
+                3,
+                120,
+            ),
+            (
+                &|| (0..3).for_each(|n| fs::write(path(&format!("n{n}")), "thrice").unwrap()),
+                6,
+                170,
+            ),
+        ];
+        for (n, (change, wanted, most)) in changes.into_iter().enumerate() {
+            change();
+            let next = scan(&dir.0, Some(&kept(&last)), true);
+            let difference = next.difference().unwrap();
+            assert_eq!(difference.wanted.bytes, wanted, "{n}");
+            let len = difference.lines.len();
+            assert!(len <= most, "{n}: {len}");
+            assert_eq!(made(&last, &next), next.tree(), "{n}");
+            assert_eq!(next.tree(), scan(&dir.0, None, true).tree(), "{n}");
+            last = next;
         }
     }
-    files
+
+    #[test]
+    fn a_large_file_keeps_its_boundaries_where_it_is_the_same() {
+        let dir = Temporary::new();
+        let path = dir.0.join("large");
+        let mut bytes = noise(4 << 20, 7);
+        fs::write(&path, &bytes).unwrap();
+        let mut last = scan(&dir.0, None, true);
+        let mut random = 99_u64;
+        let mut below = |most: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % most
+        };
+        for n in 0..24_usize {
+            let (at, len) = (below(bytes.len()), 1 + below(100_000));
+            let piece = noise(len, n as u64);
+            match n % 6 {
+                0 | 1 => {
+                    let end = (at + len).min(bytes.len());
+                    bytes[at..end].copy_from_slice(&piece[..end - at]);
+                }
+                2 => drop(bytes.splice(at..at, piece)),
+                3 => bytes.truncate(bytes.len() - len),
+                4 => bytes.extend(piece),
+                _ => drop(bytes.drain(at..(at + len).min(bytes.len()))),
+            }
+            fs::write(&path, &bytes).unwrap();
+            let next = scan(&dir.0, Some(&kept(&last)), true);
+            let difference = next.difference().unwrap();
+            assert!(
+                difference.wanted.bytes < 1 << 20,
+                "{n}: {}",
+                difference.wanted.bytes
+            );
+            assert!(
+                difference.lines.len() < 3000,
+                "{n}: {}",
+                difference.lines.len()
+            );
+            assert_eq!(made(&last, &next), next.tree());
+            // Each chunk is what it says, and all of them are the file.
+            let mut entries = stamped::entries(&next.body).unwrap();
+            let file = std::iter::from_fn(|| entries.next().unwrap())
+                .nth(1)
+                .unwrap();
+            let ListedKind::File(listed) = &file.entry.kind else {
+                panic!("not a file");
+            };
+            assert_eq!(
+                (listed.size, file.quick.len()),
+                (bytes.len() as u64, listed.chunks.len())
+            );
+            let mut rest = &bytes[..];
+            for chunk in &listed.chunks {
+                let (piece, more) = rest.split_at(chunk.len as usize);
+                assert_eq!(ContentHash::of(piece), chunk.hash);
+                rest = more;
+            }
+            assert!(rest.is_empty());
+            last = next;
+        }
+        // Who has changed everything begins anew.
+        fs::write(&path, noise(2 << 20, 8)).unwrap();
+        let anew = scan(&dir.0, Some(&kept(&last)), true);
+        assert!(anew.difference().unwrap().wanted.bytes == 2 << 20);
+        // A file of many small changes has as few boundaries as a new one, by and by.
+        for n in 0..30 {
+            bytes = fs::read(&path).unwrap();
+            for at in (n * 700..bytes.len()).step_by(40_000) {
+                bytes[at] ^= 1;
+            }
+            fs::write(&path, &bytes).unwrap();
+            last = scan(&dir.0, Some(&kept(&last)), true);
+        }
+        let mut entries = stamped::entries(&last.body).unwrap();
+        let file = std::iter::from_fn(|| entries.next().unwrap())
+            .nth(1)
+            .unwrap();
+        assert!(
+            (file.quick.len() as u64) <= (2 << 20) / (20 << 10),
+            "{}",
+            file.quick.len()
+        );
+    }
+
+    #[test]
+    fn a_file_that_changes_before_it_is_sent_is_an_error() {
+        let dir = Temporary::new();
+        let head = |scanned: &ScannedTree| DeltaHead {
+            base: None,
+            tree: scanned.tree().to_string(),
+            list: 0,
+            difference: false,
+        };
+        for (name, old, new) in [
+            ("small", noise(100, 1), noise(100, 2)),
+            ("short", noise(100, 1), noise(50, 1)),
+            ("large", noise(2 << 20, 1), noise(2 << 20, 2)),
+        ] {
+            let path = dir.0.join(name);
+            fs::write(&path, old).unwrap();
+            let scanned = scan(&dir.0, None, true);
+            let send = || {
+                scanned.write_delta(
+                    &head(&scanned),
+                    &Ranges::all(),
+                    (std::io::sink(), 1),
+                    &mut |_| (),
+                )
+            };
+            send().unwrap();
+            fs::write(&path, new).unwrap();
+            let failed = send().unwrap_err().to_string();
+            assert!(
+                failed.contains(name) && failed.contains("changed while it was packed"),
+                "{failed}"
+            );
+            fs::remove_file(&path).unwrap();
+            assert!(send().is_err());
+        }
+    }
 }

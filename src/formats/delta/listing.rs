@@ -26,7 +26,7 @@ use crate::formats::delta::order::{self, Way};
 const FIRST_LINE: &[u8] = b"gangplank-tree 1 sha256 fastcdc-16-64-256-64M\n";
 
 /// The longest line but for that of chunks: a path, a target, and some 70 bytes of numbers and a hash.
-const LINE_MAX: u64 = 2 * 1024 + 128;
+pub(super) const LINE_MAX: u64 = 2 * 1024 + 128;
 /// What a chunk takes in its line: a length of up to six digits, a hash, two blanks.
 const CHUNK_TEXT: u64 = 6 + HASH_TEXT_LEN as u64 + 2;
 
@@ -105,12 +105,79 @@ impl ListedEntry {
     }
 }
 
+/// The line of an entry, without the one that has the chunks of a large file.
+pub(super) fn entry_line(entry: &ListedEntry, line: &mut Vec<u8>) {
+    match &entry.kind {
+        ListedKind::Directory { mode } => line.extend_from_slice(format!("d {mode:o} ").as_bytes()),
+        ListedKind::Symlink { target } => {
+            line.extend_from_slice(b"l ");
+            line.extend_from_slice(target);
+            line.push(0);
+        }
+        ListedKind::File(file) => {
+            let kind = if file.chunks.is_empty() { 'f' } else { 'F' };
+            let start = format!("{kind} {:o} {} ", file.mode, file.size);
+            line.extend_from_slice(start.as_bytes());
+            file.hash.write_to(line);
+            line.push(b' ');
+        }
+    }
+    match entry.path.is_empty() {
+        true => line.push(b'.'),
+        false => line.extend_from_slice(&entry.path),
+    }
+    line.push(b'\n');
+}
+
 fn chunk_line(chunks: &[ChunkRef], line: &mut Vec<u8>) {
     for (n, chunk) in chunks.iter().enumerate() {
-        let blank = if n == 0 { "" } else { " " };
-        line.extend_from_slice(format!("{blank}{} ", chunk.len).as_bytes());
-        chunk.hash.write_to(line);
+        if n > 0 {
+            line.push(b' ');
+        }
+        put_chunk(chunk, line);
     }
+}
+
+pub(super) fn put_chunk(chunk: &ChunkRef, line: &mut Vec<u8>) {
+    line.extend_from_slice(format!("{} ", chunk.len).as_bytes());
+    chunk.hash.write_to(line);
+}
+
+/// How many chunks a file of this size has at most: all of the smallest that a cut makes, and one more for each segment.
+const fn chunks_max(size: u64) -> u64 {
+    size / (8 << 10) + 2
+}
+
+/// The longest line of chunks that a file of this size has.
+pub(super) const fn chunk_line_max(size: u64) -> u64 {
+    chunks_max(size).saturating_mul(CHUNK_TEXT)
+}
+
+/// Reads the line of chunks of a file of this size. `@FIRST COUNT` in it stands for chunks of an older file.
+pub(super) fn parse_chunks(line: &[u8], size: u64, old: &[ChunkRef]) -> Option<Vec<ChunkRef>> {
+    let mut chunks: Vec<ChunkRef> = Vec::new();
+    let (mut words, mut sum) = (line.split(|byte| *byte == b' '), 0_u64);
+    while let Some(word) = words.next() {
+        if let Some(first) = word.strip_prefix(b"@") {
+            let first = usize::try_from(number(first, 10)?).ok()?;
+            let count = usize::try_from(number(words.next()?, 10)?).ok()?;
+            let same = old.get(first..first.checked_add(count)?)?;
+            chunks.extend_from_slice(same);
+            sum += same.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+        } else {
+            let len = u32::try_from(number(word, 10)?).ok()?;
+            let hash = ContentHash::from_text(words.next()?)?;
+            if len == 0 || len as usize > CHUNK_MAX {
+                return None;
+            }
+            chunks.push(ChunkRef { len, hash });
+            sum += u64::from(len);
+        }
+        if sum > size || chunks.len() as u64 > chunks_max(size) {
+            return None;
+        }
+    }
+    (sum == size).then_some(chunks)
 }
 
 /// Writes a list.
@@ -146,28 +213,7 @@ impl<W: Write> ListingWriter<W> {
     /// `out`'s own.
     pub fn entry(&mut self, entry: &ListedEntry) -> io::Result<()> {
         let line = &mut self.line;
-        match &entry.kind {
-            ListedKind::Directory { mode } => {
-                line.extend_from_slice(format!("d {mode:o} ").as_bytes())
-            }
-            ListedKind::Symlink { target } => {
-                line.extend_from_slice(b"l ");
-                line.extend_from_slice(target);
-                line.push(0);
-            }
-            ListedKind::File(file) => {
-                let kind = if file.chunks.is_empty() { 'f' } else { 'F' };
-                let start = format!("{kind} {:o} {} ", file.mode, file.size);
-                line.extend_from_slice(start.as_bytes());
-                file.hash.write_to(line);
-                line.push(b' ');
-            }
-        }
-        match entry.path.is_empty() {
-            true => line.push(b'.'),
-            false => line.extend_from_slice(&entry.path),
-        }
-        line.push(b'\n');
+        entry_line(entry, line);
         match &entry.kind {
             ListedKind::File(file) if !file.chunks.is_empty() => {
                 chunk_line(&file.chunks, line);
@@ -176,6 +222,11 @@ impl<W: Write> ListingWriter<W> {
             _ => {}
         }
         self.put()
+    }
+
+    /// Takes what is not of the list.
+    pub fn aside(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// The tree, and what was written to.
@@ -322,30 +373,12 @@ impl<R: BufRead> ListingReader<R> {
     }
 
     fn chunks(&mut self, file: &ListedFile) -> Result<Vec<ChunkRef>, Refusal> {
-        // Of the smallest chunks that a cut makes, and one more for each segment.
-        let most = file.size / (8 << 10) + 2;
-        let wrong = |reader: &Self| reader.bad("the chunks of a file are not what they should be");
-        if !self.line(most.saturating_mul(CHUNK_TEXT))? || ContentHash::of(&self.line) != file.hash
-        {
-            return Err(wrong(self));
+        let most = chunk_line_max(file.size);
+        if !self.line(most)? || ContentHash::of(&self.line) != file.hash {
+            return Err(self.bad("the chunks of a file are not what they should be"));
         }
-        let mut chunks = Vec::with_capacity(self.line.len() / HASH_TEXT_LEN);
-        let (mut words, mut sum) = (self.line.split(|byte| *byte == b' '), 0_u64);
-        while let Some(len) = words.next() {
-            let len = number(len, 10).and_then(|len| u32::try_from(len).ok());
-            let hash = words.next().and_then(ContentHash::from_text);
-            match (len, hash) {
-                (Some(len @ 1..), Some(hash)) if len as usize <= CHUNK_MAX => {
-                    sum += u64::from(len);
-                    chunks.push(ChunkRef { len, hash });
-                }
-                _ => return Err(wrong(self)),
-            }
-        }
-        match sum == file.size {
-            true => Ok(chunks),
-            false => Err(wrong(self)),
-        }
+        parse_chunks(&self.line, file.size, &[])
+            .ok_or_else(|| self.bad("the chunks of a file are not what they should be"))
     }
 
     fn judge(&mut self, entry: &ListedEntry) -> Result<(), Refusal> {
@@ -382,13 +415,48 @@ impl<R: BufRead> ListingReader<R> {
     }
 }
 
-enum ParsedKind<'a> {
+/// Reads the next entry of a list that nobody else has written, and does not judge it.
+///
+/// # Errors
+/// The reader's own, or `InvalidData`.
+pub fn read_entry(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<ListedEntry>> {
+    let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut next = |line: &mut Vec<u8>| {
+        line.clear();
+        lines.read_until(b'\n', line)?;
+        Ok::<_, io::Error>(line.pop().is_some())
+    };
+    if !next(line)? {
+        return Ok(None);
+    }
+    let (kind, path) = parse_line(line).ok_or_else(damaged)?;
+    let path = match path {
+        b"." => Vec::new(),
+        path => path.to_vec(),
+    };
+    let kind = match kind {
+        ParsedKind::Directory(mode) => ListedKind::Directory { mode },
+        ParsedKind::Symlink(target) => ListedKind::Symlink {
+            target: target.to_vec(),
+        },
+        ParsedKind::File(mut file, large) => {
+            if large {
+                next(line)?;
+                file.chunks = parse_chunks(line, file.size, &[]).ok_or_else(damaged)?;
+            }
+            ListedKind::File(file)
+        }
+    };
+    Ok(Some(ListedEntry { path, kind }))
+}
+
+pub(super) enum ParsedKind<'a> {
     Directory(u32),
     Symlink(&'a [u8]),
     File(ListedFile, bool),
 }
 
-fn parse_line(line: &[u8]) -> Option<(ParsedKind<'_>, &[u8])> {
+pub(super) fn parse_line(line: &[u8]) -> Option<(ParsedKind<'_>, &[u8])> {
     let (kind, rest) = line.split_at_checked(2)?;
     if kind == b"l " {
         let nul = rest.iter().position(|byte| *byte == 0)?;

@@ -7,12 +7,14 @@
 //! | `chunk` | where a large file is cut |
 //! | `content` | what a list says of a file, out of its content |
 //! | `listing` | the entries of a tree, in order, as text |
+//! | `difference` | what of a list is another than in an older one |
 //! | `order` | the order of paths, and the directories on the way |
 //! | `records` | the head of a delta and the objects behind it |
 //! | `ranges` | which of the objects of a tree, by their numbers |
 
 pub mod chunk;
 pub mod content;
+pub mod difference;
 pub mod hash;
 pub mod listing;
 pub mod order;

@@ -15,6 +15,11 @@ impl Ranges {
         }
     }
 
+    /// The largest one.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last().map(|(_, last)| *last)
+    }
+
     /// All numbers.
     pub fn all() -> Ranges {
         Ranges(vec![(0, u64::MAX)])

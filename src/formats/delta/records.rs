@@ -5,8 +5,8 @@
 //! | --- | --- |
 //! | 8 | the magic |
 //! | 4 | the length of the head, most significant byte first, as all numbers here |
-//! | | the head as JSON: `base`, `tree`, and the length of the list that follows, `list` |
-//! | | the list, as gzip |
+//! | | the head as JSON: `base`, `tree`, the length of the list that follows, `list`, and whether it is a `difference` |
+//! | | the list, or what it has that the base's has not, as gzip |
 //! | 1 + 4 + 4 + 32, then the bytes | an object: 0 stored or 1 deflated, its length here and at last, its SHA-256 |
 //! | 1 + 4 | the end: 2, and how many objects came |
 
@@ -41,6 +41,9 @@ pub struct DeltaHead {
     pub tree: String,
     /// How many bytes of its list follow, as gzip; 0 if the server has it already.
     pub list: u64,
+    /// What follows is what the list has that the base's has not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub difference: bool,
 }
 
 impl DeltaHead {
@@ -382,6 +385,7 @@ mod tests {
             base: None,
             tree: "t".into(),
             list: 7,
+            difference: true,
         };
         let mut bytes = Vec::new();
         head.write(&mut bytes).unwrap();

@@ -48,6 +48,16 @@ pub(crate) fn delta(base: Option<&str>, tree: &str, list: &[u8], records: &[Vec<
     [start, records.concat()].concat()
 }
 
+/// A delta whose list is what these lines make of its base's.
+fn difference(base: Option<&str>, tree: &str, lines: &str, records: &[Vec<u8>]) -> Vec<u8> {
+    let list = gzip(lines.as_bytes());
+    let head = json!({"base": base, "tree": tree, "list": list.len(), "difference": true});
+    let head = head.to_string();
+    let length = (head.len() as u32).to_be_bytes();
+    let start = [b"\x89GPD1\r\n\x1a", &length[..], head.as_bytes(), &list].concat();
+    [start, records.concat()].concat()
+}
+
 pub(crate) fn prepare(host: &TestServer, project: &str, tree: &str, list: &[u8]) -> Answer {
     let (media, body) = prepare_form(project, tree, list);
     host.ask("POST", "/", &[&media], &body)
@@ -207,6 +217,101 @@ fn a_delta_that_lies_is_refused_and_changes_nothing() {
         fs::read_to_string(host.path("components/demo/a")).unwrap(),
         "new"
     );
+}
+
+#[test]
+fn a_difference_that_lies_is_refused_and_a_true_one_is_live() {
+    let host = TestServer::start();
+    let fields = [("project", "demo")];
+    let first = host.deploy(&fields, &component()).json();
+    let id = first["deployment_id"].as_str().unwrap();
+    let base = tree(&host, id);
+    let kept = file("index.txt", "hello");
+    let (new, _) = list(&[&file("a", "new"), &kept[..]].concat());
+    let right = format!("+ {}- sub\n", file("a", "new"));
+    let good = || [object("new", "new"), end(1)];
+    let with = |lines: &str| difference(Some(&base), &new, lines, &good());
+    let none = "0".repeat(64);
+    let whole = with(&right);
+    // The lengths of the magic, the head, and the list.
+    let start = whole.len() - good().concat().len();
+    let mut longer = whole.clone();
+    longer.insert(start, 0);
+    let list_len = gzip(right.as_bytes()).len();
+    let said = format!("\"list\":{list_len}");
+    let at = longer
+        .windows(said.len())
+        .position(|text| text == said.as_bytes());
+    let more = format!("\"list\":{}", list_len + 1);
+    assert_eq!(more.len(), said.len());
+    longer[at.unwrap()..][..more.len()].copy_from_slice(more.as_bytes());
+    let escape = format!("+ {}- sub\n", file("../a", "new"));
+    let table: Vec<(&str, Vec<u8>, u16, &str)> = vec![
+        (
+            "another tree",
+            with(&format!("+ {}", file("a", "new"))),
+            422,
+            "bad_archive",
+        ),
+        (
+            "what was not there",
+            with("- nothing\n"),
+            422,
+            "bad_archive",
+        ),
+        ("a path that leads out", with(&escape), 422, "bad_archive"),
+        ("no line", with("x"), 422, "bad_archive"),
+        (
+            "no base",
+            difference(None, &new, &right, &good()),
+            422,
+            "bad_archive",
+        ),
+        (
+            "another base",
+            difference(Some(&none), &new, &right, &good()),
+            409,
+            "stale_base",
+        ),
+        (
+            "something behind the difference",
+            longer,
+            422,
+            "bad_archive",
+        ),
+        (
+            "half a difference",
+            whole[..start - 20].to_vec(),
+            400,
+            "upload_broken",
+        ),
+        (
+            "no object",
+            difference(Some(&base), &new, &right, &[end(0)]),
+            409,
+            "stale_base",
+        ),
+    ];
+    for (what, payload, status, code) in table {
+        let refused = host.deploy(&fields, &payload);
+        let found = (refused.status, refused.json()["code"].clone());
+        assert_eq!(found, (status, json!(code)), "{what}: {}", refused.text());
+        assert_eq!(names(&host.path("releases/demo")), [id], "{what}");
+    }
+    let other = host.deploy(&[("project", "other")], &whole);
+    assert_eq!(
+        other.json()["code"],
+        "stale_base",
+        "another component's base"
+    );
+    let done = host.deploy(&fields, &whole);
+    assert_eq!(done.status, 200, "{}", done.text());
+    assert_eq!(names(&host.path("components/demo")), ["a", "index.txt"]);
+    // The base of what comes next is the list that came of it.
+    let back = difference(Some(&new), &list(&kept).0, "- a\n", &[end(0)]);
+    let done = host.deploy(&fields, &back);
+    assert_eq!(done.status, 200, "{}", done.text());
+    assert_eq!(names(&host.path("components/demo")), ["index.txt"]);
 }
 
 #[test]

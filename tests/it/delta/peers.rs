@@ -61,6 +61,8 @@ impl Wire {
                         if unknown.load(Ordering::Acquire) {
                             forget(bytes, b"prepare_deployment");
                             forget(bytes, b"get_tree");
+                            // What a delta begins with.
+                            forget(bytes, b"GPD1");
                         }
                         true
                     });

@@ -21,6 +21,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With whose a path is, and with the word that was meant.
     // With sockets that one process passes to the next.
     // With output that is passed on byte for byte.
+    // With files that have no name.
     ("system", 2_400),
     // With gitignore's rules, and with what is left out of an archive because it is a secret.
     // With the dialect of env files, which the server and the CLI read.
@@ -34,7 +35,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the objects of a tree for another server.
     // With a copy of a tree that the next one is made of.
     // With signatures.
-    ("formats", 7_900),
+    // With what is kept of a directory, the difference of two lists, and a scan whose memory does not grow with the tree.
+    ("formats", 9_300),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
     // With the sessions of the page.
@@ -46,7 +48,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the question what of a tree is missing.
     // With a store of keys and values that hosts share.
     // With a client of etcd.
-    ("client", 4_800),
+    // With what is kept from one command to the next.
+    ("client", 4_900),
     // With what two requests of one idempotency key have to have in common.
     // With what the day after a deployment needs: restarts by default, components that are stopped, lines of their log.
     // With what a release runs once before it goes live, and a single command in a release.
@@ -79,6 +82,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the sending of what a server lacks.
     // With the address of the page.
     // With the fleet: its flags, its table, and the lines of a rollout.
+    // With the ways in which it is found out what a server lacks.
     ("cli", 8_900),
 ];
 
