@@ -6,6 +6,7 @@
 
 mod call;
 mod reader;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

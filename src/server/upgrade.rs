@@ -265,7 +265,7 @@ impl Predecessor {
 }
 
 /// What becomes of this server.
-enum Standing {
+enum ServingStage {
     Serves,
     /// It was told to stop, and serves for a moment still.
     Leaves,
@@ -281,7 +281,7 @@ pub(super) type SocketsToPass =
     dyn Fn() -> io::Result<Vec<(String, ListeningSocket)>> + Send + Sync;
 
 struct PassingState {
-    standing: Mutex<Standing>,
+    standing: Mutex<ServingStage>,
     sockets: Box<SocketsToPass>,
     accepting: SharedStopper,
     /// Has room for the one word that is ever sent.
@@ -307,7 +307,7 @@ impl Successor {
         let listener = sockets::bind(path)?;
         let (sender, go) = bounded(1);
         let state = Arc::new(PassingState {
-            standing: Mutex::new(Standing::Serves),
+            standing: Mutex::new(ServingStage::Serves),
             sockets,
             accepting,
             go: sender,
@@ -333,8 +333,8 @@ impl Successor {
     /// From here on any next server may take over, and this one serves until then. Says whether one does within the time.
     pub(super) fn comes_within(&self, time: Duration) -> bool {
         let mut standing = self.state.lock();
-        if matches!(*standing, Standing::Serves) {
-            *standing = Standing::Leaves;
+        if matches!(*standing, ServingStage::Serves) {
+            *standing = ServingStage::Leaves;
         }
         drop(standing);
         self.go.recv_timeout(time).is_ok()
@@ -344,21 +344,21 @@ impl Successor {
     pub(super) fn stopping(&self) {
         let mut standing = self.state.lock();
         match *standing {
-            Standing::Serves | Standing::Leaves => *standing = Standing::Stops,
+            ServingStage::Serves | ServingStage::Leaves => *standing = ServingStage::Stops,
             // Whoever comes from here on waits for the next server.
-            Standing::HandedOver { .. } => drop(self.state.accepting.stop()),
-            Standing::Stops => {}
+            ServingStage::HandedOver { .. } => drop(self.state.accepting.stop()),
+            ServingStage::Stops => {}
         }
     }
 
     /// Whether a next server has the sockets.
     pub(super) fn is_handed_over(&self) -> bool {
-        matches!(*self.state.lock(), Standing::HandedOver { .. })
+        matches!(*self.state.lock(), ServingStage::HandedOver { .. })
     }
 }
 
 impl PassingState {
-    fn lock(&self) -> MutexGuard<'_, Standing> {
+    fn lock(&self) -> MutexGuard<'_, ServingStage> {
         // It is replaced whole.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -371,9 +371,11 @@ impl PassingState {
         let mut word = || words.next().transpose().map(Option::unwrap_or_default);
         let asked = word()?;
         let fits = match *self.lock() {
-            Standing::Serves => asked == REPLACE,
-            Standing::Leaves | Standing::Stops => asked == REPLACE || asked == REPLACE_STOPPING,
-            Standing::HandedOver { .. } => false,
+            ServingStage::Serves => asked == REPLACE,
+            ServingStage::Leaves | ServingStage::Stops => {
+                asked == REPLACE || asked == REPLACE_STOPPING
+            }
+            ServingStage::HandedOver { .. } => false,
         };
         if !fits {
             return Ok(());
@@ -387,13 +389,13 @@ impl PassingState {
         }
         let mut standing = self.lock();
         match *standing {
-            Standing::HandedOver { .. } => return Ok(()),
+            ServingStage::HandedOver { .. } => return Ok(()),
             // Whoever comes from here on waits for the next server.
-            Standing::Stops => drop(self.accepting.stop()),
+            ServingStage::Stops => drop(self.accepting.stop()),
             // There is room for it, as it is sent once.
-            Standing::Serves | Standing::Leaves => drop(self.go.try_send(())),
+            ServingStage::Serves | ServingStage::Leaves => drop(self.go.try_send(())),
         }
-        *standing = Standing::HandedOver { _next: next };
+        *standing = ServingStage::HandedOver { _next: next };
         Ok(())
     }
 }
