@@ -38,6 +38,7 @@
 //! - A mended fault has a test that failed before.
 //! - Debug builds have checkpoints: `GANGPLANK_TEST_CHECKPOINT=switched=FILE` parks the server where it calls
 //!   `checkpoint("switched")`, when it has made FILE. `GANGPLANK_TEST_PANIC=install` makes that phase panic.
+//!   `GANGPLANK_TEST_NOTIFY=1000,300` divides the waits of `--notify` by 1,000, and lets a try take 300 ms.
 //!
 //! | command | does |
 //! | --- | --- |

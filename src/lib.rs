@@ -60,6 +60,7 @@
 //! | `orphans`, where the server is process 1 | collects the dead whose parents are gone | with the process |
 //! | `run`, one a command | runs it, and passes on what it prints | the command and all of its family have ended |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |
+//! | `notify-NAME`, one a receiver of `--notify` | tells it of the ends of deployments | with the process |
 //! | `successor` | passes the listening sockets to the next server of the root | with the process |
 //! | `door` | takes requests from tiny_http | it is unblocked |
 //! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |

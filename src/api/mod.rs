@@ -6,6 +6,7 @@ pub mod event;
 #[allow(dead_code, unused_imports)]
 pub mod fleet;
 pub mod name;
+pub mod notice;
 pub mod operation;
 pub mod output;
 pub mod package;

@@ -191,7 +191,7 @@ fn gone() -> DownloadError {
     DownloadError::Failed("the thread that downloads ended unexpectedly".into())
 }
 
-fn agent(trust: Option<ClientConfig>) -> Agent {
+pub(super) fn agent(trust: Option<ClientConfig>) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
@@ -424,7 +424,7 @@ fn words(error: ureq::Error, hop: &Hop) -> String {
     format!("{}: {}", hop.authority, reason(error))
 }
 
-fn reason(error: ureq::Error) -> String {
+pub(super) fn reason(error: ureq::Error) -> String {
     // What the body's reader and TLS wrap into an I/O error comes out again.
     let error = match error {
         ureq::Error::Io(error) => ureq::Error::from(error),

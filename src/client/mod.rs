@@ -23,6 +23,7 @@ pub(crate) mod kind;
 // The client of etcd and the hosts of a fleet use it.
 #[allow(dead_code)]
 pub(crate) mod kv;
+pub(crate) mod notice;
 mod probe;
 mod request;
 mod state;

@@ -29,6 +29,8 @@ pub struct Ending {
 enum EndStep {
     Journal,
     Record,
+    /// What others are to be told of it.
+    Notice,
     /// The mark goes last: as long as it is there, the next start looks after this deployment.
     Mark,
     Done,
@@ -99,6 +101,11 @@ impl Ending {
         checkpoint("recorded");
         if self.next == EndStep::Record {
             self.store.write_record(&self.record, true)?;
+            self.next = EndStep::Notice;
+        }
+        checkpoint("noticing");
+        if self.next == EndStep::Notice {
+            self.store.put_notice(&self.record);
             self.next = EndStep::Mark;
         }
         if self.next == EndStep::Mark {

@@ -16,6 +16,7 @@ pub mod install;
 mod lacking;
 pub mod manifest;
 pub mod metrics;
+pub mod notify;
 pub mod outcome;
 pub mod peers;
 pub mod processes;

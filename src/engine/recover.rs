@@ -288,6 +288,7 @@ fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
     gone(fs::remove_file(files::fresh(&dir.join("record.json"))))
         .doing(|| format!("cleaning up {}", dir.display()))?;
     store.write_record(record, true)?;
+    store.put_notice(record);
     store.unmark(record.deployment_id)
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api::notice::NoticeUrl;
 use crate::engine::peers::PeerOptions;
 
 /// Where a server listens.
@@ -59,4 +60,8 @@ pub struct ServeOptions {
     pub replicate_timeout: Duration,
     /// The peer that it catches up from at its start.
     pub sync_from: Option<String>,
+    /// Who is told of the ends of deployments.
+    pub notify: Vec<NoticeUrl>,
+    /// The file with what they know the server by.
+    pub notify_secret_file: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod cbor;
 pub mod delta;
 pub mod dotenv;
+pub mod hmac;
 pub mod ignore;
 pub mod multipart;
 pub mod signature;

@@ -77,6 +77,7 @@ use crate::api::name::Project;
 use crate::engine::deployer::{Deployer, TakenOver};
 use crate::engine::env::EnvFiles;
 use crate::engine::install;
+use crate::engine::notify::{self, Notifier};
 use crate::engine::peers::Peer;
 use crate::engine::processes::{ProcessSettings, Processes};
 use crate::engine::recover::{self, UnjudgedDeployment, recover};
@@ -95,7 +96,7 @@ use crate::store::Store;
 use crate::store::tokens::Tokens;
 use crate::system::child::{self, SurvivorScope};
 use crate::system::log;
-use crate::system::notify;
+use crate::system::notify as supervisor;
 use crate::system::passing::{ListeningSocket, PassedSocket};
 use crate::system::paths;
 use crate::system::signals::{self, Signal};
@@ -154,16 +155,20 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
             file.display()
         ));
     }
+    // Before the ends that the start makes: these are told, too.
+    let secret = options.notify_secret_file.as_deref();
+    let notifiers = notify::prepare(&store, &options.notify, secret)?;
     let unjudged = recover(&store)?;
     let known = Registry::new(store);
     let is_kept = passed.is_kept();
     let parts = (known, unjudged, tokens);
     let (house, taken_over) = RunningServer::build(options, parts, certificate.as_ref(), passed)?;
     house.announce();
+    notifiers.into_iter().try_for_each(Notifier::start)?;
     house.look_back(taken_over, options.sync_from.clone())?;
-    notify::tell("READY=1");
+    supervisor::tell("READY=1");
     let end = wait_for_end(&signals, house.successor.channel(), certificate.as_ref());
-    notify::tell("STOPPING=1");
+    supervisor::tell("STOPPING=1");
     match end {
         ServerEnd::Signal if is_kept => house.rest_and_take_apart(options.grace),
         // Whoever starts the next one at once means it to take over.

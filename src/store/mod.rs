@@ -16,6 +16,7 @@
 //! | `trees` | the lists of the trees that payloads hold |
 //! | `spare` | a copy of a payload's tree, of which the next release is made |
 //! | `records` | the record of a deployment, also one that the disk did not take yet |
+//! | `notices` | what is to be told of the ends of deployments |
 //! | `journal` | what happened in a deployment, entry by entry |
 //! | `index` | all deployments, in memory |
 //! | `tokens` | who may do what |
@@ -26,6 +27,7 @@ mod identity;
 pub mod index;
 pub mod journal;
 mod live;
+mod notices;
 mod payloads;
 mod records;
 mod releases;

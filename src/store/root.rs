@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::api::error::{Doing, Error};
+use crate::store::notices::Notices;
 use crate::store::records::UnwrittenRecords;
 use crate::store::{identity, names};
 use crate::system::child::ServerMark;
@@ -29,6 +30,7 @@ pub struct Store {
     _lock: File,
     mark: ServerMark,
     pub(super) unwritten: UnwrittenRecords,
+    pub(super) notices: Notices,
 }
 
 impl Store {
@@ -74,6 +76,7 @@ impl Store {
             mark,
             _lock: lock,
             unwritten: UnwrittenRecords::default(),
+            notices: Notices::default(),
         };
         check_socket_path(&store.socket())?;
         Ok(store)

@@ -27,6 +27,7 @@ mod lifecycle;
 mod list;
 mod metrics;
 mod needs;
+mod notify;
 mod old_kernel;
 mod package;
 mod packing;

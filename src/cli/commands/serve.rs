@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api::notice::NoticeUrl;
 use crate::cli::arguments::{CommandLine, Environment, Usage, finish, value};
 use crate::cli::commands::{Command, CommandSpec, Parse};
 use crate::engine::peers::PeerOptions;
@@ -44,6 +45,10 @@ Runs the server in the foreground until SIGTERM or SIGINT.
                         its token, and whom to trust
   --replicate-timeout S for each peer to build (600)
   --sync-from NAME      catch up from this peer at the start
+  --notify URL          POST the end of each deployment there, as JSON; may be
+                        repeated
+  --notify-secret-file FILE
+                        signs it: X-Gangplank-Signature: sha256=HMAC
   --grace S             from the signal to the end (10)
   --take-over           replace the server that uses the root: what it deploys
                         ends, and its sockets go on here, so nobody is refused
@@ -93,38 +98,43 @@ impl FlagReader<'_> {
         Ok(said.transpose()?.unwrap_or(false))
     }
 
-    fn listen(&mut self) -> Result<Vec<Listen>, Usage> {
+    /// All values of a flag, or those of its variable, between commas.
+    fn all<T>(
+        &mut self,
+        flag: &'static str,
+        read: fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Usage> {
         let mut all = Vec::new();
-        while let Some(one) = value::parsed(&mut self.line, "--listen", listen)? {
-            all.push(one);
-        }
-        let name = variable("--listen");
-        if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
-            for one in value.split(',') {
-                all.push(value::named(&name, one.trim(), listen)?);
-            }
-        }
-        Ok(all)
-    }
-
-    /// All values of a flag, or those of its variable, each `NAME=VALUE`.
-    fn pairs(&mut self, flag: &'static str) -> Result<Vec<(String, String)>, Usage> {
-        let mut all = Vec::new();
-        while let Some(one) = value::parsed(&mut self.line, flag, pair)? {
+        while let Some(one) = value::parsed(&mut self.line, flag, read)? {
             all.push(one);
         }
         let name = variable(flag);
         if let (true, Some(value)) = (all.is_empty(), (self.environment)(&name)) {
             for one in value.split(',') {
-                all.push(value::named(&name, one.trim(), pair)?);
+                all.push(value::named(&name, one.trim(), read)?);
             }
         }
         Ok(all)
     }
 
+    fn notify(&mut self) -> Result<Vec<NoticeUrl>, Usage> {
+        // Each is told what is wrong without its text, in which a path may be a secret.
+        let texts = self.all("--notify", value::word)?;
+        let urls = texts.iter().map(|text| NoticeUrl::parse(text));
+        let all = urls.collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|why| Usage::new(format!("--notify: {why}")))?;
+        match (1..all.len()).find(|at| all[..*at].contains(&all[*at])) {
+            Some(at) => Err(Usage::new(format!(
+                "--notify {}: that URL was given twice",
+                all[at].origin()
+            ))),
+            None => Ok(all),
+        }
+    }
+
     fn peers(&mut self) -> Result<Vec<PeerOptions>, Usage> {
         let mut peers: Vec<PeerOptions> = Vec::new();
-        for (name, url) in self.pairs("--peer")? {
+        for (name, url) in self.all("--peer", pair)? {
             if peers.iter().any(|peer| peer.name == name) {
                 return Err(Usage::new(format!("--peer {name} was given twice")));
             }
@@ -136,7 +146,7 @@ impl FlagReader<'_> {
             });
         }
         for flag in ["--peer-token-file", "--peer-ca"] {
-            for (name, path) in self.pairs(flag)? {
+            for (name, path) in self.all(flag, pair)? {
                 let Some(peer) = peers.iter_mut().find(|peer| peer.name == name) else {
                     return Err(Usage::new(format!(
                         "{flag} {name}: no --peer has that name"
@@ -190,7 +200,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
     let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
     let options = ServeOptions {
         root: root.or_else(|| environment("GANGPLANK_ROOT").map(PathBuf::from)),
-        listen: settings.listen()?,
+        listen: settings.all("--listen", listen)?,
         take_over: settings.is_set("--take-over")?,
         tls: settings.tls()?,
         max_deploys: settings
@@ -228,7 +238,12 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
             .get("--replicate-timeout", value::some_duration)?
             .unwrap_or(Duration::from_secs(600)),
         sync_from: settings.get("--sync-from", |name| Ok(name.to_owned()))?,
+        notify: settings.notify()?,
+        notify_secret_file: settings.get("--notify-secret-file", |path| Ok(PathBuf::from(path)))?,
     };
+    if options.notify.is_empty() && options.notify_secret_file.is_some() {
+        return Err(Usage::new("--notify-secret-file needs --notify beside it"));
+    }
     let is_peer = |name: &String| options.peers.iter().any(|peer| peer.name == *name);
     if let Some(from) = options.sync_from.as_ref().filter(|name| !is_peer(name)) {
         return Err(Usage::new(format!(

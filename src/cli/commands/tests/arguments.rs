@@ -427,6 +427,8 @@ fn the_server_by_flags_by_variables_and_by_default() {
         peers: Vec::new(),
         replicate_timeout: Duration::from_secs(600),
         sync_from: None,
+        notify: Vec::new(),
+        notify_secret_file: None,
     };
     assert_eq!(options, expected);
     let variables = [
