@@ -24,7 +24,7 @@
 //! | [`system`] | what the standard library lacks: child processes, accounts, stop by disconnect, signals, the log, files, sockets, threads, time | rustix, signal-hook, listenfd, memmap2 |
 //! | [`formats`] | archives, env files, multipart forms, Server-Sent Events; without knowledge of what they are for | tar, flate2, xxhash-rust, rustix |
 //! | [`store`] | the root: its lock, releases, what is live, payloads, records, journals, the index, tokens | |
-//! | [`client`] | targets, the wire, requests and answers, the dialects of Harper servers | ureq |
+//! | [`client`] | targets, the wire, requests and answers, the dialects of Harper servers, etcd | ureq |
 //! | [`engine`] | deploying: the deployer and its threads, stages, install, manifest, processes, peers, recovery, retention | |
 //! | [`server`] | the gate, HTTP, the router, who may do what, a function for each operation | tiny_http, httparse, rustls |
 //! | [`cli`] | arguments, commands, the screen | pico-args |
@@ -46,6 +46,9 @@
 //! A deployment may be one of several, on the [`peers`](engine::peers): each builds the same payload, all switch when all have built, and
 //! what fails in one place is taken back in all. The origin decides that ([`deploy`](engine::stages)), as a client of the others.
 //!
+//! Or it is for a fleet of many hosts, which share an etcd ([`etcd`](client::etcd)): what is wanted stands there ([`fleet`](api::fleet)), and each
+//! host makes it so by itself, when it is there and its turn has come ([`member`](engine::member)).
+//!
 //! # Threads
 //! | thread | what it does | ends when |
 //! | --- | --- | --- |
@@ -57,6 +60,10 @@
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
 //! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
+//! | `fleet`, where the server belongs to one | its place in the fleet: says that it is there, lists and compares, and tells how things stand ([`member`](engine::member)) | stop |
+//! | `fleet-lead` | looks for rollouts that nobody leads ([`rollout`](engine::rollout)) | stop |
+//! | `fleet-watch` | reads one watch of etcd, and passes on what changes | the watch ends, or nobody listens any longer |
+//! | `fleet-X`, one a component that changes | fetches its payload and deploys it, or makes live what is here | that has ended |
 //! | `orphans`, where the server is process 1 | collects the dead whose parents are gone | with the process |
 //! | `run`, one a command | runs it, and passes on what it prints | the command and all of its family have ended |
 //! | `process-TYPE`, one a process | starts it, writes down its output, starts it again when it exits | stop |

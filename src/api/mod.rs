@@ -2,8 +2,6 @@
 
 pub mod error;
 pub mod event;
-// The hosts and the leader of a rollout read and write these documents; what is not used yet comes with them.
-#[allow(dead_code, unused_imports)]
 pub mod fleet;
 pub mod name;
 pub mod notice;

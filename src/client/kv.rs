@@ -81,6 +81,7 @@ impl KvRange {
     }
 
     /// Whether it holds a key.
+    #[cfg(test)]
     pub(crate) fn holds(&self, key: &str) -> bool {
         match &self.end {
             Some(end) => key >= self.from.as_str() && key < end.as_str(),

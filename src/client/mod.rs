@@ -14,14 +14,10 @@
 pub(crate) mod answer;
 pub(crate) mod cache;
 pub(crate) mod download;
-// The hosts of a fleet use it.
-#[allow(dead_code)]
 pub(crate) mod etcd;
 pub(crate) mod follow;
 pub(crate) mod harper;
 pub(crate) mod kind;
-// The client of etcd and the hosts of a fleet use it.
-#[allow(dead_code)]
 pub(crate) mod kv;
 pub(crate) mod notice;
 mod probe;

@@ -10,11 +10,11 @@ mod ending;
 pub mod env;
 mod fetch;
 pub mod held_tree;
-#[allow(dead_code, reason = "the hosts of a fleet are to come")]
 pub mod holders;
 pub mod install;
 mod lacking;
 pub mod manifest;
+pub mod member;
 pub mod metrics;
 pub mod notify;
 pub mod outcome;
@@ -23,7 +23,6 @@ pub mod processes;
 pub mod recover;
 pub mod registry;
 pub mod retain;
-#[allow(dead_code, reason = "the hosts of a fleet are to come")]
 pub mod rollout;
 pub mod settings;
 mod shared;

@@ -1,9 +1,11 @@
 //! What a server is told at its start. The command line reads it, and the server is built from it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::api::notice::NoticeUrl;
+use crate::api::fleet::{FleetKeys, HostName};
 use crate::engine::peers::PeerOptions;
 
 /// Where a server listens.
@@ -64,4 +66,37 @@ pub struct ServeOptions {
     pub notify: Vec<NoticeUrl>,
     /// The file with what they know the server by.
     pub notify_secret_file: Option<PathBuf>,
+    /// The fleet that it belongs to.
+    pub fleet: Option<FleetSettings>,
+}
+
+/// How a server belongs to a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetSettings {
+    /// Where etcd is, `http://host:port` or `https://host:port`.
+    pub endpoints: Vec<String>,
+    /// What this host is called; the system's name for it if nothing is said.
+    pub name: Option<HostName>,
+    /// Where the other hosts reach it.
+    pub url: String,
+    /// What all hosts show each other.
+    pub token_file: PathBuf,
+    /// Whom to trust as other hosts.
+    pub host_ca: Option<PathBuf>,
+    /// Who logs in to etcd, and the file of the password.
+    pub user: Option<(String, PathBuf)>,
+    /// The certificate for etcd, and its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whom to trust as etcd.
+    pub ca: Option<PathBuf>,
+    /// Where in etcd the fleet is.
+    pub keys: FleetKeys,
+    /// What this host is chosen by.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it takes the name of a host that is not there.
+    pub takes_over: bool,
+    /// Whose word it takes for what is wanted; anybody's if it is not said.
+    pub trust: Option<PathBuf>,
+    /// What it signs with what it publishes.
+    pub signing_key: Option<PathBuf>,
 }

@@ -16,6 +16,7 @@
 //! | `list`, `show`, `watch`, `payload`, `tree`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `metrics`, `counters` | what happens here in numbers |
+//! | `joining` | the fleet that the server belongs to |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
 //!
@@ -33,6 +34,7 @@ mod form;
 pub mod gate;
 pub mod http;
 mod inner;
+mod joining;
 mod list;
 mod login;
 mod logs;
@@ -90,6 +92,7 @@ use crate::server::auth::Authenticator;
 use crate::server::gate::{Certificate, Gate, Listener, PendingConnections};
 use crate::server::http::Exchange;
 use crate::server::inner::InnerServer;
+use crate::server::joining::FleetDuty;
 use crate::server::state::ServerState;
 use crate::server::upgrade::{Passed, Predecessor, Successor};
 use crate::store::Store;
@@ -158,15 +161,23 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     // Before the ends that the start makes: these are told, too.
     let secret = options.notify_secret_file.as_deref();
     let notifiers = notify::prepare(&store, &options.notify, secret)?;
+    if let Some(fleet) = &options.fleet {
+        joining::let_hosts_in(fleet, &tokens)?;
+    }
     let unjudged = recover(&store)?;
     let known = Registry::new(store);
     let is_kept = passed.is_kept();
     let parts = (known, unjudged, tokens);
     let (house, taken_over) = RunningServer::build(options, parts, certificate.as_ref(), passed)?;
+    let fleet = options.fleet.as_ref();
+    let duty = fleet.map(|fleet| joining::member(fleet, &house.state));
+    let duty = duty.transpose()?;
     house.announce();
     notifiers.into_iter().try_for_each(Notifier::start)?;
     house.look_back(taken_over, options.sync_from.clone())?;
     supervisor::tell("READY=1");
+    house.look_back(taken_over, (options.sync_from.clone(), duty))?;
+    notify::tell("READY=1");
     let end = wait_for_end(&signals, house.successor.channel(), certificate.as_ref());
     supervisor::tell("STOPPING=1");
     match end {
@@ -385,7 +396,7 @@ impl RunningServer {
     fn look_back(
         &self,
         taken_over: Vec<TakenOver>,
-        sync_from: Option<String>,
+        (sync_from, duty): (Option<String>, Option<FleetDuty>),
     ) -> Result<(), Error> {
         let state = Arc::clone(&self.state);
         let work = move || {
@@ -395,6 +406,9 @@ impl RunningServer {
                 .into_iter()
                 .for_each(|one| state.deployer.go_on(one));
             recover::fill(&state.known, &|id| state.deployer().is_running(id));
+            if let Some(duty) = duty {
+                joining::belong(duty, state.deployer());
+            }
             if let Some(from) = sync_from {
                 sync::at_start(&state, &from);
             }

@@ -252,6 +252,33 @@ impl Tokens {
         Ok(secret)
     }
 
+    /// Makes sure that a secret that others know, too, is the token of this name, for payloads alone.
+    ///
+    /// # Errors
+    /// When it is not a token, or the file cannot be read or written.
+    pub fn share(&self, name: &str, secret: &Secret) -> Result<(), Error> {
+        let is_token = secret.reveal().len() == 64
+            && secret.reveal().bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_token {
+            let what = format!("sharing the token '{name}'");
+            return Err(Error::new(
+                what,
+                "it must be 64 hex digits, as `openssl rand -hex 32` makes them",
+            ));
+        }
+        let _lock = self.lock()?;
+        let mut tokens = self.read()?;
+        let shared = Token::new(name, Role::Fleet, &[], secret);
+        if tokens.iter().any(|token| {
+            token.name == name && token.sha256 == shared.sha256 && token.role == Role::Fleet
+        }) {
+            return Ok(());
+        }
+        tokens.retain(|token| token.name != name);
+        tokens.push(shared);
+        self.write(&tokens)
+    }
+
     /// All tokens, without what would let anybody in.
     ///
     /// # Errors

@@ -7,8 +7,6 @@ pub mod directory;
 pub mod files;
 pub mod hex;
 pub mod host;
-// The hosts of a fleet use it.
-#[allow(dead_code)]
 pub mod jitter;
 pub mod kernel;
 pub mod latch;

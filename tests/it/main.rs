@@ -17,6 +17,7 @@ mod etcd_server;
 mod events;
 mod failure_output;
 mod fleet;
+mod fleet_hosts;
 mod fleet_payload;
 mod flood;
 mod harper;

@@ -49,11 +49,6 @@ impl RolloutOrder {
             .get(open)
             .map_or_else(|| EVERYBODY.to_owned(), |(place, _)| place.clone())
     }
-
-    /// How many go before a host; none if it does not belong to them.
-    pub fn rank(&self, host: &HostName) -> Option<usize> {
-        self.0.iter().position(|(_, one)| one == host)
-    }
 }
 
 #[cfg(test)]
@@ -69,11 +64,9 @@ mod tests {
             let below = order.below(open);
             for (rank, host) in order.hosts().enumerate() {
                 assert_eq!(order_of(id, host) < below, rank < open, "{host} {open}");
-                assert_eq!(order.rank(host), Some(rank));
             }
         }
         let other = RolloutOrder::new(DeploymentId::after(Some(id), 2, [0; 10]), names);
         assert_ne!(order, other);
-        assert_eq!(order.rank(&"f".parse().unwrap()), None);
     }
 }

@@ -1,5 +1,7 @@
 //! `serve`: how the server is set up, by flags or by the environment.
 
+mod fleet;
+
 use std::net::Ipv6Addr;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -49,6 +51,21 @@ Runs the server in the foreground until SIGTERM or SIGINT.
                         repeated
   --notify-secret-file FILE
                         signs it: X-Gangplank-Signature: sha256=HMAC
+  --fleet etcd=URL[,URL]
+                        belong to the fleet of this etcd
+  --fleet-name NAME     what this host is called there (its host name)
+  --fleet-url URL       where the other hosts reach this one
+  --fleet-token-file F  a token of 64 hex digits that all hosts share, for
+                        payloads alone; --fleet-host-ca FILE: whom they trust
+  --fleet-user NAME, --fleet-password-file FILE
+                        for an etcd with users
+  --fleet-ca FILE       whom to trust as etcd; --fleet-cert FILE,
+                        --fleet-key-file FILE: the certificate shown to it
+  --fleet-prefix P      what its keys begin with (gangplank/)
+  --fleet-label K=V     what the host is chosen by; may be repeated
+  --fleet-key FILE      what it publishes is signed with this key;
+  --fleet-trust FILE    only what is signed by one of these is taken
+  --fleet-takeover      take the name of a host that is not there any longer
   --grace S             from the signal to the end (10)
   --take-over           replace the server that uses the root: what it deploys
                         ends, and its sockets go on here, so nobody is refused
@@ -240,6 +257,7 @@ fn parse(mut line: CommandLine, environment: Environment) -> Result<Command, Usa
         sync_from: settings.get("--sync-from", |name| Ok(name.to_owned()))?,
         notify: settings.notify()?,
         notify_secret_file: settings.get("--notify-secret-file", |path| Ok(PathBuf::from(path)))?,
+        fleet: settings.fleet()?,
     };
     if options.notify.is_empty() && options.notify_secret_file.is_some() {
         return Err(Usage::new("--notify-secret-file needs --notify beside it"));

@@ -156,6 +156,8 @@ pub(super) fn of_transport(
     let not_yet = text.contains("not valid yet") || text.contains("NotValidYet");
     let trouble = match &error {
         ureq::Error::Io(io) if refused(io.kind()) => KvTrouble::Unavailable,
+        // It ended before anything was asked.
+        _ if text.contains("invalid peer certificate") => KvTrouble::Unavailable,
         ureq::Error::HostNotFound
         | ureq::Error::ConnectionFailed
         | ureq::Error::Tls(_)

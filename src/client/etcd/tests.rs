@@ -367,3 +367,122 @@ fn a_node_without_a_leader_is_left_for_another() {
     server.start_again(other);
     assert_eq!(store.list(&range[0]).unwrap().entries.len(), 1);
 }
+
+/// An authority, and what it has signed for the two ends, in a directory.
+fn certificates(dir: &std::path::Path) {
+    let openssl = |arguments: &[&str]| {
+        let done = std::process::Command::new("openssl")
+            .args(arguments)
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    let ca = [
+        "req",
+        "-x509",
+        "-subj",
+        "/CN=test-ca",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-days",
+        "2",
+    ];
+    openssl(&[&ca[..], &key[..]].concat());
+    for (name, usage) in [
+        ("server", "serverAuth,clientAuth"),
+        ("client", "clientAuth"),
+    ] {
+        let (key_file, request, out) = (
+            format!("{name}.key"),
+            format!("{name}.csr"),
+            format!("{name}.pem"),
+        );
+        let asked = [
+            "req", "-subj", "/CN=x", "-keyout", &key_file, "-out", &request,
+        ];
+        openssl(&[&asked[..], &key[..]].concat());
+        let extensions = format!("subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n");
+        std::fs::write(dir.join("extensions"), extensions).unwrap();
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "extensions",
+            "-out",
+            &out,
+        ]);
+    }
+}
+
+#[test]
+fn etcd_may_want_a_certificate() {
+    if !crate::needs::have("openssl") || !crate::needs::have("etcd") {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("gangplank-etcd-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    certificates(&dir);
+    let file = |name: &str| dir.join(name);
+    let flag = |name: &str, of: &str| format!("--{name}={}", file(of).display());
+    let flags = [
+        flag("cert-file", "server.pem"),
+        flag("key-file", "server.key"),
+        flag("trusted-ca-file", "ca.pem"),
+        "--client-cert-auth=true".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let server = EtcdServer::with(1, &flags).unwrap();
+    let urls = server.urls();
+    let store = |ca: Option<&str>, certificate: Option<(&str, &str)>| {
+        EtcdStore::new(EtcdOptions {
+            ca: ca.map(file),
+            certificate: certificate.map(|(certificate, key)| (file(certificate), file(key))),
+            ..options(&urls)
+        })
+    };
+    let own = Some(("client.pem", "client.key"));
+    let known = store(Some("ca.pem"), own).unwrap();
+    // It listens before it answers.
+    let start = std::time::Instant::now();
+    while known.put("a", b"1", None).is_err() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let watch = known.watch(&[KvRange::key("a")], 0).unwrap();
+    assert_eq!(change(&watch).1, b"1");
+    let nameless = store(Some("ca.pem"), None)
+        .unwrap()
+        .put("a", b"2", None)
+        .unwrap_err();
+    assert!(nameless.message.contains("certificate"), "{nameless}");
+    let doubtful = store(None, own).unwrap().put("a", b"2", None).unwrap_err();
+    assert_eq!(doubtful.trouble, KvTrouble::Unavailable, "{doubtful}");
+    for (ca, certificate) in [
+        (Some("absent.pem"), own),
+        (Some("ca.key"), own),
+        (None, Some(("ca.key", "client.key"))),
+        (None, Some(("client.pem", "client.pem"))),
+    ] {
+        assert!(store(ca, certificate).is_err(), "{ca:?} {certificate:?}");
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -429,6 +429,7 @@ fn the_server_by_flags_by_variables_and_by_default() {
         sync_from: None,
         notify: Vec::new(),
         notify_secret_file: None,
+        fleet: None,
     };
     assert_eq!(options, expected);
     let variables = [

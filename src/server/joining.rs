@@ -1,0 +1,132 @@
+//! How a server comes to belong to a fleet.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::api::error::{Doing, Error};
+use crate::api::fleet::HostName;
+use crate::api::name::{Project, Secret};
+use crate::client::etcd::{CALL_MAX, EtcdOptions, EtcdStore};
+use crate::client::kv::KvStore;
+use crate::engine::deployer::Deployer;
+use crate::engine::holders::PayloadFetcher;
+use crate::engine::member::{FleetLocal, FleetMember, FleetTimes, MemberSeat, TrustCheck};
+use crate::engine::rollout::FleetSeat;
+use crate::engine::rollout::lead::FleetLeader;
+use crate::engine::rollout::publish::FleetPublisher;
+use crate::engine::rollout::trust::{self, FleetTrust};
+use crate::engine::settings::FleetSettings;
+use crate::server::state::ServerState;
+use crate::store::tokens::Tokens;
+use crate::system::{host, log, threads};
+
+/// The stack of the thread that belongs to a fleet, which speaks TLS and writes JSON.
+const STACK_BYTES: usize = 512 << 10;
+/// The name that the token of the fleet has among a root's own.
+const TOKEN_NAME: &str = "fleet";
+
+/// A secret that stands alone in a file.
+fn secret(file: &Path) -> Result<Secret, Error> {
+    let doing = || format!("reading {}", file.display());
+    let text = fs::read_to_string(file).doing(doing)?;
+    match text.trim() {
+        "" => Err(Error::new(doing(), "it is empty")),
+        text => Ok(Secret::new(text)),
+    }
+}
+
+/// Lets the other hosts in, for payloads alone.
+pub(super) fn let_hosts_in(settings: &FleetSettings, tokens: &Tokens) -> Result<(), Error> {
+    tokens.share(TOKEN_NAME, &secret(&settings.token_file)?)
+}
+
+/// What a server does for its fleet: it is one of its hosts, and leads rollouts that nobody leads.
+pub(super) struct FleetDuty {
+    member: FleetMember,
+    leader: Arc<FleetLeader>,
+}
+
+/// The host that this server is in its fleet, by which its operations are done from now on. Nothing is asked yet.
+pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<FleetDuty, Error> {
+    let name = match &settings.name {
+        Some(name) => name.clone(),
+        None => {
+            let name = host::name();
+            let what = || format!("joining the fleet as {name}");
+            name.parse::<HostName>().map_err(|why| {
+                Error::new(what(), format!("{why}; --fleet-name says another one"))
+            })?
+        }
+    };
+    let times = FleetTimes::of_server();
+    let user = settings.user.as_ref();
+    let user = user.map(|(user, file)| Ok::<_, Error>((user.clone(), secret(file)?)));
+    let store = EtcdStore::new(EtcdOptions {
+        endpoints: settings.endpoints.clone(),
+        spread_by: name.to_string(),
+        user: user.transpose()?,
+        ca: settings.ca.clone(),
+        certificate: settings.certificate.clone(),
+        call_max: CALL_MAX,
+        silence: times.silence,
+    })?;
+    let fetcher = PayloadFetcher::new(secret(&settings.token_file)?, settings.host_ca.clone());
+    let local = FleetLocal::new(Arc::clone(&state.deployer), fetcher, name.clone());
+    let root = state
+        .server_mark()
+        .variable()
+        .1
+        .to_string_lossy()
+        .into_owned();
+    let store: Arc<dyn KvStore> = Arc::new(store);
+    let trust = settings
+        .trust
+        .as_deref()
+        .map(FleetTrust::load)
+        .transpose()?;
+    let trust = trust.map(|trust| {
+        let check = move |project: &Project, value: &[u8]| trust.check(project, value);
+        Arc::new(check) as TrustCheck
+    });
+    let key = settings
+        .signing_key
+        .as_deref()
+        .map(trust::load_key)
+        .transpose()?;
+    let stop = state.deployer.stop_signal();
+    let seat = FleetSeat {
+        store: Arc::clone(&store),
+        keys: settings.keys.clone(),
+        host: name.clone(),
+        url: settings.url.clone(),
+    };
+    let publisher = Arc::new(FleetPublisher::new(seat, key, stop.clone()));
+    let leader = Arc::new(FleetLeader::new(Arc::clone(&publisher), stop.clone()));
+    // A server belongs to one fleet from its start on.
+    let _ = state.fleet.set(publisher);
+    let seat = MemberSeat {
+        store,
+        keys: settings.keys.clone(),
+        host: name,
+        url: settings.url.clone(),
+        labels: settings.labels.clone(),
+        root,
+        takes_over: settings.takes_over,
+        trust,
+        times,
+    };
+    let member = FleetMember::new(seat, Arc::new(local))?;
+    Ok(FleetDuty { member, leader })
+}
+
+/// Belongs to the fleet from now on, whether etcd answers or not.
+pub(super) fn belong(duty: FleetDuty, deployer: &Deployer) {
+    let FleetDuty { member, leader } = duty;
+    let stop = deployer.stop_signal().clone();
+    let joins = threads::spawn("fleet", STACK_BYTES, move || member.run(&stop));
+    let leads = threads::spawn("fleet-lead", STACK_BYTES, move || leader.run());
+    if let Err(error) = joins.and(leads) {
+        log::error(&format!("fleet: making a thread for it: {error}"));
+    }
+}
