@@ -195,6 +195,18 @@ impl From<Refusal> for FleetFailure {
     }
 }
 
+/// Pins components of a host, from elsewhere.
+#[derive(Clone)]
+pub struct FleetPins(Sender<WorkNews>);
+
+impl FleetPins {
+    /// Lets the fleet leave a component of this host alone, or no longer.
+    pub fn set(&self, project: &Project, is_pinned: bool) {
+        // The host listens as long as the server runs.
+        let _ = self.0.send(WorkNews::Pin(project.clone(), is_pinned));
+    }
+}
+
 /// A host of a fleet.
 pub struct FleetMember {
     seat: MemberSeat,
@@ -224,6 +236,11 @@ impl FleetMember {
             seat,
             local,
         })
+    }
+
+    /// The way to pin components of this host.
+    pub fn pins(&self) -> FleetPins {
+        FleetPins(self.news.0.clone())
     }
 
     /// Belongs to the fleet until the stop.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::api::notice::NoticeUrl;
 use crate::api::fleet::{FleetKeys, HostName};
+use crate::api::notice::NoticeUrl;
 use crate::engine::peers::PeerOptions;
 
 /// Where a server listens.

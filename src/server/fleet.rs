@@ -89,10 +89,17 @@ pub(super) fn change_fleet(
             );
             Ok(json!({ "message": message, "host": host }))
         }
-        FleetChange::Pin(..) => Err(Refusal::new(
-            Code::FleetUnavailable,
-            "pinning: this server cannot do that yet",
-        )),
+        FleetChange::Pin(project, is_pinned) => {
+            if let Some(pins) = state.pins.get() {
+                pins.set(&project, is_pinned);
+            }
+            let host = &fleet.seat().host_name();
+            let message = match is_pinned {
+                true => format!("The fleet leaves {project} on {host} alone until it is unpinned"),
+                false => format!("{project} on {host} follows the fleet again"),
+            };
+            Ok(json!({ "message": message, "project": project }))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::engine::deployer::Deployer;
 use crate::engine::holders::PayloadFetcher;
 use crate::engine::member::{FleetLocal, FleetMember, FleetTimes, MemberSeat, TrustCheck};
 use crate::engine::rollout::FleetSeat;
-use crate::engine::rollout::lead::FleetLeader;
+use crate::engine::rollout::lead::{FleetLeader, LeaderTimes};
 use crate::engine::rollout::publish::FleetPublisher;
 use crate::engine::rollout::trust::{self, FleetTrust};
 use crate::engine::settings::FleetSettings;
@@ -47,18 +47,20 @@ pub(super) struct FleetDuty {
     leader: Arc<FleetLeader>,
 }
 
+/// What this host is called in its fleet.
+fn host_name(settings: &FleetSettings) -> Result<HostName, Error> {
+    if let Some(name) = &settings.name {
+        return Ok(name.clone());
+    }
+    let name = host::name();
+    let what = || format!("joining the fleet as {name}");
+    name.parse::<HostName>()
+        .map_err(|why| Error::new(what(), format!("{why}; --fleet-name says another one")))
+}
+
 /// The host that this server is in its fleet, by which its operations are done from now on. Nothing is asked yet.
 pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<FleetDuty, Error> {
-    let name = match &settings.name {
-        Some(name) => name.clone(),
-        None => {
-            let name = host::name();
-            let what = || format!("joining the fleet as {name}");
-            name.parse::<HostName>().map_err(|why| {
-                Error::new(what(), format!("{why}; --fleet-name says another one"))
-            })?
-        }
-    };
+    let name = host_name(settings)?;
     let times = FleetTimes::of_server();
     let user = settings.user.as_ref();
     let user = user.map(|(user, file)| Ok::<_, Error>((user.clone(), secret(file)?)));
@@ -102,7 +104,12 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         url: settings.url.clone(),
     };
     let publisher = Arc::new(FleetPublisher::new(seat, key, stop.clone()));
-    let leader = Arc::new(FleetLeader::new(Arc::clone(&publisher), stop.clone()));
+    let leads = LeaderTimes::lasting(times.lease / 2);
+    let leader = Arc::new(FleetLeader::new(
+        Arc::clone(&publisher),
+        leads,
+        stop.clone(),
+    ));
     // A server belongs to one fleet from its start on.
     let _ = state.fleet.set(publisher);
     let seat = MemberSeat {
@@ -117,6 +124,7 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         times,
     };
     let member = FleetMember::new(seat, Arc::new(local))?;
+    let _ = state.pins.set(member.pins());
     Ok(FleetDuty { member, leader })
 }
 

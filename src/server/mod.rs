@@ -174,10 +174,8 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     let duty = duty.transpose()?;
     house.announce();
     notifiers.into_iter().try_for_each(Notifier::start)?;
-    house.look_back(taken_over, options.sync_from.clone())?;
-    supervisor::tell("READY=1");
     house.look_back(taken_over, (options.sync_from.clone(), duty))?;
-    notify::tell("READY=1");
+    supervisor::tell("READY=1");
     let end = wait_for_end(&signals, house.successor.channel(), certificate.as_ref());
     supervisor::tell("STOPPING=1");
     match end {
@@ -293,6 +291,7 @@ fn state(
         auth: Authenticator::new(tokens),
         addresses: OnceLock::new(),
         fleet: OnceLock::new(),
+        pins: OnceLock::new(),
     })
 }
 

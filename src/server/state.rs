@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::engine::deployer::Deployer;
 use crate::engine::env::EnvFiles;
+use crate::engine::member::FleetPins;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::engine::rollout::publish::FleetPublisher;
@@ -39,6 +40,8 @@ pub(crate) struct ServerState {
     pub(super) addresses: OnceLock<Vec<String>>,
     /// The fleet that this server belongs to, if it belongs to one.
     pub(super) fleet: OnceLock<Arc<FleetPublisher>>,
+    /// Keeps the fleet's hands off a component of this host, or lets it go on.
+    pub(super) pins: OnceLock<FleetPins>,
 }
 
 impl ServerState {

@@ -43,6 +43,7 @@ mod reattach;
 mod recipes;
 mod refuse;
 mod release;
+mod rollouts;
 mod run;
 mod run_as;
 mod serve;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{after, select_biased};
+
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{Event, PhaseStatus, Status};
 use crate::api::fleet::{Desired, HostName, HostState};
@@ -22,6 +24,9 @@ use crate::system::stop::Stop;
 
 /// How often it is looked whether something newer is wanted while a deployment says nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether another deployment of the component has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A server's own side.
 pub struct FleetLocal {
@@ -97,6 +102,31 @@ impl FleetLocal {
             .fetcher
             .fetch(&self.deployer, &wanted, holders, stop, &mut bad)?;
         Ok(PayloadHere::Fetched(fetched))
+    }
+
+    /// Deploys once nobody else deploys the component here: the host that publishes has just built it, and its turn may come
+    /// before that deployment is over.
+    fn deploy_when_free(
+        &self,
+        order: &FleetOrder,
+        tell: &mut dyn FnMut(HostState),
+        stop: &Stop,
+    ) -> Result<Follower, Refusal> {
+        loop {
+            let refusal = match self.deploy(order, tell, stop) {
+                Err(refusal) if refusal.code == Code::Busy => refusal,
+                result => return result,
+            };
+            let Some(other) = refusal.deployment_id else {
+                return Err(refusal);
+            };
+            while self.deployer.is_running(other) {
+                select_biased! {
+                    recv(stop.channel()) -> _ => return Err(refusal),
+                    recv(after(LOOK_AGAIN)) -> _ => {}
+                }
+            }
+        }
     }
 
     fn deploy(
@@ -242,7 +272,7 @@ impl LocalHost for FleetLocal {
         if order.is_here {
             return Ok(());
         }
-        let follower = self.deploy(order, tell, stop)?;
+        let follower = self.deploy_when_free(order, tell, stop)?;
         self.follow(follower, tell, stop)
     }
 }

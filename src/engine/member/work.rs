@@ -38,6 +38,8 @@ pub(super) enum WorkNews {
     Does(Project, HostState),
     HasPayload(String),
     Ended(Project, u64, Result<(), FleetFailure>),
+    /// Whether the fleet is to leave it alone; said by somebody at this host.
+    Pin(Project, bool),
 }
 
 impl FleetMember {
@@ -112,6 +114,30 @@ impl FleetMember {
                 self.ended(&project, generation, result);
                 None
             }
+            WorkNews::Pin(project, is_pinned) => {
+                self.pin(&project, is_pinned);
+                None
+            }
+        }
+    }
+
+    /// What is live here counts as somebody's own choice, or no longer: then what is wanted is made so again.
+    fn pin(&mut self, project: &Project, is_pinned: bool) {
+        let live = self.local.live(project);
+        let Some(applied) = self.memory.projects.get_mut(project) else {
+            return;
+        };
+        match is_pinned {
+            true => applied.live = None,
+            false => {
+                applied.live = live;
+                applied.live_of_fleet = None;
+                // What is wanted is newer than that, and nothing older is taken.
+                applied.generation = applied.generation.saturating_sub(1);
+            }
+        }
+        if let Err(error) = self.local.save(&self.memory) {
+            log::error(&format!("fleet: {error}"));
         }
     }
 

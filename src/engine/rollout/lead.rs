@@ -22,13 +22,6 @@ use crate::system::log;
 use crate::system::stop::Stop;
 use crate::system::threads;
 
-/// How long nobody leads after a leader has died.
-const TTL: Duration = Duration::from_secs(30);
-/// How often a leader says that it is there: twice more before its lease ends.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// The host that published leads at once; the others wait so long, and up to as much again, so that a thousand do not try
-/// together.
-const OTHERS_WAIT: Duration = Duration::from_secs(2);
 /// How often it is looked whether a rollout lacks a leader, if nothing is heard of one: news may be lost.
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// After trouble with the store; it doubles.
@@ -37,11 +30,39 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The stack of a thread that leads.
 const STACK_BYTES: usize = 512 << 10;
 
+/// How long a leader is missed.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaderTimes {
+    /// How long nobody leads after a leader has died.
+    ttl: Duration,
+}
+
+impl LeaderTimes {
+    /// With leases that last so long without their leader.
+    pub fn lasting(ttl: Duration) -> LeaderTimes {
+        // etcd grants no shorter one.
+        let ttl = ttl.max(Duration::from_secs(2));
+        LeaderTimes { ttl }
+    }
+
+    /// How often a leader says that it is there: twice more before its lease ends.
+    fn renew(self) -> Duration {
+        self.ttl / 3
+    }
+
+    /// The host that published leads at once; the others wait so long, and up to as much again, so that a thousand do not
+    /// try together.
+    fn others_wait(self) -> Duration {
+        self.ttl / 15
+    }
+}
+
 /// Leads the rollouts that nobody leads.
 pub struct FleetLeader {
     publisher: Arc<FleetPublisher>,
     /// The components whose rollouts this host leads, or tries to.
     leading: Mutex<BTreeSet<Project>>,
+    times: LeaderTimes,
     stop: Stop,
 }
 
@@ -54,10 +75,11 @@ struct Leaderless {
 
 impl FleetLeader {
     /// A leader that publishes by this publisher where it has to take something back.
-    pub fn new(publisher: Arc<FleetPublisher>, stop: Stop) -> FleetLeader {
+    pub fn new(publisher: Arc<FleetPublisher>, times: LeaderTimes, stop: Stop) -> FleetLeader {
         FleetLeader {
             publisher,
             leading: Mutex::default(),
+            times,
             stop,
         }
     }
@@ -122,7 +144,7 @@ impl FleetLeader {
 
     fn leaderless(&self, project: Project) -> Result<Option<Leaderless>, KvError> {
         let view = FleetView::look(self.seat(), &project)?;
-        if view.lead.is_some() || !view.is_rolling() {
+        if view.lead.is_some() || !view.is_led() {
             return Ok(None);
         }
         let origin = view.desired.map(|(desired, _)| desired.origin);
@@ -139,7 +161,7 @@ impl FleetLeader {
         let lead = move || {
             let delay = match is_own {
                 true => Duration::ZERO,
-                false => OTHERS_WAIT.mul_f64(1.0 + random_part()),
+                false => leader.times.others_wait().mul_f64(1.0 + random_part()),
             };
             if leader.wait(delay) {
                 if let Err(error) = leader.lead(&of) {
@@ -177,7 +199,7 @@ impl FleetLeader {
         let FleetSeat {
             store, keys, host, ..
         } = self.seat();
-        let lease = store.alive(None, TTL)?;
+        let lease = store.alive(None, self.times.ttl)?;
         let key = keys.lead(project);
         let lead = Lead::new(host.clone()).write();
         let value = lead.map_err(|why| KvError::new(KvTrouble::Refused, why))?;
@@ -224,7 +246,7 @@ impl FleetLeader {
                 }
                 LeaderStep::Wait(deadline) => deadline,
             };
-            let due = renewed + RENEW_EVERY;
+            let due = renewed + self.times.renew();
             let until = deadline.map_or(due, |deadline| deadline.min(due));
             if news.is_none() || known_lost {
                 news = Some(FleetNews::begin(seat, &view)?);
@@ -237,7 +259,7 @@ impl FleetLeader {
                 Some(Woken::News | Woken::Time) => {}
             }
             if Instant::now() >= due {
-                let again = seat.store.alive(Some(&term.lease), TTL);
+                let again = seat.store.alive(Some(&term.lease), self.times.ttl);
                 again.map_err(|error| failed(&error))?;
                 renewed = Instant::now();
             }

@@ -17,6 +17,13 @@ pub struct FleetSeat {
     pub(crate) url: String,
 }
 
+impl FleetSeat {
+    /// The name of this host.
+    pub fn host_name(&self) -> String {
+        self.host.to_string()
+    }
+}
+
 impl fmt::Debug for FleetSeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FleetSeat({})", self.host)

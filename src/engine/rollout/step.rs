@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::fleet::{Desired, EVERYBODY, HostName, Rollout, RolloutOrder, RolloutState};
 use crate::engine::rollout::plan::{below, is_active};
-use crate::engine::rollout::view::{FleetHost, Standing};
+use crate::engine::rollout::view::{FleetHost, HostStanding};
 
 /// What a leader has seen. The next one begins anew, which makes a rollout slower and never bolder.
 #[derive(Debug, Default)]
@@ -123,17 +123,17 @@ fn tally(
         }
         tally.open += 1;
         let standing = host.standing(rollout.generation);
-        if standing != Standing::Pending {
+        if standing != HostStanding::Pending {
             memory.since.remove(&host.name);
         }
         match standing {
-            Standing::Live => tally.live += 1,
-            Standing::Failed => {
+            HostStanding::Live => tally.live += 1,
+            HostStanding::Failed => {
                 let why = host.reason().unwrap_or("it does not say why");
                 tally.failures.push(format!("{}: {why}", host.name));
             }
-            Standing::Absent | Standing::LeftAlone => {}
-            Standing::Pending => {
+            HostStanding::Absent | HostStanding::LeftAlone => {}
+            HostStanding::Pending => {
                 let until = *memory.since.entry(host.name.clone()).or_insert(now) + limit;
                 if limit > Duration::ZERO && now >= until {
                     let seconds = limit.as_secs();

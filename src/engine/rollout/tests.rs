@@ -16,7 +16,7 @@ use crate::client::kv::{
 };
 use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::claim::HeldClaim;
-use crate::engine::rollout::lead::FleetLeader;
+use crate::engine::rollout::lead::{FleetLeader, LeaderTimes};
 use crate::engine::rollout::publish::{BeforeThat, FleetPublisher, Publication};
 use crate::engine::rollout::step::{LeaderMemory, LeaderStep, step};
 use crate::engine::rollout::trust::{FleetTrust, load_key};
@@ -204,6 +204,10 @@ fn options(canary: u64, wave: u64) -> FleetOptions {
         host_timeout_s: Some(600),
         ..FleetOptions::default()
     }
+}
+
+fn times() -> LeaderTimes {
+    LeaderTimes::lasting(30 * SECOND)
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -605,7 +609,11 @@ fn a_leader_takes_a_rollout_to_its_end_and_another_one_goes_on_when_it_dies() {
     fleet.publish(0, 1, &quick).unwrap();
     let leader = |n: usize| {
         let (stopper, stop) = stop::pair().unwrap();
-        let leader = Arc::new(FleetLeader::new(Arc::new(fleet.publisher(n)), stop));
+        let leader = Arc::new(FleetLeader::new(
+            Arc::new(fleet.publisher(n)),
+            times(),
+            stop,
+        ));
         (stopper, std::thread::spawn(move || leader.run()))
     };
     let (first, running) = leader(0);
@@ -669,6 +677,7 @@ fn a_leader_that_lost_its_lease_opens_nothing() {
     fleet.publish(0, 1, &quick).unwrap();
     let leader = Arc::new(FleetLeader::new(
         Arc::new(fleet.publisher(0)),
+        times(),
         Stop::never(),
     ));
     let term = leader.take(&app()).unwrap().unwrap();

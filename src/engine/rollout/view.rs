@@ -53,7 +53,7 @@ pub struct FleetHost {
 
 /// How a host stands to a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum HostStanding {
     Live,
     Failed,
     /// It is there and has not ended.
@@ -66,20 +66,20 @@ pub(super) enum Standing {
 
 impl FleetHost {
     /// How it stands to a generation.
-    pub(super) fn standing(&self, generation: u64) -> Standing {
+    pub(super) fn standing(&self, generation: u64) -> HostStanding {
         let not_ended = match self.is_alive {
-            true => Standing::Pending,
-            false => Standing::Absent,
+            true => HostStanding::Pending,
+            false => HostStanding::Absent,
         };
         let Some(status) = &self.status else {
             return not_ended;
         };
         match status.state {
-            HostState::Pinned | HostState::Removed => Standing::LeftAlone,
-            HostState::Held => Standing::Failed,
+            HostState::Pinned | HostState::Removed => HostStanding::LeftAlone,
+            HostState::Held => HostStanding::Failed,
             _ if status.generation != generation => not_ended,
-            HostState::Live => Standing::Live,
-            HostState::Failed | HostState::RolledBack => Standing::Failed,
+            HostState::Live => HostStanding::Live,
+            HostState::Failed | HostState::RolledBack => HostStanding::Failed,
             _ => not_ended,
         }
     }
@@ -87,8 +87,8 @@ impl FleetHost {
     /// Its state in a word, as a table shows it.
     pub(super) fn word(&self, generation: u64) -> &'static str {
         match (self.standing(generation), &self.status) {
-            (Standing::Absent, _) => "absent",
-            (Standing::Pending, Some(status)) if status.generation != generation => {
+            (HostStanding::Absent, _) => "absent",
+            (HostStanding::Pending, Some(status)) if status.generation != generation => {
                 HostState::Waiting.word()
             }
             (_, Some(status)) => status.state.word(),
@@ -183,8 +183,14 @@ impl FleetView {
             .map(|(desired, _)| desired.deployment_id)
     }
 
-    /// Whether what is wanted is still on its way.
-    pub fn is_rolling(&self) -> bool {
+    /// Whether what is wanted is still on its way to some hosts.
+    pub(super) fn is_rolling(&self) -> bool {
+        let (live, hosts) = self.count();
+        live < hosts && self.is_led()
+    }
+
+    /// Whether the rollout of what is wanted has not been ended by a leader.
+    pub(super) fn is_led(&self) -> bool {
         let rollout = self.rollout.as_ref();
         rollout.is_some_and(|(rollout, _)| {
             rollout.generation == self.generation() && super::plan::is_active(rollout)
@@ -193,7 +199,7 @@ impl FleetView {
 
     /// How many hosts are live, and how many are meant.
     pub fn count(&self) -> (usize, usize) {
-        let live = |host: &&FleetHost| host.standing(self.generation()) == Standing::Live;
+        let live = |host: &&FleetHost| host.standing(self.generation()) == HostStanding::Live;
         (self.hosts.iter().filter(live).count(), self.hosts.len())
     }
 
@@ -268,7 +274,7 @@ impl FleetView {
         let others: Vec<String> = self
             .hosts
             .iter()
-            .filter(|host| host.standing(self.generation()) != Standing::Live)
+            .filter(|host| host.standing(self.generation()) != HostStanding::Live)
             .map(|host| {
                 let reason = host
                     .reason()

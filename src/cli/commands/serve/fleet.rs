@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::FlagReader;
+use super::{FlagReader, pair};
 use crate::api::fleet::{FleetKeys, HostName};
 use crate::cli::arguments::Usage;
 use crate::client::Target;
@@ -26,7 +26,8 @@ impl FlagReader<'_> {
         let password_file = self.get("--fleet-password-file", path)?;
         let certificate = self.get("--fleet-cert", path)?;
         let key = self.get("--fleet-key-file", path)?;
-        let labels: BTreeMap<String, String> = self.pairs("--fleet-label")?.into_iter().collect();
+        let labels: BTreeMap<String, String> =
+            self.all("--fleet-label", pair)?.into_iter().collect();
         let keys = self.get("--fleet-prefix", |text| {
             text.parse::<FleetKeys>().map_err(str::to_owned)
         })?;
