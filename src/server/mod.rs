@@ -16,6 +16,7 @@
 //! | `list`, `show`, `watch`, `payload`, `tree`, `status`, `logs`, `system` | the operations that look |
 //! | `upgrade` | the listening sockets: made, passed on by the server before, or kept by a supervisor |
 //! | `metrics`, `counters` | what happens here in numbers |
+//! | `end` | what ends the server |
 //! | `joining` | the fleet that the server belongs to |
 //! | `inner` | the HTTP server behind the gate, and its next life if it dies |
 //! | `sockets` | the unix sockets |
@@ -28,6 +29,7 @@ mod cancel;
 mod counters;
 mod deploy;
 mod drop;
+mod end;
 mod env;
 mod fleet;
 mod form;
@@ -72,7 +74,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::Project;
@@ -89,6 +91,7 @@ use crate::engine::settings::ServeOptions;
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
 use crate::server::auth::Authenticator;
+use crate::server::end::{ServerEnd, wait_for_end};
 use crate::server::gate::{Certificate, Gate, Listener, PendingConnections};
 use crate::server::http::Exchange;
 use crate::server::inner::InnerServer;
@@ -102,7 +105,7 @@ use crate::system::log;
 use crate::system::notify as supervisor;
 use crate::system::passing::{ListeningSocket, PassedSocket};
 use crate::system::paths;
-use crate::system::signals::{self, Signal};
+use crate::system::signals;
 use crate::system::threads;
 
 /// What the system gives a thread that says nothing: this one starts processes and asks peers.
@@ -192,36 +195,6 @@ pub fn serve(options: &ServeOptions) -> Result<(), Error> {
     }
     log::info("stopped");
     Ok(())
-}
-
-/// Why a server ends.
-enum ServerEnd {
-    Signal,
-    /// The next server has its sockets.
-    Replaced,
-}
-
-/// Obeys signals until the end.
-fn wait_for_end(
-    signals: &Receiver<Signal>,
-    replaced: &Receiver<()>,
-    certificate: Option<&Arc<Certificate>>,
-) -> ServerEnd {
-    loop {
-        select! {
-            // The channels are never closed: their threads live as long as the process.
-            recv(signals) -> signal => match signal {
-                Ok(Signal::Reload) => {}
-                _ => return ServerEnd::Signal,
-            },
-            recv(replaced) -> _ => return ServerEnd::Replaced,
-        }
-        match certificate.map(|certificate| certificate.reload()) {
-            Some(Ok(())) => log::info("read the certificate again"),
-            Some(Err(error)) => log::error(&format!("{error}; the one from before goes on")),
-            None => log::info("SIGHUP: without a certificate there is nothing to read again"),
-        }
-    }
 }
 
 /// What all requests share: what is known, what runs, and who deploys.

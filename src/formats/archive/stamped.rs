@@ -40,7 +40,7 @@ pub(super) struct StampedEntry {
 
 impl StampedEntry {
     /// Writes what a list does not have of it.
-    pub(super) fn write_more(&self, out: &mut impl Write) -> io::Result<()> {
+    fn write_more(&self, out: &mut impl Write) -> io::Result<()> {
         if !matches!(self.entry.kind, ListedKind::File(_)) {
             return Ok(());
         }
