@@ -66,7 +66,7 @@ impl Ending {
     }
 
     /// Whether the terminal event is in the journal and on disk.
-    pub(super) fn is_sealed(&self) -> bool {
+    fn is_sealed(&self) -> bool {
         self.next != EndStep::Journal
     }
 
