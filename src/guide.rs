@@ -106,6 +106,8 @@
 //! 1. **The wire**: a variant of [`Operation`](crate::api::operation::Operation) with typed fields; in `api/operation/call.rs` a row with its name and
 //!    the shape of its answer, and how its fields are written; in `reader.rs` how they are read. The name of a new field goes into one of the lists of
 //!    `api/operation.rs`, since what is not known there is not even kept. A refusal that is new gets a [`Code`](crate::api::error::Code), which decides the HTTP status and the exit code.
+//!    In `api/openapi/operations.rs` what the operation does, each of its fields, and an example; nothing compiles without the operation, and a test
+//!    compares its fields with those that are read. A field of which more is to be said than text, number or truth has its schema in `api/openapi/fields.rs`.
 //! 2. **The work**: a method of the engine, which knows nothing of HTTP. It returns a value, or a
 //!    [`Refusal`](crate::api::error::Refusal) that says what was being done, to what, and why it failed.
 //! 3. **The server**: `server/stop.rs` with the function that answers it, or the `StreamSource` that the one pump

@@ -102,11 +102,11 @@ impl From<Exit> for std::process::ExitCode {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])+ $name:ident $word:literal $status:literal $exit:ident;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident $word:literal $status:literal $exit:ident;)+) => {
         /// Every reason for which a request or a deployment is refused, with its word on the wire, its HTTP status and
         /// the exit code that it gives the CLI.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Code { $($(#[$doc])+ $name,)+ }
+        pub enum Code { $($(#[doc = $doc])+ $name,)+ }
 
         impl Code {
             /// All codes, for tests and for [`Code::parse`].
@@ -114,6 +114,11 @@ macro_rules! codes {
 
             /// The word on the wire.
             pub const fn word(self) -> &'static str { match self { $(Code::$name => $word,)+ } }
+
+            /// When it is told, as a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$name => concat!($($doc),+).trim_start(),)+ }
+            }
 
             /// The HTTP status of a plain answer.
             pub const fn status(self) -> u16 { match self { $(Code::$name => $status,)+ } }

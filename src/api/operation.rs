@@ -20,18 +20,18 @@ use crate::api::operation::reader::FieldReader;
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
 
-#[cfg(test)]
-pub use crate::api::operation::call::FieldKind;
-pub use crate::api::operation::call::{AnswerShape, OperationCall, OperationName, name_in};
+pub use crate::api::operation::call::{
+    AnswerShape, FieldKind, OperationCall, OperationName, name_in,
+};
 
 /// The field that names the operation.
-const NAME: &str = "operation";
+pub(in crate::api) const NAME: &str = "operation";
 
 /// The fields of a request, by name.
 pub type Fields = Map<String, Value>;
 
 /// Fields that are `true` or `false`.
-const BOOLEANS: &[&str] = &[
+pub(in crate::api) const BOOLEANS: &[&str] = &[
     "activate",
     "replicated",
     "ignore_replication_errors",
@@ -48,7 +48,7 @@ const BOOLEANS: &[&str] = &[
 ];
 
 /// Fields that are numbers.
-const NUMBERS: &[&str] = &[
+pub(in crate::api) const NUMBERS: &[&str] = &[
     "install_timeout",
     "limit",
     "offset",
@@ -63,7 +63,7 @@ const NUMBERS: &[&str] = &[
 ];
 
 /// All other fields: texts, and what has rules of its own.
-const OTHERS: &[&str] = &[
+pub(in crate::api) const OTHERS: &[&str] = &[
     "operation",
     "project",
     "deployment_id",

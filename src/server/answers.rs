@@ -1,12 +1,14 @@
 //! What becomes of a request, and the JSON of every answer.
 
+use std::fmt::Write;
 use std::io;
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::api::error::{self, Code, Error, Refusal};
 use crate::api::event::{Event, Failure};
-use crate::server::http::{Answer, FileAnswer};
+use crate::server::http::{Answer, Exchange, FileAnswer};
 use crate::server::pump::LiveStream;
 
 /// Makes bytes, and gives each part of them to be sent.
@@ -51,6 +53,27 @@ pub(super) fn json_text(status: u16, body: Vec<u8>) -> Answer {
         content_type: "application/json",
         headers: Vec::new(),
         body,
+    }
+}
+
+/// A text that is a part of the program. Who has it already is told so, and not sent it again.
+pub(super) fn tagged(exchange: &Exchange, content_type: &'static str, text: &[u8]) -> Answer {
+    let mut tag = String::from("\"");
+    for byte in &Sha256::digest(text)[..8] {
+        let _ = write!(tag, "{byte:02x}");
+    }
+    tag.push('"');
+    let known = exchange.header("If-None-Match");
+    let is_known = known.is_some_and(|known| known.split(',').any(|one| one.trim() == tag));
+    Answer {
+        status: if is_known { 304 } else { 200 },
+        content_type,
+        headers: vec![
+            ("ETag", tag),
+            ("Cache-Control", "no-cache".to_owned()),
+            ("X-Content-Type-Options", "nosniff".to_owned()),
+        ],
+        body: if is_known { Vec::new() } else { text.to_vec() },
     }
 }
 

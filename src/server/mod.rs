@@ -9,6 +9,7 @@
 //! | `form` | a request's body: its fields, and the payload behind them |
 //! | `members` | the members of an object of JSON, unread |
 //! | `answers` | what becomes of a request, and the JSON of every answer |
+//! | `openapi` | the description of the API |
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `run` | one command in a release |
@@ -42,6 +43,7 @@ mod login;
 mod logs;
 mod members;
 mod metrics;
+mod openapi;
 mod options;
 mod page;
 mod payload;

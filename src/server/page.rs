@@ -1,10 +1,7 @@
 //! The page: three files that are part of the program. Whoever asks gets them, for they say nothing of this server; what the
 //! page shows it asks for by the operations, with a token.
 
-use std::fmt::Write;
-
-use sha2::{Digest, Sha256};
-
+use crate::server::answers::tagged;
 use crate::server::http::{Answer, Exchange};
 
 /// Nothing from elsewhere, nothing that is written into the page, and nobody's frame around it.
@@ -27,30 +24,14 @@ fn file(path: &str) -> Option<(&'static str, &'static str)> {
 /// Answers with a file of the page; none if there is none at the path.
 pub(super) fn page(exchange: &Exchange, path: &str) -> Option<Answer> {
     let (content_type, text) = file(path)?;
-    let mut tag = String::from("\"");
-    for byte in &Sha256::digest(text)[..8] {
-        let _ = write!(tag, "{byte:02x}");
-    }
-    tag.push('"');
-    let known = exchange.header("If-None-Match");
-    let is_known = known.is_some_and(|known| known.split(',').any(|one| one.trim() == tag));
+    let mut answer = tagged(exchange, content_type, text.as_bytes());
     let headers = [
-        ("ETag", tag.as_str()),
-        ("Cache-Control", "no-cache"),
         ("Content-Security-Policy", POLICY),
-        ("X-Content-Type-Options", "nosniff"),
         ("Referrer-Policy", "no-referrer"),
         ("Cross-Origin-Opener-Policy", "same-origin"),
         ("Cross-Origin-Resource-Policy", "same-origin"),
     ];
-    Some(Answer {
-        status: if is_known { 304 } else { 200 },
-        content_type,
-        headers: headers.map(|(name, value)| (name, value.to_owned())).into(),
-        body: if is_known {
-            Vec::new()
-        } else {
-            text.as_bytes().to_vec()
-        },
-    })
+    let headers = headers.map(|(name, value)| (name, value.to_owned()));
+    answer.headers.extend(headers);
+    Some(answer)
 }

@@ -18,8 +18,8 @@ use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
-    cancel, deploy, drop, env, fleet, list, login, logs, metrics, page, payload, prepare, restart,
-    rollback, run, show, start, status, stop, system, tree, ui, watch,
+    cancel, deploy, drop, env, fleet, list, login, logs, metrics, openapi, page, payload, prepare,
+    restart, rollback, run, show, start, status, stop, system, tree, ui, watch,
 };
 use crate::system::log;
 
@@ -82,9 +82,13 @@ impl ServerState {
         operation: &mut String,
     ) -> Result<Outcome, Refusal> {
         let is_look = matches!(exchange.method().as_str(), "GET" | "HEAD");
-        // Before the judgement of browsers: a link to the page may stand anywhere.
-        if let Some(page) = page::page(exchange, &plain_path(exchange.path())).filter(|_| is_look) {
-            return Ok(Outcome::Answer(page));
+        // Before the judgement of browsers: a link to what anyone gets may stand anywhere.
+        if is_look {
+            let path = plain_path(exchange.path());
+            let public = page::page(exchange, &path).or_else(|| openapi::openapi(exchange, &path));
+            if let Some(public) = public {
+                return Ok(Outcome::Answer(public));
+            }
         }
         browser::refuse_other_sites(exchange, self.tls)?;
         if self.deployer.is_stopping() {
@@ -121,7 +125,9 @@ impl ServerState {
                 perform(self, request, wanted, &caller)
             }
             ("", ..) => Ok(self.bad_method("/", "GET, HEAD, POST")),
-            ("/page.css" | "/page.js", ..) => Ok(self.bad_method(&path, "GET, HEAD")),
+            ("/page.css" | "/page.js" | openapi::PATH, ..) => {
+                Ok(self.bad_method(&path, "GET, HEAD"))
+            }
             (_, "GET", Some(which)) => {
                 let caller = self.auth.caller(exchange)?;
                 caller.may_look("watching a deployment")?;

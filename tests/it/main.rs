@@ -30,6 +30,7 @@ mod metrics;
 mod needs;
 mod notify;
 mod old_kernel;
+mod openapi;
 mod package;
 mod packing;
 mod page;
