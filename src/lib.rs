@@ -82,7 +82,8 @@
 //! | `look-N`, two an upload that has a spare | look whether the spare is as it was | all was looked at |
 //! | `ending-ID`, one a deployment whose end the disk did not take | tries every second to write it | it is written, or stop |
 //!
-//! The client has one thread a request, one that packs, and one for signals; its main thread shows.
+//! The client has one thread a request, one that packs, and one for signals; its main thread shows. For completions one more
+//! asks the server, and is left alone after a second.
 //!
 //! Every channel has a capacity and its reason. Locks are leaves, which means that nothing is called under one that takes
 //! another, but for one: the lock of what is deployed ([`deployer`](engine::deployer)). Under it a deployment is told to stop,

@@ -7,6 +7,7 @@ mod browser;
 mod ci_commands;
 mod cli;
 mod clients;
+mod completions;
 mod crash;
 mod damage;
 mod delta;

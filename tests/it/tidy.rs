@@ -54,11 +54,11 @@ fn nothing_else_lies_at_the_top() {
     }
 }
 
-fn top() -> PathBuf {
+pub(crate) fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -98,7 +98,7 @@ fn production(file: &Path) -> String {
 }
 
 /// The code of a file without its tests and comments.
-fn code(file: &Path) -> String {
+pub(crate) fn code(file: &Path) -> String {
     production(file)
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))

@@ -21,7 +21,7 @@ Every command that asks a server takes these. Variables are weaker than flags.
   --token-file F        file that holds the access token, - is stdin; else
                         GANGPLANK_TOKEN, GANGPLANK_TOKEN_FILE
   --token T             the token itself, which others see in the process list
-  --username U --password P
+  --username U, --password P
                         the same as name and password
   --ca-cert F           trust the certificates of this PEM file, and only them
   --output KIND         the result on stdout: auto, text, json, yaml

@@ -39,7 +39,7 @@ looks secret (.env, private keys), and follows the deployment to its end.
 
   --project NAME        or `project` of gangplank.json, or DIR's own name
   --package SPEC        in place of DIR: npm:NAME, https://..., git+https://...
-  --restart[=rolling], --no-restart  its processes; Harper: not by default
+  --restart[=rolling], --no-restart  its processes (Harper: not by default)
   --message TEXT        kept in the record, with the commit that CI or git names
   --no-activate, --wait do not make it live; let one that is running end first
   --fleet               to the hosts of the fleet; flags: `gangplank help fleet`

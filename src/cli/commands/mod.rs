@@ -5,15 +5,18 @@
 //! there is one.
 
 mod cancel;
+mod completions;
 mod deploy;
 mod drop;
 mod env;
 mod failure;
 mod fleet;
+mod help;
 mod install_service;
 mod job;
 mod list;
 mod logs;
+mod man;
 mod op;
 mod payload;
 mod restart;
@@ -74,7 +77,18 @@ const COMMANDS: &[CommandSpec] = &[
     target::COMMAND,
     token::COMMAND,
     install_service::COMMAND,
+    completions::COMMAND,
+    man::COMMAND,
 ];
+
+/// How the program ends, two spaces between one code and the next.
+const EXIT_CODES: &str = "  0 success  1 the server said no  2 wrong usage, or something local
+  3 server not reached, or upload broken  4 not authorised
+  5 outcome unknown  6 busy  130 interrupted
+";
+
+/// What it is for.
+const PURPOSE: &str = "deploy a directory to a server, and watch it live";
 
 /// A command.
 struct CommandSpec {
@@ -125,7 +139,10 @@ impl CommandSpec {
             Parse::Client(_) => FLAGS_HELP,
             Parse::Local(_) => "",
         };
-        format!("{} {shared}", self.help)
+        // Some stand in the help of another command.
+        let list = self.flag_list(None).into_iter().map(|flag| flag.name);
+        let names: Vec<String> = list.collect();
+        format!("{} {shared} {}", self.help, names.join(" "))
     }
 }
 
@@ -250,7 +267,7 @@ fn overview() -> String {
         .map(|command| format!("  {:<22}  {}\n", command.usage, command.summary));
     format!(
         "\
-gangplank: deploy a directory to a server, and watch it live
+gangplank: {PURPOSE}
 
 usage: gangplank COMMAND [FLAGS]
 
@@ -259,10 +276,7 @@ usage: gangplank COMMAND [FLAGS]
 help flags` has what all commands take that ask a server.
 
 exit codes:
-  0 success  1 the server said no  2 wrong usage, or something local
-  3 server not reached, or upload broken  4 not authorised
-  5 outcome unknown  6 busy  130 interrupted
-
+{EXIT_CODES}
 example:
   gangplank serve &  gangplank deploy ./my-app
 ",

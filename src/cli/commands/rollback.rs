@@ -20,7 +20,7 @@ it has, and follows that to its end.
   --message TEXT        why; it is kept in the record
   --restart[=rolling]   and warn if it has none; one after the other
   --no-restart          leave the processes that run as they are
-  --fleet               what was wanted before, on all hosts of the fleet
+  --fleet, --detach     on every host what was wanted before; do not wait
   --replicated, --ignore-replication-errors
                         on the peers too, and even if one of them fails
 ",

@@ -25,8 +25,9 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --root DIR            everything it owns lives here
   --listen ADDR         host:port, [::1]:port or unix:PATH; may be repeated
                         (127.0.0.1:9925)
-  --tls-cert FILE       HTTPS on the TCP listeners: PEM certificates and their
-  --tls-key FILE        key, read again at SIGHUP
+  --tls-cert FILE, --tls-key FILE
+                        HTTPS on the TCP listeners: PEM certificates and their
+                        key, read again at SIGHUP
   --max-connections N   connections at once (256)
   --max-deploys N       deployments past extract at once (number of cores)
   --max-payload BYTES   the largest payload (no limit)
@@ -56,14 +57,16 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --fleet-name NAME     what this host is called there (its host name)
   --fleet-url URL       where the other hosts reach this one
   --fleet-token-file F  a token of 64 hex digits that all hosts share, for
-                        payloads alone; --fleet-host-ca FILE: whom they trust
+                        payloads alone
+  --fleet-host-ca FILE  whom to trust as another host
   --fleet-user NAME, --fleet-password-file FILE
                         for an etcd with users
-  --fleet-ca FILE       whom to trust as etcd; --fleet-cert FILE,
-                        --fleet-key-file FILE: the certificate shown to it
+  --fleet-ca FILE       whom to trust as etcd
+  --fleet-cert FILE, --fleet-key-file FILE
+                        the certificate shown to it, and its key
   --fleet-prefix P      what its keys begin with (gangplank/)
   --fleet-label K=V     what the host is chosen by; may be repeated
-  --fleet-key FILE      what it publishes is signed with this key;
+  --fleet-key FILE      what it publishes is signed with this key
   --fleet-trust FILE    only what is signed by one of these is taken
   --fleet-takeover      take the name of a host that is not there any longer
   --grace S             from the signal to the end (10)

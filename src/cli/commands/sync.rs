@@ -12,6 +12,8 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
 usage: gangplank sync --from NAME [PROJECT] [FLAGS]
 
 Deploys at this server what is live at its peer NAME: everything, or PROJECT.
+
+  --from NAME           the peer
 ",
     example: "gangplank sync --from berlin my-app",
     parse: Parse::Client(parse),

@@ -85,7 +85,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the address of the page.
     // With the fleet: its flags, its table, and the lines of a rollout.
     // With the ways in which it is found out what a server lacks.
-    ("cli", 8_900),
+    // With the reading of the help texts, for completions and the manual page.
+    ("cli", 9_700),
 ];
 
 /// The lines of code of a file.
