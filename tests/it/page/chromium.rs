@@ -193,6 +193,8 @@ impl Tab {
 
     /// Presses a key.
     pub(super) fn press(&self, key: &str) {
+        // Keys go nowhere in a tab before which another test has put its own.
+        self.call("Page.bringToFront", json!({}));
         let text = if key == "Enter" { "\r" } else { "" };
         let code = if key == "Enter" { 13 } else { 9 };
         for kind in ["keyDown", "keyUp"] {
