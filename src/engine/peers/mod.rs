@@ -17,7 +17,10 @@ use serde_json::Value;
 use crate::api::error::{Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::{Deploy, DropComponent, Operation, OperationCall, Restart, Rollback};
+use crate::api::operation::{
+    Deploy, DropComponent, List, Operation, OperationCall, Restart, Rollback,
+};
+use crate::api::record;
 use crate::api::source::Provenance;
 use crate::client::follow::Subject;
 use crate::client::{Client, InFlight, Target, TargetCredentials};
@@ -29,6 +32,11 @@ pub use crate::engine::peers::stage::{StagePayload, StageRequest, WholePayload};
 
 /// How long what is quick may take at a peer: a switch, a rollback.
 const QUICK: Duration = Duration::from_secs(120);
+
+/// How long a request that was sent may take to become a deployment, how often it is looked for, and among how many.
+const BEGINS: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOKED_AT: u64 = 10;
 
 /// How a peer is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,8 +123,8 @@ impl Peer {
         let key = format!("release-{}", build.id);
         let mut talk = self.talk(timeout, stop, tell);
         let ended = self.once(&mut talk, operation, &key);
-        if ended.is_err() && talk.id.is_some() {
-            self.cancel(talk.id);
+        if ended.is_err() {
+            self.give_up(&talk, project, &key);
         }
         ended.map(drop)
     }
@@ -214,9 +222,11 @@ impl Peer {
         .map(drop)
     }
 
-    /// Tells a peer that nobody wants a deployment any longer. Whether it hears is its affair.
-    fn cancel(&self, id: Option<DeploymentId>) {
-        let Some(id) = id else {
+    /// Tells a peer that nobody wants a deployment any longer. Whether it hears is its affair. Who stopped to listen before the
+    /// peer had said which deployment it is looks for it by the key with which it was begun.
+    fn give_up(&self, talk: &Talk<'_>, project: &Project, key: &str) {
+        let found = || talk.was_left.then(|| self.begun(project, key)).flatten();
+        let Some(id) = talk.id.or_else(found) else {
             return;
         };
         let stop = Stop::never();
@@ -225,6 +235,27 @@ impl Peer {
         let _ = self.run(&mut talk, Subject::Operation, operation, |client, call| {
             client.call(call, false)
         });
+    }
+
+    /// The deployment that was begun with a key, which a peer that has only just heard of it may not know yet.
+    fn begun(&self, project: &Project, key: &str) -> Option<DeploymentId> {
+        let list = Operation::ListDeployments(List {
+            project: Some(project.to_string()),
+            limit: Some(LOOKED_AT),
+            ..List::default()
+        });
+        let (hash, until) = (record::hash_key(key), Instant::now() + BEGINS);
+        loop {
+            let answer = self.ask(list.clone(), &Stop::never()).ok()?;
+            let mut newest = answer["deployments"].as_array()?.iter();
+            if let Some(one) = newest.find(|one| one["idempotency_key"] == hash) {
+                return one["deployment_id"].as_str()?.parse().ok();
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// The answer to an operation that only asks.

@@ -201,13 +201,12 @@ impl Staging<'_> {
         let code = talk.code.as_deref();
         let stale = codes.iter().any(|one| code == Some(one.word()));
         let not_staged = |why| NotStaged { why, stale };
-        let id = talk.id;
         let built = ended.and_then(|result| {
             self.right_tree(&result)?;
             talk.build()
         });
-        if built.is_err() && !stale && id.is_some() {
-            self.peer.cancel(id);
+        if built.is_err() && !stale {
+            self.peer.give_up(&talk, request.project, &key);
         }
         built.map_err(not_staged)
     }

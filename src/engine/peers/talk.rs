@@ -29,6 +29,8 @@ pub(super) struct Talk<'a> {
     /// The peer's deployment, once it is known.
     pub(super) id: Option<DeploymentId>,
     previous: Option<DeploymentId>,
+    /// It was ended from here, while the peer went on.
+    pub(super) was_left: bool,
     /// What the peer says that failed, if it does.
     pub(super) code: Option<String>,
 }
@@ -50,6 +52,7 @@ impl<'a> Talk<'a> {
             tell,
             id: None,
             previous: None,
+            was_left: false,
             code: None,
         }
     }
@@ -89,7 +92,10 @@ impl<'a> Talk<'a> {
         };
         let result = follower.follow(&mut asking);
         match asking.over {
-            Some(why) => Err(why.to_owned()),
+            Some(why) => {
+                self.was_left = true;
+                Err(why.to_owned())
+            }
             None => result.map_err(|error| {
                 self.code = error.failed.code;
                 error.failed.message
