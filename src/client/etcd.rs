@@ -39,7 +39,7 @@ use crate::system::threads;
 
 /// etcd needs 7 s to say that there is no leader. Below that it would be a mere silence.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(10);
-/// Keys in one answer: with documents of 16 KiB it stays under [`ANSWER_MAX`].
+/// Keys in one answer: with documents of 16 KiB it stays under what one answer may have.
 const PAGE: u64 = 500;
 /// etcd takes no more writes in one transaction.
 const OPERATIONS_MAX: usize = 128;

@@ -1,7 +1,7 @@
 //! A spare: a private copy of a tree that nobody but the server has touched. It is made when nobody waits ([`copy_tree`]);
 //! the next version of the tree is then made of it by changing only what differs ([`changes`](fn@changes), [`Changes::apply`](changes::Changes::apply)).
 //!
-//! That nobody has touched it is told by the [`Stamp`] of each of its entries, which its index has in the order of the
+//! That nobody has touched it is told by the stamp of each of its entries, which its index has in the order of the
 //! list. Contents are not read again.
 //!
 //! | file | what for |
