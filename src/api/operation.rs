@@ -36,6 +36,7 @@ pub(in crate::api) const BOOLEANS: &[&str] = &[
     "replicated",
     "ignore_replication_errors",
     "install_allow_scripts",
+    "fresh_install",
     "purge",
     "rolling",
     "include_events",
@@ -156,6 +157,9 @@ pub struct Options {
     pub install_timeout: Option<u64>,
     /// Whether packages may run their own scripts.
     pub install_allow_scripts: bool,
+    /// Whether it is installed even if the same was installed before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh_install: bool,
 }
 
 impl Options {

@@ -5,6 +5,7 @@
 //! that were printed, together.
 
 mod choice;
+mod decides;
 mod needs;
 mod tail;
 
@@ -21,6 +22,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
 use crate::engine::child_env::{self, path_in};
 pub use crate::engine::install::choice::{Choice, Installer, choose};
+pub use crate::engine::install::decides::decides;
 pub use crate::engine::install::tail::Tail;
 use crate::engine::manifest::Manifest;
 use crate::engine::shared::SHARED;

@@ -23,6 +23,7 @@ pub mod processes;
 pub mod recover;
 pub mod registry;
 pub mod retain;
+pub mod reuse;
 pub mod rollout;
 pub mod settings;
 mod shared;

@@ -41,6 +41,7 @@ use crate::engine::checkpoint::checkpoint;
 use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::peers::{Peer, WholePayload};
 use crate::engine::processes::{Processes, RestartRequest, Unhealthy, by_release};
+use crate::engine::reuse::InstalledByDeployment;
 use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::cut_off::CutOff;
 pub use crate::engine::stages::intake::Intake;
@@ -123,6 +124,10 @@ pub struct Builder {
     pub peers: Vec<Peer>,
     /// How long each of them may take to build.
     pub replicate_timeout: Duration,
+    /// Whether what was installed is used again.
+    pub reuses: bool,
+    /// What running deployments installed.
+    pub installed: InstalledByDeployment,
 }
 
 /// Opens the payload of a deployment as an archive, and says its SHA-256.

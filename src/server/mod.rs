@@ -89,6 +89,7 @@ use crate::engine::processes::{ProcessSettings, Processes};
 use crate::engine::recover::{self, UnjudgedDeployment, recover};
 use crate::engine::registry::Registry;
 use crate::engine::retain::RetentionLimits;
+use crate::engine::reuse::InstalledByDeployment;
 use crate::engine::settings::ServeOptions;
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
@@ -233,6 +234,8 @@ fn state(
             .map(Peer::new)
             .collect::<Result<_, _>>()?,
         replicate_timeout: options.replicate_timeout,
+        reuses: options.spare,
+        installed: InstalledByDeployment::default(),
     };
     let keep = RetentionLimits {
         releases: options.keep_releases,

@@ -14,6 +14,7 @@
 //! | `deployments` | the directories of deployments, and the marks of those that run |
 //! | `payloads` | what was uploaded |
 //! | `trees` | the lists of the trees that payloads hold |
+//! | `modules` | a copy of what was installed, for the next release |
 //! | `spare` | a copy of a payload's tree, of which the next release is made |
 //! | `records` | the record of a deployment, also one that the disk did not take yet |
 //! | `notices` | what is to be told of the ends of deployments |
@@ -27,6 +28,7 @@ mod identity;
 pub mod index;
 pub mod journal;
 mod live;
+mod modules;
 mod notices;
 mod payloads;
 mod records;
@@ -39,6 +41,7 @@ pub mod tokens;
 mod trees;
 
 pub use crate::store::live::Component;
+pub use crate::store::modules::ModulesIndex;
 pub use crate::store::remove::DetachedTree;
 pub use crate::store::root::{Store, check_socket_path};
 pub use crate::store::switch::Switch;

@@ -142,6 +142,7 @@ impl Store {
             self.sweep_dir(&kept.join(name));
         }
         self.sweep_spares();
+        self.sweep_modules();
         let components = names(&releases).unwrap_or_else(|error| {
             log::warn(&error.to_string());
             Vec::new()

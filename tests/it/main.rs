@@ -45,6 +45,7 @@ mod reattach;
 mod recipes;
 mod refuse;
 mod release;
+mod reuse;
 mod rollouts;
 mod run;
 mod run_as;

@@ -72,6 +72,7 @@ texts! {
         "install_command" Optional "A command for the shell that runs instead of the package manager.";
         "install_timeout" Optional "How long the installation may take, in milliseconds, above 0.";
         "install_allow_scripts" Optional "Whether packages may run scripts of their own.";
+        "fresh_install" Optional "Whether it is installed even if the same was installed before.";
         "payload_sha256" Optional "The SHA-256 that the payload must have.";
         "base" Optional "The tree that the payload begins from, if it is a delta.";
         "replicated" Optional "Whether it is built on every peer, and made live everywhere or nowhere.";

@@ -227,6 +227,7 @@ mod tests {
                 install_command: Some("true".into()),
                 install_timeout: Some(60_000),
                 install_allow_scripts: true,
+                fresh_install: true,
             },
             payload_sha256: Some("a".repeat(64)),
             base: Some("b".repeat(64)),

@@ -290,6 +290,7 @@ impl FieldReader<'_> {
             install_command,
             install_timeout,
             install_allow_scripts: self.boolean("install_allow_scripts").unwrap_or(false),
+            fresh_install: self.boolean("fresh_install").unwrap_or(false),
         }
     }
 

@@ -35,6 +35,7 @@ impl FieldWriter {
         self.with("install_command", options.install_command.clone())
             .with("install_timeout", options.install_timeout)
             .flag("install_allow_scripts", options.install_allow_scripts)
+            .flag("fresh_install", options.fresh_install)
     }
 }
 

@@ -44,8 +44,8 @@ looks secret (.env, private keys), and follows the deployment to its end.
   --no-activate, --wait do not make it live; let one that is running end first
   --fleet               to the hosts of the fleet; flags: `gangplank help fleet`
   --replicated, --ignore-replication-errors  to the peers; even if one fails
-  --install-command CMD, --install-timeout 5m, --allow-scripts
-                        how it is installed, and whether packages run scripts
+  --install-command CMD, --install-timeout 5m, --allow-scripts, --fresh-install
+                        how; packages run scripts; even if nothing has changed
   --include-node-modules, --include-git, --include-env, --ignore-file F
                         send these too; rules in place of .gangplankignore
   --yes, --full, --rehash, --level 0..9, --idempotency-key K
@@ -216,6 +216,7 @@ fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
     }
     for (flag, name, value) in [
         ("--allow-scripts", "install_allow_scripts", true),
+        ("--fresh-install", "fresh_install", true),
         ("--no-activate", "activate", false),
         ("--replicated", "replicated", true),
         (

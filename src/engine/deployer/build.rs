@@ -77,10 +77,13 @@ impl Deployer {
         Err(Refusal::new(Code::ReplicateFailed, why))
     }
 
-    /// Removes the spare of a component if there is no room for a payload otherwise.
+    /// Removes the copies that are kept of a component if there is no room for a payload otherwise.
     pub(super) fn make_room(&self, project: &Project, least: u64) -> Result<(), Refusal> {
         match self.has_room(project.as_str(), least) {
-            Err(_) if self.is_idle(project) => self.known.store.drop_spare(project)?,
+            Err(_) if self.is_idle(project) => {
+                self.known.store.drop_spare(project)?;
+                self.known.store.drop_modules(project)?;
+            }
             _ => {}
         }
         Ok(())

@@ -17,7 +17,7 @@
 //! | `keep` | a payload that comes before the name of its component |
 //! | `next` | waiting for the next one of a component |
 //! | `joining` | a request that comes twice |
-//! | `spare` | what nobody waits for: a copy of the newest tree |
+//! | `spare`, `modules` | what nobody waits for: copies of the newest tree and of what was installed |
 //! | `tree` | which tree a payload holds |
 //! | `running` | what runs, and what is busy with it |
 
@@ -28,6 +28,7 @@ mod earlier;
 mod joining;
 mod keep;
 mod keyed;
+mod modules;
 mod next;
 mod package;
 mod prepare;

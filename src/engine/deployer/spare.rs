@@ -28,6 +28,7 @@ impl Deployer {
             if let Err(refusal) = deployer.try_to_spare(id) {
                 log::warn(&format!("making a spare after deployment {id}: {refusal}"));
             }
+            deployer.keep_modules(id);
         };
         if let Err(error) = threads::spawn(format!("spare-{id}"), STACK_BYTES, work) {
             log::warn(&format!(

@@ -173,7 +173,7 @@ fn from_files(release: &Path) -> RequestedManager {
 }
 
 /// The managers that we know, with their lock files, in the order in which those are looked for.
-const MANAGERS: &[(&str, &[&str])] = &[
+pub(super) const MANAGERS: &[(&str, &[&str])] = &[
     ("pnpm", &["pnpm-lock.yaml"]),
     ("yarn", &["yarn.lock"]),
     ("npm", &["package-lock.json", "npm-shrinkwrap.json"]),

@@ -6,9 +6,10 @@ use crate::api::error::Refusal;
 use crate::api::event::{Event, Phase};
 use crate::engine::attempt::{Attempt, Facts};
 use crate::engine::child_env::{self, ChildEnv};
-use crate::engine::install::{self, Choice, InstallRequest};
+use crate::engine::install::{self, Choice, InstallRequest, Installer};
 use crate::engine::manifest;
 use crate::engine::outcome::Failed;
+use crate::engine::reuse::{self, InstalledModules};
 use crate::engine::shared;
 use crate::engine::stages::{Builder, Ready, Staged, facts};
 
@@ -77,18 +78,38 @@ impl Builder {
         }
         match choice {
             Choice::Skip(why) => attempt.skip(Phase::Install, &why)?,
-            Choice::Run(installer) => attempt.phase(Phase::Install, |attempt| {
+            Choice::Run(installer) => {
                 staged.0.synced = false;
-                let manager = installer.manager.clone();
-                let ran = install::run(&request, &installer, &mut |line| {
-                    attempt.emit(&Event::Install(line))
-                });
-                let lines = ran?;
-                for warning in install::warnings(&request) {
-                    attempt.emit(&Event::Warning(warning))?;
+                let key = match self.reuses {
+                    true => install::decides(&request, &installer),
+                    false => None,
+                };
+                let store = &self.store;
+                let from = key
+                    .filter(|_| !options.fresh_install)
+                    .and_then(|key| reuse::take_over(store, &staged.0.project, &release, key));
+                let deployment = attempt.record().deployment_id;
+                let beside = key.and_then(|_| reuse::stamp_beside(&release));
+                match from {
+                    Some(from) => attempt.skip(Phase::Install, &format!("reused from {from}"))?,
+                    None => run_installer(&request, &installer, attempt)?,
                 }
-                Ok(((), facts(json!({ "manager": manager, "lines": lines }))))
-            })?,
+                // What an installation changes elsewhere would be missing where only its modules are.
+                let is_same = beside.is_some() && reuse::stamp_beside(&release) == beside;
+                if key.is_some() && !is_same {
+                    reuse::not_kept(&staged.0.project, "more than node_modules was changed");
+                }
+                let stamp = reuse::stamp_of(&release).filter(|_| is_same);
+                if let (Some(key), Some(stamp)) = (key, stamp) {
+                    let installed = InstalledModules {
+                        key,
+                        from: from.unwrap_or(deployment),
+                        release: staged.0.id,
+                        stamp,
+                    };
+                    self.installed.remember(deployment, installed);
+                }
+            }
         }
         Ok(staged)
     }
@@ -132,4 +153,23 @@ impl Builder {
         })?;
         Ok(Ready(staged.0))
     }
+}
+
+/// Runs what installs.
+fn run_installer(
+    request: &InstallRequest<'_>,
+    installer: &Installer,
+    attempt: &mut Attempt,
+) -> Result<(), Box<Failed>> {
+    attempt.phase(Phase::Install, |attempt| {
+        let ran = install::run(request, installer, &mut |line| {
+            attempt.emit(&Event::Install(line))
+        });
+        let lines = ran?;
+        for warning in install::warnings(request) {
+            attempt.emit(&Event::Warning(warning))?;
+        }
+        let said = json!({ "manager": installer.manager, "lines": lines });
+        Ok(((), facts(said)))
+    })
 }

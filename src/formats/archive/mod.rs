@@ -107,7 +107,8 @@ pub use relist::relist;
 pub use salvage::salvage;
 pub use scan::{ScannedTree, Selection};
 pub use spare::{
-    CopyEnd, PatchSources, SpareTree, Unusable, changes, copy_tree, has_tree, stamp_tree,
+    CopyEnd, LooseCopy, PatchSources, SpareTree, Unusable, changes, copy_tree, has_tree,
+    stamp_entries, stamp_tree,
 };
 pub use spool::Spool;
 pub use stamped::DeployedTree;

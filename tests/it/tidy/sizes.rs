@@ -37,7 +37,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a copy of a tree that the next one is made of.
     // With signatures.
     // With what is kept of a directory, the difference of two lists, and a scan whose memory does not grow with the tree.
-    ("formats", 9_300),
+    // With the copy of a tree that has no list.
+    ("formats", 9_500),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
     // With the sessions of the page.
@@ -61,7 +62,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With trees that go to peers and come from them.
     // With rollouts: their claims, leaders, waves and views.
     // With a host of a fleet.
-    ("engine", 15_200),
+    // With what decides an installation, and the copies of what was installed.
+    ("engine", 15_700),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.

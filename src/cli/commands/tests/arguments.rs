@@ -197,7 +197,7 @@ fn help_has_an_example_for_each_command() {
 #[test]
 fn a_deploy_with_flags() {
     let (_, options) = deploy(
-        "deploy ./x --project p --restart=rolling --install-command make --install-timeout 5m --allow-scripts \
+        "deploy ./x --project p --restart=rolling --install-command make --install-timeout 5m --allow-scripts --fresh-install \
          --no-activate --include-node-modules --include-git --idempotency-key k --level 9 --replicated \
          --ignore-replication-errors --include-env --ignore-file f --yes",
     );
@@ -205,7 +205,7 @@ fn a_deploy_with_flags() {
         json!(options.fields),
         json!({
             "project": "p", "restart": "rolling", "install_command": "make",
-            "install_timeout": 300_000, "install_allow_scripts": true, "activate": false, "replicated": true,
+            "install_timeout": 300_000, "install_allow_scripts": true, "fresh_install": true, "activate": false, "replicated": true,
             "ignore_replication_errors": true,
         })
     );

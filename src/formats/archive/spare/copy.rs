@@ -144,7 +144,7 @@ impl Copier<'_> {
 }
 
 /// What did not change has the same time of change from release to release, so that who serves it says the same of it.
-fn same_time(file: &File, source: &fs::Metadata) -> std::io::Result<()> {
+pub(super) fn same_time(file: &File, source: &fs::Metadata) -> std::io::Result<()> {
     let time = |seconds, nanos| Timespec {
         tv_sec: seconds,
         tv_nsec: nanos,

@@ -11,14 +11,17 @@
 //! | `changes` | what makes another tree of it, and whether it is as it was |
 //! | `patch` | the making of the other tree |
 //! | `content` | the new content of a file |
+//! | `loose` | the copy of a tree that has no list |
 
 mod changes;
 mod content;
 mod copy;
+mod loose;
 mod patch;
 mod stamps;
 
 pub use changes::{SpareTree, Unusable, changes};
 pub use copy::{CopyEnd, copy_tree};
+pub use loose::{LooseCopy, stamp_entries};
 pub use patch::PatchSources;
 pub use stamps::{has_tree, stamp_tree};

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::api::error::{Doing, Error, Refusal};
 use crate::formats::archive::spare::copy::GoesOn;
@@ -44,6 +44,16 @@ impl Stamp {
             nanos(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
             changed,
         ]))
+    }
+
+    /// What it is made of.
+    pub(super) fn words(&self) -> [u64; 6] {
+        self.0
+    }
+
+    /// What kind of entry it is of.
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.0[2] as _)
     }
 }
 
