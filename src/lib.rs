@@ -59,7 +59,7 @@
 //! | `gate-drain` | reads and drops what clients still send after their answer, and closes them | the gate and the last of them are gone |
 //! | `gate-full`, at most four | refuse a client of TLS for which there is no place | the refusal is through, or a deadline |
 //! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
-//! | `peer-NAME`, one a peer | asks a peer to build, to switch or to restart, and follows that | the peer has answered |
+//! | `peer-NAME`, one a peer | asks a peer to build, to switch, to restart, or what is live, and follows that | the peer has answered |
 //! | `fleet`, where the server belongs to one | its place in the fleet: says that it is there, lists and compares, and tells how things stand ([`member`](engine::member)) | stop |
 //! | `fleet-lead` | looks for rollouts that nobody leads ([`rollout`](engine::rollout)) | stop |
 //! | `fleet-watch` | reads one watch of etcd, and passes on what changes | the watch ends, or nobody listens any longer |

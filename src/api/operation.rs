@@ -35,6 +35,7 @@ pub(in crate::api) const BOOLEANS: &[&str] = &[
     "activate",
     "replicated",
     "ignore_replication_errors",
+    "peers",
     "install_allow_scripts",
     "fresh_install",
     "purge",
@@ -325,6 +326,15 @@ pub struct Rollback {
     pub ignore_replication_errors: bool,
 }
 
+/// Whether the peers do it, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForPeers {
+    /// They do.
+    pub replicated: bool,
+    /// Failed peers are left behind.
+    pub ignores: bool,
+}
+
 /// `drop_component`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropComponent {
@@ -408,11 +418,11 @@ pub enum Operation {
     /// Stop a deployment.
     Cancel(DeploymentId),
     /// Restart a component's processes, and why.
-    Restart(Project, Restart, Option<String>),
+    Restart(Project, Restart, Option<String>, ForPeers),
     /// Stop a component's processes until they are started.
-    Stop(Project),
+    Stop(Project, ForPeers),
     /// Start what of a component does not run.
-    Start(Project),
+    Start(Project, ForPeers),
     /// What a component's processes print.
     GetLogs(Logs),
     /// Run one command in a release.
@@ -425,8 +435,8 @@ pub enum Operation {
     Sync(String, Option<Project>),
     /// Remove a component.
     Drop(DropComponent),
-    /// What is live.
-    GetComponents,
+    /// What is live, and what is live at the peers if that is asked for.
+    GetComponents(bool),
     /// How components stand on the hosts of the fleet.
     GetFleet(FleetQuery),
     /// Change what the fleet wants.
@@ -478,15 +488,15 @@ impl Operation {
             Name::RollbackComponent => reader.rollback().map(Operation::Rollback),
             Name::DropComponent => reader.drop_component(),
             Name::RestartComponent => reader.restart_component(),
-            Name::StopComponent => reader.project().map(Operation::Stop),
-            Name::StartComponent => reader.project().map(Operation::Start),
+            Name::StopComponent => reader.stop_or_start(Operation::Stop),
+            Name::StartComponent => reader.stop_or_start(Operation::Start),
             Name::Sync => reader.sync(),
             Name::GetLogs => reader.logs().map(Operation::GetLogs),
             Name::RunComponent => reader.run().map(Operation::Run),
             Name::GetEnv => reader.get_env(),
             Name::SetEnv => reader.set_env().map(Operation::SetEnv),
             Name::ListDeployments => Some(Operation::ListDeployments(reader.list())),
-            Name::GetComponents => Some(Operation::GetComponents),
+            Name::GetComponents => Some(reader.get_components()),
             Name::GetFleet => reader.get_fleet(),
             Name::ChangeFleet => reader.change_fleet(),
             Name::RegistrationInfo => Some(Operation::RegistrationInfo),

@@ -126,7 +126,7 @@ impl From<&Opening> for DeploymentKind {
             DeploymentKind::Rollback
         } else if opening.release_id == opening.deployment_id {
             DeploymentKind::Deploy
-        } else if opening.phases == [Phase::Restart] {
+        } else if opening.phases.first() == Some(&Phase::Restart) {
             DeploymentKind::Restart
         } else {
             DeploymentKind::Activate

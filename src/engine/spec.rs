@@ -42,7 +42,8 @@ pub enum Plan {
     /// It was built by an earlier deployment, and what it wants to be run before it goes live is run, and nothing else.
     Release(DeploymentId),
     /// It is live, and its processes are restarted.
-    Restart(DeploymentId),
+    /// They are so at every peer, too, if there is something after it.
+    Restart(DeploymentId, Option<Replication>),
 }
 
 /// What becomes of a release that was built.
@@ -93,7 +94,7 @@ impl Plan {
         match self {
             Plan::Build(_) => None,
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => Some(earlier.release),
-            Plan::Release(release) | Plan::Restart(release) => Some(*release),
+            Plan::Release(release) | Plan::Restart(release, _) => Some(*release),
         }
     }
 
@@ -102,7 +103,8 @@ impl Plan {
         match self {
             Plan::Build(Then::Replicate(how)) => Some(*how),
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => earlier.replicate,
-            Plan::Build(_) | Plan::Release(_) | Plan::Restart(_) => None,
+            Plan::Restart(_, how) => *how,
+            Plan::Build(_) | Plan::Release(_) => None,
         }
     }
 
@@ -110,7 +112,7 @@ impl Plan {
     pub fn rollback_of(&self) -> Option<DeploymentId> {
         match self {
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => earlier.rollback_of,
-            Plan::Build(_) | Plan::Release(_) | Plan::Restart(_) => None,
+            Plan::Build(_) | Plan::Release(_) | Plan::Restart(..) => None,
         }
     }
 }
@@ -120,7 +122,7 @@ impl DeploySpec {
     /// and the server that lets a peer switch has had it run there before, in a deployment of its own.
     pub fn releases(&self) -> bool {
         match self.plan {
-            Plan::Build(Then::Stage | Then::Publish) | Plan::Restart(_) => false,
+            Plan::Build(Then::Stage | Then::Publish) | Plan::Restart(..) => false,
             Plan::Build(_) | Plan::Release(_) => true,
             Plan::Rebuild(earlier) | Plan::Activate(earlier) => {
                 earlier.rollback_of.is_none() && self.origin.is_none()
@@ -133,7 +135,7 @@ impl DeploySpec {
         let mut phases = match self.plan {
             Plan::Build(_) | Plan::Rebuild(_) => vec![Phase::Extract, Phase::Install, Phase::Load],
             Plan::Release(_) => vec![Phase::Release],
-            Plan::Activate(_) | Plan::Restart(_) => Vec::new(),
+            Plan::Activate(_) | Plan::Restart(..) => Vec::new(),
         };
         if self.package.is_some() {
             phases.insert(0, Phase::Fetch);
@@ -146,10 +148,13 @@ impl DeploySpec {
                 phases.push(Phase::Activate);
             }
             Plan::Build(Then::Publish) => phases.push(Phase::Replicate),
-            Plan::Build(Then::Stage) | Plan::Release(_) | Plan::Restart(_) => {}
+            Plan::Build(Then::Stage) | Plan::Release(_) | Plan::Restart(..) => {}
         }
         if self.restart != Restart::No {
             phases.push(Phase::Restart);
+        }
+        if matches!(self.plan, Plan::Restart(_, Some(_))) {
+            phases.push(Phase::Replicate);
         }
         phases
     }
@@ -209,7 +214,12 @@ mod tests {
                 Restart::No,
                 &[Extract, Install, Load, Replicate, Activate],
             ),
-            (Plan::Restart(id), Restart::Immediate, &[Again]),
+            (Plan::Restart(id, None), Restart::Immediate, &[Again]),
+            (
+                Plan::Restart(id, Some(Replication { ignores: false })),
+                Restart::Immediate,
+                &[Again, Replicate],
+            ),
             (Plan::Release(id), Restart::No, &[Phase::Release]),
         ];
         for (plan, restart, phases) in table {
@@ -264,7 +274,7 @@ mod tests {
             (Plan::Rebuild(earlier(None)), None, true),
             (Plan::Rebuild(earlier(Some(release))), None, false),
             (Plan::Release(release), Some("one"), true),
-            (Plan::Restart(release), None, false),
+            (Plan::Restart(release, None), None, false),
         ];
         for (plan, origin, releases) in table {
             let found = spec(plan, origin).releases();

@@ -23,6 +23,7 @@ mod intake;
 mod live;
 mod release;
 mod replicate;
+mod restart_everywhere;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -314,29 +315,45 @@ impl Builder {
         }
     }
 
-    /// Restarts what is live, and nothing else.
+    /// Restarts what is live, here and then at the peers if that is wanted, and nothing else.
     fn restart_alone(&self, spec: &DeploySpec, attempt: &mut Attempt) -> Outcome<'_> {
         attempt.commit("restarting")?;
         let release = attempt.record().release_id;
         if matches!(spec.plan, Plan::Activate(_)) {
             attempt.skip(Phase::Activate, "it is live already")?;
         }
+        // A rollback to what is live is refused before, so that this is a restart.
+        let replication = match spec.plan {
+            Plan::Restart(_, how) => how,
+            _ => None,
+        };
         let restarted = spec.restart != Restart::No && self.has_any(spec, release);
         if restarted {
             let begun = Instant::now();
             attempt.phase(Phase::Restart, |attempt| {
                 let restarted = self.restart_here(spec, attempt, release);
-                restarted.map_err(|failed| self.say_what_runs(failed, &spec.project, begun))?;
+                restarted.map_err(|failed| {
+                    let mut failed = self.say_what_runs(failed, &spec.project, begun);
+                    if let Some(how) = replication {
+                        let peers = self.all_peers(how.ignores);
+                        peers.report_of_restarts().add_to(&mut failed);
+                    }
+                    failed
+                })?;
                 Ok(((), Facts::new()))
             })?;
         } else if spec.restart != Restart::No {
             skip_restart(attempt, spec.restart)?;
         }
+        let peer_results = match replication {
+            Some(how) => self.replicate_restart(spec, attempt, how.ignores)?,
+            None => Vec::new(),
+        };
         Ok(Success {
             made: Box::new(()),
             staged: false,
             restarted,
-            peer_results: Vec::new(),
+            peer_results,
         })
     }
 

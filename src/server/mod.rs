@@ -32,6 +32,7 @@ mod deploy;
 mod drop;
 mod end;
 mod env;
+mod everywhere;
 mod fleet;
 mod form;
 pub mod gate;

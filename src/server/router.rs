@@ -12,6 +12,7 @@ use crate::api::operation::{
 use crate::engine::deployer::stopping_refusal;
 use crate::server::answers::{Outcome, WriteParts, json, json_text, refused};
 use crate::server::auth::{Caller, browser};
+use crate::server::everywhere::Everywhere;
 use crate::server::form::{self, BodyLimits, RequestBody};
 use crate::server::http::{BYTES, Exchange};
 use crate::server::options::RequestOptions;
@@ -186,8 +187,8 @@ fn perform(
         Operation::GetDeployment(id) if options.events => {
             return watch::replay(state, id, options.resume.unwrap_or(0));
         }
-        Operation::Restart(project, restart, message) => {
-            let how = (restart, message);
+        Operation::Restart(project, restart, message, peers) => {
+            let how = (restart, message, peers);
             return restart::restart(state, &project, how, &options, caller.name());
         }
         Operation::Sync(from, project) => {
@@ -208,15 +209,22 @@ fn perform(
         Operation::GetDeployment(id) => show::get_deployment(state, id)?,
         Operation::DeletePayload(id) => payload::delete(state, id)?,
         Operation::Cancel(id) => cancel::cancel(state, id)?,
-        Operation::Stop(project) => stop::stop_component(state, &project)?,
-        Operation::Start(project) => start::start_component(state, &project)?,
+        Operation::Stop(project, peers) if peers.replicated => {
+            return Everywhere::stop(project, peers).begin(state, options.events);
+        }
+        Operation::Start(project, peers) if peers.replicated => {
+            return Everywhere::start(project, peers).begin(state, options.events);
+        }
+        Operation::Stop(project, _) => stop::stop_component(state, &project)?,
+        Operation::Start(project, _) => start::start_component(state, &project)?,
         Operation::Drop(drop) => drop::drop_component(state, &drop)?,
         Operation::GetEnv(project, values) => env::get_env(state, &project, values)?,
         Operation::SetEnv(change) => env::set_env(state, &change, caller)?,
         Operation::ListDeployments(list) => {
             return Ok(list::list_deployments(state, &list, caller));
         }
-        Operation::GetComponents => status::get_components(state, caller)?,
+        Operation::GetComponents(true) => status::with_peers(state, caller)?,
+        Operation::GetComponents(false) => status::get_components(state, caller)?,
         Operation::GetFleet(query) => return fleet::get_fleet(state, query, &options, caller),
         Operation::ChangeFleet(change) => fleet::change_fleet(state, change, caller)?,
         Operation::RegistrationInfo => system::registration_info(),
@@ -241,8 +249,8 @@ fn may_perform(
         | Operation::Drop(DropComponent { project, .. })
         | Operation::Sync(_, Some(project))
         | Operation::Restart(project, ..)
-        | Operation::Stop(project)
-        | Operation::Start(project)
+        | Operation::Stop(project, _)
+        | Operation::Start(project, _)
         | Operation::GetEnv(project, _)
         | Operation::SetEnv(EnvChange { project, .. })
         | Operation::GetLogs(Logs { project, .. }) => caller.may_touch(project, name),

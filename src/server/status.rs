@@ -1,12 +1,16 @@
-//! `get_components`: what is live, and which processes run.
+//! `get_components`: what is live, and which processes run, here and at the peers.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
 use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::Operation;
+use crate::client::follow::Subject;
+use crate::engine::peers::all::ask_all;
 use crate::server::auth::Caller;
 use crate::server::state::ServerState;
 use crate::store::Component;
@@ -34,6 +38,37 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
         })
     });
     Ok(json!({ "components": components.collect::<Vec<_>>() }))
+}
+
+/// A peer that has not answered by then is taken for one that is off.
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What is live here, and on this host and all its peers, asked at once.
+pub(super) fn with_peers(state: &ServerState, caller: &Caller) -> Result<Value, Refusal> {
+    let mut value = get_components(state, caller)?;
+    let here = json!({
+        "host": state.deployer.node(),
+        "reachable": true,
+        "components": value["components"],
+    });
+    let asked = (Subject::Reading, &Operation::GetComponents(false));
+    let replies = ask_all(state.deployer.peers(), asked, PEER_TIMEOUT);
+    let peers = replies.into_iter().map(|reply| match reply.answer {
+        Ok(mut answer) => {
+            let mut components = answer["components"].take();
+            if let Some(all) = components.as_array_mut() {
+                all.retain(|one| {
+                    let name = one["project"].as_str().unwrap_or_default();
+                    let project = name.parse::<Project>();
+                    project.is_ok_and(|project| !caller.is_barred_from(&project))
+                });
+            }
+            json!({"host": reply.peer, "reachable": true, "components": components})
+        }
+        Err(why) => json!({"host": reply.peer, "reachable": false, "error": why}),
+    });
+    value["hosts"] = std::iter::once(here).chain(peers).collect();
+    Ok(value)
 }
 
 /// Where the live releases come from, as far as it is known.

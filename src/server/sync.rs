@@ -64,19 +64,10 @@ impl Sync {
         if !self.events {
             return answers::ended(Some(end(self.run(state, None)))).map(Outcome::Answer);
         }
-        let (sender, told) = bounded(EVENTS_MAX);
         let state = Arc::clone(state);
-        let work = move || {
-            let last = end(self.run(&state, Some(&sender)));
-            // Nobody may be listening any longer.
-            let _ = sender.send(last);
-        };
-        threads::spawn("sync", STACK_BYTES, work)
-            .doing(|| "catching up: making a thread for it".into())?;
-        Ok(Outcome::Stream(LiveStream {
-            source: Box::new(SyncEvents(told)),
-            watching: false,
-        }))
+        told("catching up", move |sender| {
+            end(self.run(&state, Some(sender)))
+        })
     }
 
     /// Deploys what differs, one component after the other.
@@ -124,7 +115,26 @@ fn end(result: Result<Vec<Converged>, Refusal>) -> Event {
     failed(Code::ReplicateFailed, why, more)
 }
 
-fn failed(code: Code, message: String, more: Map<String, Value>) -> Event {
+/// Does what takes a while in a thread of its own, while what it tells goes to the client, and last what it ends with.
+pub(super) fn told(
+    doing: &'static str,
+    work: impl FnOnce(&Sender<Event>) -> Event + Send + 'static,
+) -> Result<Outcome, Refusal> {
+    let (sender, receiver) = bounded(EVENTS_MAX);
+    let work = move || {
+        let last = work(&sender);
+        // Nobody may be listening any longer.
+        let _ = sender.send(last);
+    };
+    threads::spawn("sync", STACK_BYTES, work)
+        .doing(|| format!("{doing}: making a thread for it"))?;
+    Ok(Outcome::Stream(LiveStream {
+        source: Box::new(ToldEvents(receiver, doing)),
+        watching: false,
+    }))
+}
+
+pub(super) fn failed(code: Code, message: String, more: Map<String, Value>) -> Event {
     Event::Error(Box::new(Failure {
         message,
         code: code.word().to_owned(),
@@ -133,18 +143,20 @@ fn failed(code: Code, message: String, more: Map<String, Value>) -> Event {
     }))
 }
 
-/// What the thread that catches up tells.
-struct SyncEvents(Receiver<Event>);
+/// What such a thread tells, and what it does.
+struct ToldEvents(Receiver<Event>, &'static str);
 
-impl StreamSource for SyncEvents {
+impl StreamSource for ToldEvents {
     fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error> {
         let event = match self.0.recv_timeout(wait) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Ok(Batch::Nothing),
             Err(RecvTimeoutError::Disconnected) => failed(
                 Code::Internal,
-                "catching up: it ended unexpectedly, which is a bug; the server's log has more"
-                    .into(),
+                format!(
+                    "{}: it ended unexpectedly, which is a bug; the server's log has more",
+                    self.1
+                ),
                 Map::new(),
             ),
         };

@@ -2,6 +2,7 @@
 // A test panics where something is not as it should be, tells what it saw, and has its cases in tables.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::type_complexity)]
 
+mod all_hosts;
 mod archive;
 mod browser;
 mod ci_commands;

@@ -146,14 +146,20 @@ texts! {
         "project" Required "The component.";
         "rolling" Optional "Whether one process goes after the other.";
         "message" Optional "Why, in at most 4096 bytes.";
+        "replicated" Optional "Whether every peer does it, too, after this host.";
+        "ignore_replication_errors" Optional "Whether peers that fail are left behind.";
     }
     StopComponent Never "Stops the processes of a component until they are started or deployed with a restart."
     [r#"{"project": "my-app"}"#] [] {
         "project" Required "The component.";
+        "replicated" Optional "Whether every peer does it, too, after this host; the answer is a stream of events then if the client accepts one.";
+        "ignore_replication_errors" Optional "Whether peers that fail are left behind.";
     }
     StartComponent Never "Starts what does not run of a component."
     [r#"{"project": "my-app"}"#] [] {
         "project" Required "The component.";
+        "replicated" Optional "Whether every peer does it, too, after this host; the answer is a stream of events then if the client accepts one.";
+        "ignore_replication_errors" Optional "Whether peers that fail are left behind.";
     }
     GetLogs Asked "The newest lines that the processes of a component printed, as text or as events."
     [r#"{"project": "my-app", "lines": 100}"#] [] {
@@ -193,7 +199,9 @@ texts! {
         "purge" Optional "Whether the rest is removed, too.";
     }
     GetComponents Never "The components, what is live of each, and how their processes are."
-    ["{}"] [] {}
+    ["{}"] [] {
+        "peers" Optional "Whether the answer has what is live at the peers, too, as hosts.";
+    }
     GetFleet Asked "How components stand on the hosts of the fleet, or how a rollout goes on."
     ["{}"] [] {
         "project" Optional "Only this component. Who follows names one.";

@@ -176,6 +176,9 @@ impl OperationCall {
     pub fn is_long(&self) -> bool {
         match self.name() {
             Some(OperationName::Sync | OperationName::RunComponent) => true,
+            Some(OperationName::StopComponent | OperationName::StartComponent) => {
+                self.0.get("replicated") == Some(&Value::Bool(true))
+            }
             Some(OperationName::GetLogs | OperationName::GetFleet) => {
                 self.0.get("follow") == Some(&Value::Bool(true))
             }
@@ -207,8 +210,8 @@ mod tests {
     use crate::api::name::Project;
     use crate::api::name::Secret;
     use crate::api::operation::{
-        CommandWords, Deploy, EnvChange, FleetChange, FleetOptions, List, Logs, Options, Restart,
-        RunCommand, WaveSize,
+        CommandWords, Deploy, EnvChange, FleetChange, FleetOptions, ForPeers, List, Logs, Options,
+        Restart, RunCommand, WaveSize,
     };
     use crate::api::operation::{FleetQuery, Prepare, Rollback, typed};
     use crate::api::package::PackageSpec;
@@ -293,6 +296,11 @@ mod tests {
                 timeout,
             })
         };
+        let alone = ForPeers::default();
+        let everywhere = ForPeers {
+            replicated: true,
+            ignores: true,
+        };
         vec![
             prepare(Some("c".repeat(64)), true),
             prepare(None, false),
@@ -349,10 +357,16 @@ mod tests {
             rollback(None, Restart::No),
             rollback(None, Restart::Auto),
             rollback(Some(id), Restart::Immediate),
-            Operation::Restart(project.clone(), Restart::Immediate, None),
-            Operation::Restart(project.clone(), Restart::Rolling, Some("why".into())),
-            Operation::Stop(project.clone()),
-            Operation::Start(project.clone()),
+            Operation::Restart(project.clone(), Restart::Immediate, None, alone),
+            Operation::Restart(
+                project.clone(),
+                Restart::Rolling,
+                Some("why".into()),
+                everywhere,
+            ),
+            Operation::Stop(project.clone(), alone),
+            Operation::Stop(project.clone(), everywhere),
+            Operation::Start(project.clone(), everywhere),
             logs(None, false),
             logs(Some(7), true),
             run(CommandWords::Line("ls | wc".into()), None, None),
@@ -385,7 +399,8 @@ mod tests {
                 offset: 4,
                 include_events: true,
             }),
-            Operation::GetComponents,
+            Operation::GetComponents(false),
+            Operation::GetComponents(true),
             Operation::RegistrationInfo,
             Operation::SystemInformation,
         ]

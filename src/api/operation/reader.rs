@@ -1,6 +1,7 @@
 //! Reading the fields of an operation, one by one, with all their faults.
 
 mod fleet;
+mod peers;
 mod run;
 
 use std::collections::BTreeMap;
@@ -121,7 +122,8 @@ impl FieldReader<'_> {
             _ => Restart::Immediate,
         };
         let message = self.message();
-        Some(Operation::Restart(project?, restart, message))
+        let peers = self.for_peers();
+        Some(Operation::Restart(project?, restart, message, peers))
     }
 
     pub(super) fn drop_component(&mut self) -> Option<Operation> {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::api::name::Project;
 use crate::api::operation::call::OperationName;
 use crate::api::operation::{
-    CommandWords, Deploy, EnvChange, Fields, FleetChange, FleetOptions, List, Logs, Operation,
-    Options, Restart, RunCommand, WaveSize,
+    CommandWords, Deploy, EnvChange, Fields, FleetChange, FleetOptions, ForPeers, List, Logs,
+    Operation, Options, Restart, RunCommand, WaveSize,
 };
 use crate::api::package::PackageSpec;
 use crate::api::source::Provenance;
@@ -29,6 +29,11 @@ impl FieldWriter {
     /// A field that is left out where it is false.
     fn flag(self, name: &str, value: bool) -> FieldWriter {
         self.with(name, value.then_some(true))
+    }
+
+    fn peers(self, peers: ForPeers) -> FieldWriter {
+        self.flag("replicated", peers.replicated)
+            .flag("ignore_replication_errors", peers.ignores)
     }
 
     fn options(self, options: &Options) -> FieldWriter {
@@ -102,15 +107,15 @@ impl Operation {
             Operation::Rollback(_) => OperationName::RollbackComponent,
             Operation::Cancel(_) => OperationName::CancelDeployment,
             Operation::Restart(..) => OperationName::RestartComponent,
-            Operation::Stop(_) => OperationName::StopComponent,
-            Operation::Start(_) => OperationName::StartComponent,
+            Operation::Stop(..) => OperationName::StopComponent,
+            Operation::Start(..) => OperationName::StartComponent,
             Operation::GetLogs(_) => OperationName::GetLogs,
             Operation::Run(_) => OperationName::RunComponent,
             Operation::GetEnv(..) => OperationName::GetEnv,
             Operation::SetEnv(_) => OperationName::SetEnv,
             Operation::Sync(..) => OperationName::Sync,
             Operation::Drop(..) => OperationName::DropComponent,
-            Operation::GetComponents => OperationName::GetComponents,
+            Operation::GetComponents(_) => OperationName::GetComponents,
             Operation::GetFleet(_) => OperationName::GetFleet,
             Operation::ChangeFleet(_) => OperationName::ChangeFleet,
             Operation::RegistrationInfo => OperationName::RegistrationInfo,
@@ -148,12 +153,13 @@ impl Operation {
                     "ignore_replication_errors",
                     rollback.ignore_replication_errors,
                 ),
-            Operation::Restart(project, restart, message) => writer
+            Operation::Restart(project, restart, message, peers) => writer
                 .with("project", project.as_str())
                 .flag("rolling", *restart == Restart::Rolling)
-                .with("message", message.clone()),
-            Operation::Stop(project) | Operation::Start(project) => {
-                writer.with("project", project.as_str())
+                .with("message", message.clone())
+                .peers(*peers),
+            Operation::Stop(project, peers) | Operation::Start(project, peers) => {
+                writer.with("project", project.as_str()).peers(*peers)
             }
             Operation::GetLogs(logs) => logs.write(writer),
             Operation::Run(run) => run.write(writer),
@@ -176,8 +182,8 @@ impl Operation {
                 .with("deployment_id", query.deployment.map(|id| id.to_string()))
                 .flag("follow", query.follow),
             Operation::ChangeFleet(change) => change.write(writer),
-            Operation::GetComponents
-            | Operation::RegistrationInfo
+            Operation::GetComponents(peers) => writer.flag("peers", *peers),
+            Operation::RegistrationInfo
             | Operation::SystemInformation
             | Operation::CreatePageCode
             | Operation::EndPageSessions => writer,

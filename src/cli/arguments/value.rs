@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::api::name::{DeploymentId, Project, Secret};
-use crate::api::operation::{Fields, Restart, typed};
+use crate::api::operation::{Fields, ForPeers, Restart, typed};
 use crate::api::source;
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover};
 use crate::cli::screen::OutputFormat;
@@ -101,6 +101,14 @@ pub(crate) fn message(arguments: &mut CommandLine) -> Result<Option<String>, Usa
     let text = text(arguments, "--message")?;
     let message = text.map(|text| source::message(&text)).transpose();
     Ok(message.map_err(Usage::new)?.flatten())
+}
+
+/// Whether the peers do it, too.
+pub(crate) fn for_peers(arguments: &mut CommandLine) -> ForPeers {
+    ForPeers {
+        replicated: arguments.contains("--replicated"),
+        ignores: arguments.contains("--ignore-replication-errors"),
+    }
 }
 
 /// A flag's path, which need not be UTF-8 after a space.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::{Doing, Error, Exit};
 use crate::api::name::{Project, Secret, VariableName};
-use crate::api::operation::{EnvChange, Operation, Restart};
+use crate::api::operation::{EnvChange, ForPeers, Operation, Restart};
 use crate::cli::arguments::{
     ClientOptions, CommandLine, Usage, finish_words, leftover, one_of, value,
 };
@@ -269,7 +269,12 @@ fn run(
     if let Some(message) = answer.get("message").and_then(Value::as_str) {
         session.screen.remark(message);
     }
-    let restart = Operation::Restart(project, Restart::Immediate, names(&answer));
+    let restart = Operation::Restart(
+        project,
+        Restart::Immediate,
+        names(&answer),
+        ForPeers::default(),
+    );
     session.call(&restart.into()).map(Some)
 }
 

@@ -15,6 +15,8 @@ Restarts the processes of a component, and follows that to its end.
 
   --rolling             one after the other
   --message TEXT        why; it is kept in the record
+  --replicated, --ignore-replication-errors
+                        on the peers too, and even if one of them fails
 ",
     example: "gangplank restart my-app",
     parse: Parse::Client(parse),
@@ -26,8 +28,9 @@ fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
         false => Restart::Immediate,
     };
     let message = value::message(&mut line)?;
+    let peers = value::for_peers(&mut line);
     let project = value::at_most_one("PROJECT", line, value::project)?;
     Ok(Job::about(project, move |project| {
-        Operation::Restart(project, restart, message)
+        Operation::Restart(project, restart, message, peers)
     }))
 }

@@ -1,6 +1,7 @@
 //! `serve`: how the server is set up, by flags or by the environment.
 
 mod fleet;
+mod peers;
 
 use std::net::Ipv6Addr;
 use std::num::NonZero;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use crate::api::notice::NoticeUrl;
 use crate::cli::arguments::{CommandLine, Environment, Usage, finish, value};
 use crate::cli::commands::{Command, CommandSpec, Parse};
-use crate::engine::peers::PeerOptions;
 use crate::engine::settings::{Listen, ServeOptions};
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -46,6 +46,8 @@ Runs the server in the foreground until SIGTERM or SIGINT.
   --peer NAME=URL       a server to deploy to as well; may be repeated
   --peer-token-file NAME=FILE, --peer-ca NAME=FILE
                         its token, and whom to trust
+  --peers-file FILE     more of them, read at the start: lines of NAME URL
+                        [TOKEN_FILE [CA_FILE]]
   --replicate-timeout S for each peer to build (600)
   --sync-from NAME      catch up from this peer at the start
   --notify URL          POST the end of each deployment there, as JSON; may be
@@ -152,37 +154,6 @@ impl FlagReader<'_> {
         }
     }
 
-    fn peers(&mut self) -> Result<Vec<PeerOptions>, Usage> {
-        let mut peers: Vec<PeerOptions> = Vec::new();
-        for (name, url) in self.all("--peer", pair)? {
-            if peers.iter().any(|peer| peer.name == name) {
-                return Err(Usage::new(format!("--peer {name} was given twice")));
-            }
-            peers.push(PeerOptions {
-                name,
-                url,
-                token_file: None,
-                ca: None,
-            });
-        }
-        for flag in ["--peer-token-file", "--peer-ca"] {
-            for (name, path) in self.all(flag, pair)? {
-                let Some(peer) = peers.iter_mut().find(|peer| peer.name == name) else {
-                    return Err(Usage::new(format!(
-                        "{flag} {name}: no --peer has that name"
-                    )));
-                };
-                let path = Some(PathBuf::from(path));
-                if flag == "--peer-ca" {
-                    peer.ca = path;
-                } else {
-                    peer.token_file = path;
-                }
-            }
-        }
-        Ok(peers)
-    }
-
     fn tls(&mut self) -> Result<Option<(PathBuf, PathBuf)>, Usage> {
         let path = |text: &str| Ok(PathBuf::from(text));
         match (self.get("--tls-cert", path)?, self.get("--tls-key", path)?) {
@@ -199,10 +170,15 @@ impl FlagReader<'_> {
     }
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+/// Whether a host or a label may be called so.
+fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.bytes().all(fits)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() && name.bytes().all(fits) => {
+        Some((name, value)) if is_name(name) && !value.is_empty() => {
             Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err("expected NAME=VALUE".to_owned()),

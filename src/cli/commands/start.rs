@@ -13,12 +13,18 @@ usage: gangplank start [PROJECT] [FLAGS]
 
 Starts the processes of a component's live release that do not run, and does not
 wait until they are healthy; `gangplank status PROJECT` says how they are.
+
+  --replicated, --ignore-replication-errors
+                        on the peers too, and even if one of them fails
 ",
     example: "gangplank start my-app",
     parse: Parse::Client(parse),
 };
 
-fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let peers = value::for_peers(&mut line);
     let project = value::at_most_one("PROJECT", line, value::project)?;
-    Ok(Job::about(project, Operation::Start))
+    Ok(Job::about(project, move |project| {
+        Operation::Start(project, peers)
+    }))
 }

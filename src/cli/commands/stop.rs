@@ -14,12 +14,18 @@ usage: gangplank stop [PROJECT] [FLAGS]
 Stops the processes of a component. They stay stopped, also when the server
 starts again, until `gangplank start`, or until a deployment, rollback or
 restart starts them.
+
+  --replicated, --ignore-replication-errors
+                        on the peers too, and even if one of them fails
 ",
     example: "gangplank stop my-app",
     parse: Parse::Client(parse),
 };
 
-fn parse(line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+fn parse(mut line: CommandLine, _: &mut ClientOptions) -> Result<Job, Usage> {
+    let peers = value::for_peers(&mut line);
     let project = value::at_most_one("PROJECT", line, value::project)?;
-    Ok(Job::about(project, Operation::Stop))
+    Ok(Job::about(project, move |project| {
+        Operation::Stop(project, peers)
+    }))
 }

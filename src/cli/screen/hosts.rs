@@ -28,11 +28,14 @@ pub(super) fn table(
     let number = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64);
     let head = ["HOST", "RESULT", "TOOK", "REASON"].map(str::to_owned);
     let mut rows = vec![head.to_vec()];
+    // Where each host does its own, the origin may have done well what a peer has not.
+    let own = end.get("origin_result").filter(|own| own.is_object());
+    let origin = origin.filter(|_| own.is_none());
     rows.extend(origin.map(|(name, result, reason)| {
         let took = took(number(end, "elapsed_ms"));
         [name, result, &took, reason].map(cell).to_vec()
     }));
-    rows.extend(peers.iter().map(|peer| {
+    rows.extend(own.into_iter().chain(peers).map(|peer| {
         let text = |key: &str| peer.get(key).and_then(Value::as_str).unwrap_or_default();
         let times = number(peer, "started_at").zip(number(peer, "completed_at"));
         let took = took(times.map(|(from, to)| to.saturating_sub(from)));
@@ -73,6 +76,10 @@ two    success  2.5s  -
 three  failed   -     no room^[[2J
 ";
         assert_eq!(table(Some(("one", "success", "")), &end, None), expected);
+        let own = json!({"node": "one", "status": "success"});
+        let end_of_restart = json!({"origin_result": own, "peer_results": end["peer_results"]});
+        let shown = table(Some(("one", "failed", "c")), &end_of_restart, None);
+        assert_eq!(shown, expected.replace("4.0s", "-   "));
         let unnamed = table(None, &end, None);
         assert_eq!(unnamed.lines().count(), 3);
         for none in [json!({}), json!({"peer_results": []}), json!(null)] {

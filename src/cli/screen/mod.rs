@@ -11,6 +11,7 @@ mod bar;
 mod hosts;
 mod layout;
 mod lines;
+mod live_hosts;
 mod narrator;
 mod ndjson;
 mod page;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::screen::layout::{Fit, Rows};
 use crate::cli::screen::lines;
+use crate::cli::screen::live_hosts;
 use crate::cli::screen::units;
 use crate::system::time;
 
@@ -176,6 +177,12 @@ pub(crate) fn table(value: &Value, width: Option<usize>) -> Option<String> {
     let (name, items) = list(value)?;
     if items.is_empty() {
         return Some(format!("no {}\n", lines::visible(name)));
+    }
+    if let Some(table) = (name == "hosts")
+        .then(|| live_hosts::table(&items, width))
+        .flatten()
+    {
+        return Some(table);
     }
     let has = |key: &str| items.iter().any(|item| item.contains_key(key));
     let (rows, steps) = match name {

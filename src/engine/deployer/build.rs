@@ -8,7 +8,7 @@ use crate::api::name::Project;
 use crate::engine::deployer::Deployer;
 use crate::engine::deployer::joining::Started;
 use crate::engine::deployer::keyed::KeyedRequest;
-use crate::engine::spec::DeploySpec;
+use crate::engine::spec::{DeploySpec, Plan};
 use crate::engine::stages::{Intake, Work};
 use crate::store::journal::Follower;
 use crate::system::stop::Stop;
@@ -68,9 +68,10 @@ impl Deployer {
         if !replicates || !self.builder.peers.is_empty() {
             return Ok(());
         }
-        let what = match spec.plan.rollback_of() {
-            Some(_) => "rolling back",
-            None => "deploying",
+        let what = match (spec.plan, spec.plan.rollback_of()) {
+            (Plan::Restart(..), _) => "restarting",
+            (_, Some(_)) => "rolling back",
+            (_, None) => "deploying",
         };
         let project = &spec.project;
         let why = format!("{what} {project}: this server has no peers to replicate to");

@@ -157,6 +157,16 @@ impl Deployer {
         })
     }
 
+    /// The servers that it deploys to.
+    pub fn peers(&self) -> &[Peer] {
+        &self.builder.peers
+    }
+
+    /// What this host is called in its records.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// A peer, by its name here.
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         let mut peers = self.builder.peers.iter();

@@ -108,7 +108,7 @@ impl Deployer {
         let spec = DeploySpec {
             fleet: None,
             project: record.project.clone(),
-            plan: Plan::Restart(record.release_id),
+            plan: Plan::Restart(record.release_id, None),
             package: None,
             restart: match record.restart_mode.as_deref() {
                 mode if mode == Restart::Rolling.mode() => Restart::Rolling,

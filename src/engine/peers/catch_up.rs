@@ -59,7 +59,7 @@ impl Peer {
     /// # Errors
     /// Why that is not known.
     pub fn live(&self, only: Option<&Project>, stop: &Stop) -> Result<Vec<PeerRelease>, String> {
-        let answer = self.ask(Operation::GetComponents, stop)?;
+        let answer = self.ask(Operation::GetComponents(false), stop)?;
         let mut found = Vec::new();
         for one in answer["components"].as_array().into_iter().flatten() {
             let text = |name: &str| one[name].as_str().unwrap_or_default();

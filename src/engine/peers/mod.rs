@@ -4,6 +4,7 @@
 //! followed to its end, over broken connections too. What happens there is passed on as it happens. When a release is to be
 //! live, restarted or undone is decided by the deployment on the origin ([`crate::engine::stages`]); this room only carries it out.
 
+pub mod all;
 mod catch_up;
 mod stage;
 mod talk;
@@ -18,7 +19,7 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{
-    Deploy, DropComponent, List, Operation, OperationCall, Restart, Rollback,
+    Deploy, DropComponent, ForPeers, List, Operation, OperationCall, Restart, Rollback,
 };
 use crate::api::record;
 use crate::api::source::Provenance;
@@ -152,14 +153,14 @@ impl Peer {
         talk.build()
     }
 
-    /// Restarts what is live.
+    /// Restarts what is live. A second try is known by the id: of its build, or of the deployment here that restarts all.
     ///
     /// # Errors
     /// Why the new processes do not run.
     pub fn restart(
         &self,
         project: &Project,
-        (build, rolling): (&Build, bool),
+        (id, rolling): (DeploymentId, bool),
         timeout: Duration,
         stop: &Stop,
         tell: OnPeerEvent<'_>,
@@ -168,8 +169,8 @@ impl Peer {
             true => Restart::Rolling,
             false => Restart::Immediate,
         };
-        let operation = Operation::Restart(project.clone(), restart, None);
-        let key = format!("restart-{}", build.id);
+        let operation = Operation::Restart(project.clone(), restart, None, ForPeers::default());
+        let key = format!("restart-{id}");
         let mut talk = self.talk(timeout, stop, tell);
         self.once(&mut talk, operation, &key).map(drop)
     }

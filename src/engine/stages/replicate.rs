@@ -200,11 +200,15 @@ impl<'a> Fleet<'a> {
 
     /// How the peers did, in a deployment that went well or not.
     pub(super) fn report(&self, well: bool) -> PeerReport {
+        // A peer that only built it has no success in a deployment that failed elsewhere.
+        self.report_with(|_| (!well).then_some("built, but not made live"))
+    }
+
+    /// How the peers did; `why` says, of a peer that was restarted or not, what is wrong where nothing failed.
+    pub(super) fn report_with(&self, why: impl Fn(bool) -> Option<&'static str>) -> PeerReport {
         let results = self.members.iter().map(|member| {
             let completed = member.completed_at.max(member.started_at);
-            // A peer that only built it has no success in a deployment that failed elsewhere.
-            let kept = (!well).then_some("built, but not made live");
-            let error = member.error.as_deref().or(kept);
+            let error = member.error.as_deref().or_else(|| why(member.restarted));
             json!({
                 "node": member.peer.name(),
                 "status": if error.is_none() { "success" } else { "failed" },
@@ -276,6 +280,25 @@ impl Builder {
         })
     }
 
+    /// All peers, of which none has done anything yet.
+    pub(super) fn all_peers(&self, ignores: bool) -> Fleet<'_> {
+        let at = now_ms();
+        let member = |peer| Member {
+            peer,
+            started_at: at,
+            completed_at: at,
+            build: None,
+            live: None,
+            restarted: false,
+            error: None,
+            told: false,
+        };
+        Fleet {
+            members: self.peers.iter().map(member).collect(),
+            ignores,
+        }
+    }
+
     /// Runs phase `replicate`: every peer builds what was built here.
     pub(super) fn replicate(
         &self,
@@ -285,21 +308,7 @@ impl Builder {
     ) -> Result<Fleet<'_>, Box<Failed>> {
         let stop = attempt.stop().clone();
         attempt.phase(Phase::Replicate, |attempt| {
-            let at = now_ms();
-            let member = |peer| Member {
-                peer,
-                started_at: at,
-                completed_at: at,
-                build: None,
-                live: None,
-                restarted: false,
-                error: None,
-                told: false,
-            };
-            let mut fleet = Fleet {
-                members: self.peers.iter().map(member).collect(),
-                ignores,
-            };
+            let mut fleet = self.all_peers(ignores);
             let record = attempt.record();
             let (options, provenance) = (record.options.clone(), record.provenance());
             let built = self.built(record)?;
@@ -413,6 +422,7 @@ impl Builder {
         let rolling = spec.restart == Restart::Rolling;
         let project = &spec.project;
         let timeout = self.replicate_timeout;
+        let own = attempt.record().deployment_id;
         let what = format!("restarting {project}");
         let names: Vec<&str> = self.peers.iter().map(Peer::name).collect();
         let at_once = if rolling { 1 } else { names.len().max(1) };
@@ -422,9 +432,11 @@ impl Builder {
                 member.restarted = true;
             }
             fleet.each(&mut attempt.peer_events(), is_it, |member, tell| {
-                let build = (member.build()?, rolling);
+                let id = member.build.as_ref().map_or(own, |build| build.id);
                 let never = Stop::never();
-                member.peer.restart(project, build, timeout, &never, tell)
+                member
+                    .peer
+                    .restart(project, (id, rolling), timeout, &never, tell)
             });
             fleet.verdict(&what)?;
             fleet.undo_some(project, &mut attempt.peer_events(), |member| {

@@ -32,7 +32,7 @@ pub(super) fn candidates(asked: &Completion) -> Vec<Candidate> {
         ValueKind::Files | ValueKind::Directories => Vec::new(),
         ValueKind::Targets => targets().unwrap_or_default(),
         ValueKind::Projects => {
-            let answer = call(&asked.shared, Operation::GetComponents.into());
+            let answer = call(&asked.shared, Operation::GetComponents(false).into());
             projects(&answer.unwrap_or_default())
         }
         ValueKind::Deployments => {
