@@ -15,7 +15,7 @@ FUZZ_LIMITS = -rss_limit_mb=512 -malloc_limit_mb=12 -timeout=10
 # The sanitizer keeps what was freed for a while: by default more than half of that limit.
 FUZZ_ASAN = quarantine_size_mb=64
 
-.PHONY: build static cross demo test check msrv bench crash soak power inject fuzz help
+.PHONY: build static cross demo test check msrv bench crash soak power inject fleet fuzz help
 
 build: ## the release binary (the default)
 	$(CARGO) build --release --locked
@@ -60,6 +60,10 @@ power: ## take the power away N times (10) at each of several moments, and start
 
 inject: ## let every system call of a deployment fail, one after the other (ONLY=scenario:call:errno:n, brief: one error a call)
 	GANGPLANK_INJECT='$(or $(ONLY),all)' $(CARGO) test --locked --test it inject::every -- --nocapture
+
+fleet: ## a fleet of N hosts (1000) that deploy nothing, at a real etcd: how long a rollout takes, and what etcd has to do
+	ulimit -n $$(ulimit -Hn) && GANGPLANK_FLEET=$(or $(N),1000) \
+	  $(CARGO) test --locked --lib simulation:: -- --nocapture
 
 fuzz: ## throw bytes at what reads bytes of clients (FUZZ_SECONDS: 600 for each of FUZZ_TARGETS)
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \

@@ -46,10 +46,11 @@
 //! | `make soak SECONDS=120` | kills servers, alone and as peers, while many clients do everything; `SEED=N` again |
 //! | `make power N=10` | takes the power from a loop-mounted disk at named moments, and starts a server on what is left |
 //! | `make inject` | lets every system call of a deployment fail, one after the other; `ONLY=scenario:call:errno:n` for one |
+//! | `make fleet N=1000` | lets a thousand hosts that deploy nothing follow a real etcd; says how long a rollout takes and what it costs |
 //! | `make fuzz` | throws bytes at the parsers; needs nightly Rust and cargo-fuzz; `FUZZ_TARGETS=sse FUZZ_SECONDS=60` for one |
 //! | `make bench` | measures uploads, redeployments and events beside tar and rsync; `GANGPLANK_BENCH=quick` with less data |
 //!
-//! `make test` contains a quick form of the first four.
+//! `make test` contains a quick form of the first five.
 //!
 //! # The statuses of a deployment
 //! While a deployment runs, its status says which phase it is in. Each phase of a deployment stands in its first event; what is

@@ -61,8 +61,10 @@
 //! | `look-back` | starts the processes that ran, reads the records of the past into the [`index`](store::index), once, and then writes what the disk did not take, when there is any | with the process |
 //! | `peer-NAME`, one a peer | asks a peer to build, to switch, to restart, or what is live, and follows that | the peer has answered |
 //! | `fleet`, where the server belongs to one | its place in the fleet: says that it is there, lists and compares, and tells how things stand ([`member`](engine::member)) | stop |
-//! | `fleet-lead` | looks for rollouts that nobody leads ([`rollout`](engine::rollout)) | stop |
-//! | `fleet-watch` | reads one watch of etcd, and passes on what changes | the watch ends, or nobody listens any longer |
+//! | `fleet-lead`, where the server belongs to one | hears of all rollouts, and finds those that nobody leads ([`rollout`](engine::rollout)) | stop |
+//! | `lead-X`, one a rollout that this server leads, or would | opens its waves as hosts tell how it went, while it holds the lease of that | the rollout has ended, somebody else leads, or stop |
+//! | `claim-X`, one a component that this server publishes | keeps the claim on it while it is built and published | the claim is given back, or its lease has ended |
+//! | `fleet-watch`, one a watch | reads one watch of etcd, and passes on what changes | the watch ends, or nobody listens any longer |
 //! | `fleet-X`, one a component that changes | fetches its payload and deploys it, or makes live what is here | that has ended |
 //! | `orphans`, where the server is process 1 | collects the dead whose parents are gone | with the process |
 //! | `run`, one a command | runs it, and passes on what it prints | the command and all of its family have ended |

@@ -197,6 +197,11 @@ impl EtcdServer {
         assert!(sent.success());
     }
 
+    /// The id of a node's process.
+    pub(crate) fn process_id(&self, at: usize) -> u32 {
+        self.nodes[at].process.as_ref().unwrap().id()
+    }
+
     /// Whether it was neither killed nor stopped.
     pub(crate) fn is_running(&self, at: usize) -> bool {
         self.nodes[at].process.is_some()

@@ -323,3 +323,24 @@ fn a_host_with_a_trust_takes_only_what_is_signed() {
     exit(&hosts.deploy(0, "2", "true", &["--replace"]), 0);
     assert_eq!(hosts.live(), ["2", "2"]);
 }
+
+#[test]
+fn a_pinned_component_is_left_alone_until_it_is_unpinned() {
+    let Some(hosts) = Hosts::start(2, &[]) else {
+        return;
+    };
+    exit(&hosts.deploy(0, "1", "true", &[]), 0);
+    exit(&hosts.host(1).cli(&["fleet", "pin", "demo"]), 0);
+    hosts.await_view("h1 is pinned", |view| {
+        let rows = view["hosts"].as_array();
+        rows.is_some_and(|rows| {
+            rows.iter()
+                .any(|one| one["host"] == "h1" && one["state"] == "pinned")
+        })
+    });
+    let said = exit(&hosts.deploy(0, "2", "true", &[]), 1);
+    assert!(said.contains("h1 is pinned"), "{said}");
+    assert_eq!(hosts.live(), ["2", "1"]);
+    exit(&hosts.host(1).cli(&["fleet", "unpin", "demo"]), 0);
+    hosts.await_live("h1 follows again", "2");
+}

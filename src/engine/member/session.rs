@@ -332,7 +332,11 @@ impl<'a> MemberSession<'a> {
             .rollouts
             .get(project)
             .and_then(|one| one.as_ref().ok());
-        let open = rollout.map_or(0, |rollout| rollout.open);
+        // Those of the waves before have begun.
+        let open = rollout.map_or(0, |rollout| match rollout.wave {
+            0 => rollout.open,
+            wave => rollout.open.min(wave),
+        });
         match open {
             0..=CANARY_MAX => Duration::ZERO,
             open => {

@@ -1,5 +1,7 @@
 //! Hosts whose own side is in memory.
 
+mod simulation;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{after, select_biased};
+use crossbeam_channel::{Receiver, Sender, after, bounded, select_biased};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::fleet::{FleetDocument, FleetKeys, Lead, Rollout, RolloutState};
+use crate::api::fleet::{FleetDocument, Lead, Rollout, RolloutState};
 use crate::api::name::Project;
 use crate::client::kv::{
-    CasOutcome, KvCondition, KvError, KvNews, KvRange, KvTransaction, KvTrouble, KvWrite, LeaseId,
+    CasOutcome, KvChange, KvCondition, KvError, KvNews, KvTransaction, KvTrouble, KvWrite, LeaseId,
 };
 use crate::engine::rollout::FleetSeat;
-use crate::engine::rollout::plan::is_active;
+use crate::engine::rollout::known::{KnownRollouts, Leaderless};
 use crate::engine::rollout::publish::FleetPublisher;
 use crate::engine::rollout::step::{LeaderMemory, LeaderStep, step};
 use crate::engine::rollout::view::{FleetNews, FleetView, Woken};
@@ -62,15 +62,11 @@ pub struct FleetLeader {
     publisher: Arc<FleetPublisher>,
     /// The components whose rollouts this host leads, or tries to.
     leading: Mutex<BTreeSet<Project>>,
+    known: Mutex<KnownRollouts>,
+    /// Wakes who looks for more when this host leads one rollout less.
+    ended: (Sender<()>, Receiver<()>),
     times: LeaderTimes,
     stop: Stop,
-}
-
-/// A rollout without a leader.
-struct Leaderless {
-    project: Project,
-    /// Whether this host published it.
-    is_own: bool,
 }
 
 impl FleetLeader {
@@ -79,6 +75,8 @@ impl FleetLeader {
         FleetLeader {
             publisher,
             leading: Mutex::default(),
+            known: Mutex::default(),
+            ended: bounded(1),
             times,
             stop,
         }
@@ -105,30 +103,30 @@ impl FleetLeader {
         }
     }
 
-    /// Looks once, and waits until something changes.
+    /// Lists once, and leads what nobody leads until something ends that.
     fn look(self: &Arc<Self>) -> Result<(), KvError> {
         let FleetSeat { store, keys, .. } = self.seat();
-        let rollouts = store.list(&KvRange::prefix(keys.rollouts()))?;
-        for entry in &rollouts.entries {
-            let project = FleetKeys::name_below::<Project>(&keys.rollouts(), &entry.key);
-            let (Some(project), Ok(rollout)) = (project, Rollout::read(&entry.value)) else {
-                continue;
-            };
-            if is_active(&rollout) && !self.leading().contains(&project) {
-                if let Some(one) = self.leaderless(project)? {
-                    self.begin(one);
-                }
-            }
+        let ranges = KnownRollouts::ranges(keys);
+        let (mut known, mut from) = (KnownRollouts::default(), i64::MAX);
+        for range in &ranges {
+            let listing = store.list(range)?;
+            from = from.min(listing.revision);
+            let entries = listing.entries.into_iter();
+            entries.for_each(|entry| known.heard(keys, &KvChange::Put(entry)));
         }
-        let leads = keys.lead_prefix();
-        let ranges = [KvRange::prefix(keys.rollouts()), KvRange::prefix(leads)];
-        let watch = store.watch(&ranges, rollouts.revision)?;
+        *self.known() = known;
+        let watch = store.watch(&ranges, from)?;
         let over = after(LOOK_EVERY.mul_f64(0.8 + 0.4 * random_part()));
         loop {
+            let leaderless = self.known().leaderless();
+            leaderless.into_iter().for_each(|one| self.begin(one));
             select_biased! {
                 recv(self.stop.channel()) -> _ => return Ok(()),
                 recv(watch.news) -> news => match news {
-                    Ok(Ok(KvNews::Changes(_))) => return Ok(()),
+                    Ok(Ok(KvNews::Changes(changes))) => {
+                        let mut known = self.known();
+                        changes.iter().for_each(|one| known.heard(keys, one));
+                    }
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => match error.trouble {
                         // It is listed again, which is all there is to do.
@@ -137,38 +135,37 @@ impl FleetLeader {
                     },
                     Err(_) => return Ok(()),
                 },
+                // A rollout may have come while this host was about to end with the one before.
+                recv(self.ended.1) -> _ => {}
                 recv(over) -> _ => return Ok(()),
             }
         }
     }
 
-    fn leaderless(&self, project: Project) -> Result<Option<Leaderless>, KvError> {
-        let view = FleetView::look(self.seat(), &project)?;
-        if view.lead.is_some() || !view.is_led() {
-            return Ok(None);
-        }
-        let origin = view.desired.map(|(desired, _)| desired.origin);
-        Ok(Some(Leaderless {
-            is_own: origin.as_ref() == Some(&self.seat().host),
-            project,
-        }))
-    }
-
     fn begin(self: &Arc<Self>, one: Leaderless) {
-        let Leaderless { project, is_own } = one;
-        self.leading().insert(project.clone());
+        let Leaderless { project, origin } = one;
+        if !self.leading().insert(project.clone()) {
+            return;
+        }
+        let is_own = origin == self.seat().host;
         let (leader, of) = (Arc::clone(self), project.clone());
         let lead = move || {
             let delay = match is_own {
                 true => Duration::ZERO,
                 false => leader.times.others_wait().mul_f64(1.0 + random_part()),
             };
-            if leader.wait(delay) {
-                if let Err(error) = leader.lead(&of) {
+            // Most of those who waited hear of the one who did not.
+            if leader.wait(delay) && leader.known().is_leaderless(&of) {
+                let led = leader.lead(&of).unwrap_or_else(|error| {
                     log::info(&format!("leading the rollout of {of}: {error}"));
-                }
+                    false
+                });
+                // Until then a lease keeps the others from it, be it of this host or of whoever was quicker.
+                let _ = led || leader.wait(leader.times.ttl);
             }
             leader.leading().remove(&of);
+            // One message is enough for several that have ended.
+            let _ = leader.ended.0.try_send(());
         };
         if let Err(error) = threads::spawn(format!("lead-{project}"), STACK_BYTES, lead) {
             log::error(&format!("making a thread that leads {project}: {error}"));
@@ -176,13 +173,13 @@ impl FleetLeader {
         }
     }
 
-    /// Leads a rollout to its end, or as long as it may.
+    /// Leads a rollout to its end, or as long as it may. False if somebody else was quicker.
     ///
     /// # Errors
     /// When the store does not answer: the lease ends then, and somebody else leads.
-    fn lead(&self, project: &Project) -> Result<(), Refusal> {
+    fn lead(&self, project: &Project) -> Result<bool, Refusal> {
         let Some(term) = self.take(project).map_err(|error| failed(&error))? else {
-            return Ok(());
+            return Ok(false);
         };
         log::info(&format!("leading the rollout of {project}"));
         let led = self.led(project, &term);
@@ -192,7 +189,7 @@ impl FleetLeader {
         };
         // If that fails, it ends with its lease.
         let _ = self.seat().store.cas(&given_back);
-        led
+        led.map(|()| true)
     }
 
     pub(super) fn take(&self, project: &Project) -> Result<Option<LeaderTerm>, KvError> {
@@ -318,6 +315,11 @@ impl FleetLeader {
             recv(self.stop.channel()) -> _ => false,
             recv(after(time)) -> _ => true,
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownRollouts> {
+        // Each change is taken in whole, or not at all.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn leading(&self) -> MutexGuard<'_, BTreeSet<Project>> {

@@ -13,11 +13,13 @@
 //! | `ticket` | a deployment that is to be published |
 //! | `plan` | how it goes in waves |
 //! | `step` | what a leader does next, as a value |
+//! | `known` | which rollouts nobody leads, from what is heard |
 //! | `lead` | leading: one host at a time, for as long as its lease holds |
 //! | `members` | who and what belongs to the fleet |
 //! | `trust` | signatures over what is wanted |
 
 mod claim;
+mod known;
 pub mod lead;
 mod members;
 pub mod plan;

@@ -17,8 +17,11 @@ use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::seat::unavailable;
 use crate::system::stop::Stop;
 
-/// News come in bursts, one for each host; what comes within this time is read together.
+/// News come in bursts, one for each host; what comes within this time is read together. It grows with the hosts, since so does
+/// what is read: a thousand hosts tell some hundred things a second, and are read twice.
 const GATHER: Duration = Duration::from_millis(100);
+const GATHER_MORE_A_HOST: Duration = Duration::from_micros(400);
+const GATHER_MAX: Duration = Duration::from_secs(2);
 
 /// How a component stands in the fleet.
 #[derive(Debug, Clone)]
@@ -335,7 +338,10 @@ fn names(prefix: &str, entries: &[KvEntry]) -> BTreeSet<HostName> {
 }
 
 /// What wakes whoever follows a component.
-pub struct FleetNews(KvWatch);
+pub struct FleetNews {
+    watch: KvWatch,
+    gather: Duration,
+}
 
 /// Why a wait has ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -367,9 +373,13 @@ impl FleetNews {
         ];
         let watch = seat.store.watch(&ranges, view.revision);
         let what = format!("watching {project} in the fleet");
-        watch
-            .map(FleetNews)
-            .map_err(|error| unavailable(&what, &error))
+        let watch = watch.map_err(|error| unavailable(&what, &error))?;
+        let hosts = u32::try_from(view.hosts.len()).unwrap_or(u32::MAX);
+        let gather = GATHER.saturating_add(GATHER_MORE_A_HOST.saturating_mul(hosts));
+        Ok(FleetNews {
+            watch,
+            gather: gather.min(GATHER_MAX),
+        })
     }
 
     /// Waits for news, at most so long.
@@ -379,7 +389,7 @@ impl FleetNews {
         loop {
             let news = select_biased! {
                 recv(stop.channel()) -> _ => return Woken::Stopped,
-                recv(self.0.news) -> news => news,
+                recv(self.watch.news) -> news => news,
                 recv(over) -> _ => return Woken::Time,
             };
             match news {
@@ -388,12 +398,12 @@ impl FleetNews {
                 Ok(Err(_)) | Err(_) => return Woken::Cut,
             }
         }
-        let gathered = after(GATHER.min(most));
+        let gathered = after(self.gather.min(most));
         loop {
             select_biased! {
                 recv(stop.channel()) -> _ => return Woken::Stopped,
                 recv(gathered) -> _ => return Woken::News,
-                recv(self.0.news) -> news => if !matches!(news, Ok(Ok(_))) {
+                recv(self.watch.news) -> news => if !matches!(news, Ok(Ok(_))) {
                     return Woken::Cut;
                 },
             }
