@@ -233,6 +233,12 @@ impl KvError {
             message: message.into(),
         }
     }
+
+    /// Whether watches end so from time to time: what they ask for is not kept, or nothing came.
+    pub(crate) fn ends_watches(&self) -> bool {
+        matches!(self.trouble, KvTrouble::Compacted | KvTrouble::Behind)
+            || self.message.contains("nothing came")
+    }
 }
 
 impl fmt::Display for KvError {

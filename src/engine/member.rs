@@ -21,14 +21,14 @@
 //! is 13 requests when it joins, 8 a deployment (5 or 6 of them writes), 5 to 10 ms of CPU for that, and 0.3 to 0.45 MB of memory for
 //! its two watches and its other connections. Both cores were busy at about 1,500 requests a second. From that, by arithmetic:
 //!
-//! | hosts | etcd's memory | renewals a second | what silence costs | a rollout |
+//! | hosts | etcd's memory | renewals a second | silence, requests a second | a rollout |
 //! | --- | --- | --- | --- | --- |
-//! | 1,000 | 0.45 GB | 50 | 210 requests a second | 8,000 requests, 10 s |
-//! | 10,000 | 4.5 GB | 500 | 2,100 | 80,000 requests, 30 s at 2,700 a second |
-//! | 100,000 | 45 GB | 5,000 | 21,000 | 800,000 requests |
+//! | 1,000 | 0.45 GB | 50 | 130 | 8,000 requests, 10 s |
+//! | 10,000 | 4.5 GB | 500 | 1,300 | 80,000 requests, 30 s at 2,700 a second |
+//! | 100,000 | 45 GB | 5,000 | 13,000 | 800,000 requests |
 //!
-//! A thousand hosts do with one etcd. Silence means that a watch of which nothing comes for a minute is begun anew, with all that
-//! joining asks; etcd with `--experimental-watch-progress-notify-interval=30s` is never silent, and ten thousand hosts need
+//! A thousand hosts do with one etcd. Silence means that both watches of a host, of which nothing comes for a minute, are begun
+//! anew: eight requests, since lists come before them; etcd with `--experimental-watch-progress-notify-interval=30s` is never silent, and ten thousand hosts need
 //! that. They need several nodes, over which they spread by their names, and waves of a tenth or less, since writes all go
 //! to one node, whose 2,000 a second are reached by a hundred hosts a second and not much more. A hundred thousand need relays, which are
 //! not built: one host in 300 that watches for the others, passes on what is wanted, and tells their states as one count. To etcd

@@ -76,8 +76,11 @@ impl WatchReader {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    let why = match error.kind() {
-                        std::io::ErrorKind::TimedOut => {
+                    // ureq tells of it by an error of its own within one of no particular kind.
+                    let inner = error.get_ref();
+                    let inner = inner.and_then(|inner| inner.downcast_ref::<ureq::Error>());
+                    let why = match inner {
+                        Some(ureq::Error::Timeout(_)) => {
                             format!("{doing}: nothing came for a while")
                         }
                         _ => format!("{doing}: {error}"),

@@ -59,32 +59,41 @@ impl<'a> MemberSession<'a> {
         self.was_well
     }
 
-    /// Joins, lists and watches, until something ends that: the stop, the time for the next list, or trouble.
+    /// Joins, lists and watches, until something ends that: the stop, the time to look at everything again, or trouble.
     pub(super) fn run(&mut self) -> Result<(), KvError> {
         self.lease = self.member.join()?;
+        let all_at = Instant::now() + jitter::around(self.member.seat.times.list);
+        while self.follow(all_at)? {
+            // etcd that is silent by default ends each watch after a minute. Its lease goes on, and who it is has not changed.
+            self.mirror = Mirror::default();
+            self.renew()?;
+        }
+        Ok(())
+    }
+
+    /// Lists and watches. True if it is only to be listed and watched again.
+    fn follow(&mut self, all_at: Instant) -> Result<bool, KvError> {
         let watch = self.list()?;
         let renew = self.member.seat.times.renew;
-        let (list_at, mut renew_at) = (
-            Instant::now() + jitter::around(self.member.seat.times.list),
-            Instant::now() + jitter::around(renew),
-        );
+        let mut renew_at = Instant::now() + jitter::around(renew);
         self.look()?;
         let works = self.member.news.1.clone();
         loop {
             let next = self
                 .next_time()
-                .map_or(list_at.min(renew_at), |at| at.min(list_at).min(renew_at));
+                .map_or(all_at.min(renew_at), |at| at.min(all_at).min(renew_at));
             let over = after(next.saturating_duration_since(Instant::now()));
             select_biased! {
-                recv(self.stop.channel()) -> _ => return Ok(()),
+                recv(self.stop.channel()) -> _ => return Ok(false),
                 recv(watch.news) -> news => match news {
                     Ok(Ok(KvNews::Watching)) => self.was_well = true,
                     Ok(Ok(KvNews::Progress(_))) => continue,
                     Ok(Ok(KvNews::Changes(changes))) => changes.into_iter().for_each(|one| self.heard(one)),
-                    // It is listed again, which is all there is to do.
-                    Ok(Err(error)) if is_usual(&error) => return Ok(()),
+                    // It may be another fleet by now.
+                    Ok(Err(error)) if error.trouble == KvTrouble::Behind => return Ok(false),
+                    Ok(Err(error)) if error.ends_watches() => return Ok(self.lease.is_some()),
                     Ok(Err(error)) => return Err(error),
-                    Err(_) => return Ok(()),
+                    Err(_) => return Ok(false),
                 },
                 recv(works) -> news => if let Ok(news) = news {
                     if let Some(sha256) = self.member.take(news) {
@@ -92,8 +101,8 @@ impl<'a> MemberSession<'a> {
                     }
                 },
                 recv(over) -> _ => {
-                    if Instant::now() >= list_at {
-                        return Ok(());
+                    if Instant::now() >= all_at {
+                        return Ok(false);
                     }
                     if Instant::now() >= renew_at {
                         self.renew()?;
@@ -103,7 +112,7 @@ impl<'a> MemberSession<'a> {
             }
             if self.lease.is_none() && self.mirror.is_expected {
                 // Somebody took it in again.
-                return Ok(());
+                return Ok(false);
             }
             self.look()?;
         }
@@ -417,10 +426,4 @@ impl<'a> MemberSession<'a> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Whether a watch ended as watches do.
-fn is_usual(error: &KvError) -> bool {
-    matches!(error.trouble, KvTrouble::Compacted | KvTrouble::Behind)
-        || error.message.contains("nothing came")
 }

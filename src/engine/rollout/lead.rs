@@ -128,11 +128,9 @@ impl FleetLeader {
                         changes.iter().for_each(|one| known.heard(keys, one));
                     }
                     Ok(Ok(_)) => {}
-                    Ok(Err(error)) => match error.trouble {
-                        // It is listed again, which is all there is to do.
-                        KvTrouble::Compacted | KvTrouble::Behind => return Ok(()),
-                        _ => return Err(error),
-                    },
+                    // It is listed again, which is all there is to do.
+                    Ok(Err(error)) if error.ends_watches() => return Ok(()),
+                    Ok(Err(error)) => return Err(error),
                     Err(_) => return Ok(()),
                 },
                 // A rollout may have come while this host was about to end with the one before.

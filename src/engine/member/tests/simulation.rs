@@ -94,9 +94,9 @@ impl SimulatedHost {
     }
 
     /// Starts what a server starts for its fleet (`server/joining.rs`).
-    fn start(&mut self, urls: &str) {
-        let (keys, times) = (FleetKeys::default(), FleetTimes::default());
-        let store: Arc<dyn KvStore> = Arc::new(client(urls, self.name.as_str()));
+    fn start(&mut self, urls: &str, times: FleetTimes) {
+        let keys = FleetKeys::default();
+        let store: Arc<dyn KvStore> = Arc::new(client(urls, self.name.as_str(), times.silence));
         let url = format!("http://{}:9925", self.name);
         let (stopper, stop) = stop::pair().unwrap();
         let seat = FleetSeat {
@@ -140,7 +140,7 @@ fn stop_all(hosts: &mut [SimulatedHost]) {
     }
 }
 
-fn client(urls: &str, name: &str) -> EtcdStore {
+fn client(urls: &str, name: &str, silence: Duration) -> EtcdStore {
     EtcdStore::new(EtcdOptions {
         endpoints: urls.split(',').map(str::to_owned).collect(),
         spread_by: name.to_owned(),
@@ -148,7 +148,7 @@ fn client(urls: &str, name: &str) -> EtcdStore {
         ca: None,
         certificate: None,
         call_max: CALL_MAX,
-        silence: FleetTimes::default().silence,
+        silence,
     })
     .unwrap()
 }
@@ -161,25 +161,37 @@ struct EtcdCount {
     cpu_s: f64,
 }
 
+/// The sum of what etcd counts under names that begin so.
+fn counted<const N: usize>(url: &str, names: [&str; N]) -> [f64; N] {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    names.map(|name| {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    })
+}
+
 impl EtcdCount {
     fn read(url: &str) -> EtcdCount {
-        let address = url.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n")
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let sum = |name: &str| -> f64 {
-            let lines = text.lines().filter(|line| line.starts_with(name));
-            lines
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum()
-        };
+        let [requests, sent, cpu_s] = counted(
+            url,
+            [
+                "grpc_server_handled_total",
+                "etcd_network_client_grpc_sent_bytes_total",
+                "process_cpu_seconds_total",
+            ],
+        );
         EtcdCount {
-            requests: sum("grpc_server_handled_total"),
-            sent_mb: sum("etcd_network_client_grpc_sent_bytes_total") / 1e6,
-            cpu_s: sum("process_cpu_seconds_total"),
+            requests,
+            sent_mb: sent / 1e6,
+            cpu_s,
         }
     }
 }
@@ -361,13 +373,16 @@ fn a_fleet_follows_and_hosts_that_were_off_come_back_at_once() {
     };
     let urls = etcd.urls();
     let mut fleet = Simulation {
-        store: client(&urls, "onlooker"),
+        store: client(&urls, "onlooker", PATIENCE),
         keys: FleetKeys::default(),
         hosts: (0..count).map(SimulatedHost::new).collect(),
         etcd,
     };
     let is_alive = |keys: &FleetKeys, key: &str, _: &[u8]| key.starts_with(&keys.alive_hosts());
-    let start = |hosts: &mut [SimulatedHost]| hosts.iter_mut().for_each(|host| host.start(&urls));
+    let times = FleetTimes::default();
+    let start = |hosts: &mut [SimulatedHost]| {
+        hosts.iter_mut().for_each(|host| host.start(&urls, times));
+    };
     fleet.measure("joining", count, |fleet| start(&mut fleet.hosts), is_alive);
     fleet.roll_out("everywhere at once", 1, false);
     fleet.await_done(1);
@@ -379,4 +394,29 @@ fn a_fleet_follows_and_hosts_that_were_off_come_back_at_once() {
     let come_back = |fleet: &mut Simulation| start(&mut fleet.hosts[count - back..]);
     fleet.measure("coming back at once", back, come_back, is_live(3));
     fleet.await_done(3);
+}
+
+#[test]
+fn a_silent_watch_is_begun_anew_and_the_lease_goes_on() {
+    let Some(etcd) = EtcdServer::start() else {
+        return;
+    };
+    let mut host = SimulatedHost::new(1);
+    let times = FleetTimes {
+        silence: Duration::from_millis(300),
+        ..FleetTimes::default()
+    };
+    host.start(&etcd.urls(), times);
+    let (start, url) = (Instant::now(), etcd.url(0));
+    let counts = [
+        "grpc_server_started_total{grpc_method=\"Watch\"",
+        "grpc_server_started_total{grpc_method=\"LeaseGrant\"",
+    ];
+    // Two of them are the first ones; three rounds make the rest, each of the host's own or of those for who leads.
+    while counted(&url, counts)[0] < 8.0 {
+        assert!(start.elapsed() < PATIENCE, "nothing is watched anew");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(counted(&url, counts)[1], 1.0);
+    stop_all(std::slice::from_mut(&mut host));
 }
