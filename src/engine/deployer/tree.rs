@@ -9,7 +9,8 @@ use crate::system::log;
 
 impl Deployer {
     /// Lists the tree of a payload that came as an archive. Nobody waits for it, and it gives way to the next deployment of
-    /// the component: what is not known then, a later client finds out by sending everything.
+    /// the component. At the end of that it is looked at again, if that made the same release live: so a peer comes to it, where
+    /// what was staged goes live at once.
     pub(super) fn list_tree(&self, id: DeploymentId) {
         if let Err(error) = self.try_to_list(id) {
             log::warn(&format!("listing the tree of deployment {id}: {error}"));
@@ -18,9 +19,15 @@ impl Deployer {
 
     fn try_to_list(&self, id: DeploymentId) -> Result<(), Error> {
         let store = &self.known.store;
-        let Some(mut record) = store.read_record(id)? else {
+        let ended = store.read_record(id)?;
+        let built = match ended {
+            Some(ended) if ended.release_id != id => store.read_record(ended.release_id)?,
+            ended => ended,
+        };
+        let Some(mut record) = built else {
             return Ok(());
         };
+        let id = record.deployment_id;
         let well = matches!(record.status, Status::Success | Status::Staged);
         let wanted = well && record.release_id == id && record.tree.is_none();
         let payload = match wanted {
