@@ -28,11 +28,11 @@
 //! | 100,000 | 45 GB | 5,000 | 13,000 | 800,000 requests |
 //!
 //! A thousand hosts do with one etcd. Silence means that both watches of a host, of which nothing comes for a minute, are begun
-//! anew: eight requests, since lists come before them; etcd with `--experimental-watch-progress-notify-interval=30s` is never silent, and ten thousand hosts need
-//! that. They need several nodes, over which they spread by their names, and waves of a tenth or less, since writes all go
-//! to one node, whose 2,000 a second are reached by a hundred hosts a second and not much more. A hundred thousand need relays, which are
-//! not built: one host in 300 that watches for the others, passes on what is wanted, and tells their states as one count. To etcd
-//! these would be 334 hosts, a third of what was measured.
+//! anew: eight requests, since lists come before them; etcd with `--experimental-watch-progress-notify-interval=30s` is never
+//! silent, and ten thousand hosts need that. They need several nodes, over which they spread by their names, and waves of a
+//! tenth or less, since writes all go to one node: those of ten thousand hosts within 30 s are 1,800 a second, about all that
+//! it takes. A hundred thousand need relays, which are not built: one host in 300 that watches for the others, passes on what
+//! is wanted, and tells their states as one count. To etcd these would be 334 hosts, a third of what was measured.
 
 mod decide;
 mod join;
