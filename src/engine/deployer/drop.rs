@@ -1,6 +1,7 @@
 //! Removing a component.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
@@ -19,8 +20,8 @@ impl Deployer {
     pub fn drop_component(&self, project: &Project, purge: bool) -> Result<Vec<PathBuf>, Refusal> {
         let store = &self.known.store;
         let _hold = self.hold_to_drop(project)?;
-        // What is made of it in the background ends first.
-        drop(self.sparing.lock());
+        // What is made of it in the background ends first, and begins no more.
+        let _turn = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.kept(project);
         let is_there = store.live(project).is_some() || !store.releases(project)?.is_empty();
         if !is_there && (!purge || kept.is_empty()) {
@@ -36,7 +37,8 @@ impl Deployer {
             log::warn(&error.to_string());
         }
         let kept_beside = store.component_store_path(project);
-        if let Err(error) = trees::remove(&kept_beside) {
+        // What an upload or a removal that ends just now has still put there goes with a second try.
+        if let Err(error) = trees::remove(&kept_beside).or_else(|_| trees::remove(&kept_beside)) {
             log::warn(&format!("removing {}: {error}", kept_beside.display()));
         }
         log::info(&format!("{project} is dropped"));
