@@ -45,19 +45,19 @@ fn get(etcd: &EtcdServer, key: &str) -> Option<Value> {
 }
 
 /// What all hosts need.
-struct TestFleet {
+pub(crate) struct TestFleet {
     etcd: EtcdServer,
     dir: TempDir,
 }
 
 impl TestFleet {
-    fn new() -> Option<TestFleet> {
+    pub(crate) fn new() -> Option<TestFleet> {
         let dir = TempDir::new().with(&[("token", &"5f".repeat(32))]);
         let etcd = EtcdServer::start()?;
         Some(TestFleet { etcd, dir })
     }
 
-    fn host(&self, name: &str) -> TestServer {
+    pub(crate) fn host(&self, name: &str) -> TestServer {
         self.host_on(name, Arc::new(TempDir::new()), &[])
     }
 
@@ -89,7 +89,7 @@ impl TestFleet {
     }
 
     /// Builds at a host what is to be published, and publishes it to everybody.
-    fn publish(&self, generation: u64, origin: (&str, &TestServer), content: &str) {
+    pub(crate) fn publish(&self, generation: u64, origin: (&str, &TestServer), content: &str) {
         let (name, server) = origin;
         let payload = tar(&[("./v", content)]);
         let staged = server
@@ -107,7 +107,7 @@ impl TestFleet {
         put(&self.etcd, "desired/app", &desired);
     }
 
-    fn await_status(&self, host: &str, generation: u64, state: &str) -> Value {
+    pub(crate) fn await_status(&self, host: &str, generation: u64, state: &str) -> Value {
         await_some(&format!("{host}: {state} at {generation}"), || {
             get(&self.etcd, &format!("status/{host}/app"))
                 .filter(|one| one["generation"] == generation && one["state"] == state)

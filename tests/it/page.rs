@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
+use crate::fleet_hosts::TestFleet;
 use crate::page::chromium::Tab;
 use crate::test_server::{Answer, TempDir, TestServer, await_some, form, gzip, request, tar};
 
@@ -395,4 +396,26 @@ fn the_page_fits_a_phone_and_is_used_by_keys_alone() {
     await_some("the first release", || {
         (host.path("components").join(long).canonicalize().unwrap() != before).then_some(())
     });
+}
+
+#[test]
+fn the_fleet_is_shown_with_its_hosts_as_they_stand() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let (one, two) = (fleet.host("one"), fleet.host("two"));
+    fleet.publish(1, ("one", &one), "first");
+    fleet.await_status("one", 1, "live");
+    fleet.await_status("two", 1, "live");
+    let Some(tab) = signed_in(&one) else { return };
+    tab.click("Fleet");
+    tab.shows("Live on 2 of 2 hosts");
+    tab.picture("fleet");
+    // One that goes is off as soon as its lease has run out.
+    drop(two);
+    tab.shows("off");
+    // Who belongs to no fleet has no such page.
+    let alone = TestServer::start();
+    let tab = signed_in(&alone).unwrap();
+    assert_eq!(tab.ask("document.getElementById('fleet').hidden"), true);
 }

@@ -73,8 +73,8 @@ function bytes(n) {
 
 const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
-const GOOD = ["success", "staged", "done", "healthy", "started"];
-const BAD = ["failed", "cancelled", "rolled_back", "error", "exited"];
+const GOOD = ["success", "staged", "done", "healthy", "started", "live"];
+const BAD = ["failed", "cancelled", "rolled_back", "error", "exited", "absent", "held", "removed", "stopped"];
 const ENDED = ["success", "staged", "failed", "cancelled", "rolled_back"];
 
 function status(word) {
@@ -633,6 +633,21 @@ async function showDeployment(main, signal, id) {
   main.append(h("section", {}, h("h2", {}, "Record"), about));
 }
 
+async function showFleet(main, signal) {
+  const list = h("div", {}, "Loading…");
+  main.replaceChildren(title("Fleet"), list);
+  await keep(signal, () => operate("get_fleet", {}, signal), ({ projects, hosts }) => {
+    list.replaceChildren(...projects.map((one) => h("section", {}, h("h2", {}, component(one.project)),
+      h("p", {}, `Live on ${one.live} of ${one.expected} hosts. `, one.rollout ? `Rollout: ${one.rollout}. ` : "", one.reason ?? "",
+        one.published_at ? ["Published ", when(one.published_at), one.user ? ` by ${one.user}` : "", one.message ? `: ${one.message}` : ""] : ""),
+      table(`Hosts of ${one.project}`, ["Host", "State", "Generation", "Phase", "Why"], one.hosts.map((host) => [
+        host.host, status(host.state ?? "absent"), host.generation ?? "", host.phase ?? "", host.message ?? ""])))),
+    h("section", {}, h("h2", {}, "Hosts"), table("Hosts", ["Host", "State", "Version", "Address"], hosts.map((host) => [
+      host.host, host.alive ? h("span", { className: "status good" }, "on") : h("span", { className: "status bad" }, "off"),
+      host.version ?? "", [host.url, host.site].filter(Boolean).join(" · ")]))));
+  });
+}
+
 // ---- Signing in, and which view is shown ---------------------------------------------------------------------------------
 
 let control = new AbortController();
@@ -646,7 +661,7 @@ function signOut(why) {
 async function signIn(text, main) {
   token = text.trim();
   try {
-    me = (await operate("system_information", {})).caller;
+    await askWho();
     sessionStorage.setItem(KEPT, token);
     show();
   } catch (error) {
@@ -669,6 +684,13 @@ function showSignIn(main, why) {
   field.focus();
 }
 
+/** Asks who signs in here, and whether this server belongs to a fleet. */
+async function askWho() {
+  const known = await operate("system_information", {});
+  me = known.caller;
+  $("fleet").hidden = !known.fleet;
+}
+
 /** A code of `gangplank ui` in the fragment becomes a session, once. It leaves the address at once. */
 async function redeem(code) {
   window.history.replaceState(null, "", "#/");
@@ -688,7 +710,7 @@ async function show(why) {
       token = null;
       await redeem(code);
     }
-    if (token && (code || me?.name === null)) me = (await operate("system_information", {})).caller;
+    if (token && (code || me?.name === null)) await askWho();
   } catch (error) {
     if (error instanceof Refused) why = why ?? error.message;
     else if (token) {
@@ -702,7 +724,7 @@ async function show(why) {
   $("who").textContent = token ? `${me.name ?? "this machine"} · ${me.role}` : "";
   if (!token) return showSignIn(main, why);
   const [, kind, name] = location.hash.split("/");
-  const view = { c: showComponent, d: showDeployment, history: showHistory }[kind] ?? showComponents;
+  const view = { c: showComponent, d: showDeployment, history: showHistory, fleet: showFleet }[kind] ?? showComponents;
   for (const link of $("nav").children) {
     const here = link.hash === (location.hash || "#/");
     here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
