@@ -92,5 +92,6 @@ fn it_serves_deploys_and_finds_names_in_an_empty_root() {
     let idle = out.lines().find_map(|line| line.strip_prefix("idle "));
     let idle: u64 = idle.unwrap().parse().unwrap();
     // A tenth of it is its own; the rest are pages of the program, which it may lose at any time.
-    assert!(idle <= 4 << 10, "idle takes {idle} kB");
+    // Most of it are the pages of the program itself, which have become more with the fleet and the page.
+    assert!(idle <= 5 << 10, "idle takes {idle} kB");
 }
