@@ -18,6 +18,7 @@ use ureq::{Body, Timeout};
 use crate::api::error::{Doing, Error};
 use crate::api::name::Secret;
 use crate::api::package::PackageUrl;
+use crate::client::agent;
 use crate::client::tls::{self, TlsConnector};
 use crate::client::{CONNECT_MAX, SILENCE_MAX};
 use crate::system::stop::Stop;
@@ -192,12 +193,7 @@ fn gone() -> DownloadError {
 }
 
 pub(super) fn agent(trust: Option<ClientConfig>) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
-        .proxy(None)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
+    let config = agent::config()
         .max_idle_connections(0)
         .timeout_resolve(Some(CONNECT_MAX))
         .timeout_connect(Some(CONNECT_MAX))

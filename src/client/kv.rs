@@ -155,6 +155,20 @@ pub(crate) struct KvTransaction {
     pub(crate) writes: Vec<KvWrite>,
 }
 
+impl KvTransaction {
+    /// Makes a key that goes with a lease, if there is none of its name.
+    pub(crate) fn create(key: &str, value: Vec<u8>, lease: &LeaseId) -> KvTransaction {
+        KvTransaction {
+            conditions: vec![KvCondition::Absent(key.to_owned())],
+            writes: vec![KvWrite::Put {
+                key: key.to_owned(),
+                value,
+                lease: Some(lease.clone()),
+            }],
+        }
+    }
+}
+
 /// What came of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CasOutcome {

@@ -11,6 +11,7 @@
 //! time out, a stream that lasts as long as the installation. Redirects are not followed: a streamed payload cannot be
 //! sent twice, and credentials belong to the host that was named.
 
+mod agent;
 pub(crate) mod answer;
 pub(crate) mod cache;
 pub(crate) mod download;
@@ -456,13 +457,9 @@ impl Client {
 
     /// An agent for one request: its connection is never used again, and stopping it stops nothing else.
     fn agent(&self, state: &Arc<Transfer>, silence: bool, redirects: u32) -> Agent {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
-            .proxy(None)
+        let config = agent::config()
             .max_redirects(redirects)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .max_redirects_will_error(false)
             .max_idle_connections(0)
             .tls_config(self.tls.clone())
             .timeout_resolve(Some(CONNECT_MAX))

@@ -6,6 +6,7 @@ use ureq::Agent;
 use ureq::tls::TlsConfig;
 
 use crate::api::error::{Doing, Error};
+use crate::client::agent;
 
 /// The status that a URL answers a GET with, within a time. Redirects are not followed, and any certificate will do: what is
 /// asked is a process of this host about itself.
@@ -13,12 +14,7 @@ use crate::api::error::{Doing, Error};
 /// # Errors
 /// When there is no answer in time.
 pub(crate) fn probe(url: &str, limit: Duration) -> Result<u16, Error> {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
-        .proxy(None)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
+    let config = agent::config()
         .max_idle_connections(0)
         .tls_config(TlsConfig::builder().disable_verification(true).build())
         .timeout_global(Some(limit))

@@ -1,8 +1,8 @@
 //! The root itself: its directories, its lock, its sockets' places and its disk.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -121,14 +121,8 @@ impl Store {
     /// # Errors
     /// When it cannot be made.
     pub fn nameless_file(&self) -> io::Result<File> {
-        // What is left if the server is killed in between is swept by the next one, as all names with a dot there.
-        let name = format!(".nameless-{}", identity::fresh()?);
-        let path = self.root.join("deployments").join(name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
+        // Where it has a name for a moment, what a kill leaves of it is swept by the next start, as all names with a dot there.
+        files::nameless(&self.root.join("deployments"))
     }
 
     /// Removes what an earlier server was about to remove or to put in place, and had not done so when it ended. What

@@ -3,19 +3,21 @@
 mod busy;
 mod commit;
 mod naming;
+mod options;
 mod packing;
 mod summary;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::api::error::{Code, Doing, Error, Exit};
-use crate::api::name::DeploymentId;
-use crate::api::operation::{Fields, OperationCall, OperationName, Restart};
-use crate::cli::arguments::{ClientOptions, CommandLine, Usage, finish_words, leftover, value};
+use crate::api::name::{DeploymentId, Project};
+use crate::api::operation::{Fields, OperationCall, OperationName};
+use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
 use crate::cli::commands::deploy::busy::BusyWait;
+pub(super) use crate::cli::commands::deploy::options::{DeployOptions, read};
 use crate::cli::commands::deploy::summary::DeploymentSummary;
 use crate::cli::commands::{CommandSpec, Context, Job, Parse, fleet};
 use crate::cli::session::find::Purpose;
@@ -56,49 +58,6 @@ key=value words are fields of the operation, as Harper's CLI takes them.
     parse: Parse::Client(parse),
 };
 
-/// The longest idempotency key that a server takes.
-const KEY_MAX: usize = 128;
-
-/// What `deploy` was told.
-#[derive(Debug)]
-pub(super) struct DeployOptions {
-    /// The directory; the working directory if none was named.
-    pub(super) dir: Option<PathBuf>,
-    /// The fields of `deploy_component`; `project` only if it was given.
-    pub(super) fields: Fields,
-    /// Whether `node_modules` goes along.
-    pub(super) include_node_modules: bool,
-    /// Whether `.git` goes along.
-    pub(super) include_git: bool,
-    /// Whether what looks secret goes along.
-    pub(super) include_env: bool,
-    /// Whether links stay behind, wherever they lead.
-    pub(super) skip_symlinks: bool,
-    /// Has the rules of what is left out, in place of the directory's own.
-    pub(super) ignore_file: Option<PathBuf>,
-    /// Whether everything is sent, whatever the server has.
-    pub(super) full: bool,
-    /// Whether every file is read, whatever is known of it.
-    pub(super) rehash: bool,
-    /// Whether every question is answered already.
-    pub(super) yes: bool,
-    /// The idempotency key, if one was given.
-    pub(super) idempotency_key: Option<String>,
-    /// The compression's level, 0 to 9; by default as the link allows.
-    pub(super) level: Option<u32>,
-    /// Whether to wait while another deployment of the component is running.
-    pub(super) wait: bool,
-    /// Whether its rollout to the fleet is followed.
-    pub(super) follows_rollout: bool,
-}
-
-impl DeployOptions {
-    /// Whether a directory is packed; else the fields name what is deployed, and the server judges that.
-    pub(super) fn packs(&self) -> bool {
-        !self.fields.contains_key("deployment_id") && !self.fields.contains_key("package")
-    }
-}
-
 fn parse(line: CommandLine, client: &mut ClientOptions) -> Result<Job, Usage> {
     let options = read(line, client)?;
     Ok(Job::run(move |context| {
@@ -115,121 +74,6 @@ fn parse(line: CommandLine, client: &mut ClientOptions) -> Result<Job, Usage> {
         }
         result.map(Some)
     }))
-}
-
-pub(super) fn read(
-    mut line: CommandLine,
-    options: &mut ClientOptions,
-) -> Result<DeployOptions, Usage> {
-    let mut flags = flags(&mut line)?;
-    let (fleet, follows) = fleet::deploy_flags(&mut line)?;
-    let follows_rollout = follows && !fleet.is_empty();
-    flags.extend(fleet);
-    let include_node_modules = line.contains("--include-node-modules");
-    let include_git = line.contains("--include-git");
-    let include_env = line.contains("--include-env");
-    let ignore_file = value::path(&mut line, "--ignore-file")?;
-    let full = line.contains("--full");
-    let rehash = line.contains("--rehash");
-    let yes = line.contains("--yes");
-    let wait = line.contains("--wait");
-    let idempotency_key = value::parsed(&mut line, "--idempotency-key", |key| {
-        match key.len() <= KEY_MAX && key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Ok(key.to_owned()),
-            false => Err(format!("must be 1 to {KEY_MAX} visible characters")),
-        }
-    })?;
-    let level = value::parsed(&mut line, "--level", |text| match text.as_bytes() {
-        [digit @ b'0'..=b'9'] => Ok(u32::from(digit - b'0')),
-        _ => Err("must be from 0 to 9".into()),
-    })?;
-    let (words, mut rest) = value::split(finish_words(line)?)?;
-    if rest.len() > 1 {
-        return Err(leftover(&rest[1]));
-    }
-    let mut fields = Fields::new();
-    let packing = value::add(words, &mut fields, options)?;
-    if fields.contains_key("payload") {
-        return Err(Usage::new(
-            "payload= cannot be given: it is made of the directory",
-        ));
-    }
-    fields.extend(flags);
-    let stages = fields.get("activate") == Some(&Value::from(false));
-    if !stages && !fields.contains_key("restart") {
-        // What is deployed is to run, and what has no processes needs no restart.
-        fields.insert("restart".into(), Value::from("auto"));
-    }
-    options.dir = rest.pop().map(PathBuf::from);
-    let options = DeployOptions {
-        dir: options.dir.clone(),
-        fields,
-        include_node_modules: include_node_modules || packing.skip_node_modules == Some(false),
-        include_git,
-        include_env,
-        skip_symlinks: packing.skip_symlinks == Some(true),
-        ignore_file,
-        full,
-        rehash,
-        yes,
-        idempotency_key,
-        level,
-        wait,
-        follows_rollout,
-    };
-    if let (Some(dir), false) = (&options.dir, options.packs()) {
-        let dir = dir.display();
-        return Err(Usage::new(format!(
-            "the directory {dir} cannot go with --package, package= or deployment_id=: nothing of it would be sent"
-        )));
-    }
-    Ok(options)
-}
-
-/// The flags that are fields of the operation; they are stronger than words.
-fn flags(line: &mut CommandLine) -> Result<Fields, Usage> {
-    let mut fields = Fields::new();
-    if let Some(project) = value::text(line, "--project")? {
-        fields.insert("project".into(), project.into());
-    }
-    if let Some(message) = value::message(line)? {
-        fields.insert("message".into(), message.into());
-    }
-    if let Some(package) = value::text(line, "--package")? {
-        fields.insert("package".into(), package.into());
-    }
-    if let Some(restart) = value::restart(line)? {
-        let restart = match restart {
-            Restart::No => Value::from(false),
-            Restart::Auto => Value::from("auto"),
-            Restart::Immediate => Value::from(true),
-            Restart::Rolling => Value::from("rolling"),
-        };
-        fields.insert("restart".into(), restart);
-    }
-    if let Some(command) = value::text(line, "--install-command")? {
-        fields.insert("install_command".into(), command.into());
-    }
-    if let Some(time) = value::parsed(line, "--install-timeout", value::some_duration)? {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        fields.insert("install_timeout".into(), ms.into());
-    }
-    for (flag, name, value) in [
-        ("--allow-scripts", "install_allow_scripts", true),
-        ("--fresh-install", "fresh_install", true),
-        ("--no-activate", "activate", false),
-        ("--replicated", "replicated", true),
-        (
-            "--ignore-replication-errors",
-            "ignore_replication_errors",
-            true,
-        ),
-    ] {
-        if line.contains(flag) {
-            fields.insert(name.into(), value.into());
-        }
-    }
-    Ok(fields)
 }
 
 fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandError> {
@@ -271,22 +115,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
         }
     }
     if !options.packs() {
-        let mut session = context.session()?;
-        let name = OperationName::DeployComponent.word();
-        let fitted = fit(&mut session, &OperationCall::new(name, fields), options)?;
-        let mut fields = fitted.fields().clone();
-        // Whatever else it is, the server judges.
-        let id = fields.get("deployment_id").and_then(Value::as_str);
-        if let Some(Ok(word)) = id.map(value::deployment) {
-            let id = session.find(&word, Some(&project), Purpose::Change)?;
-            fields.insert("deployment_id".into(), id.to_string().into());
-        }
-        let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
-        return deploy(
-            &mut session,
-            &FollowedRequest::Operation(&call),
-            options.wait,
-        );
+        return activate(&mut context.session()?, fields, &project, options);
     }
     let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     let source = match &archive {
@@ -305,6 +134,26 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     let id = published["deployment_id"].as_str();
     let id = id.and_then(|id| id.parse::<DeploymentId>().ok());
     fleet::follow_rollout(&mut session, project, id)
+}
+
+/// Makes live what was built before.
+fn activate(
+    session: &mut Session,
+    fields: Fields,
+    project: &Project,
+    options: &DeployOptions,
+) -> Result<Value, CommandError> {
+    let name = OperationName::DeployComponent.word();
+    let fitted = fit(session, &OperationCall::new(name, fields), options)?;
+    let mut fields = fitted.fields().clone();
+    // Whatever else it is, the server judges.
+    let id = fields.get("deployment_id").and_then(Value::as_str);
+    if let Some(Ok(word)) = id.map(value::deployment) {
+        let id = session.find(&word, Some(project), Purpose::Change)?;
+        fields.insert("deployment_id".into(), id.to_string().into());
+    }
+    let call = OperationCall::new(name, fields);
+    deploy(session, &FollowedRequest::Operation(&call), options.wait)
 }
 
 fn upload(

@@ -12,6 +12,7 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector, TcpConnector};
 
 use crate::api::error::{Doing, Error};
+use crate::client::agent;
 use crate::client::tls::TlsConnector;
 
 /// For the connection, TLS included, and for the name's resolution.
@@ -50,12 +51,7 @@ pub(super) enum Times {
 }
 
 pub(super) fn agent(tls: &TlsConfig, trust: Option<&Arc<ClientConfig>>, times: Times) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .user_agent(concat!("gangplank/", env!("CARGO_PKG_VERSION")))
-        .proxy(None)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
+    let config = agent::config()
         .tls_config(tls.clone())
         .timeout_resolve(Some(CONNECT_MAX))
         .timeout_connect(Some(CONNECT_MAX));

@@ -1,13 +1,12 @@
 //! The request that a Harper server before 5.1 takes: one map of CBOR, with the payload as its last member. The length stands
 //! before the payload, so that it is packed into a file first.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use crate::api::operation::Fields;
 use crate::formats::cbor::write::map_before_bytes;
-use crate::system::hex;
+use crate::system::files;
 
 /// The body. The payload is packed when it is first read.
 pub(crate) struct LegacyBody<R> {
@@ -45,23 +44,11 @@ impl<R: Read> Read for LegacyBody<R> {
 
 /// A file that only this process can reach, and that is gone with it.
 fn nameless_file() -> io::Result<File> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
     let dir = std::env::temp_dir();
-    let path = dir.join(format!("gangplank-{}", hex::encode(random)));
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| {
-            let what = format!("making a temporary file in {} (TMPDIR)", dir.display());
-            io::Error::new(error.kind(), format!("{what}: {error}"))
-        })?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
+    files::nameless(&dir).map_err(|error| {
+        let what = format!("making a temporary file in {} (TMPDIR)", dir.display());
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    })
 }
 
 #[cfg(test)]

@@ -58,14 +58,7 @@ impl HeldClaim {
         let value = value.map_err(|why| Refusal::new(Code::Internal, format!("{what}: {why}")))?;
         let key = seat.keys.claim(project);
         let lease = seat.store.alive(None, TTL).map_err(refuse)?;
-        let transaction = KvTransaction {
-            conditions: vec![KvCondition::Absent(key.clone())],
-            writes: vec![KvWrite::Put {
-                key: key.clone(),
-                value,
-                lease: Some(lease.clone()),
-            }],
-        };
+        let transaction = KvTransaction::create(&key, value, &lease);
         let until = Instant::now() + OWN_MAX;
         let created = loop {
             let there = match seat.store.cas(&transaction) {

@@ -198,14 +198,7 @@ impl FleetLeader {
         let key = keys.lead(project);
         let lead = Lead::new(host.clone()).write();
         let value = lead.map_err(|why| KvError::new(KvTrouble::Refused, why))?;
-        let transaction = KvTransaction {
-            conditions: vec![KvCondition::Absent(key.clone())],
-            writes: vec![KvWrite::Put {
-                key: key.clone(),
-                value,
-                lease: Some(lease.clone()),
-            }],
-        };
+        let transaction = KvTransaction::create(&key, value, &lease);
         Ok(match store.cas(&transaction)? {
             CasOutcome::Won(created) => Some(LeaderTerm {
                 key,
