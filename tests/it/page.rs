@@ -399,6 +399,58 @@ fn the_page_fits_a_phone_and_is_used_by_keys_alone() {
 }
 
 #[test]
+fn an_upload_and_peers_are_shown_and_record_and_payload_are_downloaded() {
+    let two = TestServer::start();
+    let files = TempDir::new().with(&[("token", &two.token)]);
+    let (url, token) = (
+        format!("two=http://{}", two.address),
+        format!("two={}", files.0.join("token").display()),
+    );
+    let host = TestServer::with(&["--peer", &url, "--peer-token-file", &token], &[]);
+    let Some(tab) = signed_in(&host) else { return };
+    // Half of an upload is there, and the page says how much.
+    let payload = crate::test_server::noise();
+    let (media, body) = form(&[("project", "demo"), ("replicated", "true")], &payload);
+    let authorization = format!("Authorization: Bearer {}", host.token);
+    let asked = request("POST", "/", &[&media, &authorization], &body);
+    let mut upload = host.connect();
+    let (first, rest) = asked.split_at(asked.len() / 2);
+    upload.write_all(first).unwrap();
+    let id = await_some("the deployment", || {
+        let list = json!({"operation": "list_deployments", "limit": 1});
+        let list = host.operate(&list).json();
+        let id = list["deployments"][0]["deployment_id"].as_str();
+        id.map(str::to_owned)
+    });
+    tab.ask(&format!("location.hash = '#/d/{id}'"));
+    tab.shows("extract");
+    // Upload events come as bytes do.
+    let (more, rest) = rest.split_at(rest.len() / 2);
+    upload.write_all(more).unwrap();
+    tab.shows("Received");
+    upload.write_all(rest).unwrap();
+    assert_eq!(Answer::read(upload).status, 200);
+    tab.shows("Peers");
+    tab.until("[...document.querySelectorAll('td')].some((one) => one.textContent === 'two')");
+    tab.shows("Record");
+    tab.picture("peers");
+    let to = TempDir::new();
+    tab.downloads_to(&to.0);
+    tab.click("Download the record");
+    let record = to.0.join(format!("deployment-{id}.json"));
+    let record = await_some("the record", || {
+        fs::read(&record).ok().filter(|text| !text.is_empty())
+    });
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["deployment_id"], id);
+    tab.click("Download the payload");
+    let file = to.0.join(format!("deployment-{id}.tar.gz"));
+    await_some("the payload as it was sent", || {
+        fs::read(&file).ok().filter(|bytes| *bytes == payload)
+    });
+}
+
+#[test]
 fn the_fleet_is_shown_with_its_hosts_as_they_stand() {
     let Some(fleet) = TestFleet::new() else {
         return;

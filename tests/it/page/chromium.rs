@@ -146,6 +146,12 @@ impl Tab {
         self.call("Emulation.setEmulatedMedia", json!({ "features": feature }));
     }
 
+    /// Says where the files go that are downloaded.
+    pub(super) fn downloads_to(&self, dir: &Path) {
+        let asked = json!({ "behavior": "allow", "downloadPath": dir });
+        call(None, "Browser.setDownloadBehavior", asked);
+    }
+
     /// What an expression is on the page.
     pub(super) fn ask(&self, expression: &str) -> Value {
         let asked =
