@@ -8,7 +8,9 @@ use std::process::{Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::test_server::{TempDir, TestServer, VERSION, await_some, gangplank, names};
+use crate::test_server::{
+    TempDir, TestServer, VERSION, await_some, bare, for_others, gangplank, names,
+};
 
 fn app() -> TempDir {
     TempDir::new().with(&[
@@ -464,7 +466,7 @@ fn what_must_not_be_read_is_told_before_anything_is_sent() {
             fs::set_permissions(at.0.join(hidden), fs::Permissions::from_mode(mode)).unwrap();
         };
         hide(0);
-        let mut command = gangplank();
+        let mut command = bare(for_others(&at.0).to_str().unwrap());
         // Root may read everything, and another user may not.
         if rustix::process::geteuid().is_root() {
             command.uid(65534).gid(65534);

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::test_server::{TempDir, TestServer, gangplank, is_root};
+use crate::test_server::{TempDir, TestServer, bare, for_others, gangplank, is_root};
 
 /// A user with settings of its own, in a directory.
 struct User {
@@ -437,7 +437,7 @@ fn a_root_that_cannot_be_used_says_what_to_do() {
         ),
         (&tokens, 2, "run this as the user of the server"),
     ] {
-        let mut command = gangplank();
+        let mut command = bare(for_others(&at.0).to_str().unwrap());
         command.args(words).env("GANGPLANK_ROOT", root);
         let (code, _, said) = told(command.uid(65534).gid(65534).output().unwrap());
         assert_eq!(code, expected, "{words:?}: {said}");

@@ -271,6 +271,15 @@ pub(crate) fn gangplank() -> Command {
     bare(BINARY)
 }
 
+/// A copy of the binary in a directory, for a user who may not go where the binary itself lies, such as below root's home.
+pub(crate) fn for_others(dir: &Path) -> PathBuf {
+    let copy = dir.join("gangplank-for-others");
+    if !copy.exists() {
+        fs::copy(BINARY, &copy).unwrap();
+    }
+    copy
+}
+
 /// A program, without anything of the tests' own environment that ours would heed.
 pub(crate) fn bare(program: &str) -> Command {
     let mut command = Command::new(program);

@@ -65,14 +65,26 @@ impl Browser {
     }
 }
 
-fn call(session: Option<&str>, method: &str, parameters: Value) -> Value {
+/// Sends commands one after the other, with nobody else's in between, and gives the answer to the last.
+fn calls<const N: usize>(session: Option<&str>, commands: [(&str, Value); N]) -> Value {
     let browser = BROWSER.get_or_init(Browser::start);
     // One test that failed in the midst of a call leaves the others a browser that answers.
     let mut browser = browser
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    browser.call(session, method, parameters)
+    let mut last = Value::Null;
+    for (method, parameters) in commands {
+        last = browser.call(session, method, parameters);
+    }
+    last
 }
+
+fn call(session: Option<&str>, method: &str, parameters: Value) -> Value {
+    calls(session, [(method, parameters)])
+}
+
+/// Puts a tab before those of other tests, behind which it gets no keys and is not drawn.
+const TO_FRONT: &str = "Page.bringToFront";
 
 /// What a person sees. What is said to a screen reader stays there when it is said no longer; lines count where one has to
 /// scroll to see them, too.
@@ -199,8 +211,6 @@ impl Tab {
 
     /// Presses a key.
     pub(super) fn press(&self, key: &str) {
-        // Keys go nowhere in a tab before which another test has put its own.
-        self.call("Page.bringToFront", json!({}));
         let text = if key == "Enter" { "\r" } else { "" };
         let code = if key == "Enter" { 13 } else { 9 };
         for kind in ["keyDown", "keyUp"] {
@@ -209,7 +219,8 @@ impl Tab {
             if kind == "keyDown" && !text.is_empty() {
                 event["text"] = text.into();
             }
-            self.call("Input.dispatchKeyEvent", event);
+            let commands = [(TO_FRONT, json!({})), ("Input.dispatchKeyEvent", event)];
+            calls(Some(&self.session), commands);
         }
     }
 
@@ -220,7 +231,8 @@ impl Tab {
 
     /// Takes a picture, for a person to look at.
     pub(super) fn picture(&self, name: &str) {
-        let taken = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        let asked = ("Page.captureScreenshot", json!({ "format": "png" }));
+        let taken = calls(Some(&self.session), [(TO_FRONT, json!({})), asked]);
         let bytes = STANDARD.decode(taken["data"].as_str().unwrap()).unwrap();
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
         std::fs::create_dir_all(&dir).unwrap();
