@@ -178,6 +178,8 @@ codes! {
     ReplicateFailed "replicate_failed" 502 Refused;
     /// The store that the hosts of the fleet share does not answer, or this server belongs to no fleet.
     FleetUnavailable "fleet_unavailable" 503 Busy;
+    /// What was published to the fleet may be wanted by now or not: the store's answer was lost.
+    OutcomeUnknown "outcome_unknown" 503 Unknown;
     /// A bug: the log has the rest.
     Internal "internal" 500 Refused;
     /// No place for a further connection.

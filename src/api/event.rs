@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::api::fleet::FleetGeneration;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
 use crate::api::source::SourceRevision;
@@ -216,6 +217,9 @@ pub struct Opening {
     /// What its release was made of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceRevision>,
+    /// What the fleet wants by it, if it is the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetGeneration>,
 }
 
 /// A `phase` event.

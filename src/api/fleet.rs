@@ -284,6 +284,24 @@ documents! {
     }
 }
 
+/// What a deployment of a host was made for. It has an id of its own on each host, and this in its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetGeneration {
+    /// Which change of the component it is, as the fleet counts them.
+    pub generation: u64,
+    /// The deployment at the origin that built it.
+    pub deployment_id: DeploymentId,
+}
+
+impl From<&Desired> for FleetGeneration {
+    fn from(desired: &Desired) -> FleetGeneration {
+        FleetGeneration {
+            generation: desired.generation,
+            deployment_id: desired.deployment_id,
+        }
+    }
+}
+
 /// What was wanted before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousDesired {

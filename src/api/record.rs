@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::error::Code;
 use crate::api::event::{Entry, Event, Opening, Phase, PhaseEvent, PhaseStatus, Status};
+use crate::api::fleet::FleetGeneration;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
 pub use crate::api::record::log::EventLog;
@@ -34,6 +35,9 @@ pub struct Record {
     /// What its release was made of.
     #[serde(default)]
     pub source: Option<SourceRevision>,
+    /// What the fleet wants by it; none if it is not the fleet's.
+    #[serde(default)]
+    pub fleet: Option<FleetGeneration>,
     /// The package that the server fetched, without credentials.
     pub package_identifier: Option<String>,
     /// The payload's SHA-256, in hex.
@@ -155,6 +159,7 @@ impl Record {
             kind: opening.into(),
             message: opening.message.clone(),
             source: opening.source.clone(),
+            fleet: opening.fleet,
             package_identifier: opening.package_identifier.clone(),
             payload_hash: None,
             payload_size: None,
@@ -308,6 +313,15 @@ impl Record {
             let source = source.map(SourceRevision::read);
             self.source = source.and_then(Result::ok).flatten().or(self.source.take());
         }
+        if phase == Phase::Replicate && event.status == PhaseStatus::Done {
+            // Which generation it is was not known before it was published.
+            let generation = event.facts.get("generation").and_then(Value::as_u64);
+            let published = generation.map(|generation| FleetGeneration {
+                generation,
+                deployment_id: self.deployment_id,
+            });
+            self.fleet = published.or(self.fleet);
+        }
         if phase == Phase::Extract && event.status == PhaseStatus::Done {
             let number = |name| event.facts.get(name).and_then(Value::as_u64);
             let text = |name| event.facts.get(name).and_then(Value::as_str);
@@ -410,6 +424,7 @@ mod tests {
             idempotency_key: Some("0123456789abcdef0123456789abcdef".repeat(2)),
             message: Some("why".into()),
             source: SourceRevision::found(Some("a1".into()), None, Some(false)),
+            fleet: None,
         };
         Entry::new(1, 1000, &Event::Deployment(Box::new(opening)))
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::api::error::{Error, Exit};
+use crate::api::error::{Code, Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::AnswerShape;
 use crate::client::follow::harper::HarperState;
@@ -423,8 +423,7 @@ impl<'a> AnswerFollower<'a> {
             }
             Err(failed)
                 if is_foreign(&failed)
-                    || (answer.status == 503
-                        && failed.code.as_deref() != Some("fleet_unavailable"))
+                    || (answer.status == 503 && !is_of_fleet(&failed))
                     || failed.code.as_deref() == Some("upload_broken") =>
             {
                 self.broke(LossKind::Broken, failed.into())
@@ -523,6 +522,12 @@ impl Attempted {
     fn resumes(&self) -> bool {
         self.asked != Asked::Request
     }
+}
+
+/// Whether it is said of the fleet, which the next request would hear as well.
+fn is_of_fleet(failed: &NoResult) -> bool {
+    let code = failed.code.as_deref().and_then(Code::parse);
+    matches!(code, Some(Code::FleetUnavailable | Code::OutcomeUnknown))
 }
 
 /// Whether something else answered in the server's place.

@@ -323,6 +323,9 @@ impl Attempt {
         if let (true, Some(message)) = (success.restarted, result["message"].as_str()) {
             result["message"] = format!("{message}, restarted").into();
         }
+        if success.published_unknown {
+            result["published"] = "unknown".into();
+        }
         if !success.peer_results.is_empty() {
             result["peer_results"] = success.peer_results.clone().into();
         }

@@ -58,6 +58,7 @@ pub use crate::engine::member::local::FleetLocal;
 use crate::engine::member::memory::FleetMemory;
 use crate::engine::member::session::MemberSession;
 use crate::engine::member::work::WorkNews;
+use crate::engine::rollout::publish::SETTLE_MAX;
 use crate::system::jitter;
 use crate::system::log;
 use crate::system::stop::Stop;
@@ -81,6 +82,8 @@ pub struct FleetTimes {
     pub silence: Duration,
     /// The longest wait before it goes when its turn has come.
     pub spread: Duration,
+    /// How long it is looked whether something was published.
+    pub settle: Duration,
 }
 
 impl Default for FleetTimes {
@@ -93,6 +96,7 @@ impl Default for FleetTimes {
             retries: [1, 5, 25, 25, 25].map(minutes),
             silence: minutes(1),
             spread: Duration::from_secs(30),
+            settle: SETTLE_MAX,
         }
     }
 }
@@ -111,6 +115,7 @@ impl FleetTimes {
                 &mut times.list,
                 &mut times.silence,
                 &mut times.spread,
+                &mut times.settle,
             ] {
                 *time /= by;
             }

@@ -20,6 +20,8 @@ pub struct Success<'a> {
     pub restarted: bool,
     /// How the peers did.
     pub peer_results: Vec<Value>,
+    /// It was published to the fleet, or was not: the answer to that was lost.
+    pub published_unknown: bool,
 }
 
 /// What a deployment made: dropping it undoes it.

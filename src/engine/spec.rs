@@ -1,6 +1,7 @@
 //! What a deployment is to be, as a value.
 
 use crate::api::event::Phase;
+use crate::api::fleet::FleetGeneration;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Options, Restart};
 use crate::api::package::PackageSpec;
@@ -86,6 +87,8 @@ pub struct DeployCaller {
     pub key: Option<String>,
     /// The gate's number of the connection that uploads.
     pub connection: Option<u64>,
+    /// What the fleet wants by it, if it is the fleet that asks.
+    pub fleet: Option<FleetGeneration>,
 }
 
 impl Plan {

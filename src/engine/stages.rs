@@ -43,6 +43,7 @@ use crate::engine::outcome::{Failed, Made, Outcome, Success};
 use crate::engine::peers::{Peer, WholePayload};
 use crate::engine::processes::{Processes, RestartRequest, Unhealthy, by_release};
 use crate::engine::reuse::InstalledByDeployment;
+use crate::engine::rollout::publish::Published;
 use crate::engine::spec::{DeploySpec, Plan, Then};
 pub use crate::engine::stages::cut_off::CutOff;
 pub use crate::engine::stages::intake::Intake;
@@ -194,6 +195,7 @@ impl Builder {
             staged: false,
             restarted,
             peer_results: live.fleet.report(true).results,
+            published_unknown: false,
             made: Box::new(live),
         })
     }
@@ -207,6 +209,7 @@ impl Builder {
             staged: true,
             restarted: false,
             peer_results: Vec::new(),
+            published_unknown: false,
         })
     }
 
@@ -214,22 +217,34 @@ impl Builder {
     fn publish(&self, spec: &DeploySpec, ready: Ready, attempt: &mut Attempt) -> Outcome<'_> {
         attempt.commit("publishing")?;
         self.sync(&ready.0, attempt)?;
-        attempt.phase(Phase::Replicate, |attempt| {
+        let published_unknown = attempt.phase(Phase::Replicate, |attempt| {
             let record = attempt.record();
             let ticket = spec.fleet.as_ref().ok_or_else(|| {
                 let why = format!("publishing {}: it has no ticket", spec.project);
                 Refusal::new(Code::Internal, why)
             })?;
             let payload = self.store.payload(record.deployment_id);
-            let published = ticket.publish(record, &payload)?;
-            let said = json!({"generation": published.generation, "hosts": published.hosts});
-            Ok(((), facts(said)))
+            match ticket.publish(record, &payload) {
+                Ok(Published {
+                    generation, hosts, ..
+                }) => {
+                    let said = json!({"generation": generation, "hosts": hosts});
+                    Ok((false, facts(said)))
+                }
+                // The release stays: if it is wanted after all, this host has it.
+                Err(refusal) if refusal.code == Code::OutcomeUnknown => {
+                    attempt.emit(&Event::Warning(refusal.message))?;
+                    Ok((true, facts(json!({"published": "unknown"}))))
+                }
+                Err(refusal) => Err(refusal.into()),
+            }
         })?;
         Ok(Success {
             made: Box::new(ready),
             staged: true,
             restarted: false,
             peer_results: Vec::new(),
+            published_unknown,
         })
     }
 
@@ -354,6 +369,7 @@ impl Builder {
             staged: false,
             restarted,
             peer_results,
+            published_unknown: false,
         })
     }
 

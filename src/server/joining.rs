@@ -103,7 +103,8 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         host: name.clone(),
         url: settings.url.clone(),
     };
-    let publisher = Arc::new(FleetPublisher::new(seat, key, stop.clone()));
+    let publisher = FleetPublisher::new(seat, key, stop.clone()).looking_for(times.settle);
+    let publisher = Arc::new(publisher);
     let leads = LeaderTimes::lasting(times.lease / 2);
     let leader = Arc::new(FleetLeader::new(
         Arc::clone(&publisher),

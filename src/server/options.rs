@@ -49,6 +49,7 @@ impl RequestOptions {
             user,
             key: self.key.clone(),
             connection: self.connection,
+            fleet: None,
         }
     }
 }

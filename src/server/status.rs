@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
 use crate::api::event::Status;
+use crate::api::fleet::FleetGeneration;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Operation;
 use crate::client::follow::Subject;
@@ -31,6 +32,7 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
             "deployment_id": origins.made_live.get(&component.project).unwrap_or(&release),
             "release_id": release,
             "tree": origins.trees.get(&release),
+            "fleet": fleet(state, origins.made_live.get(&component.project)),
             "since": component.since,
             "processes": processes,
             "stopped": running.is_stopped(&component.project),
@@ -38,6 +40,13 @@ pub(super) fn get_components(state: &ServerState, caller: &Caller) -> Result<Val
         })
     });
     Ok(json!({ "components": components.collect::<Vec<_>>() }))
+}
+
+/// What the fleet wanted by the deployment that made a release live; nothing if it was not the fleet's.
+fn fleet(state: &ServerState, made_live: Option<&DeploymentId>) -> Option<FleetGeneration> {
+    // Of a server without a fleet no record is read.
+    let (_, id) = (state.fleet.get()?, made_live?);
+    state.known.store.read_record(*id).ok()??.fleet
 }
 
 /// A peer that has not answered by then is taken for one that is off.

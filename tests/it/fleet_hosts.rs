@@ -13,7 +13,7 @@ use crate::test_server::{TempDir, TestServer, await_some, tar};
 const QUICKER: (&str, &str) = ("GANGPLANK_TEST_FLEET_QUICKER", "20");
 const EVERYBODY: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 
-fn base64(text: &str) -> String {
+pub(crate) fn base64(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
 }
@@ -46,7 +46,7 @@ fn get(etcd: &EtcdServer, key: &str) -> Option<Value> {
 
 /// What all hosts need.
 pub(crate) struct TestFleet {
-    etcd: EtcdServer,
+    pub(crate) etcd: EtcdServer,
     dir: TempDir,
 }
 
@@ -61,7 +61,27 @@ impl TestFleet {
         self.host_on(name, Arc::new(TempDir::new()), &[])
     }
 
-    fn host_on(&self, name: &str, root: Arc<TempDir>, more: &[&str]) -> TestServer {
+    /// A host that has etcd at another address, and is so much quicker.
+    pub(crate) fn host_behind(&self, name: &str, etcd: &str, quicker: &str) -> TestServer {
+        let root = Arc::new(TempDir::new());
+        self.launch((name, root), (etcd, &[]), (QUICKER.0, quicker))
+    }
+
+    /// What a key holds.
+    pub(crate) fn get(&self, key: &str) -> Option<Value> {
+        get(&self.etcd, key)
+    }
+
+    pub(crate) fn host_on(&self, name: &str, root: Arc<TempDir>, more: &[&str]) -> TestServer {
+        self.launch((name, root), (&self.etcd.urls(), more), QUICKER)
+    }
+
+    fn launch(
+        &self,
+        (name, root): (&str, Arc<TempDir>),
+        (etcd, more): (&str, &[&str]),
+        quicker: (&str, &str),
+    ) -> TestServer {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -71,7 +91,7 @@ impl TestFleet {
             format!("127.0.0.1:{port}"),
             format!("http://127.0.0.1:{port}"),
         );
-        let etcd = format!("etcd={}", self.etcd.urls());
+        let etcd = format!("etcd={etcd}");
         let token = self.dir.0.join("token");
         let mut flags = vec![
             "--listen",
@@ -85,7 +105,7 @@ impl TestFleet {
         ];
         flags.extend(["--fleet-token-file", token.to_str().unwrap()]);
         flags.extend(more);
-        TestServer::on(root, &flags, &[QUICKER])
+        TestServer::on(root, &flags, &[quicker])
     }
 
     /// Builds at a host what is to be published, and publishes it to everybody.
@@ -119,11 +139,11 @@ fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     await_some(what, || is_so().then_some(()));
 }
 
-fn content(server: &TestServer) -> String {
+pub(crate) fn content(server: &TestServer) -> String {
     fs::read_to_string(server.path("components/app/v")).unwrap_or_default()
 }
 
-fn logged(server: &TestServer, text: &str) -> bool {
+pub(crate) fn logged(server: &TestServer, text: &str) -> bool {
     server.log.lock().unwrap().contains(text)
 }
 

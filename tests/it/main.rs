@@ -21,6 +21,7 @@ mod failure_output;
 mod fleet;
 mod fleet_hosts;
 mod fleet_payload;
+mod fleet_publish;
 mod flood;
 mod harper;
 mod history;

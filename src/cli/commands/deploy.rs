@@ -128,12 +128,30 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
     let published = upload(&mut session, &call, source, options)?;
+    if published["published"] == "unknown" {
+        return Err(unknown(&project, &published));
+    }
     if !options.follows_rollout {
         return Ok(published);
     }
     let id = published["deployment_id"].as_str();
     let id = id.and_then(|id| id.parse::<DeploymentId>().ok());
     fleet::follow_rollout(&mut session, project, id)
+}
+
+/// Built and stored, and perhaps wanted by the fleet, perhaps not.
+fn unknown(project: &Project, published: &Value) -> CommandError {
+    let message = format!(
+        "whether {project} was published to the fleet is not known, since etcd's answer was lost; the server goes on finding \
+         out, and `gangplank fleet {project}` shows it"
+    );
+    let mut failed = NoResult::new(Exit::Unknown, message);
+    failed.code = Some(Code::OutcomeUnknown.word().to_owned());
+    let id = published["deployment_id"].as_str();
+    failed.deployment_id = id.map(str::to_owned);
+    let mut trouble = CommandError::from(failed);
+    trouble.watch = false;
+    trouble
 }
 
 /// Makes live what was built before.

@@ -28,6 +28,8 @@ enum CellFormat {
     Peers,
     /// The commit, and whether there was more than it; without it there is no column.
     Commit,
+    /// The generation of the fleet; without it there is no column.
+    Generation,
     /// Milliseconds since the epoch.
     Time,
     /// Milliseconds.
@@ -40,7 +42,7 @@ enum CellFormat {
 
 type Column = (&'static str, &'static str, CellFormat);
 
-/// The last four only where there is something to be said.
+/// The last five only where there is something to be said.
 const DEPLOYMENTS: &[Column] = &[
     ("ID", "deployment_id", CellFormat::Id),
     ("PROJECT", "project", CellFormat::Text),
@@ -51,6 +53,7 @@ const DEPLOYMENTS: &[Column] = &[
     ("TOOK", "elapsed_ms", CellFormat::Took),
     ("BY", "user", CellFormat::Optional),
     ("PEERS", "peer_results", CellFormat::Peers),
+    ("FLEET", "fleet", CellFormat::Generation),
     ("COMMIT", "source", CellFormat::Commit),
     ("MESSAGE", "message", CellFormat::Line),
 ];
@@ -65,6 +68,7 @@ const DEPLOYMENTS_FIT: &[Fit] = &[
     Fit::Drop("TOOK"),
     Fit::Drop("MESSAGE"),
     Fit::Drop("PEERS"),
+    Fit::Drop("FLEET"),
     Fit::Drop("COMMIT"),
     Fit::Drop("STARTED"),
 ];
@@ -73,6 +77,7 @@ const COMPONENTS: &[Column] = &[
     ("PROJECT", "project", CellFormat::Text),
     ("DEPLOYMENT", "deployment_id", CellFormat::Id),
     ("RELEASE", "release_id", CellFormat::OptionalId),
+    ("FLEET", "fleet", CellFormat::Generation),
     ("SINCE", "since", CellFormat::Time),
     ("RELEASES", "releases", CellFormat::Count),
     ("PROCESSES", "processes", CellFormat::Lines),
@@ -258,6 +263,7 @@ fn rows(columns: &[Column], items: &[&Map<String, Value>]) -> Vec<Vec<String>> {
             | CellFormat::OptionalId
             | CellFormat::Line
             | CellFormat::Peers
+            | CellFormat::Generation
             | CellFormat::Commit => items.iter().any(said),
             _ => true,
         }
@@ -346,6 +352,10 @@ fn cell(value: &Value, show: CellFormat) -> String {
             format!("{}/{}", well.count(), items.len())
         }
         (Value::Object(source), CellFormat::Commit) => commit(source),
+        (Value::Object(fleet), CellFormat::Generation) => match fleet.get("generation") {
+            Some(generation) => generation.to_string(),
+            None => String::new(),
+        },
         (Value::Array(items), _) => {
             let items: Vec<String> = items.iter().map(item).collect();
             match show {

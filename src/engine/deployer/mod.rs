@@ -256,6 +256,7 @@ impl Deployer {
             idempotency_key: spec.caller.key.clone(),
             message: spec.provenance.message.clone(),
             source: spec.provenance.source.clone(),
+            fleet: spec.caller.fleet,
             project: spec.project.clone(),
         };
         let stops = (stopper.clone(), stop);

@@ -9,7 +9,7 @@ use crossbeam_channel::{after, select_biased};
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{Event, PhaseStatus, Status};
-use crate::api::fleet::{Desired, HostName, HostState};
+use crate::api::fleet::{Desired, FleetGeneration, HostName, HostState};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::{hash_key, key_of};
 use crate::api::source::Provenance;
@@ -145,6 +145,7 @@ impl FleetLocal {
             // After an end in the middle the same one is found again.
             key: Some(hash_key(&key)),
             connection: None,
+            fleet: Some(FleetGeneration::from(desired)),
         };
         let provenance = Provenance {
             message: desired.message.clone(),

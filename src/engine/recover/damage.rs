@@ -109,6 +109,7 @@ fn opening(id: DeploymentId, project: Project) -> Entry {
         idempotency_key: None,
         message: None,
         source: None,
+        fleet: None,
     };
     Entry::new(1, now_ms(), &Event::Deployment(Box::new(opening)))
 }

@@ -30,8 +30,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The stack of the thread that renews.
 const STACK_BYTES: usize = 256 << 10;
 
-/// A claim. Dropping it gives it back.
-pub(super) struct HeldClaim {
+/// A claim. Dropping the last copy of it gives it back.
+#[derive(Clone)]
+pub(super) struct HeldClaim(Arc<ClaimState>);
+
+struct ClaimState {
     seat: FleetSeat,
     key: String,
     /// The revision that made it: another claim of the same key has another one.
@@ -96,36 +99,37 @@ impl HeldClaim {
         };
         threads::spawn(format!("claim-{project}"), STACK_BYTES, move || renew.run())
             .doing(|| format!("{what}: making a thread that renews its claim"))?;
-        Ok(HeldClaim {
+        Ok(HeldClaim(Arc::new(ClaimState {
             seat: seat.clone(),
             key,
             created,
             lost,
             _renewing: renewing,
-        })
+        })))
     }
 
     /// What has to be true for whoever publishes.
     pub(super) fn condition(&self) -> KvCondition {
-        KvCondition::Created(self.key.clone(), self.created)
-    }
-
-    /// What is written when it is given back.
-    pub(super) fn release(&self) -> KvWrite {
-        KvWrite::Delete(self.key.clone())
+        self.0.condition()
     }
 
     /// Whether it is known to have ended.
     pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+        self.0.lost.load(Ordering::Acquire)
     }
 }
 
-impl Drop for HeldClaim {
+impl ClaimState {
+    fn condition(&self) -> KvCondition {
+        KvCondition::Created(self.key.clone(), self.created)
+    }
+}
+
+impl Drop for ClaimState {
     fn drop(&mut self) {
         let transaction = KvTransaction {
             conditions: vec![self.condition()],
-            writes: vec![self.release()],
+            writes: vec![KvWrite::Delete(self.key.clone())],
         };
         if let Err(error) = self.seat.store.cas(&transaction) {
             // It ends with its lease.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{after, select_biased};
 
@@ -23,13 +23,16 @@ use crate::engine::rollout::view::FleetView;
 use crate::formats::signature::SigningKey;
 use crate::system::stop::Stop;
 use crate::system::time::now_ms;
+use crate::system::{log, threads};
 
-/// How often an outcome that is not known is looked at, before that is told: with what etcd takes to find another leader
-/// (7 s each) about a minute.
-const SETTLE_TRIES: u32 = 8;
+/// How long an outcome that is not known is looked at before that is told: etcd takes 7 s to say that it has no leader, and
+/// finds another one within two or three of these.
+pub const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at first; it doubles.
 const SETTLE_PAUSE: Duration = Duration::from_millis(250);
 const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The stack of a thread that goes on with it.
+const STACK_BYTES: usize = 256 << 10;
 
 /// What is to be wanted.
 #[derive(Debug, Clone)]
@@ -70,9 +73,12 @@ pub struct Published {
 }
 
 /// Publishes what is wanted of components.
+#[derive(Clone)]
 pub struct FleetPublisher {
     pub(super) seat: FleetSeat,
     key: Option<Arc<SigningKey>>,
+    /// How long it is looked whether something was published.
+    patience: Duration,
     stop: Stop,
 }
 
@@ -88,8 +94,16 @@ impl FleetPublisher {
         FleetPublisher {
             seat,
             key: key.map(Arc::new),
+            patience: SETTLE_MAX,
             stop,
         }
+    }
+
+    /// The same, but it looks so long whether something was published before it says that nobody knows.
+    #[must_use]
+    pub fn looking_for(mut self, patience: Duration) -> FleetPublisher {
+        self.patience = patience;
+        self
     }
 
     /// The fleet that it publishes to.
@@ -123,46 +137,99 @@ impl FleetPublisher {
         HeldClaim::take(&self.seat, project, deployment, user)
     }
 
-    /// Publishes. What a store says that may have been done or not is looked at until that is known.
+    /// Publishes. What a store says that may have been done or not is looked at until that is known; if it takes too long, it
+    /// is gone on with after this has returned, as long as the server runs.
     ///
     /// # Errors
-    /// `conflict` if somebody else was quicker, `fleet_unavailable`; the message says if it may have been done all the same.
+    /// `conflict` if somebody else was quicker, `fleet_unavailable` if it is certain that nothing was published, and
+    /// `outcome_unknown` if it is not.
     pub(super) fn publish(
         &self,
         project: &Project,
         claim: &HeldClaim,
-        (publication, options): (&Publication, Option<&FleetOptions>),
+        how: (&Publication, Option<&FleetOptions>),
     ) -> Result<Published, Refusal> {
+        let mut tried = None;
+        let until = Instant::now() + self.patience;
+        let trouble = match self.settle(project, claim, how, (&mut tried, Some(until))) {
+            Ok(published) => return Ok(published),
+            Err(Unsettled::Refused(refusal)) => return Err(refusal),
+            Err(Unsettled::Unknown(trouble)) => trouble,
+        };
+        self.settle_later(project, claim, how, tried);
+        let why = format!(
+            "{trouble}; whether it was published is not known: `gangplank fleet {project}` shows it once etcd is back"
+        );
+        Err(Refusal::new(Code::OutcomeUnknown, why))
+    }
+
+    /// Tries until it is known whether it is published, at most until then.
+    fn settle(
+        &self,
+        project: &Project,
+        claim: &HeldClaim,
+        how: (&Publication, Option<&FleetOptions>),
+        (tried, until): (&mut Option<u64>, Option<Instant>),
+    ) -> Result<Published, Unsettled> {
         let what = format!("publishing {project} to the fleet");
-        let (mut tries, mut pause, mut is_unknown, mut tried) = (0, SETTLE_PAUSE, false, None);
+        let mut pause = SETTLE_PAUSE;
         loop {
-            tries += 1;
-            let trouble = match self.attempt(project, claim, (publication, options), &mut tried) {
+            let trouble = match self.attempt(project, claim, how, tried) {
                 Ok(published) => return Ok(published),
-                Err(Trouble::Final(refusal)) => return Err(refusal),
-                Err(Trouble::Store(error)) => error,
+                Err(Trouble::Final(refusal)) => return Err(Unsettled::Refused(refusal)),
+                Err(Trouble::Store(error)) => unavailable(&what, &error),
             };
-            is_unknown |= trouble.trouble == KvTrouble::Unknown;
-            let refusal = unavailable(&what, &trouble);
-            if !is_unknown {
-                return Err(refusal);
+            if tried.is_none() {
+                return Err(Unsettled::Refused(trouble));
             }
-            if tries >= SETTLE_TRIES {
-                let why = format!(
-                    "{}; whether it was published is not known: `gangplank fleet {project}` shows it once etcd is back",
-                    refusal.message
-                );
-                return Err(Refusal::new(Code::FleetUnavailable, why));
+            let now = Instant::now();
+            if until.is_some_and(|until| now >= until) {
+                return Err(Unsettled::Unknown(trouble.message));
             }
+            let pause_now = until.map_or(pause, |until| pause.min(until - now));
             select_biased! {
-                recv(self.stop.channel()) -> _ => return Err(refusal),
-                recv(after(pause)) -> _ => {}
+                recv(self.stop.channel()) -> _ => return Err(Unsettled::Unknown(trouble.message)),
+                recv(after(pause_now)) -> _ => {}
             }
             pause = (pause * 2).min(SETTLE_PAUSE_MAX);
         }
     }
 
-    /// One look and one transaction. `tried` is the generation that an earlier try may have published.
+    /// Goes on with it on a thread of its own, with the claim, until it is known or the server ends.
+    fn settle_later(
+        &self,
+        project: &Project,
+        claim: &HeldClaim,
+        (publication, options): (&Publication, Option<&FleetOptions>),
+        mut tried: Option<u64>,
+    ) {
+        let (publisher, project, claim) = (self.clone(), project.clone(), claim.clone());
+        let (publication, options) = (publication.clone(), options.cloned());
+        let name = format!("settle-{project}");
+        let settle = move || {
+            let how = (&publication, options.as_ref());
+            match publisher.settle(&project, &claim, how, (&mut tried, None)) {
+                Ok(published) => log::info(&format!(
+                    "{project} is published to the fleet after all: generation {}",
+                    published.generation
+                )),
+                Err(Unsettled::Refused(refusal)) => {
+                    log::error(&format!(
+                        "{project} is not published to the fleet: {refusal}"
+                    ));
+                }
+                // The next start finds what is wanted, as every host does.
+                Err(Unsettled::Unknown(_)) => {}
+            }
+        };
+        if let Err(error) = threads::spawn(name, STACK_BYTES, settle) {
+            log::error(&format!(
+                "making a thread that settles what was published: {error}"
+            ));
+        }
+    }
+
+    /// One look and one transaction. `tried` is the first generation that an earlier try may have published.
     fn attempt(
         &self,
         project: &Project,
@@ -174,7 +241,7 @@ impl FleetPublisher {
         if let Some((desired, _)) = &view.desired {
             let is_ours = desired.deployment_id == publication.deployment_id
                 && desired.rollback_of == publication.rollback_of
-                && Some(desired.generation) == *tried;
+                && tried.is_some_and(|first| desired.generation >= first);
             if is_ours {
                 return Ok(Published {
                     generation: desired.generation,
@@ -212,7 +279,6 @@ impl FleetPublisher {
                 write(keys.rollout(project), written(&rollout)?),
             ],
         };
-        *tried = Some(generation);
         match self.seat.store.cas(&transaction) {
             Ok(CasOutcome::Won(_)) => Ok(Published {
                 generation,
@@ -220,7 +286,12 @@ impl FleetPublisher {
                 deployment_id: publication.deployment_id,
             }),
             Ok(CasOutcome::Lost(_)) => Err(conflict("somebody else published it meanwhile".into())),
-            Err(error) => Err(Trouble::Store(error)),
+            Err(error) => {
+                if error.trouble == KvTrouble::Unknown {
+                    tried.get_or_insert(generation);
+                }
+                Err(Trouble::Store(error))
+            }
         }
     }
 
@@ -301,6 +372,14 @@ impl FleetPublisher {
         desired.signature = part.map(|(bytes, _)| key.sign(&bytes));
         written(&desired)
     }
+}
+
+/// Why it is not known to be published.
+enum Unsettled {
+    /// It is not published.
+    Refused(Refusal),
+    /// It may be; this was in the way of finding out.
+    Unknown(String),
 }
 
 /// Why a try has not published.

@@ -75,6 +75,7 @@ impl Builder {
                     staged: false,
                     restarted,
                     peer_results: cut_off.peer_results,
+                    published_unknown: false,
                 })
             }
             Err(failed) => {

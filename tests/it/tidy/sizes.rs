@@ -65,7 +65,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a host of a fleet.
     // With what decides an installation, and the copies of what was installed.
     // With one operation for all peers.
-    ("engine", 15_900),
+    // With a publication that is settled later, and with what a record says of the fleet.
+    ("engine", 15_950),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
