@@ -81,13 +81,17 @@ impl Authenticator {
         }
     }
 
-    /// Makes a code with which a browser begins a session of the caller's.
-    pub(super) fn create_code(&self, caller: &Caller) -> Result<String, Error> {
+    /// Makes a code with which a browser begins a session of the caller's. A session begins none, or it would have no end.
+    pub(super) fn create_code(&self, caller: &Caller) -> Result<String, Refusal> {
+        if caller.0.as_ref().is_some_and(|one| one.session.is_some()) {
+            let why = "create_page_code needs a token: a session of the page begins no other one";
+            return Err(forbidden(why.to_owned()));
+        }
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).doing(|| "making a code for the page".into())?;
         let code = hex::encode(bytes);
         self.codes
-            .add(code.clone(), caller.issuer(), Instant::now());
+            .add(code.clone(), caller.0.clone(), Instant::now());
         Ok(code)
     }
 
@@ -97,11 +101,11 @@ impl Authenticator {
         exchange: &Exchange,
         code: &str,
     ) -> Result<(Secret, PageSession), Refusal> {
-        let Some(name) = self.codes.take(code, Instant::now()) else {
+        let Some(of) = self.codes.take(code, Instant::now()) else {
             let why = "The code was used already, or is older than a minute; `gangplank ui` makes another one";
             return Err(self.wrong_from(exchange.client(), why));
         };
-        Ok(self.tokens.open_session(name.as_deref())?)
+        Ok(self.tokens.open_session(of.as_ref())?)
     }
 
     /// Ends the session that the caller shows, else all that its token began, else all.
@@ -143,13 +147,6 @@ impl Caller {
     /// The token's name.
     pub(super) fn name(&self) -> Option<String> {
         self.0.as_ref().map(|identity| identity.name.clone())
-    }
-
-    /// The token's name, or that of the one for which a session stands; none: somebody on this machine.
-    pub(super) fn issuer(&self) -> Option<String> {
-        let has_token = |one: &&Identity| one.session.as_ref().is_none_or(PageSession::has_issuer);
-        let identity = self.0.as_ref().filter(has_token);
-        identity.map(|identity| identity.name.clone())
     }
 
     /// Who asks, as the answer of an operation says it.

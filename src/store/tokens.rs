@@ -90,6 +90,7 @@ impl Token {
             name: self.name,
             role: self.role,
             projects: self.projects,
+            sha256: self.sha256,
             session: None,
         }
     }
@@ -107,17 +108,20 @@ pub struct Identity {
     pub role: Role,
     /// The components that it is limited to; none: to any.
     pub projects: Vec<Project>,
+    /// The token's hash: one that was made again under a name is another one.
+    sha256: String,
     /// The session of the page that stands for the token, if one was shown.
     pub session: Option<PageSession>,
 }
 
 impl Identity {
     /// Somebody who came over the unix socket and shows a session now. No token can have this name.
-    fn of_this_machine() -> Identity {
+    pub fn of_this_machine() -> Identity {
         Identity {
             name: "this machine".to_owned(),
             role: Role::Admin,
             projects: Vec::new(),
+            sha256: String::new(),
             session: None,
         }
     }
@@ -318,18 +322,18 @@ impl Tokens {
         let shown = hash(secret.reveal());
         let mut found = None;
         let tokens = self.read()?;
-        if name.is_none() {
-            if let Some(session) = self.sessions.find(&shown)? {
-                return Ok(stand_for(&tokens, session));
-            }
-        }
         // Every token is compared, so that the time tells nothing of where in the list a match stands.
-        for token in tokens {
+        for token in &tokens {
             let same = shown.as_bytes().ct_eq(token.sha256.as_bytes());
             let named = Choice::from(u8::from(name.is_none_or(|name| *name == token.name)));
             if bool::from(same & named) {
-                found = Some(token.identity());
+                found = Some(token.clone().identity());
             }
+        }
+        // Sessions come after them: a token holds, whatever is wrong with the file of the sessions.
+        if found.is_none() && name.is_none() {
+            let session = self.sessions.find(&shown)?;
+            found = session.and_then(|session| stand_for(&tokens, session));
         }
         Ok(found)
     }
@@ -348,21 +352,18 @@ impl Tokens {
     ///
     /// # Errors
     /// When the token is gone, or the files cannot be read or written.
-    pub fn open_session(&self, name: Option<&str>) -> Result<(Secret, PageSession), Error> {
+    pub fn open_session(&self, of: Option<&Identity>) -> Result<(Secret, PageSession), Error> {
         let _lock = self.lock()?;
-        let issuer = match name {
-            None => None,
-            Some(name) => {
-                let token = self.read()?.into_iter().find(|token| token.name == name);
-                let what = || "beginning a session".to_owned();
-                let gone = || Error::new(what(), format!("the token '{name}' is gone"));
-                Some(token.ok_or_else(gone)?)
-            }
-        };
-        let issuer = issuer.map(|token| Issuer {
-            name: token.name,
-            sha256: token.sha256,
+        let issuer = of.map(|one| Issuer {
+            name: one.name.clone(),
+            sha256: one.sha256.clone(),
         });
+        if let Some(issuer) = &issuer {
+            if !self.read()?.iter().any(|token| issuer.is(token)) {
+                let why = format!("the token '{}' is gone", issuer.name);
+                return Err(Error::new("beginning a session", why));
+            }
+        }
         let secret = fresh()?;
         let session = self.sessions.add(issuer, hash(secret.reveal()))?;
         Ok((secret, session))
@@ -411,9 +412,9 @@ impl Tokens {
 fn stand_for(tokens: &[Token], session: PageSession) -> Option<Identity> {
     let identity = match &session.issuer {
         None => Identity::of_this_machine(),
-        Some(Issuer { name, sha256 }) => {
-            let is_it = |token: &&Token| token.name == *name && token.sha256 == *sha256;
-            tokens.iter().find(is_it)?.clone().identity()
+        Some(issuer) => {
+            let token = tokens.iter().find(|token| issuer.is(token));
+            token?.clone().identity()
         }
     };
     Some(Identity {

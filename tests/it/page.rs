@@ -163,6 +163,50 @@ fn a_token_or_a_code_signs_in_and_a_revoked_session_says_so() {
 }
 
 #[test]
+fn a_session_begins_no_other_one_and_takes_away_none_of_another_token() {
+    let host = TestServer::start();
+    let post = |shown: Option<&str>, fields: &Value| {
+        let shown = shown.map(|shown| format!("Authorization: Bearer {shown}"));
+        let mut headers = vec!["Content-Type: application/json"];
+        headers.extend(shown.as_deref());
+        host.ask_as_anyone("POST", "/", &headers, fields.to_string().as_bytes())
+    };
+    let session = |token: &str| {
+        let code = post(Some(token), &json!({"operation": "create_page_code"})).json();
+        let redeem = json!({"operation": "create_page_session", "code": code["code"]});
+        let answer = post(None, &redeem).json();
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    let root = host.path("");
+    let added = host.cli(&[
+        "token",
+        "add",
+        "look",
+        "--role",
+        "read",
+        "--root",
+        root.to_str().unwrap(),
+    ]);
+    let look = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+    let own = session(&host.token);
+    // A stolen one would otherwise last for as long as the thief likes.
+    let (code, why) = post(Some(&own), &json!({"operation": "create_page_code"})).refusal();
+    assert_eq!(code, "forbidden");
+    assert!(why.contains("begins no other one"), "{why}");
+    let first = session(&look);
+    for _ in 0..16 {
+        session(&look);
+    }
+    let who = json!({"operation": "system_information"});
+    assert_eq!(post(Some(&first), &who).status, 401);
+    assert_eq!(post(Some(&own), &who).json()["caller"]["name"], "admin");
+    // What is wrong with the sessions keeps no token out.
+    fs::write(host.path("run/sessions.json"), "half").unwrap();
+    assert_eq!(post(Some(&own), &who).status, 401);
+    assert_eq!(post(Some(&host.token), &who).status, 200);
+}
+
+#[test]
 fn a_deployment_is_watched_to_its_end_then_rolled_back_and_one_is_cancelled() {
     let host = TestServer::start();
     let first = deploy(&host, "shop", &[("message", "the first")], &[("./a", "1")]);

@@ -10,14 +10,19 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::api::error::{Doing, Error};
-use crate::store::tokens::{Identity, replace};
+use crate::store::tokens::{Identity, Token, replace};
 use crate::system::files::if_there;
+use crate::system::log;
 use crate::system::time::now_ms;
 
 /// How long a session lasts: a day's work.
 const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
-/// How many there may be; the oldest give way. A person has a few.
-const SESSIONS_MAX: usize = 64;
+/// How many a token may have; its oldest give way. A person has a few, and nobody takes another one's away by beginning many.
+const SESSIONS_MAX: usize = 16;
+
+fn session_ms() -> u64 {
+    u64::try_from(SESSION_TIME.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A session of the page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,18 +34,18 @@ pub struct PageSession {
     pub expires_at: u64,
 }
 
-impl PageSession {
-    /// Whether a token began it, and not somebody on this machine.
-    pub fn has_issuer(&self) -> bool {
-        self.issuer.is_some()
-    }
-}
-
 /// Which token began a session. One that was revoked and made again under its name is another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Issuer {
     pub(super) name: String,
     pub(super) sha256: String,
+}
+
+impl Issuer {
+    /// Whether it is this token.
+    pub(super) fn is(&self, token: &Token) -> bool {
+        token.name == self.name && token.sha256 == self.sha256
+    }
 }
 
 /// The sessions of a root.
@@ -72,16 +77,21 @@ impl Sessions {
     }
 
     pub(super) fn add(&self, issuer: Option<Issuer>, sha256: String) -> Result<PageSession, Error> {
-        let time = u64::try_from(SESSION_TIME.as_millis()).unwrap_or(u64::MAX);
         let session = PageSession {
             sha256,
             issuer,
-            expires_at: now_ms() + time,
+            expires_at: now_ms().saturating_add(session_ms()),
         };
         let mut all = self.read()?;
+        let same = |one: &PageSession| one.issuer == session.issuer;
+        let mut too_many = all.iter().filter(|one| same(one)).count() + 1;
+        all.retain(|one| {
+            let goes = same(one) && too_many > SESSIONS_MAX;
+            too_many -= usize::from(goes);
+            !goes
+        });
         all.push(session.clone());
-        let too_many = all.len().saturating_sub(SESSIONS_MAX);
-        self.write(&all[too_many..])?;
+        self.write(&all)?;
         Ok(session)
     }
 
@@ -119,9 +129,15 @@ impl Sessions {
         let Some(text) = if_there(fs::read(&self.file)).doing(what)? else {
             return Ok(Vec::new());
         };
-        let mut all: Vec<PageSession> = serde_json::from_slice(&text).doing(what)?;
+        // What is damaged holds no session: whoever had one signs in again.
+        let mut all: Vec<PageSession> = serde_json::from_slice(&text).unwrap_or_else(|error| {
+            log::warn(&format!("{}: {error}; all sessions have ended", what()));
+            Vec::new()
+        });
         let now = now_ms();
-        all.retain(|session| session.expires_at > now);
+        // One that would last longer was begun while the clock was wrong.
+        let lasts = now + 1..=now.saturating_add(session_ms());
+        all.retain(|session| lasts.contains(&session.expires_at));
         Ok(all)
     }
 }
@@ -139,8 +155,10 @@ mod tests {
         let tokens = Tokens::of(&dir);
         tokens.add("ci", Role::Read, &[]).unwrap();
         tokens.add("ops", Role::Deploy, &[]).unwrap();
-        let begin = |name| {
-            let (secret, session) = tokens.open_session(name).unwrap();
+        let begin = |name: Option<&str>| {
+            let mut all = tokens.list().unwrap().into_iter();
+            let issuer = name.and_then(|name| all.find(|one| one.name == name));
+            let (secret, session) = tokens.open_session(issuer.as_ref()).unwrap();
             assert!(session.expires_at > now_ms() + 11 * 3_600_000);
             Credentials::Bearer(secret)
         };
@@ -155,7 +173,6 @@ mod tests {
         assert_eq!(names(&ci), Some(("ci".into(), Role::Read)));
         assert_eq!(names(&ops), Some(("ops".into(), Role::Deploy)));
         assert_eq!(names(&local), Some(("this machine".into(), Role::Admin)));
-        assert!(tokens.open_session(Some("nobody")).is_err());
         // One that is shown ends alone; a token ends its own.
         assert_eq!(tokens.end_sessions(who(&ci).as_ref()).unwrap(), 1);
         assert!(who(&ci).is_none() && who(&other).is_some());
@@ -173,25 +190,53 @@ mod tests {
         assert!(who(&ops).is_none() && who(&local).is_some());
         assert_eq!(tokens.end_sessions(None).unwrap(), 2);
         assert!(who(&local).is_none());
-        // The oldest give way, and what has ended is as if it had not been.
-        let first = begin(None);
+        // The oldest give way to others of the same token alone.
+        let (first, ops) = (begin(None), begin(Some("ops")));
         for _ in 0..SESSIONS_MAX {
             begin(None);
         }
-        assert!(who(&first).is_none());
-        let last = begin(None);
+        assert!(who(&first).is_none() && who(&ops).is_some());
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn a_session_ends_by_the_clock_also_if_that_was_wrong_when_it_began() {
+        let dir = std::env::temp_dir().join(format!("gangplank-clock-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("run")).unwrap();
+        let tokens = Tokens::of(&dir);
+        let secret = tokens.add("ci", Role::Read, &[]).unwrap();
+        let ci = tokens.check(&Credentials::Bearer(secret.clone())).unwrap();
+        let (shown, session) = tokens.open_session(ci.as_ref()).unwrap();
+        let shown = Credentials::Bearer(shown);
         let file = dir.join("run/sessions.json");
-        let text = fs::read_to_string(&file).unwrap();
-        let late: Vec<PageSession> = serde_json::from_str(&text).unwrap();
-        let late: Vec<PageSession> = late
-            .into_iter()
-            .map(|one| PageSession {
-                expires_at: now_ms(),
-                ..one
-            })
-            .collect();
-        fs::write(&file, serde_json::to_vec(&late).unwrap()).unwrap();
-        assert!(who(&last).is_none());
+        let day = 24 * 3_600_000;
+        for (expires_at, holds) in [
+            (session.expires_at, true),
+            (now_ms(), false),
+            (now_ms() + day, false),
+            (u64::MAX, false),
+        ] {
+            let one = PageSession {
+                expires_at,
+                ..session.clone()
+            };
+            fs::write(&file, serde_json::to_vec(&[one]).unwrap()).unwrap();
+            assert_eq!(tokens.check(&shown).unwrap().is_some(), holds);
+        }
+        // What is damaged keeps no token out, and the next session begins anew.
+        fs::write(&file, "half").unwrap();
+        assert_eq!(tokens.check(&shown).unwrap(), None);
+        let token = Credentials::Bearer(secret);
+        let ci = tokens.check(&token).unwrap();
+        assert!(ci.is_some());
+        let (shown, _) = tokens.open_session(ci.as_ref()).unwrap();
+        let shown = Credentials::Bearer(shown);
+        assert!(tokens.check(&shown).unwrap().is_some());
+        // A code of a token that was changed for another one of its name begins no session.
+        tokens.revoke("ci").unwrap();
+        tokens.add("ci", Role::Admin, &[]).unwrap();
+        assert!(tokens.open_session(ci.as_ref()).is_err());
         let _ = fs::remove_dir_all(&dir);
     }
 }
