@@ -63,6 +63,10 @@ pub trait FleetDocument: Serialize + DeserializeOwned {
     /// # Errors
     /// When it is of another version, or not such a document.
     fn read(value: &[u8]) -> Result<Self, Unreadable> {
+        if value.len() >= DOCUMENT_LEN_MAX {
+            let most = DOCUMENT_LEN_MAX >> 10;
+            return Err(Unreadable::Broken(format!("it has {most} KiB or more")));
+        }
         let value: Value =
             serde_json::from_slice(value).map_err(|error| Unreadable::Broken(error.to_string()))?;
         match value["v"].as_u64() {
@@ -453,6 +457,8 @@ mod tests {
             (r#"{"v":1}"#, "generation"),
             (&DESIRED.replace("rolling", "sideways"), "sideways"),
             (&DESIRED.replace("01920000", "x"), "deployment id"),
+            (&"[".repeat(10_000), "recursion"),
+            (&" ".repeat(DOCUMENT_LEN_MAX), "16 KiB"),
         ] {
             match Desired::read(broken.as_bytes()) {
                 Err(Unreadable::Broken(text)) => assert!(text.contains(why), "{text}"),

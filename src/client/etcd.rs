@@ -26,7 +26,7 @@ use crate::api::name::Secret;
 use crate::client::etcd::ask::{Call, Etcd};
 use crate::client::etcd::connect::{Times, agent, identity_of};
 use crate::client::etcd::message::{
-    DeleteRequest, GrantRequest, KeepRequest, LeaseResponse, PutRequest, RangeRequest,
+    DeleteRequest, GrantRequest, KeepRequest, KeyValue, LeaseResponse, PutRequest, RangeRequest,
     RangeResponse, Streamed, TxnRequest, TxnResponse, WriteResponse,
 };
 use crate::client::etcd::watch::HangUp;
@@ -39,7 +39,8 @@ use crate::system::threads;
 
 /// etcd needs 7 s to say that there is no leader. Below that it would be a mere silence.
 pub(crate) const CALL_MAX: Duration = Duration::from_secs(10);
-/// Keys in one answer: with documents of 16 KiB it stays under what one answer may have.
+/// Keys in one answer, unless their values are too large for that: with documents of 16 KiB it stays under what one answer may
+/// have.
 const PAGE: u64 = 500;
 /// etcd takes no more writes in one transaction.
 const OPERATIONS_MAX: usize = 128;
@@ -228,18 +229,26 @@ impl EtcdStore {
             revision: 0,
             entries: Vec::new(),
         };
-        let mut from = range.from.clone();
+        let (mut from, mut page) = (range.from.clone().into_bytes(), PAGE);
         loop {
             let left = match range.limit {
-                0 => PAGE,
-                limit => limit.saturating_sub(listing.entries.len() as u64).min(PAGE),
+                0 => page,
+                limit => limit.saturating_sub(listing.entries.len() as u64).min(page),
             };
             let request = RangeRequest::page(range, &from, left, listing.revision);
-            let answer: RangeResponse = self.0.ask(&call, &request)?;
+            let answer: RangeResponse = match self.0.ask(&call, &request) {
+                // Somebody wrote large values there.
+                Err(error) if error.trouble == KvTrouble::TooLarge && left > 1 => {
+                    page = (left / 4).max(1);
+                    continue;
+                }
+                answer => answer?,
+            };
             if listing.revision == 0 {
                 listing.revision = answer.header.revision;
             }
-            let more = answer.more && !answer.kvs.is_empty();
+            let next = answer.kvs.last().filter(|_| answer.more);
+            let next = next.map(KeyValue::next_key);
             for one in answer.kvs {
                 let one = one.entry();
                 let one =
@@ -247,9 +256,9 @@ impl EtcdStore {
                 listing.entries.push(one);
             }
             let full = range.limit > 0 && listing.entries.len() as u64 >= range.limit;
-            match listing.entries.last() {
-                Some(last) if more && !full => from = format!("{}\0", last.key),
-                _ => return Ok(listing),
+            match next.filter(|_| !full) {
+                Some(next) => from = next,
+                None => return Ok(listing),
             }
         }
     }

@@ -90,10 +90,15 @@ impl KvRange {
     }
 }
 
+/// The longest value that is kept: documents of a fleet are shorter. Of a longer one only so much is, so that who may write a
+/// key cannot fill the memory of who reads it; what is cut off is not a document.
+pub(crate) const VALUE_LEN_MAX: usize = 16 << 10;
+
 /// A key and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KvEntry {
     pub(crate) key: String,
+    /// Its first [`VALUE_LEN_MAX`] bytes.
     pub(crate) value: Vec<u8>,
     /// The revision that made the key.
     pub(crate) created: i64,
@@ -227,6 +232,8 @@ pub(crate) enum KvTrouble {
     Denied,
     /// The store takes nothing more until somebody makes room.
     NoSpace,
+    /// The answer is larger than one may be; a part of it can be asked for.
+    TooLarge,
     /// The request or the answer is wrong, which no second try mends.
     Refused,
 }

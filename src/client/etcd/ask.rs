@@ -139,7 +139,14 @@ impl Etcd {
         };
         let response = request.send(body).map_err(broken)?;
         let status = response.status().as_u16();
-        let answer = whole(response.into_body()).map_err(broken)?;
+        let answer = whole(response.into_body()).map_err(|error| match error {
+            // What is asked again for less is only what changes nothing.
+            ureq::Error::Io(io) if io.kind() == ErrorKind::FileTooLarge && !call.writes => {
+                let why = format!("{doing}: its answer is over {} MiB", ANSWER_MAX >> 20);
+                TryFailed::For(KvError::new(KvTrouble::TooLarge, why))
+            }
+            error => broken(error),
+        })?;
         let refused = |failure: EtcdFailure| match failure.judge(doing, call.writes) {
             EtcdRefusal::LogIn(message) => TryFailed::LogIn(message),
             EtcdRefusal::NoUsers => TryFailed::NoUsers,

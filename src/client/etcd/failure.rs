@@ -92,8 +92,13 @@ impl EtcdFailure {
 
     /// What follows for what was being done; `writes` if it was to change something.
     pub(super) fn judge(&self, doing: &str, writes: bool) -> EtcdRefusal {
-        let message = format!("{doing}: etcd: {}", self.message);
         let says = |word: &str| self.message.contains(word);
+        let calls_itself = says("connection closed") || says("client preface");
+        let hint = match self.code == Some(14) && calls_itself && doing.contains("https://") {
+            true => "; its gateway calls itself, for which etcd's own certificate needs clientAuth",
+            false => "",
+        };
+        let message = format!("{doing}: etcd: {}{hint}", self.message);
         let trouble = match (self.code, self.status) {
             (Some(16), _) => return EtcdRefusal::LogIn(message),
             (Some(3), _) if says("user name is empty") => return EtcdRefusal::LogIn(message),

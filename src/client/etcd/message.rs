@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use crate::client::kv::{KvChange, KvCondition, KvEntry, KvRange, KvWrite, LeaseId};
+use crate::client::kv::{KvChange, KvCondition, KvEntry, KvRange, KvWrite, LeaseId, VALUE_LEN_MAX};
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
@@ -34,7 +34,7 @@ pub(super) struct RangeRequest {
 
 impl RangeRequest {
     /// At most so many keys of a range from one on, as they were at a revision; as they are if it is 0.
-    pub(super) fn page(range: &KvRange, from: &str, limit: u64, revision: i64) -> RangeRequest {
+    pub(super) fn page(range: &KvRange, from: &[u8], limit: u64, revision: i64) -> RangeRequest {
         RangeRequest {
             key: encode(from),
             range_end: range.end.as_ref().map(encode),
@@ -230,12 +230,24 @@ pub(super) struct KeyValue {
 }
 
 impl KeyValue {
+    /// The key behind it, whatever its bytes are: that of a stranger need not be text.
+    pub(super) fn next_key(&self) -> Vec<u8> {
+        let mut key = STANDARD.decode(&self.key).unwrap_or_default();
+        key.push(0);
+        key
+    }
+
     /// What it says; an error if the value is not base64.
     pub(super) fn entry(self) -> Result<KvEntry, String> {
         let key = decode_key(&self.key);
-        let value = STANDARD.decode(&self.value);
+        // Four digits are three bytes.
+        let kept = (VALUE_LEN_MAX.div_ceil(3) * 4).min(self.value.len());
+        let value = self.value.as_bytes().get(..kept).unwrap_or_default();
+        let value = STANDARD.decode(value);
+        let mut value = value.map_err(|error| format!("the value of {key}: {error}"))?;
+        value.truncate(VALUE_LEN_MAX);
         Ok(KvEntry {
-            value: value.map_err(|error| format!("the value of {key}: {error}"))?,
+            value,
             key,
             created: self.create_revision,
             modified: self.mod_revision,

@@ -1,7 +1,7 @@
 //! The client against a real etcd.
 
 use super::*;
-use crate::client::kv::{KvChange, KvCondition, KvNews, KvWrite};
+use crate::client::kv::{KvChange, KvCondition, KvNews, KvWrite, VALUE_LEN_MAX};
 use crate::etcd_server::EtcdServer;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,6 +204,47 @@ fn etcd_lists_by_pages() {
 }
 
 #[test]
+fn what_strangers_write_ends_no_list_and_fills_no_memory() {
+    let Some(server) = EtcdServer::start() else {
+        return;
+    };
+    let store = client(&server.urls());
+    let base64 = |bytes: &[u8]| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    };
+    let watch = store.watch(&[KvRange::prefix("a/")], 0).unwrap();
+    assert_eq!(next(&watch).unwrap(), KvNews::Watching);
+    // More keys than a page has, none of which is text: as text it would stand behind itself.
+    for from in (0..600).step_by(100) {
+        let put = |n: u32| {
+            let key = [&b"a/\xff"[..], &n.to_be_bytes()].concat();
+            serde_json::json!({"request_put": {"key": base64(&key), "value": ""}})
+        };
+        let puts: Vec<_> = (from..from + 100).map(put).collect();
+        server.ask(0, "/v3/kv/txn", &serde_json::json!({"success": puts}));
+    }
+    assert_eq!(
+        store.list(&KvRange::prefix("a/")).unwrap().entries.len(),
+        600
+    );
+    // More than one answer may have.
+    let large = base64(&vec![b'x'; 1_400_000]);
+    for n in 0..18 {
+        let key = base64(format!("b/{n:02}").as_bytes());
+        let put = serde_json::json!({"key": key, "value": large});
+        server.ask(0, "/v3/kv/put", &put);
+    }
+    store.put("b/last", b"small", None).unwrap();
+    let entries = store.list(&KvRange::prefix("b/")).unwrap().entries;
+    let lengths: Vec<usize> = entries.iter().map(|one| one.value.len()).collect();
+    assert_eq!(lengths, [vec![VALUE_LEN_MAX; 18], vec![5]].concat());
+    drop(watch);
+    let watch = store.watch(&[KvRange::key("b/00")], 0).unwrap();
+    assert_eq!(change(&watch).1.len(), VALUE_LEN_MAX);
+}
+
+#[test]
 fn a_watch_says_how_it_ended() {
     let Some(mut server) = EtcdServer::start() else {
         return;
@@ -400,6 +441,7 @@ fn certificates(dir: &std::path::Path) {
     openssl(&[&ca[..], &key[..]].concat());
     for (name, usage) in [
         ("server", "serverAuth,clientAuth"),
+        ("half", "serverAuth"),
         ("client", "clientAuth"),
     ] {
         let (key_file, request, out) = (
@@ -442,23 +484,27 @@ fn etcd_may_want_a_certificate() {
     std::fs::create_dir_all(&dir).unwrap();
     certificates(&dir);
     let file = |name: &str| dir.join(name);
-    let flag = |name: &str, of: &str| format!("--{name}={}", file(of).display());
-    let flags = [
-        flag("cert-file", "server.pem"),
-        flag("key-file", "server.key"),
-        flag("trusted-ca-file", "ca.pem"),
-        "--client-cert-auth=true".to_owned(),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let server = EtcdServer::with(1, &flags).unwrap();
-    let urls = server.urls();
-    let store = |ca: Option<&str>, certificate: Option<(&str, &str)>| {
+    let launch = |name: &str| {
+        let flag = |name: &str, of: &str| format!("--{name}={}", file(of).display());
+        let flags = [
+            flag("cert-file", &format!("{name}.pem")),
+            flag("key-file", &format!("{name}.key")),
+            flag("trusted-ca-file", "ca.pem"),
+            "--client-cert-auth=true".to_owned(),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        EtcdServer::with(1, &flags).unwrap()
+    };
+    let server = launch("server");
+    let store_at = |urls: &str, ca: Option<&str>, certificate: Option<(&str, &str)>| {
         EtcdStore::new(EtcdOptions {
             ca: ca.map(file),
             certificate: certificate.map(|(certificate, key)| (file(certificate), file(key))),
-            ..options(&urls)
+            ..options(urls)
         })
     };
+    let urls = server.urls();
+    let store = |ca, certificate| store_at(&urls, ca, certificate);
     let own = Some(("client.pem", "client.key"));
     let known = store(Some("ca.pem"), own).unwrap();
     // It listens before it answers.
@@ -483,6 +529,22 @@ fn etcd_may_want_a_certificate() {
         (None, Some(("client.pem", "client.pem"))),
     ] {
         assert!(store(ca, certificate).is_err(), "{ca:?} {certificate:?}");
+    }
+    // A certificate for servers alone does not do for etcd, whose gateway is a client of it.
+    let half = launch("half");
+    let store = store_at(&half.urls(), Some("ca.pem"), own).unwrap();
+    let start = std::time::Instant::now();
+    loop {
+        let refused = store.list(&KvRange::key("a")).unwrap_err();
+        let watch = store.watch(&[KvRange::key("a")], 0).unwrap();
+        if [refused, end(&watch)]
+            .iter()
+            .all(|one| one.message.contains("needs clientAuth"))
+        {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }
