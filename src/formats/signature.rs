@@ -45,6 +45,11 @@ impl SigningKey {
         Ok(SigningKey(pair))
     }
 
+    /// The key that checks its signatures.
+    pub fn checked_by(&self) -> TrustedKeys {
+        TrustedKeys(vec![self.0.public_key().as_ref().to_vec()])
+    }
+
     /// A signature in base64.
     pub fn sign(&self, message: &[u8]) -> String {
         STANDARD.encode(self.0.sign(message).as_ref())
@@ -108,6 +113,7 @@ mod tests {
         let (secret, public) = generate().unwrap();
         let (other_secret, other_public) = generate().unwrap();
         let signature = SigningKey::parse(&secret).unwrap().sign(b"one");
+        let public_copy = public.clone();
         let table = [
             (public.clone(), &b"one"[..], &*signature, true),
             (public.clone(), b"two", &signature, false),
@@ -125,6 +131,8 @@ mod tests {
             let keys = TrustedKeys::parse(&keys).unwrap();
             assert_eq!(keys.check(message, signature), good, "{keys:?}");
         }
+        let own = SigningKey::parse(&secret).unwrap().checked_by();
+        assert_eq!(Ok(own), TrustedKeys::parse(&public_copy));
         for wrong in ["", "x", SECRET, &other_public] {
             assert!(SigningKey::parse(wrong).is_err(), "{wrong}");
         }

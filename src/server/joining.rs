@@ -87,6 +87,7 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         .as_deref()
         .map(FleetTrust::load)
         .transpose()?;
+    let vouched_by = trust.clone();
     let trust = trust.map(|trust| {
         let check = move |project: &Project, value: &[u8]| trust.check(project, value);
         Arc::new(check) as TrustCheck
@@ -103,8 +104,8 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         host: name.clone(),
         url: settings.url.clone(),
     };
-    let publisher = FleetPublisher::new(seat, key, stop.clone()).looking_for(times.settle);
-    let publisher = Arc::new(publisher);
+    let publisher = FleetPublisher::new(seat, (key, vouched_by), stop.clone());
+    let publisher = Arc::new(publisher.looking_for(times.settle));
     let leads = LeaderTimes::lasting(times.lease / 2);
     let leader = Arc::new(FleetLeader::new(
         Arc::clone(&publisher),

@@ -19,6 +19,7 @@ use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::claim::HeldClaim;
 use crate::engine::rollout::plan;
 use crate::engine::rollout::seat::unavailable;
+use crate::engine::rollout::trust::FleetTrust;
 use crate::engine::rollout::view::FleetView;
 use crate::formats::signature::SigningKey;
 use crate::system::stop::Stop;
@@ -79,6 +80,8 @@ pub struct FleetPublisher {
     key: Option<Arc<SigningKey>>,
     /// How long it is looked whether something was published.
     patience: Duration,
+    /// Whose word is taken over into what is signed here.
+    trust: Option<FleetTrust>,
     stop: Stop,
 }
 
@@ -89,10 +92,17 @@ impl fmt::Debug for FleetPublisher {
 }
 
 impl FleetPublisher {
-    /// Publishes from this seat, with a signature if there is a key, until the stop.
-    pub fn new(seat: FleetSeat, key: Option<SigningKey>, stop: Stop) -> FleetPublisher {
+    /// Publishes from this seat, with a signature if there is a key, until the stop. What stands in the store is taken over into
+    /// what is published only if it is signed by whom `trust` names; if it names nobody, by the key itself.
+    pub fn new(
+        seat: FleetSeat,
+        (key, trust): (Option<SigningKey>, Option<FleetTrust>),
+        stop: Stop,
+    ) -> FleetPublisher {
+        let own = || key.as_ref().map(FleetTrust::of_key);
         FleetPublisher {
             seat,
+            trust: trust.or_else(own),
             key: key.map(Arc::new),
             patience: SETTLE_MAX,
             stop,
@@ -104,6 +114,19 @@ impl FleetPublisher {
     pub fn looking_for(mut self, patience: Duration) -> FleetPublisher {
         self.patience = patience;
         self
+    }
+
+    /// Whether what is wanted now may be published again, or gone back to. Whoever can write it could have it signed so
+    /// otherwise, and the hosts would take it.
+    ///
+    /// # Errors
+    /// `conflict` with why not.
+    pub(super) fn vouch(&self, view: &FleetView, what: &str) -> Result<(), Refusal> {
+        let Some(trust) = self.trust.as_ref().filter(|_| view.desired.is_some()) else {
+            return Ok(());
+        };
+        let checked = trust.check(&view.project, &view.desired_value);
+        checked.map_err(|why| Refusal::new(Code::Conflict, format!("{what}: {why}")))
     }
 
     /// The fleet that it publishes to.
@@ -310,12 +333,19 @@ impl FleetPublisher {
             return Err(Trouble::Final(Refusal::new(Code::NotFound, why)));
         }
         // Above all that any host has heard of: an older backup of etcd does not make it go back.
-        let generation = view.generation().max(view.newest_reported) + 1;
+        let newest = view.generation().max(view.newest_reported);
+        let Some(generation) = newest.checked_add(1) else {
+            let why =
+                format!("publishing {project}: {newest} is the last generation that there can be");
+            return Err(Trouble::Final(Refusal::new(Code::Conflict, why)));
+        };
         let rollout = match options {
             Some(options) => plan::begin(options, generation, &order),
             None => plan::everywhere(generation, &order),
         };
-        let current = view.desired.as_ref();
+        // A rollback must not lead to what somebody else wrote there.
+        let is_vouched = self.vouch(view, "").is_ok();
+        let current = view.desired.as_ref().filter(|_| is_vouched);
         let previous = match &publication.before {
             BeforeThat::Current => current.map(|(desired, _)| plan::previous_of(desired)),
             BeforeThat::Given(previous) => previous.clone(),

@@ -27,6 +27,11 @@ pub(super) enum LeaderStep {
     End,
 }
 
+/// A time of a rollout. Whoever wrote it, it can be added to the clock: what is longer than a hundred years never ends.
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count.min(100 * 365 * 24 * 60 * 60))
+}
+
 /// The hosts that may go, by how they stand.
 #[derive(Default)]
 struct OpenHosts {
@@ -94,7 +99,7 @@ pub(super) fn step(
         // A canary that is not there shows nothing: the next one goes.
         return open(tally.open + 1, RolloutState::Canary);
     }
-    let soak = Duration::from_secs(rollout.soak_s);
+    let soak = seconds(rollout.soak_s);
     if soak > Duration::ZERO && rollout.state != RolloutState::Soak {
         memory.soaking = Some(now);
         return write(&|next| next.state = RolloutState::Soak);
@@ -105,7 +110,8 @@ pub(super) fn step(
         return LeaderStep::Wait(Some(until));
     }
     memory.soaking = None;
-    open(tally.open + rollout.wave.max(1), RolloutState::Wave)
+    let next = tally.open.saturating_add(rollout.wave.max(1));
+    open(next, RolloutState::Wave)
 }
 
 fn tally(
@@ -114,7 +120,7 @@ fn tally(
     now: Instant,
     memory: &mut LeaderMemory,
 ) -> OpenHosts {
-    let limit = Duration::from_secs(rollout.host_timeout_s);
+    let limit = seconds(rollout.host_timeout_s);
     let mut tally = OpenHosts::default();
     for (rank, host) in hosts.iter().enumerate() {
         let may_go = rollout.opens(desired.deployment_id, &host.name);
@@ -136,8 +142,7 @@ fn tally(
             HostStanding::Pending => {
                 let until = *memory.since.entry(host.name.clone()).or_insert(now) + limit;
                 if limit > Duration::ZERO && now >= until {
-                    let seconds = limit.as_secs();
-                    let why = format!("{}: timed out after {seconds} s", host.name);
+                    let why = format!("{}: timed out after {} s", host.name, limit.as_secs());
                     tally.failures.push(why);
                     continue;
                 }

@@ -20,7 +20,7 @@ use crate::engine::rollout::lead::{FleetLeader, LeaderTimes};
 use crate::engine::rollout::publish::{BeforeThat, FleetPublisher, Publication};
 use crate::engine::rollout::step::{LeaderMemory, LeaderStep, step};
 use crate::engine::rollout::trust::{FleetTrust, load_key};
-use crate::engine::rollout::view::{FleetHost, FleetView};
+use crate::engine::rollout::view::{FleetHost, FleetView, HostStanding};
 use crate::formats::signature;
 use crate::system::stop::{self, Stop};
 
@@ -122,7 +122,7 @@ impl TestFleet {
     }
 
     fn publisher(&self, n: usize) -> FleetPublisher {
-        FleetPublisher::new(self.seat(n), None, Stop::never())
+        FleetPublisher::new(self.seat(n), (None, None), Stop::never())
     }
 
     fn read<T: FleetDocument>(&self, key: String) -> T {
@@ -363,7 +363,22 @@ fn a_pinned_host_is_left_alone_and_a_held_one_has_failed() {
     fleet.step(now, &mut memory);
     assert_eq!(fleet.rollout().state, RolloutState::Done);
     fleet.publish(0, 2, &options(3, 1)).unwrap();
-    fleet.says(1, 9, HostState::Held);
+    // What it held of an earlier one says nothing of this one, which it has not seen yet.
+    fleet.says(1, 1, HostState::Held);
+    let step = fleet.step(now, &mut memory);
+    assert!(matches!(step, LeaderStep::Wait(Some(_))), "{step:?}");
+    for generation in [2, 9] {
+        fleet.says(1, generation, HostState::Held);
+        assert_eq!(
+            fleet
+                .view()
+                .hosts
+                .iter()
+                .filter(|one| one.standing(2) == HostStanding::Failed)
+                .count(),
+            1
+        );
+    }
     fleet.step(now, &mut memory);
     assert_eq!(fleet.rollout().state, RolloutState::Stopped);
 }
@@ -473,9 +488,38 @@ fn a_generation_is_above_all_that_any_host_has_heard_of() {
     fleet.publish(0, 1, &options(2, 1)).unwrap();
     // etcd was put back: the hosts know more than it does.
     fleet.says(1, 12, HostState::Held);
+    // A host that lies does not use up the numbers.
+    fleet.says(0, u64::MAX, HostState::Live);
     let published = fleet.publisher(0).publish_current(&app(), None).unwrap();
     assert_eq!((published.generation, published.deployment_id), (13, id(1)));
     assert_eq!(fleet.rollout().below.as_deref(), Some(EVERYBODY));
+}
+
+#[test]
+fn numbers_that_nobody_means_end_no_leader() {
+    let fleet = TestFleet::of(2);
+    fleet.publish(0, 1, &options(1, 1)).unwrap();
+    let mut rollout = fleet.rollout();
+    rollout.soak_s = u64::MAX;
+    rollout.host_timeout_s = u64::MAX;
+    rollout.wave = u64::MAX;
+    fleet.put(&fleet.keys.rollout(&app()), &rollout);
+    let (mut memory, now) = (LeaderMemory::default(), Instant::now());
+    let step = fleet.step(now, &mut memory);
+    assert!(matches!(step, LeaderStep::Wait(Some(_))), "{step:?}");
+    for n in 0..2 {
+        fleet.says(n, 1, HostState::Live);
+    }
+    assert!(matches!(fleet.step(now, &mut memory), LeaderStep::Write(_)));
+    let step = fleet.step(now, &mut memory);
+    assert!(matches!(step, LeaderStep::Wait(Some(_))), "{step:?}");
+    // Nor is there a generation behind the last one.
+    let mut desired = fleet.desired();
+    desired.generation = u64::MAX;
+    fleet.put(&fleet.keys.desired(&app()), &desired);
+    let (code, why) = fleet.publish(0, 2, &options(1, 1)).unwrap_err();
+    assert_eq!(code, Code::Conflict);
+    assert!(why.contains("the last generation"), "{why}");
 }
 
 #[test]
@@ -560,8 +604,25 @@ fn what_is_published_is_signed_by_who_has_the_key() {
     fleet.publish(0, 1, &replacing).unwrap();
     let unsigned = trust.check(&app(), &value()).unwrap_err();
     assert!(unsigned.contains("is not signed"), "{unsigned}");
-    let publisher = FleetPublisher::new(fleet.seat(0), Some(key), Stop::never());
-    publisher.publish_current(&app(), None).unwrap();
+    let publisher = FleetPublisher::new(fleet.seat(0), (Some(key), None), Stop::never());
+    // What anybody may have written is not signed, nor gone back to.
+    for refused in [
+        publisher.publish_current(&app(), None),
+        publisher.roll_back(&app(), None, None),
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, Code::Conflict, "{refused}");
+        assert!(refused.message.contains("is not signed"), "{refused}");
+    }
+    let deploy = |n| {
+        let claim = publisher.claim(&app(), id(n), (None, &replacing)).unwrap();
+        let what = publication(n, 0, &replacing);
+        publisher.publish(&app(), &claim, (&what, None)).unwrap();
+    };
+    deploy(2);
+    assert_eq!(fleet.desired().previous, None);
+    deploy(3);
+    assert_eq!(fleet.desired().previous.unwrap().generation, 2);
     let signed = value();
     assert_eq!(trust.check(&app(), &signed), Ok(()));
     assert!(
@@ -573,7 +634,7 @@ fn what_is_published_is_signed_by_who_has_the_key() {
     assert!(trust.check(&"other".parse().unwrap(), &signed).is_err());
     let text = String::from_utf8(signed).unwrap();
     for (what, instead) in [
-        ("\"generation\":2", "\"generation\":3"),
+        ("\"generation\":3", "\"generation\":4"),
         ("\"drop\":false", "\"drop\":true"),
         ("\"v\":1", "\"v\":1,\"colour\":\"red\""),
     ] {

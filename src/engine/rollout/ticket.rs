@@ -112,6 +112,7 @@ impl FleetPublisher {
     ) -> Result<Published, Refusal> {
         let what = format!("rolling back {project} in the fleet");
         let view = FleetView::read(&self.seat, project)?;
+        self.vouch(&view, &what)?;
         let Some((desired, _)) = view.desired else {
             let why = format!("{what}: nothing is wanted of it");
             return Err(Refusal::new(Code::NotFound, why));
@@ -149,9 +150,11 @@ impl FleetPublisher {
         project: &Project,
         user: Option<String>,
     ) -> Result<Published, Refusal> {
+        let what = format!("publishing {project} anew");
         let view = FleetView::read(&self.seat, project)?;
+        self.vouch(&view, &what)?;
         let Some((desired, _)) = view.desired else {
-            let why = format!("publishing {project} anew: nothing is wanted of it");
+            let why = format!("{what}: nothing is wanted of it");
             return Err(Refusal::new(Code::NotFound, why));
         };
         let publication = Publication {

@@ -22,6 +22,11 @@ impl FleetTrust {
         TrustedKeys::parse(&text).map(FleetTrust).doing(what)
     }
 
+    /// The word of who has this key.
+    pub fn of_key(key: &SigningKey) -> FleetTrust {
+        FleetTrust(key.checked_by())
+    }
+
     /// Whether a value of `desired/PROJECT` is signed by who is trusted.
     ///
     /// # Errors

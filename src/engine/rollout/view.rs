@@ -23,6 +23,10 @@ const GATHER: Duration = Duration::from_millis(100);
 const GATHER_MORE_A_HOST: Duration = Duration::from_micros(400);
 const GATHER_MAX: Duration = Duration::from_secs(2);
 
+/// A host that says it has heard of a higher generation is not believed: what is published has to be above it, and one host
+/// must not use the numbers up. It is also the highest that JSON carries everywhere.
+const REPORTED_MAX: u64 = 1 << 53;
+
 /// How a component stands in the fleet.
 #[derive(Debug, Clone)]
 pub struct FleetView {
@@ -30,6 +34,8 @@ pub struct FleetView {
     pub project: Project,
     /// What is wanted of it, and the revision that said so.
     pub(super) desired: Option<(Desired, i64)>,
+    /// The same as it stands there, which is what is signed.
+    pub(super) desired_value: Vec<u8>,
     /// How far that may go, and the revision that said so.
     pub(super) rollout: Option<(Rollout, i64)>,
     /// Who leads, and the revision that made it so.
@@ -79,7 +85,8 @@ impl FleetHost {
         };
         match status.state {
             HostState::Pinned | HostState::Removed => HostStanding::LeftAlone,
-            HostState::Held => HostStanding::Failed,
+            // What it held before may not hold for what is newer.
+            HostState::Held if status.generation >= generation => HostStanding::Failed,
             _ if status.generation != generation => not_ended,
             HostState::Live => HostStanding::Live,
             HostState::Failed | HostState::RolledBack => HostStanding::Failed,
@@ -122,6 +129,7 @@ impl FleetView {
         let revision = desired.revision;
         let rollout = store.list(&KvRange::key(keys.rollout(project)))?;
         let lead = store.list(&KvRange::key(keys.lead(project)))?;
+        let desired_value = desired.entries.first().map(|one| one.value.clone());
         let desired: Option<(Desired, i64)> =
             document(desired.entries.first(), |one| one.modified)?;
         let rollout = document(rollout.entries.first(), |one| one.modified)?;
@@ -134,7 +142,9 @@ impl FleetView {
             };
             // What a newer host says of itself is not needed to go on with the others.
             if let (true, Ok(status)) = (of == *project, HostStatus::read(&entry.value)) {
-                newest_reported = newest_reported.max(status.generation);
+                if status.generation <= REPORTED_MAX {
+                    newest_reported = newest_reported.max(status.generation);
+                }
                 statuses.insert(host, status);
             }
         }
@@ -164,6 +174,7 @@ impl FleetView {
         Ok(FleetView {
             project: project.clone(),
             desired,
+            desired_value: desired_value.unwrap_or_default(),
             rollout,
             lead,
             hosts,

@@ -105,7 +105,7 @@ impl SimulatedHost {
             host: self.name.clone(),
             url: url.clone(),
         };
-        let publisher = FleetPublisher::new(seat, None, stop.clone());
+        let publisher = FleetPublisher::new(seat, (None, None), stop.clone());
         let leads = LeaderTimes::lasting(times.lease / 2);
         let leader = Arc::new(FleetLeader::new(Arc::new(publisher), leads, stop.clone()));
         let seat = MemberSeat {
