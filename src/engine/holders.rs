@@ -33,6 +33,8 @@ const BAD_FOR: Duration = Duration::from_secs(60 * 60);
 const EMPTY_ROUNDS_MAX: u32 = 3;
 /// Where every holder sends to others, this is how long it takes at most until one of them has a place.
 const BUSY_MAX: Duration = Duration::from_secs(600);
+/// How many hosts are asked in a round before the origin is: those that answer nothing cost half a minute each.
+const ASKED_MAX: usize = 8;
 /// How often a payload is begun anew because what had come was wrong.
 const RESTARTS_MAX: u32 = 8;
 /// From one round to the next, and up to as much again, so that those who wait do not come back together.
@@ -134,7 +136,7 @@ pub struct PayloadFetcher {
 impl PayloadFetcher {
     /// With a token of role `fleet`, which all hosts share, and the certificates to trust, if not the public ones.
     pub fn new(token: Secret, ca: Option<PathBuf>) -> PayloadFetcher {
-        PayloadFetcher::asking(Box::new(FleetHosts { token, ca }), PAUSE)
+        PayloadFetcher::asking(Box::new(FleetHosts::new(token, ca)), PAUSE)
     }
 
     fn asking(hosts: Box<dyn AskHolder>, pause: Duration) -> PayloadFetcher {
@@ -172,6 +174,10 @@ impl PayloadFetcher {
         stop: &Stop,
         tell: &mut dyn FnMut(&str),
     ) -> Result<ReceivedPayload, Refusal> {
+        // It names a file here.
+        if wanted.sha256.len() != 64 || !wanted.sha256.bytes().all(|one| one.is_ascii_hexdigit()) {
+            return Err(wanted.refusal(Code::BadRequest, "that is not a SHA-256"));
+        }
         let turn = self.begin(store, wanted)?;
         let mut part = PartialPayload::open(store, wanted)?;
         let (mut empty_rounds, mut waited) = (0, Duration::ZERO);
@@ -264,9 +270,10 @@ impl PayloadFetcher {
             let at = (random_part() * (end + 1) as f64) as usize;
             others.swap(at.min(end), end);
         }
-        let mut all: Vec<PayloadHolder> = others.into_iter().chain(origin).collect();
-        all.retain(|holder| !bad.contains_key(&holder.name));
-        all
+        let is_good = |holder: &PayloadHolder| !bad.contains_key(&holder.name);
+        others.retain(is_good);
+        others.truncate(ASKED_MAX);
+        others.into_iter().chain(origin.filter(is_good)).collect()
     }
 
     /// Throws a wrong payload away. If one host sent all of it, that one is not asked again for long; if several did, nobody

@@ -31,6 +31,10 @@ struct Mirror {
     is_expected: bool,
 }
 
+/// The longest message of a status, in characters: the record of the deployment has all of it, and a document of the fleet must
+/// stay small.
+const MESSAGE_LEN_MAX: usize = 2000;
+
 /// One time of being connected.
 pub(super) struct MemberSession<'a> {
     member: &'a mut FleetMember,
@@ -349,7 +353,8 @@ impl<'a> MemberSession<'a> {
         match open {
             0..=CANARY_MAX => Duration::ZERO,
             open => {
-                Duration::from_millis(open * 1000 / PER_SECOND).min(self.member.seat.times.spread)
+                let spread = Duration::from_millis(open.saturating_mul(1000) / PER_SECOND);
+                spread.min(self.member.seat.times.spread)
             }
         }
     }
@@ -384,8 +389,9 @@ impl<'a> MemberSession<'a> {
         let one = self.member.memory.projects.get(project);
         let highest = one.map_or(0, |one| one.generation);
         let generation = match (state, wanted) {
-            // What it holds against is what it did.
-            (HostState::Held | HostState::Pinned, _) | (_, None) => highest.max(
+            // It is about what is wanted, or what it did, if that is newer.
+            (HostState::Held, _) => highest.max(wanted.map_or(0, |wanted| wanted.generation)),
+            (HostState::Pinned, _) | (_, None) => highest.max(
                 wanted
                     .filter(|_| one.is_none())
                     .map_or(0, |wanted| wanted.generation),
@@ -402,7 +408,10 @@ impl<'a> MemberSession<'a> {
     }
 
     /// Writes a status, if it is another one than what stands there.
-    fn put(&mut self, project: &Project, status: HostStatus) -> Result<(), KvError> {
+    fn put(&mut self, project: &Project, mut status: HostStatus) -> Result<(), KvError> {
+        if let Some(why) = status.message.take() {
+            status.message = Some(why.chars().take(MESSAGE_LEN_MAX).collect());
+        }
         if self.mirror.statuses.get(project) == Some(&status) {
             return Ok(());
         }

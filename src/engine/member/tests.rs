@@ -310,6 +310,29 @@ fn what_passes_is_tried_again_and_nothing_else() {
 }
 
 #[test]
+fn a_long_reason_and_odd_numbers_keep_no_host_from_going_on() {
+    let store = MemoryStore::default();
+    let local = Arc::<MemoryHost>::default();
+    let long = FleetFailure {
+        message: "ä".repeat(100_000),
+        ..failure("install_failed")
+    };
+    *local.failures.lock().unwrap() = vec![long];
+    let host = TestHost::start(&store, local);
+    publish(&store, 1, "");
+    let failed = host.await_state(1, HostState::Failed);
+    assert_eq!(failed.message.unwrap().chars().count(), 2000);
+    let rollout = format!(
+        r#"{{"v":1,"generation":2,"open":{},"below":"{EVERYBODY}","state":"wave"}}"#,
+        u64::MAX
+    );
+    publish(&store, 2, "");
+    let key = host.keys.rollout(&app());
+    store.put(&key, rollout.as_bytes(), None).unwrap();
+    host.await_state(2, HostState::Live);
+}
+
+#[test]
 fn without_a_store_all_that_is_here_stays_and_nothing_begins() {
     let store = MemoryStore::default();
     let host = TestHost::start(&store, Arc::default());

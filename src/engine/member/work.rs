@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::api::fleet::{Desired, FleetDocument, Have, HostState};
+use crate::api::fleet::{Desired, FleetDocument, FleetKeys, Have, HostName, HostState};
 use crate::api::name::Project;
 use crate::client::kv::KvRange;
 use crate::engine::holders::{PayloadHolder, PayloadHolders};
@@ -259,10 +259,10 @@ impl MemberSeat {
             }
         }
         let others = entries.iter().filter_map(|entry| {
-            let name = entry.key.strip_prefix(&prefix)?;
+            let name = FleetKeys::name_below::<HostName>(&prefix, &entry.key)?;
             let have = Have::read(&entry.value).ok()?;
-            (name != self.host.as_str()).then(|| PayloadHolder {
-                name: name.to_owned(),
+            (name != self.host).then(|| PayloadHolder {
+                name: name.to_string(),
                 url: have.url,
             })
         });
