@@ -21,6 +21,8 @@ pub(crate) struct EtcdServer {
     flags: Vec<String>,
     scheme: &'static str,
     nodes: Vec<EtcdNode>,
+    /// Who asks, once there are users.
+    token: Option<String>,
 }
 
 struct EtcdNode {
@@ -93,6 +95,7 @@ impl EtcdServer {
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             scheme,
             nodes: nodes.collect(),
+            token: None,
         }
     }
 
@@ -262,12 +265,15 @@ impl EtcdServer {
         answer
     }
 
-    fn try_ask(&self, at: usize, path: &str, body: &Value) -> Option<(u16, Value)> {
+    /// Asks a node, and gives its status and its JSON; none if it does not answer.
+    pub(crate) fn try_ask(&self, at: usize, path: &str, body: &Value) -> Option<(u16, Value)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[at].client)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let body = body.to_string();
+        let token = self.token.as_ref();
+        let token = token.map_or_else(String::new, |token| format!("Authorization: {token}\r\n"));
         let request = format!(
-            "POST {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.0\r\nHost: etcd\r\n{token}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).ok()?;
@@ -276,6 +282,13 @@ impl EtcdServer {
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         Some((status, serde_json::from_str(body).unwrap_or_default()))
+    }
+
+    /// From now on asks as `root`, once there are users.
+    pub(crate) fn as_root(&mut self) {
+        let root = json!({"name": "root", "password": "secret"});
+        let answer = self.ask(0, "/v3/auth/authenticate", &root);
+        self.token = answer["token"].as_str().map(str::to_owned);
     }
 
     /// Turns users on: `root`, and `host` with these rights, each on what begins so: `("gangplank/desired/", "READ")`.

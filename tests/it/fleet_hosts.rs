@@ -11,7 +11,8 @@ use crate::test_server::{TempDir, TestServer, await_some, tar};
 
 /// So much quicker than a host in the field: its lease lasts three seconds.
 const QUICKER: (&str, &str) = ("GANGPLANK_TEST_FLEET_QUICKER", "20");
-const EVERYBODY: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
+pub(crate) const EVERYBODY: &str =
+    "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
 
 pub(crate) fn base64(text: &str) -> String {
     use base64::Engine as _;
@@ -24,14 +25,14 @@ fn from_base64(text: &Value) -> Value {
     serde_json::from_slice(&bytes.unwrap()).unwrap()
 }
 
-fn put(etcd: &EtcdServer, key: &str, value: &Value) {
+pub(crate) fn put(etcd: &EtcdServer, key: &str, value: &Value) {
     let body =
         json!({"key": base64(&format!("gangplank/{key}")), "value": base64(&value.to_string())});
     etcd.ask(0, "/v3/kv/put", &body);
 }
 
 /// A key as etcd gives it.
-fn raw(etcd: &EtcdServer, key: &str) -> Option<Value> {
+pub(crate) fn raw(etcd: &EtcdServer, key: &str) -> Option<Value> {
     let answer = etcd.ask(
         0,
         "/v3/kv/range",
@@ -40,7 +41,7 @@ fn raw(etcd: &EtcdServer, key: &str) -> Option<Value> {
     answer["kvs"].as_array().map(|all| all[0].clone())
 }
 
-fn get(etcd: &EtcdServer, key: &str) -> Option<Value> {
+pub(crate) fn get(etcd: &EtcdServer, key: &str) -> Option<Value> {
     raw(etcd, key).map(|one| from_base64(&one["value"]))
 }
 
@@ -52,9 +53,12 @@ pub(crate) struct TestFleet {
 
 impl TestFleet {
     pub(crate) fn new() -> Option<TestFleet> {
+        Some(TestFleet::at(EtcdServer::start()?))
+    }
+
+    pub(crate) fn at(etcd: EtcdServer) -> TestFleet {
         let dir = TempDir::new().with(&[("token", &"5f".repeat(32))]);
-        let etcd = EtcdServer::start()?;
-        Some(TestFleet { etcd, dir })
+        TestFleet { etcd, dir }
     }
 
     pub(crate) fn host(&self, name: &str) -> TestServer {
@@ -110,21 +114,37 @@ impl TestFleet {
 
     /// Builds at a host what is to be published, and publishes it to everybody.
     pub(crate) fn publish(&self, generation: u64, origin: (&str, &TestServer), content: &str) {
+        let desired = TestFleet::build(generation, origin, &[("./v", content)]);
+        self.want(&desired, EVERYBODY);
+    }
+
+    /// Builds at a host what is to be published.
+    pub(crate) fn build(
+        generation: u64,
+        origin: (&str, &TestServer),
+        files: &[(&str, &str)],
+    ) -> Value {
         let (name, server) = origin;
-        let payload = tar(&[("./v", content)]);
+        let payload = tar(files);
         let staged = server
             .deploy(&[("project", "app"), ("activate", "false")], &payload)
             .json();
         let id = staged["deployment_id"].as_str().unwrap();
         let record = server.record(id);
-        // Done, so that nobody leads it.
-        let rollout = json!({"v": 1, "generation": generation, "open": 1, "below": EVERYBODY, "state": "done"});
-        put(&self.etcd, "rollout/app", &rollout);
-        let desired = json!({
+        json!({
             "v": 1, "generation": generation, "deployment_id": id, "sha256": record["payload_hash"],
             "size": record["payload_size"], "origin": name, "origin_url": format!("http://{}", server.address),
+        })
+    }
+
+    /// Publishes it to the hosts whose place in the order is below this one.
+    pub(crate) fn want(&self, desired: &Value, below: &str) {
+        // Done, so that nobody leads it.
+        let rollout = json!({
+            "v": 1, "generation": desired["generation"], "open": 1, "below": below, "state": "done",
         });
-        put(&self.etcd, "desired/app", &desired);
+        put(&self.etcd, "rollout/app", &rollout);
+        put(&self.etcd, "desired/app", desired);
     }
 
     pub(crate) fn await_status(&self, host: &str, generation: u64, state: &str) -> Value {
@@ -135,7 +155,7 @@ impl TestFleet {
     }
 }
 
-fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     await_some(what, || is_so().then_some(()));
 }
 
@@ -283,8 +303,8 @@ fn a_host_comes_back_after_a_frozen_etcd_and_a_compaction() {
 }
 
 #[test]
-fn a_host_needs_no_right_but_to_its_own_keys() {
-    let Some(fleet) = TestFleet::new() else {
+fn a_host_needs_no_right_but_to_its_own_keys_and_lives_on_without_them() {
+    let Some(mut fleet) = TestFleet::new() else {
         return;
     };
     let dir = TempDir::new().with(&[("password", "secret\n")]);
@@ -321,4 +341,22 @@ fn a_host_needs_no_right_but_to_its_own_keys() {
     await_that("a refusal", || {
         logged(&stranger, "it wants a user and a password")
     });
+    drop((two, stranger));
+    // A user that is taken away: what runs there goes on, and the fleet is told nothing any longer.
+    fleet.etcd.as_root();
+    let user = json!({"name": "host", "password": "secret"});
+    fleet.etcd.ask(0, "/v3/auth/user/delete", &user);
+    await_that("a word of the trouble", || {
+        logged(&one, "what runs here goes on")
+    });
+    assert!(logged(&one, "logging in as host"));
+    await_that("the end of its lease", || {
+        raw(&fleet.etcd, "alive/one").is_none()
+    });
+    let payload = tar(&[("./v", "local")]);
+    assert_eq!(one.deploy(&[("project", "other")], &payload).status, 200);
+    fleet.etcd.ask(0, "/v3/auth/user/add", &user);
+    let role = json!({"user": "host", "role": "host"});
+    fleet.etcd.ask(0, "/v3/auth/user/grant", &role);
+    await_that("its return", || raw(&fleet.etcd, "alive/one").is_some());
 }

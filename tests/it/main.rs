@@ -19,6 +19,7 @@ mod etcd_server;
 mod events;
 mod failure_output;
 mod fleet;
+mod fleet_failures;
 mod fleet_hosts;
 mod fleet_payload;
 mod fleet_publish;
