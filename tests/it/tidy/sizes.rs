@@ -66,7 +66,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what decides an installation, and the copies of what was installed.
     // With one operation for all peers.
     // With a publication that is settled later, and with what a record says of the fleet.
-    ("engine", 15_950),
+    // With what is not signed for others.
+    ("engine", 15_990),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
