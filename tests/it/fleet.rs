@@ -1,4 +1,35 @@
-//! The fleet from outside: its operations and its command, as far as they need no etcd.
+//! The fleet from outside: its operations and its command, as far as they need no etcd. And what may fail around a fleet, with
+//! the tests that show what happens then: those of real servers are here beside this file, those of etcd's client, of a host's
+//! own part and of rollouts in `src/client/etcd`, `src/engine/member` and `src/engine/rollout`.
+//!
+//! | what fails | tests |
+//! | --- | --- |
+//! | etcd is away before a deployment | `without_etcd_nothing_begins`, `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader` |
+//! | etcd goes while it is published | `a_publication_whose_answer_is_lost_is_found_or_done_again`, `a_publication_that_stays_unknown_ends_so_and_is_settled_later` |
+//! | etcd is away from the hosts, or killed in the midst | `without_etcd_what_has_begun_ends_and_who_waits_does_not_go`, `hosts_take_what_one_built_and_one_that_was_off_catches_up_without_etcd_in_between` |
+//! | a node of etcd is in the minority | `a_host_at_the_minority_of_etcd_stays_as_it_is`, `a_node_without_a_leader_is_left_for_another` |
+//! | its history is compacted | `a_host_comes_back_after_a_frozen_etcd_and_a_compaction`, `a_watch_says_how_it_ended` |
+//! | an older backup of it is restored | `a_store_that_was_put_back_or_emptied_turns_no_host_back`, `a_generation_is_above_all_that_any_host_has_heard_of` |
+//! | the same, and its revision is as high again | `a_host_holds_what_it_cannot_trust`, `who_writes_to_etcd_without_the_key_makes_no_host_do_anything` |
+//! | it is emptied | `a_store_that_was_put_back_or_emptied_turns_no_host_back` |
+//! | it has no space | `a_full_etcd_takes_no_publication_and_is_told_later`, `etcd_that_is_full_takes_nothing_and_can_be_read` |
+//! | a lease ends, or etcd is frozen | `a_lost_lease_is_taken_anew_with_all_that_went_with_it`, `a_host_comes_back_after_a_frozen_etcd_and_a_compaction`, `a_leader_that_lost_its_lease_opens_nothing` |
+//! | the disk of a host is full | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `what_is_not_remembered_is_not_begun`, `what_passes_is_tried_again_and_nothing_else` |
+//! | two people deploy one component | `eight_hosts_go_in_waves_stop_at_a_bad_canary_and_come_back`, `of_two_who_deploy_the_second_is_told_of_the_first_before_its_upload` |
+//! | a claim ends, and both publish | `who_loses_the_claim_publishes_nothing_and_follows_who_won`, `of_two_claims_of_which_one_ended_one_publishes` |
+//! | a rollback during a rollout | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `a_rollback_goes_everywhere_at_once_and_not_back_again` |
+//! | a deployment during a rollout | `of_two_who_deploy_the_second_is_told_of_the_first_before_its_upload` |
+//! | the leader of a rollout is killed | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `a_leader_takes_a_rollout_to_its_end_and_another_one_goes_on_when_it_dies` |
+//! | a clock is wrong | `clocks_labels_newer_words_and_other_fleets_confuse_no_host`, `what_was_not_sent_was_not_done` |
+//! | a host is removed, or its user | `a_host_that_was_taken_out_goes_on_as_it_is`, `a_host_that_is_removed_is_expected_no_longer`, `a_host_needs_no_right_but_to_its_own_keys_and_lives_on_without_them` |
+//! | two hosts have one name | `hosts_take_what_one_built_and_one_that_was_off_catches_up_without_etcd_in_between`, `a_name_belongs_to_one_root` |
+//! | a host was off for long, and the payload is gone everywhere | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `a_host_that_was_off_goes_to_the_newest_and_a_restored_store_turns_nobody_back` |
+//! | a holder sends something else, or hardly anything | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `a_host_that_sends_something_else_is_told_and_not_asked_again`, `a_host_that_is_slow_or_none_at_all_is_left_for_another` |
+//! | a host is of another architecture | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `clocks_labels_newer_words_and_other_fleets_confuse_no_host` |
+//! | a watch is silent for ever | `a_watch_says_how_it_ended`, `a_silent_watch_is_begun_anew_and_the_lease_goes_on` |
+//! | a document is of a newer gangplank | `an_unknown_version_is_held`, `a_document_is_read_by_its_version`, `clocks_labels_newer_words_and_other_fleets_confuse_no_host` |
+//! | etcd's certificate does not do, or etcd wants one | `etcd_may_want_a_certificate` |
+//! | somebody writes to etcd who should not | `who_writes_to_etcd_without_the_key_makes_no_host_do_anything`, `a_host_with_a_trust_takes_only_what_is_signed`, `what_is_published_is_signed_by_who_has_the_key`, `what_strangers_write_ends_no_list_and_fills_no_memory`, `numbers_that_nobody_means_end_no_leader`, `a_long_reason_and_odd_numbers_keep_no_host_from_going_on` |
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +37,27 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::test_server::{TempDir, TestServer, gangplank, tar};
+use crate::tidy::{rust_files, top};
+
+#[test]
+fn every_test_of_the_table_is_there() {
+    let sources = ["src", "tests/it"].map(|dir| rust_files(&top().join(dir)));
+    let sources = sources.concat();
+    let sources = sources.iter().map(|file| fs::read_to_string(file).unwrap());
+    let sources: String = sources.collect();
+    let table = fs::read_to_string(top().join("tests/it/fleet.rs")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("//! | "));
+    let mut count = 0;
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        assert!(
+            sources.contains(&format!("\nfn {name}("))
+                || sources.contains(&format!("    fn {name}(")),
+            "{name}"
+        );
+        count += 1;
+    }
+    assert!(count > 50, "{count}");
+}
 
 #[test]
 fn a_server_without_a_fleet_refuses_before_anything_is_sent() {

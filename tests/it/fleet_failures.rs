@@ -12,7 +12,7 @@ use crate::etcd_server::EtcdServer;
 use crate::fleet_hosts::{
     EVERYBODY, TestFleet, await_that, base64, content, get, logged, put, raw,
 };
-use crate::test_server::{TempDir, await_some, tar};
+use crate::test_server::{TempDir, await_some, names, tar};
 
 /// The place of a host in the order of a deployment.
 fn place(desired: &Value, host: &str) -> String {
@@ -21,7 +21,7 @@ fn place(desired: &Value, host: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A `release` that says when it has begun, and waits until it may end.
+/// A command that says when it has begun, and waits until it may end.
 struct Gate(TempDir);
 
 impl Gate {
@@ -29,9 +29,13 @@ impl Gate {
         Gate(TempDir::new())
     }
 
-    fn procfile(&self) -> String {
+    fn command(&self) -> String {
         let dir = self.0.0.display();
-        format!("release: touch {dir}/begun; until test -e {dir}/go; do sleep 0.02; done\n")
+        format!("touch {dir}/begun; until test -e {dir}/go; do sleep 0.02; done")
+    }
+
+    fn procfile(&self) -> String {
+        format!("release: {}\n", self.command())
     }
 
     fn await_begun(&self) {
@@ -285,6 +289,38 @@ fn bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are() {
         get(&fleet.etcd, "status/two/lost").filter(|one| one["state"] == "failed")
     });
     assert_eq!(gone["code"], "payload_gone", "{gone}");
+}
+
+#[test]
+fn who_loses_the_claim_publishes_nothing_and_follows_who_won() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let (one, two) = (fleet.host("one"), fleet.host("two"));
+    let gate = Gate::new();
+    let command = gate.command();
+    let fields = [
+        ("project", "app"),
+        ("fleet", "true"),
+        ("install_command", &*command),
+    ];
+    let lost = std::thread::scope(|scope| {
+        let deploying = scope.spawn(|| one.deploy(&fields, &tar(&[("./v", "loser")])));
+        gate.await_begun();
+        // Its lease has ended, as that of a host that was frozen, and another one has published.
+        let claim = json!({"key": base64("gangplank/claim/app")});
+        fleet.etcd.ask(0, "/v3/kv/deleterange", &claim);
+        fleet.publish(1, ("two", &two), "winner");
+        fleet.await_status("two", 1, "live");
+        gate.open();
+        deploying.join().unwrap()
+    });
+    let (code, why) = lost.refusal();
+    assert_eq!(code, "conflict", "{why}");
+    fleet.await_status("one", 1, "live");
+    assert_eq!(content(&one), "winner");
+    let releases = names(&one.path("releases/app"));
+    assert_eq!(releases.len(), 1, "what it built is gone: {releases:?}");
 }
 
 /// A key as it stands there, for who moves it.
