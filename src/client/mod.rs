@@ -23,6 +23,7 @@ pub(crate) mod kv;
 pub(crate) mod notice;
 mod probe;
 mod request;
+pub(crate) mod speed;
 mod state;
 mod target;
 mod tls;

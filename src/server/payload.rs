@@ -13,8 +13,8 @@ pub(super) fn get(state: &ServerState, id: DeploymentId) -> Result<Outcome, Refu
         let why = format!("reading the payload of deployment {id}: it is still running");
         return Err(Refusal::new(Code::Conflict, why));
     }
-    let (file, length) = state.deployer.archive(id)?;
-    let name = format!("deployment-{id}.tar.gz");
+    let (file, length, extension) = state.deployer.archive(id)?;
+    let name = format!("deployment-{id}.{extension}");
     Ok(Outcome::File(Box::new(FileAnswer {
         file,
         length,

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use crate::api::error::{Code, Refusal};
 use crate::api::operation::Prepare;
-use crate::formats::archive::ACCEPTS;
 use crate::server::form::{Bytes, RequestBody};
 use crate::server::options::RequestOptions;
 use crate::server::state::ServerState;
@@ -23,7 +22,7 @@ pub(super) fn prepare(
             (None, false) => "all",
             _ => "",
         };
-        return Ok(json!({ "base": found.base, "missing": missing, "accepts": ACCEPTS }));
+        return Ok(json!({ "base": found.base, "missing": missing, "accepts": state.accepts() }));
     };
     let Some(list) = request.payload else {
         let why = format!("preparing a deployment of {project}: the list of its tree is missing");
@@ -37,6 +36,6 @@ pub(super) fn prepare(
         "base": prepared.base,
         "missing": prepared.missing,
         "missing_bytes": prepared.missing_bytes,
-        "accepts": ACCEPTS,
+        "accepts": state.accepts(),
     }))
 }

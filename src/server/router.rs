@@ -227,7 +227,7 @@ fn perform(
         Operation::GetComponents(false) => status::get_components(state, caller)?,
         Operation::GetFleet(query) => return fleet::get_fleet(state, query, &options, caller),
         Operation::ChangeFleet(change) => fleet::change_fleet(state, change, caller)?,
-        Operation::RegistrationInfo => system::registration_info(),
+        Operation::RegistrationInfo => system::registration_info(state),
         Operation::SystemInformation => system::system_information(state, caller)?,
         Operation::CreatePageCode => ui::create_page_code(state, caller)?,
         Operation::EndPageSessions => ui::end_page_sessions(state, caller)?,

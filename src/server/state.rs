@@ -10,6 +10,7 @@ use crate::engine::member::FleetPins;
 use crate::engine::processes::Processes;
 use crate::engine::registry::Registry;
 use crate::engine::rollout::publish::FleetPublisher;
+use crate::formats::archive::accepts;
 use crate::server::auth::Authenticator;
 use crate::server::counters::AnswerCounters;
 use crate::server::gate::Occupancy;
@@ -52,6 +53,13 @@ impl ServerState {
 
     pub(super) fn deployer(&self) -> &Deployer {
         &self.deployer
+    }
+
+    /// What it takes as a payload, for whoever sends one. What its peers and the hosts of its fleet get of that they need not be
+    /// able to read if they are older.
+    pub(super) fn accepts(&self) -> &'static [&'static str] {
+        let passes_on = !self.deployer.peers().is_empty() || self.fleet.get().is_some();
+        accepts(passes_on)
     }
 
     pub(super) fn server_mark(&self) -> &ServerMark {

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::api::error::Refusal;
-use crate::formats::archive::ACCEPTS;
 use crate::server::auth::Caller;
 use crate::server::http::Answer;
 use crate::server::state::ServerState;
@@ -15,8 +14,8 @@ use crate::store::index::All;
 const REGISTRATION: &str = concat!("5.1.14+gangplank.", env!("CARGO_PKG_VERSION"));
 
 /// Performs `registration_info`.
-pub(super) fn registration_info() -> Value {
-    json!({ "version": REGISTRATION, "accepts": ACCEPTS })
+pub(super) fn registration_info(state: &ServerState) -> Value {
+    json!({ "version": REGISTRATION, "accepts": state.accepts() })
 }
 
 /// Performs `system_information`. Who is limited to some components is told of their deployments alone.

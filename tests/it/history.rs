@@ -1,7 +1,7 @@
 //! Deployments outlive everything: payloads, rollbacks, staged builds, cancelling, dropping, and a request that comes twice.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -187,6 +187,61 @@ fn a_release_that_was_pruned_is_built_again_from_its_payload() {
     assert!(!host.path(&format!("releases/demo/{}", ids[2])).exists());
 }
 
+/// A frame of lz4 that stores its only block.
+fn lz4(plain: &[u8]) -> Vec<u8> {
+    let stored = u32::try_from(plain.len()).unwrap() | 1 << 31;
+    let head = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
+    [&head, &stored.to_le_bytes()[..], plain, &[0; 4]].concat()
+}
+
+#[test]
+fn a_payload_in_lz4_is_rolled_back_to_and_given_back_by_its_own_name() {
+    let host = TestServer::start();
+    let plain = |n: u32| tar(&[("./version", &n.to_string())]);
+    let (first, second) = (plain(1), plain(2));
+    let half = second.len() / 2;
+    let ids = [
+        (lz4(&first), "1"),
+        ([lz4(&second[..half]), gzip(&second[half..])].concat(), "2"),
+        (plain(3), "3"),
+    ];
+    let ids = ids.map(|(payload, version)| {
+        let id = deployed(&host.deploy(&[("project", "demo")], &payload));
+        assert_eq!(live(&host), version);
+        (id, payload)
+    });
+    // Built again from the payload alone.
+    for (n, (id, _)) in ids.iter().enumerate() {
+        let release = host.path(&format!("releases/demo/{id}"));
+        if n + 1 < ids.len() {
+            fs::remove_dir_all(release).unwrap();
+            let fields = json!({"project": "demo", "deployment_id": id});
+            deployed(&ask(&host, "rollback_component", &fields));
+            assert_eq!(live(&host), (n + 1).to_string());
+        }
+    }
+    let given = |id: &str| {
+        let answer = ask(
+            &host,
+            "get_deployment_payload",
+            &json!({"deployment_id": id}),
+        );
+        let name = answer.header("Content-Disposition").unwrap().to_owned();
+        (name.replace(id, "ID"), answer.body)
+    };
+    let named = |end: &str| format!("attachment; filename=\"deployment-ID.{end}\"");
+    assert_eq!(given(&ids[0].0), (named("tar.lz4"), ids[0].1.clone()));
+    assert_eq!(given(&ids[2].0), (named("tar"), ids[2].1.clone()));
+    // Of two formats, which no other program reads: given as one.
+    for _ in 0..2 {
+        let (name, body) = given(&ids[1].0);
+        let mut unpacked = Vec::new();
+        let mut gzip = flate2::read::GzDecoder::new(&body[..]);
+        gzip.read_to_end(&mut unpacked).unwrap();
+        assert_eq!((name, unpacked), (named("tar.gz"), second.clone()));
+    }
+}
+
 #[test]
 fn payloads_are_given_back_as_they_came() {
     let host = TestServer::start();
@@ -201,7 +256,7 @@ fn payloads_are_given_back_as_they_came() {
         (answer.status, answer.header("Content-Type")),
         (200, Some("application/octet-stream"))
     );
-    let disposition = format!("attachment; filename=\"deployment-{id}.tar.gz\"");
+    let disposition = format!("attachment; filename=\"deployment-{id}.tar\"");
     assert_eq!(answer.header("Content-Disposition"), Some(&*disposition));
     assert_eq!(
         answer.header("Content-Length"),

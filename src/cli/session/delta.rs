@@ -48,7 +48,7 @@ impl Session<'_> {
             return Ok(None);
         }
         let known = delta.tree().is_some() || delta.has_kept();
-        if !known && !self.may_lack_less(&project, key) {
+        if !known && !self.may_lack_less(&project, key, delta) {
             return Ok(None);
         }
         let Some(tree) = self.tree(delta)? else {
@@ -77,7 +77,10 @@ impl Session<'_> {
         // Why there is no answer shows as soon as everything is sent.
         let answer = self.follow(request).ok();
         match answer {
-            Some(answer) => missing(tree, &answer, sent.get()),
+            Some(answer) => {
+                delta.answered(&answer);
+                missing(tree, &answer, sent.get())
+            }
             None => Ok(None),
         }
     }
@@ -93,7 +96,7 @@ impl Session<'_> {
 
     /// Whether the server may have something of the component, for which the directory is worth reading. A server that
     /// does not understand the question is asked by the list.
-    fn may_lack_less(&mut self, project: &Project, key: &str) -> bool {
+    fn may_lack_less(&mut self, project: &Project, key: &str, delta: &DeltaUpload) -> bool {
         let asked = OperationCall::from(Operation::Prepare(Prepare {
             project: project.clone(),
             tree: None,
@@ -105,7 +108,10 @@ impl Session<'_> {
             key,
         });
         match answer {
-            Ok(answer) => answer["missing"] != "all",
+            Ok(answer) => {
+                delta.answered(&answer);
+                answer["missing"] != "all"
+            }
             // If nobody answers, the upload shows why.
             Err(_) => self.status.is_some(),
         }

@@ -9,11 +9,12 @@ use crate::api::error::{Error, Exit};
 use crate::api::operation::{AnswerShape, OperationCall, OperationName};
 use crate::cli::screen::Screen;
 use crate::cli::session::missing::DeltaUpload;
-use crate::cli::session::pack::{self, PackingThread, UploadSource};
+use crate::cli::session::pack::{self, PackLink, PackingThread, UploadSource};
 use crate::cli::session::{CommandError, Session};
 use crate::client::follow::{
     AnswerFollower, FollowHost, FollowNews, FollowOptions, NextNotice, Repeat, Subject,
 };
+use crate::client::speed::LinkSpeed;
 use crate::client::{Client, DeploymentRef, InFlight};
 use crate::formats::archive::Spool;
 use crate::formats::sse::SseRecord;
@@ -167,6 +168,7 @@ impl Session<'_> {
             request,
             show,
             packing: None,
+            speed: None,
             sending: false,
             begun: false,
             unwanted: false,
@@ -196,6 +198,8 @@ struct Following<'f, 'a, 'r> {
     request: FollowedRequest<'r>,
     show: Show<'f>,
     packing: Option<PackingThread>,
+    /// What is remembered of the link, for an upload.
+    speed: Option<LinkSpeed>,
     /// The payload is being sent, and nothing was answered.
     sending: bool,
     /// Lines have come, so that they go on.
@@ -221,8 +225,14 @@ impl Following<'_, '_, '_> {
             None => None,
         };
         self.sending = true;
+        self.speed = LinkSpeed::of(client);
+        let link = PackLink {
+            local: client.is_local(),
+            known: self.speed.as_ref().and_then(LinkSpeed::known),
+            lz4: delta.is_some_and(DeltaUpload::takes_lz4),
+        };
         let Some(missing) = missing else {
-            let (packing, payload) = pack::start(source, client.is_local())?;
+            let (packing, payload) = pack::start(source, link)?;
             self.packing = Some(packing);
             return client.upload(call, payload, key);
         };
@@ -231,7 +241,7 @@ impl Following<'_, '_, '_> {
             fields.insert("base".into(), base.as_str().into());
         }
         let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
-        let (packing, payload) = pack::start_delta(missing, source.level(), client.is_local())?;
+        let (packing, payload) = pack::start_delta(missing, source.level(), link)?;
         self.packing = Some(packing);
         client.upload(&call, payload, key)
     }
@@ -284,6 +294,9 @@ impl FollowHost for Following<'_, '_, '_> {
             FollowNews::Sent => {
                 self.sending = false;
                 if let Some(packing) = &self.packing {
+                    if let (Some(speed), Some(link)) = (&self.speed, packing.link()) {
+                        speed.keep(link);
+                    }
                     match packing.reused() {
                         Some((sent, reused)) => screen.uploaded_some(sent, reused),
                         None => screen.uploaded(packing.progress().0),

@@ -31,6 +31,8 @@ pub(crate) struct DeltaUpload {
     by: Cell<TriedBy>,
     /// The bytes of lists that were sent.
     listed: Cell<u64>,
+    /// The server takes lz4, as it said last.
+    lz4: Cell<bool>,
 }
 
 /// What says what the server has.
@@ -78,6 +80,7 @@ impl DeltaUpload {
             tree: OnceCell::new(),
             by: Cell::new(TriedBy::Kept),
             listed: Cell::new(0),
+            lz4: Cell::new(false),
         })
     }
 
@@ -118,6 +121,18 @@ impl DeltaUpload {
     /// The bytes of lists that were sent.
     pub(crate) fn listed(&self) -> &Cell<u64> {
         &self.listed
+    }
+
+    /// The server has answered what it takes.
+    pub(crate) fn answered(&self, answer: &Value) {
+        let accepts = answer["accepts"].as_array();
+        self.lz4
+            .set(accepts.is_some_and(|words| words.iter().any(|word| word == "lz4")));
+    }
+
+    /// Whether the server takes lz4.
+    pub(crate) fn takes_lz4(&self) -> bool {
+        self.lz4.get()
     }
 
     /// Whether it is to be tried by what was kept, if that is `known`: once, for what an upload brings that is cut the

@@ -35,6 +35,7 @@ pub(crate) struct PackingThread {
     reused: Option<String>,
     /// The bytes that were sent to find that out.
     asked: u64,
+    outflow: Arc<Outflow>,
 }
 
 /// Where a payload comes from, each time that it is sent.
@@ -93,13 +94,24 @@ impl UploadSource {
     }
 }
 
-/// Begins to pack; the payload is what the [`PackReader`] gives. `local` says that it is for a server on this machine.
+/// What is known of the way to the server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackLink {
+    /// The server is on this machine.
+    pub(crate) local: bool,
+    /// How many bytes a second it took the last time.
+    pub(crate) known: Option<u64>,
+    /// The server takes lz4, too.
+    pub(crate) lz4: bool,
+}
+
+/// Begins to pack; the payload is what the [`PackReader`] gives.
 pub(crate) fn start(
     source: UploadSource,
-    local: bool,
+    link: PackLink,
 ) -> Result<(PackingThread, PackReader), Error> {
     let total = source.total();
-    begin(total, local, move |out, link, packed| {
+    begin(total, link, move |out, link, packed| {
         source.write(out, link, packed)
     })
 }
@@ -109,9 +121,9 @@ pub(crate) fn start(
 pub(crate) fn start_delta(
     missing: Missing,
     level: Option<u32>,
-    local: bool,
+    link: PackLink,
 ) -> Result<(PackingThread, PackReader), Error> {
-    let level = level.unwrap_or(u32::from(!local));
+    let level = level.unwrap_or(u32::from(!link.local));
     let (total, reused, asked) = (missing.bytes, missing.reused.clone(), missing.asked);
     let write = move |out: &mut PackWriter, _: Effort<'_>, packed: &AtomicU64| {
         let Missing {
@@ -120,7 +132,7 @@ pub(crate) fn start_delta(
         let progress = &mut |n| packed.store(n, Ordering::Relaxed);
         tree.write_delta(head, wanted, (out, level), progress)
     };
-    let (mut packing, payload) = begin(total, local, write)?;
+    let (mut packing, payload) = begin(total, link, write)?;
     packing.reused = reused;
     packing.asked = asked;
     Ok((packing, payload))
@@ -129,7 +141,7 @@ pub(crate) fn start_delta(
 /// Begins to write a payload.
 fn begin(
     total: u64,
-    local: bool,
+    link: PackLink,
     write: impl FnOnce(&mut PackWriter, Effort<'_>, &AtomicU64) -> Result<(), Error> + Send + 'static,
 ) -> Result<(PackingThread, PackReader), Error> {
     let (full, filled) = bounded(BUFFERS);
@@ -153,7 +165,13 @@ fn begin(
         .name("pack".into())
         .spawn(move || {
             let outflow = &*measured;
-            let link = Effort::Link { outflow, local };
+            let PackLink { local, known, lz4 } = link;
+            let link = Effort::Link {
+                outflow,
+                local,
+                known,
+                lz4,
+            };
             pump.run(|out| write(out, link, &packed))
         })
         .doing(|| "starting the thread pack".into())?;
@@ -164,6 +182,7 @@ fn begin(
         sent,
         reused: None,
         asked: 0,
+        outflow: Arc::clone(&outflow),
     };
     let pipe = PackReader {
         filled,
@@ -187,6 +206,11 @@ impl PackingThread {
     pub(crate) fn reused(&self) -> Option<(u64, &str)> {
         let reused = self.reused.as_deref()?;
         Some((self.asked + self.sent.load(Ordering::Relaxed), reused))
+    }
+
+    /// How many bytes a second the link took, if that has shown itself.
+    pub(crate) fn link(&self) -> Option<u64> {
+        self.outflow.link()
     }
 
     /// Why the payload could not be packed, if that is so. Waits for the thread, so the [`PackReader`] has to be at its end or
@@ -327,6 +351,40 @@ mod tests {
             given: None,
         };
         (pipe, thread)
+    }
+
+    #[test]
+    fn a_link_that_is_known_decides_what_a_payload_begins_with() {
+        let dir = std::env::temp_dir().join(format!("gangplank-pack-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("a"), "text").unwrap();
+        let plan = Arc::new(crate::formats::archive::plan(&dir, &Default::default()).unwrap());
+        let (gzip, lz4) = ([0x1f, 0x8b, 8, 0], [0x04, 0x22, 0x4d, 0x18]);
+        let quick = Some(118_000_000);
+        let table = [
+            // The level, what is known of the link, whether the server is here and whether it takes lz4.
+            (None, quick, false, true, lz4),
+            (None, quick, false, false, gzip),
+            (None, quick, true, true, gzip),
+            (None, None, false, true, gzip),
+            (None, Some(12_500_000), false, true, gzip),
+            (None, Some(2_000_000_000), false, true, gzip),
+            (Some(1), quick, false, true, gzip),
+        ];
+        for (level, known, local, takes, expected) in table {
+            let source = UploadSource::Plan(Arc::clone(&plan), level);
+            let link = PackLink {
+                local,
+                known,
+                lz4: takes,
+            };
+            let (packing, mut payload) = start(source, link).unwrap();
+            let mut bytes = Vec::new();
+            payload.read_to_end(&mut bytes).unwrap();
+            assert!(packing.failure().is_none());
+            assert_eq!(bytes[..4], expected, "{level:?} {link:?}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

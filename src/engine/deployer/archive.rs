@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::PoisonError;
 
@@ -12,7 +12,7 @@ use crate::api::record::{Record, Summary, key_of};
 use crate::engine::deployer::{Deployer, not_found};
 use crate::engine::peers::WholePayload;
 use crate::engine::trees::{Scratch, TreeMaker, delta_head};
-use crate::formats::archive::{Effort, IncomingPayload, Limits, PackPlan};
+use crate::formats::archive::{Effort, IncomingPayload, Limits, PackPlan, as_gzip, extension};
 use crate::system::files::if_there;
 use crate::system::log;
 
@@ -22,19 +22,44 @@ const CHAIN_MAX: usize = 8;
 const LEVEL: u32 = 1;
 
 impl Deployer {
-    /// A stored payload as an archive, and its length.
+    /// A stored payload as an archive that other programs read, its length, and what its name ends with.
     ///
     /// # Errors
     /// `not_found` if it is no longer stored, or why the archive of a delta cannot be made.
-    pub fn archive(&self, id: DeploymentId) -> Result<(File, u64), Refusal> {
+    pub fn archive(&self, id: DeploymentId) -> Result<(File, u64, &'static str), Refusal> {
         let store = &self.known.store;
-        let (payload, length) = self.payload(id)?;
-        if delta_head(&store.payload(id))?.is_none() {
-            return Ok((payload, length));
+        let (mut payload, mut length) = self.payload(id)?;
+        if delta_head(&store.payload(id))?.is_some() {
+            let of = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
+            self.pack(&of.project, id)?;
+            (payload, length) = self.payload(id)?;
         }
-        let of = store.read_summary(id)?.ok_or_else(|| not_found(id))?;
-        self.pack(&of.project, id)?;
-        self.payload(id)
+        let extension = extension(&payload);
+        match extension.doing(|| format!("reading the payload of deployment {id}"))? {
+            Some(extension) => Ok((payload, length, extension)),
+            None => self.in_one_format(id, &payload),
+        }
+    }
+
+    /// What came half as lz4, half as gzip, as the latter. The stored one stays: it has the hash that it came with.
+    fn in_one_format(
+        &self,
+        id: DeploymentId,
+        payload: &File,
+    ) -> Result<(File, u64, &'static str), Refusal> {
+        let _turn = self.packing.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.known.store.fresh_beside(id);
+        let what = || format!("writing {}", path.display());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.mode(0o600).open(&path).doing(what)?;
+        let written = as_gzip(payload, BufWriter::new(&file), LEVEL);
+        // It is there until it has been read.
+        let removed = fs::remove_file(&path);
+        written.and(removed).doing(what)?;
+        (&file).rewind().doing(what)?;
+        let length = file.metadata().doing(what)?.len();
+        Ok((file, length, "tar.gz"))
     }
 
     /// A stored payload that has this SHA-256, in hex, and its length; none if there is none, of the components that `may` lets

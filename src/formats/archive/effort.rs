@@ -1,18 +1,25 @@
-//! How hard to compress: as hard as the link is slow. Where it is quicker than deflate, nothing is compressed; the slower it is,
+//! How hard to compress: as hard as the link is slow. Where it is quicker than any codec, nothing is compressed; the slower it is,
 //! the more it pays. It is measured while the payload is sent: how long the sender was busy for how many bytes, against how
-//! long the codec was.
+//! long the codec was. What the link was like the last time decides until then.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a sender reports: how much it has sent, and how long that took. What it waits for is not counted.
 #[derive(Debug, Default)]
 pub struct Outflow {
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
+    /// Bytes a second, once they are known.
+    link: AtomicU64,
 }
 
 impl Outflow {
+    /// How many bytes a second the link took, if it was what everything waited for.
+    pub fn link(&self) -> Option<u64> {
+        Some(self.link.load(Ordering::Relaxed)).filter(|speed| *speed > 0)
+    }
+
     /// So many bytes more were sent, and kept the sender busy so long.
     pub fn sent(&self, bytes: usize, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -38,35 +45,56 @@ pub enum Effort<'a> {
         /// The other end is on this machine, as far as its address says. Both share its processors then, so that only a link
         /// that is much slower, a tunnel perhaps, is worth compressing for.
         local: bool,
+        /// How many bytes a second it took the last time, if that is known.
+        known: Option<u64>,
+        /// The other end takes lz4, too.
+        lz4: bool,
     },
 }
 
-/// A level, as far as nothing is measured: how quick it is, in bytes a microsecond, and how much it shrinks, both as of sources
-/// and texts on one core. What one level shows of a payload is taken for the others too, in proportion.
+/// What something is compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Lz4,
+    /// With this level; 0 stores.
+    Deflate(u32),
+}
+
+const STORED: Method = Method::Deflate(0);
+
+/// A method, as far as nothing is measured: how quick it is, in bytes a microsecond, and how much it shrinks, both as of sources
+/// and texts on one core. What one shows of a payload is taken for the others too, in proportion.
 struct Expected {
-    level: u32,
+    method: Method,
     speed: f64,
     ratio: f64,
 }
 
-const EXPECTED: [Expected; 4] = [
+const DEFLATE_1: Expected = Expected {
+    method: Method::Deflate(1),
+    speed: 170.0,
+    ratio: 2.9,
+};
+
+const EXPECTED: [Expected; 5] = [
     Expected {
-        level: 1,
-        speed: 170.0,
-        ratio: 2.9,
+        method: Method::Lz4,
+        speed: 340.0,
+        ratio: 2.4,
     },
+    DEFLATE_1,
     Expected {
-        level: 2,
+        method: Method::Deflate(2),
         speed: 105.0,
         ratio: 3.6,
     },
     Expected {
-        level: 4,
+        method: Method::Deflate(4),
         speed: 75.0,
         ratio: 3.9,
     },
     Expected {
-        level: 6,
+        method: Method::Deflate(6),
         speed: 50.0,
         ratio: 4.2,
     },
@@ -100,13 +128,20 @@ impl Transferred {
     }
 }
 
+/// So much is sent by what was measured before, while the codec is what the link waits for: how quick that is does not show then.
+const BELIEVED_BYTES: u64 = 16 << 20;
+
 /// Follows the link.
 pub(super) struct Throttle<'a> {
     effort: Effort<'a>,
-    level: u32,
-    /// What was sent up to the last judgement.
+    method: Method,
+    lz4: bool,
+    /// What was sent up to the last judgement, and when that was.
     before: Transferred,
-    /// What the codec took of the present level, and what it made of that.
+    judged: Instant,
+    /// The link as it was when everything waited for it, and how much was sent by then.
+    measured: Option<(f64, u64)>,
+    /// What the codec took with the present method, and what it made of that.
     taken: Transferred,
     made: u64,
     /// How this payload compares to what is expected, once something of it was compressed.
@@ -116,21 +151,50 @@ pub(super) struct Throttle<'a> {
 
 impl<'a> Throttle<'a> {
     pub(super) fn new(effort: Effort<'a>) -> Throttle<'a> {
-        let level = match &effort {
-            Effort::Level(level) => *level,
-            Effort::Link { local: true, .. } => 0,
+        let method = match &effort {
+            Effort::Level(level) => Method::Deflate(*level),
+            Effort::Link { local: true, .. } => STORED,
             // What is stored on a slow link costs more than what is deflated on a quick one.
-            Effort::Link { .. } => 1,
+            Effort::Link { .. } => Method::Deflate(1),
         };
-        Throttle {
-            effort,
-            level,
+        let mut throttle = Throttle {
+            method,
+            lz4: matches!(
+                effort,
+                Effort::Link {
+                    lz4: true,
+                    local: false,
+                    ..
+                }
+            ),
             before: Transferred::default(),
+            judged: Instant::now(),
+            measured: None,
             taken: Transferred::default(),
             made: 0,
             speed: 1.0,
             ratio: 1.0,
+            effort,
+        };
+        if let Effort::Link {
+            known: Some(known), ..
+        } = throttle.effort
+        {
+            throttle.method = throttle.best(known as f64 / 1_000_000.0);
         }
+        // From gzip nothing goes over to lz4.
+        throttle.lz4 &= throttle.method == Method::Lz4;
+        throttle
+    }
+
+    /// The method for what comes next, as it was judged last.
+    pub(super) fn method(&self) -> Method {
+        self.method
+    }
+
+    /// From here on it is not chosen.
+    pub(super) fn without_lz4(&mut self) {
+        self.lz4 = false;
     }
 
     /// The codec took so many bytes, made so many of them, and was busy so long.
@@ -141,10 +205,15 @@ impl<'a> Throttle<'a> {
         self.made += made as u64;
     }
 
-    /// The level for what comes next.
-    pub(super) fn level(&mut self) -> u32 {
-        let Effort::Link { outflow, local } = &self.effort else {
-            return self.level;
+    /// The method for what comes next.
+    pub(super) fn judge(&mut self) -> Method {
+        let wall = self.judged.elapsed();
+        self.judge_after(wall)
+    }
+
+    fn judge_after(&mut self, wall: Duration) -> Method {
+        let Effort::Link { outflow, .. } = &self.effort else {
+            return self.method;
         };
         let sent = outflow.so_far();
         let last = Transferred {
@@ -156,22 +225,30 @@ impl<'a> Throttle<'a> {
             _ => JUDGED_BYTES,
         };
         if last.bytes < enough && last.nanoseconds < JUDGED_NANOSECONDS {
-            return self.level;
+            return self.method;
         }
-        let (link, local) = (last.speed(), *local);
-        self.before = sent;
-        self.learn();
-        let quickest = EXPECTED[0].speed * self.speed;
-        self.level = match local && link * LOCAL > quickest {
-            true => 0,
-            false => self.best(link),
+        // Whoever mostly waits for bytes to send does not find out how many could be sent.
+        let waited_for = u128::from(last.nanoseconds) * 2 >= wall.as_nanos();
+        if waited_for {
+            self.measured = Some((last.speed(), sent.bytes));
+            outflow
+                .link
+                .store((last.speed() * 1_000_000.0) as u64, Ordering::Relaxed);
+        }
+        let link = match self.measured {
+            Some((link, at)) if self.method != STORED && sent.bytes - at < BELIEVED_BYTES => link,
+            _ => last.speed(),
         };
-        self.level
+        self.before = sent;
+        self.judged = Instant::now();
+        self.learn();
+        self.method = self.best(link);
+        self.method
     }
 
-    /// Compares what the present level did with what was expected of it.
+    /// Compares what the present method did with what was expected of it.
     fn learn(&mut self) {
-        let of_level = EXPECTED.iter().find(|one| one.level == self.level);
+        let of_level = EXPECTED.iter().find(|one| one.method == self.method);
         let is_enough = self.taken.bytes >= JUDGED_BYTES / 2;
         if let Some(expected) = of_level.filter(|_| is_enough) {
             self.speed = self.taken.speed() / expected.speed;
@@ -181,21 +258,30 @@ impl<'a> Throttle<'a> {
         }
     }
 
-    /// The level by which most of the payload comes through a link of this speed.
-    fn best(&self, link: f64) -> u32 {
+    /// The method by which most of the payload comes through a link of this speed.
+    fn best(&self, link: f64) -> Method {
+        let quickest = DEFLATE_1.speed * self.speed;
+        let local = matches!(self.effort, Effort::Link { local: true, .. });
+        if local && link * LOCAL > quickest {
+            return STORED;
+        }
         let through = |expected: &Expected| {
             let shrinks = (expected.ratio * self.ratio).max(1.0);
             (expected.speed * self.speed).min(link * shrinks)
         };
-        let now = EXPECTED.iter().find(|one| one.level == self.level);
-        let mut best = (self.level, now.map_or(link, through) * BETTER);
-        for (level, promised) in EXPECTED
-            .iter()
-            .map(|one| (one.level, through(one)))
-            .chain([(0, link)])
+        let methods = || {
+            EXPECTED
+                .iter()
+                .filter(|one| self.lz4 || one.method != Method::Lz4)
+        };
+        let now = methods().find(|one| one.method == self.method);
+        let mut best = (self.method, now.map_or(link, through) * BETTER);
+        for (method, promised) in methods()
+            .map(|one| (one.method, through(one)))
+            .chain([(STORED, link)])
         {
             if promised > best.1 {
-                best = (level, promised);
+                best = (method, promised);
             }
         }
         best.0
@@ -206,17 +292,30 @@ impl<'a> Throttle<'a> {
 mod tests {
     use super::*;
 
-    /// The level after a link of so many MB/s has shown itself.
-    fn level(throttle: &mut Throttle, outflow: &Outflow, megabytes: u64) -> u32 {
+    fn link(outflow: &Outflow, local: bool, known: Option<u64>) -> Throttle<'_> {
+        Throttle::new(Effort::Link {
+            outflow,
+            local,
+            known,
+            lz4: true,
+        })
+    }
+
+    /// What was found out of the link, in MB/s.
+    fn shown(outflow: &Outflow) -> Option<u64> {
+        outflow.link().map(|speed| (speed + 500_000) / 1_000_000)
+    }
+
+    /// The method after a link of so many MB/s has shown itself, to a sender that was busy for one of so many parts of the time.
+    fn after(throttle: &mut Throttle, outflow: &Outflow, megabytes: u64, part: u32) -> Method {
         let bytes = 2 * JUDGED_BYTES;
         let time = Duration::from_nanos(bytes * 1000 / megabytes);
         outflow.sent(usize::try_from(bytes).unwrap(), time);
-        throttle.level()
+        throttle.judge_after(time * part)
     }
 
     #[test]
     fn the_slower_the_link_the_harder_it_is_compressed() {
-        let outflow = Outflow::default();
         let table = [
             // A unix socket, 10 Gbit/s, 1 Gbit/s, 200, 100, and 10 Mbit/s.
             (
@@ -230,64 +329,107 @@ mod tests {
             ),
         ];
         for (local, steps) in table {
-            let outflow_of = &outflow;
-            let mut throttle = Throttle::new(Effort::Link {
-                outflow: outflow_of,
-                local,
-            });
-            throttle.before = outflow.so_far();
-            assert_eq!(throttle.level(), u32::from(!local));
+            let outflow = Outflow::default();
+            let mut throttle = link(&outflow, local, None);
+            assert_eq!(throttle.method(), Method::Deflate(u32::from(!local)));
             for (megabytes, expected) in steps {
-                let found = level(&mut throttle, &outflow, megabytes);
+                let found = after(&mut throttle, &outflow, megabytes, 1);
+                let expected = Method::Deflate(expected);
                 assert_eq!(found, expected, "{megabytes} MB/s, local: {local}");
+                assert_eq!(shown(&outflow), Some(megabytes));
             }
             // And back.
-            assert_eq!(level(&mut throttle, &outflow, 2000), 0);
+            assert_eq!(after(&mut throttle, &outflow, 2000, 1), STORED);
         }
+    }
+
+    #[test]
+    fn what_is_known_of_a_link_decides_until_it_shows_itself() {
+        let table = [
+            // What it was, in MB/s; with what it begins; what it is; with what it goes on.
+            (2000, STORED, 12, Method::Deflate(6)),
+            (118, Method::Lz4, 118, Method::Lz4),
+            (118, Method::Lz4, 12, Method::Deflate(6)),
+            (118, Method::Lz4, 2000, STORED),
+            (12, Method::Deflate(6), 118, Method::Deflate(1)),
+            (12, Method::Deflate(6), 12, Method::Deflate(6)),
+        ];
+        for (known, first, is, then) in table {
+            let outflow = Outflow::default();
+            let mut throttle = link(&outflow, false, Some(known * 1_000_000));
+            assert_eq!(throttle.method(), first, "{known}");
+            assert_eq!(throttle.judge(), first, "nothing was sent yet");
+            // Less than a mebibyte says it.
+            let half = usize::try_from(FIRST_JUDGED_BYTES).unwrap();
+            let time = Duration::from_nanos(FIRST_JUDGED_BYTES * 1000 / is);
+            outflow.sent(half, time);
+            assert_eq!(throttle.judge_after(time), then, "{known}, then {is}");
+        }
+        // To this machine nothing goes as lz4, nor to who does not take it.
+        let outflow = Outflow::default();
+        let known = Some(118_000_000);
+        assert_eq!(link(&outflow, true, known).method(), STORED);
+        let throttle = Throttle::new(Effort::Link {
+            outflow: &outflow,
+            local: false,
+            known,
+            lz4: false,
+        });
+        assert_eq!(throttle.method(), Method::Deflate(1));
+    }
+
+    #[test]
+    fn who_waits_for_the_codec_does_not_find_out_how_quick_the_link_is() {
+        let outflow = Outflow::default();
+        let mut throttle = link(&outflow, false, None);
+        // Bytes that fill a buffer at once say nothing, but nothing else is known.
+        assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
+        assert_eq!(outflow.link(), None);
+        let deflate = Method::Deflate(1);
+        assert_eq!(after(&mut throttle, &outflow, 118, 1), deflate);
+        let times = BELIEVED_BYTES / (2 * JUDGED_BYTES);
+        for n in 1..times {
+            assert_eq!(after(&mut throttle, &outflow, 2000, 10), deflate, "{n}");
+        }
+        assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
+        assert_eq!(shown(&outflow), Some(118));
     }
 
     #[test]
     fn what_the_codec_shows_counts_more_than_what_is_expected() {
         let outflow = Outflow::default();
-        let link = || Effort::Link {
-            outflow: &outflow,
-            local: false,
-        };
         // A slow processor: half of what 1 Gbit/s takes.
-        let mut throttle = Throttle::new(link());
+        let mut throttle = link(&outflow, false, None);
         let mebibyte = 1 << 20;
         throttle.compressed(mebibyte, mebibyte / 3, Duration::from_millis(17));
-        assert_eq!(level(&mut throttle, &outflow, 118), 0);
+        assert_eq!(after(&mut throttle, &outflow, 118, 1), STORED);
         // What hardly shrinks is not worth it either.
-        let mut throttle = Throttle::new(link());
+        let mut throttle = link(&outflow, false, None);
         throttle.before = outflow.so_far();
         throttle.compressed(mebibyte, mebibyte - 100, Duration::from_millis(20));
-        assert_eq!(level(&mut throttle, &outflow, 118), 0);
+        assert_eq!(after(&mut throttle, &outflow, 118, 1), STORED);
     }
 
     #[test]
     fn the_first_judgement_comes_sooner() {
         let outflow = Outflow::default();
-        let mut throttle = Throttle::new(Effort::Link {
-            outflow: &outflow,
-            local: true,
-        });
-        assert_eq!(throttle.level(), 0);
+        let mut throttle = link(&outflow, true, None);
+        assert_eq!(throttle.judge(), STORED);
         let half = usize::try_from(FIRST_JUDGED_BYTES / 2).unwrap();
         // The buffers on the way take the beginning at once, and then a tunnel shows how slow it is.
         outflow.sent(half, Duration::from_micros(100));
-        assert_eq!(throttle.level(), 0);
+        assert_eq!(throttle.judge(), STORED);
         outflow.sent(half, Duration::from_millis(21));
-        let first = throttle.level();
-        assert!(first > 0, "{first}");
+        let first = throttle.judge();
+        assert_ne!(first, STORED);
         outflow.sent(half, Duration::from_millis(21));
-        assert_eq!(throttle.level(), first);
+        assert_eq!(throttle.judge(), first);
     }
 
     #[test]
     fn a_level_that_was_asked_for_stays() {
         let mut throttle = Throttle::new(Effort::Level(3));
         throttle.compressed(1 << 30, 1, Duration::from_secs(1000));
-        assert_eq!(throttle.level(), 3);
+        assert_eq!(throttle.judge(), Method::Deflate(3));
     }
 }

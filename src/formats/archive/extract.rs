@@ -13,11 +13,12 @@ use rustix::io::Errno;
 use tar::EntryType;
 
 use crate::api::error::{Code, Refusal};
+use crate::formats::archive::decoded::decoded;
 use crate::formats::archive::feed::{Disconnected, Feed};
 use crate::formats::archive::free_space::{FreeSpace, unwritten};
-use crate::formats::archive::gunzip::{self, GzipMembers};
 use crate::formats::archive::limits::{Limits, Owner};
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
+use crate::formats::archive::magic::Compressed;
 use crate::formats::archive::making::{new_file, set_mode, unmade};
 use crate::formats::archive::path::{Name, bad, bad_text};
 use crate::formats::archive::reader::{NotTar, TAR_BLOCK, TarEntry, TarReader, fill};
@@ -48,17 +49,11 @@ pub(super) fn extract(
     limits: &Limits,
     owner: Option<Owner>,
 ) -> Result<Tally, Refusal> {
-    let gzip = feed
-        .fill_buf()
-        .is_ok_and(|start| start.starts_with(&gunzip::MAGIC));
-    let plain: Box<dyn BufRead> = if gzip {
-        Box::new(GzipMembers::new(feed))
-    } else {
-        Box::new(feed)
-    };
-    let mut archive = TarReader::new(plain);
     let mut writer = TreeWriter::new(release, limits)?;
-    writer.zipped = gzip;
+    let start = feed.fill_buf().map_err(|error| writer.broken(&error))?;
+    writer.compressed = Compressed::of(start);
+    let plain = decoded(feed).map_err(|error| writer.broken(&error))?;
+    let mut archive = TarReader::new(plain);
     while let Some(entry) = archive.next().map_err(|error| writer.broken(&error))? {
         writer.entry(&entry, &mut archive)?;
     }
@@ -104,8 +99,8 @@ pub(super) struct TreeWriter<'a> {
     /// The last entry's name, for faults of what follows it.
     last: String,
     seen: u64,
-    /// The archive comes out of gzip.
-    zipped: bool,
+    /// What the archive comes out of.
+    compressed: Compressed,
     pub(super) rooted: bool,
     pub(super) bytes: u64,
     pub(super) files: u64,
@@ -129,23 +124,24 @@ impl<'a> TreeWriter<'a> {
             buffer: Pages::new(BUFFER),
             last: String::new(),
             seen: 0,
-            zipped: false,
+            compressed: Compressed::No,
             rooted: false,
             bytes: 0,
             files: 0,
         })
     }
 
-    /// The refusal for what the tar reader, or gzip below it, did not like.
+    /// The refusal for what the tar reader, or what it is compressed with, did not like.
     fn broken(&self, error: &io::Error) -> Refusal {
         let inner = error.get_ref();
         let not_tar = inner.and_then(|inner| inner.downcast_ref());
         if let Some(what) = not_tar.and_then(|NotTar { start, .. }| sniff::name(start)) {
-            let inside = if self.zipped { " in gzip" } else { "" };
+            let inside = self.compressed.inside();
             return bad(format!("the payload is {what}{inside}; send tar or tar.gz"));
         }
         let place = if self.seen == 0 {
-            "the payload is not a readable tar or tar.gz archive".to_owned()
+            let kind = self.compressed.archive();
+            format!("the payload is not a readable {kind} archive")
         } else {
             format!("the archive is damaged after '{}'", self.last)
         };

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, Read};
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
+use crate::formats::archive::magic;
 use crate::system::memory::Pages;
 
 /// What is inflated at once.
@@ -18,11 +19,8 @@ const WINDOW: usize = 32 << 10;
 /// The most that the optional fields of a header may hold: a name and a comment, and nobody's novel.
 const FIELDS_MAX: usize = 128 << 10;
 
-/// The first bytes of a member.
-pub(super) const MAGIC: [u8; 2] = [0x1f, 0x8b];
-
 /// The plain bytes of a gzip file of any number of members. Behind the last one there may be zeros (tapes and block devices
-/// pad with them) and nothing else. Checksums are checked, so it must be read to its end.
+/// pad with them), a frame of lz4, and nothing else. Checksums are checked, so it must be read to its end.
 pub(super) struct GzipMembers<R: BufRead> {
     packed: R,
     at: MemberPlace,
@@ -61,6 +59,11 @@ impl<R: BufRead> GzipMembers<R> {
             until: 0,
             window: Window::default(),
         }
+    }
+
+    /// What follows the last member.
+    pub(super) fn into_inner(self) -> R {
+        self.packed
     }
 
     /// Goes on until there are plain bytes, or the end. Those of a stored block are at most so many of the packed ones.
@@ -163,9 +166,10 @@ impl<R: BufRead> GzipMembers<R> {
             return Err(invalid("its checksum is wrong"));
         }
         self.at = match self.packed.fill_buf()?.first() {
-            Some(first) if *first == MAGIC[0] => MemberPlace::Head,
+            Some(first) if *first == magic::GZIP[0] => MemberPlace::Head,
+            Some(first) if *first == magic::LZ4[0] => MemberPlace::End,
             Some(_) => {
-                only_zeros(&mut self.packed)?;
+                only_zeros(&mut self.packed, "something that is not gzip follows it")?;
                 MemberPlace::End
             }
             None => MemberPlace::End,
@@ -258,7 +262,7 @@ fn head(packed: &mut impl BufRead) -> io::Result<()> {
     packed.read_exact(&mut fixed)?;
     sum.update(&fixed);
     let flags = fixed[3];
-    if fixed[..2] != MAGIC || fixed[2] != 8 || flags & 0xe0 != 0 {
+    if fixed[..2] != magic::GZIP || fixed[2] != 8 || flags & 0xe0 != 0 {
         return Err(invalid("its gzip header is invalid"));
     }
     if flags & 4 != 0 {
@@ -293,7 +297,8 @@ fn head(packed: &mut impl BufRead) -> io::Result<()> {
     Ok(())
 }
 
-fn only_zeros(rest: &mut impl BufRead) -> io::Result<()> {
+/// Refuses what follows, unless it is padding.
+pub(super) fn only_zeros(rest: &mut impl BufRead, why: &str) -> io::Result<()> {
     loop {
         let piece = rest.fill_buf()?;
         let len = piece.len();
@@ -301,17 +306,17 @@ fn only_zeros(rest: &mut impl BufRead) -> io::Result<()> {
             return Ok(());
         }
         if piece.iter().any(|&byte| byte != 0) {
-            return Err(invalid("something that is not gzip follows it"));
+            return Err(invalid(why));
         }
         rest.consume(len);
     }
 }
 
-fn truncated() -> io::Error {
+pub(super) fn truncated() -> io::Error {
     io::ErrorKind::UnexpectedEof.into()
 }
 
-fn invalid(why: &str) -> io::Error {
+pub(super) fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 

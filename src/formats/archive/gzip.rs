@@ -5,11 +5,8 @@
 //! compressor starts afresh, since it has not seen what was stored and must not refer across it.
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
-
-use crate::formats::archive::effort::{Effort, Throttle};
 
 /// The most that one stored block holds: its length has 16 bits.
 const BLOCK: usize = 65_535;
@@ -37,12 +34,10 @@ const TRIED: usize = 64 * 1024;
 const WORTH: usize = 16;
 
 /// Writes gzip.
-pub(super) struct Gzip<'a, W: Write> {
+pub(super) struct Gzip<W: Write> {
     out: W,
-    /// How much was written to `out`, and how long that took.
+    /// How much was written to `out`.
     written: usize,
-    out_time: Duration,
-    throttle: Throttle<'a>,
     buffer: Vec<u8>,
     /// Whether stored blocks are on; with level 0 always, but for the rest of what was deflated before.
     storing: bool,
@@ -57,19 +52,16 @@ pub(super) struct Gzip<'a, W: Write> {
     sum: Crc,
 }
 
-impl<'a, W: Write> Gzip<'a, W> {
-    /// Begins a member.
-    pub(super) fn new(out: W, effort: Effort<'a>) -> Gzip<'a, W> {
-        let mut throttle = Throttle::new(effort);
-        let level = throttle.level().min(9);
+impl<W: Write> Gzip<W> {
+    /// Begins a member, with this level: 0 stores, 9 deflates the most.
+    pub(super) fn new(out: W, level: u32) -> Gzip<W> {
+        let level = level.min(9);
         let mut buffer = Vec::with_capacity(BUFFER);
         // Deflate, no flags, no time, no extra flags, made on an unknown system: the same bytes everywhere.
         buffer.extend_from_slice(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
         Gzip {
             out,
             written: 0,
-            out_time: Duration::ZERO,
-            throttle,
             buffer,
             storing: level == 0,
             open: None,
@@ -83,10 +75,10 @@ impl<'a, W: Write> Gzip<'a, W> {
         }
     }
 
-    /// Looks at the link and at the next chunk of a file, and chooses how it, and what follows, will be written. `start` says that the file
+    /// Looks at the next chunk of a file, and chooses how it, and what follows, will be written. `start` says that the file
     /// begins with it.
-    pub(super) fn choose(&mut self, chunk: &[u8], start: bool) -> io::Result<()> {
-        self.level = self.throttle.level().min(9);
+    pub(super) fn choose(&mut self, level: u32, chunk: &[u8], start: bool) -> io::Result<()> {
+        self.level = level.min(9);
         if self.level == 0 {
             return self.store();
         }
@@ -126,8 +118,17 @@ impl<'a, W: Write> Gzip<'a, W> {
         Ok(self.out)
     }
 
+    /// Whether what comes next is stored.
+    pub(super) fn is_storing(&self) -> bool {
+        self.storing
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// How much there is of the member by now.
-    fn made(&self) -> usize {
+    pub(super) fn made(&self) -> usize {
         self.written.wrapping_add(self.buffer.len())
     }
 
@@ -224,9 +225,7 @@ impl<'a, W: Write> Gzip<'a, W> {
     /// Makes room for `bytes` more by writing out what there is. No stored block may be open then.
     fn write_out(&mut self, bytes: usize) -> io::Result<()> {
         if self.buffer.len() + bytes > BUFFER {
-            let begun = Instant::now();
             self.out.write_all(&self.buffer)?;
-            self.out_time += begun.elapsed();
             self.written = self.made();
             self.buffer.clear();
         }
@@ -234,18 +233,13 @@ impl<'a, W: Write> Gzip<'a, W> {
     }
 }
 
-impl<W: Write> Write for Gzip<'_, W> {
+impl<W: Write> Write for Gzip<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.sum.update(data);
         if self.storing {
             self.append(data)?;
         } else {
-            let (begun, out_time, made) = (Instant::now(), self.out_time, self.made());
             self.compress(data, FlushCompress::None)?;
-            // Who waits for the sender is not busy.
-            let busy = begun.elapsed().saturating_sub(self.out_time - out_time);
-            let made = self.made().wrapping_sub(made);
-            self.throttle.compressed(data.len(), made, busy);
         }
         Ok(data.len())
     }
@@ -280,35 +274,17 @@ fn noise(sample: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::archive::effort::Outflow;
     use crate::formats::archive::gunzip::GzipMembers;
+    use crate::formats::archive::testing::{random, text};
     use flate2::read::GzDecoder;
     use std::io::Read;
 
-    /// Bytes without any pattern, the same each time.
-    fn random(len: usize) -> Vec<u8> {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.push((state >> 32) as u8);
-        }
-        bytes
-    }
-
-    fn text(len: usize) -> Vec<u8> {
-        let lines = (0..).map(|number| format!("line {number} of a text that shrinks well\n"));
-        lines.flat_map(String::into_bytes).take(len).collect()
-    }
-
     fn gzip(level: u32, parts: &[Vec<u8>]) -> Vec<u8> {
-        let mut gzip = Gzip::new(Vec::new(), Effort::Level(level));
+        let mut gzip = Gzip::new(Vec::new(), level);
         for part in parts {
             gzip.write_all(&[0; 512]).unwrap();
             for (index, chunk) in part.chunks(BUFFER - 1).enumerate() {
-                gzip.choose(chunk, index == 0).unwrap();
+                gzip.choose(level, chunk, index == 0).unwrap();
                 gzip.write_all(chunk).unwrap();
             }
         }
@@ -317,25 +293,15 @@ mod tests {
 
     #[test]
     fn a_level_that_changes_on_the_way_reads_back() {
-        let outflow = Outflow::default();
-        let effort = Effort::Link {
-            outflow: &outflow,
-            local: false,
-        };
-        let mut gzip = Gzip::new(Vec::new(), effort);
+        let mut gzip = Gzip::new(Vec::new(), 1);
         let mut expected = Vec::new();
-        // A link that is quick, then slower and slower, and quick again; with noise between.
-        for megabytes in [1000, 100, 30, 1, 1000, 10, 10, 1000] {
+        // With noise between.
+        for level in [0, 1, 2, 6, 0, 6, 6, 0] {
             for part in [text(300_000), random(70_000), text(100), text(5000)] {
-                gzip.choose(&part, true).unwrap();
+                gzip.choose(level, &part, true).unwrap();
                 gzip.write_all(&part).unwrap();
                 expected.extend(part);
             }
-            let mebibyte = 1 << 20;
-            outflow.sent(
-                mebibyte,
-                Duration::from_micros((mebibyte / megabytes) as u64),
-            );
         }
         let bytes = gzip.finish().unwrap();
         assert!(bytes.len() < expected.len() * 4 / 5, "{}", bytes.len());
@@ -451,6 +417,6 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(Gzip::new(BrokenSource, Effort::Level(3)).finish().is_err());
+        assert!(Gzip::new(BrokenSource, 3).finish().is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! Archives, both ways: [`plan`] and [`PackPlan::write`] make a tar.gz of a directory, [`unpack()`] stores a tar or tar.gz that
-//! arrives and unpacks it in the same pass. The only room that knows the formats tar, gzip and deflate.
+//! Archives, both ways: [`plan`] and [`PackPlan::write`] make a tar.gz or tar.lz4 of a directory, [`unpack()`] stores a tar that
+//! arrives and unpacks it in the same pass. The only room that knows the formats tar, gzip, deflate and lz4.
 //!
 //! What it guarantees:
 //! - **Packing**: the same tree gives the same tar, whoever packs it and whenever; with a given level the same bytes. What changes or cannot be read while
@@ -31,13 +31,19 @@
 //! | `planned` | what was chosen, entry by entry |
 //! | `spool` | bytes that are written once and read again |
 //! | `stamped` | the list of a directory as it was read last, with what tells whether its files are the same |
+//! | `stored` | what a stored archive is called, and one format for what came in two |
 //! | `effort` | how hard to compress: as hard as the link is slow |
+//! | `compressor` | lz4 or gzip, by what the link is worth |
+//! | `lz4` | a frame of lz4 |
 //! | `gzip` | the one gzip member that mixes deflated and stored blocks |
 //! | `unpack` | receives a payload: limits, hash, the threads |
 //! | `buffers` | the memory that uploads share |
 //! | `feed` | the bytes on their way from one thread to the others |
 //! | `early_sync` | puts on disk what has come while the rest arrives |
 //! | `gunzip` | out of gzip |
+//! | `unlz4` | out of lz4 |
+//! | `sequences` | a block of lz4 |
+//! | `magic` | what something is compressed with, by its first bytes |
 //! | `reader` | the entries of a tar, with what the headers before them say |
 //! | `reading` | what files hold, by two threads |
 //! | `rescan` | one pass through a directory, beside what was kept of it |
@@ -56,6 +62,7 @@
 mod assemble;
 mod buffers;
 mod choose;
+mod compressor;
 mod decoded;
 mod early_sync;
 mod effort;
@@ -68,6 +75,8 @@ mod incoming;
 mod limits;
 mod list;
 mod litter;
+mod lz4;
+mod magic;
 mod making;
 mod objects;
 mod pack;
@@ -81,21 +90,24 @@ mod rescan;
 mod salvage;
 mod scan;
 mod secrets;
+mod sequences;
 mod settle;
 mod sniff;
 mod spare;
 mod sparse;
 mod spool;
 mod stamped;
+mod stored;
 mod supply;
 #[cfg(test)]
 mod testing;
 mod tree;
+mod unlz4;
 mod unpack;
 
 pub use assemble::{Assembled, Sources, assemble};
 pub use choose::{PackOptions, plan};
-pub use decoded::ACCEPTS;
+pub use decoded::accepts;
 pub use effort::{Effort, Outflow};
 pub use incoming::IncomingPayload;
 pub use limits::{Limits, Owner};
@@ -112,6 +124,7 @@ pub use spare::{
 };
 pub use spool::Spool;
 pub use stamped::DeployedTree;
+pub use stored::{as_gzip, extension};
 pub use supply::{BaseTree, Supply, changed, demand, unzip_list};
 #[cfg(any(test, fuzzing))]
 pub use unpack::Unpacked;

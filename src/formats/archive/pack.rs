@@ -15,8 +15,8 @@ use rustix::fs::{Mode, OFlags};
 use tar::{EntryType, Header};
 
 use crate::api::error::{Doing, Error, Refusal};
+use crate::formats::archive::compressor::Compressor;
 use crate::formats::archive::effort::Effort;
-use crate::formats::archive::gzip::Gzip;
 use crate::formats::archive::planned::{FileStamp, PackItem, PackKind, Planned};
 use crate::formats::archive::reader::{TAR_BLOCK, fill};
 use crate::formats::archive::supply::open_list;
@@ -123,7 +123,7 @@ impl PackPlan {
     ) -> Result<(), Error> {
         let directory = File::open(&self.root).doing(|| self.doing(&[]))?;
         let mut writer = TarWriter {
-            gzip: Gzip::new(out, effort),
+            packed: Compressor::new(out, effort).doing(unwritten)?,
             chunk: vec![0; CHUNK],
             written: 0,
         };
@@ -172,9 +172,9 @@ impl PackPlan {
     }
 }
 
-/// Writes tar into gzip.
+/// Writes tar into what compresses it.
 struct TarWriter<'a, W: Write> {
-    gzip: Gzip<'a, W>,
+    packed: Compressor<'a, W>,
     chunk: Vec<u8>,
     written: u64,
 }
@@ -245,8 +245,8 @@ impl<W: Write> TarWriter<'_, W> {
             }
             let start = left == size;
             let chunk = &self.chunk[..most];
-            self.gzip.choose(chunk, start).doing(unwritten)?;
-            self.gzip.write_all(chunk).doing(unwritten)?;
+            self.packed.choose(chunk, start).doing(unwritten)?;
+            self.packed.write_all(chunk).doing(unwritten)?;
             left -= most as u64;
             self.written += most as u64;
             progress(self.written);
@@ -263,12 +263,12 @@ impl<W: Write> TarWriter<'_, W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.gzip.write_all(bytes).doing(unwritten)
+        self.packed.write_all(bytes).doing(unwritten)
     }
 
     fn end(mut self) -> Result<(), Error> {
         self.put(&[0; 2 * TAR_BLOCK])?;
-        self.gzip.finish().doing(unwritten)?;
+        self.packed.finish().doing(unwritten)?;
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! An archive that is ready to be sent: what it is, by its content, before anything is sent.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::api::error::{Doing, Error};
+use crate::formats::archive::decoded::decoded;
+use crate::formats::archive::magic::Compressed;
 use crate::formats::archive::sniff;
 use crate::system::hex;
 
@@ -27,27 +29,21 @@ pub struct ReadyArchive {
 /// Looks at a file.
 ///
 /// # Errors
-/// When it cannot be read, or is neither tar nor tar.gz.
+/// When it cannot be read, or is neither tar nor tar.gz nor tar.lz4.
 pub fn ready(path: &Path) -> Result<ReadyArchive, Error> {
     let doing = || format!("reading {}", path.display());
     let start = start_of(File::open(path).doing(doing)?).doing(doing)?;
-    let is_gzip = start.starts_with(&[0x1f, 0x8b]);
-    let inside = match is_gzip {
-        true => {
-            let file = File::open(path).doing(doing)?;
-            start_of(flate2::read::GzDecoder::new(file)).doing(doing)?
-        }
-        false => start,
-    };
+    let compressed = Compressed::of(&start);
+    let file = BufReader::new(File::open(path).doing(doing)?);
+    let inside = decoded(file).and_then(start_of).doing(doing)?;
     if !is_header(&inside) {
         let what = match inside.is_empty() {
             true => "empty",
             false => sniff::name(&inside).unwrap_or("not an archive"),
         };
-        let inside = if is_gzip {
-            "what is compressed is"
-        } else {
-            "it is"
+        let inside = match compressed {
+            Compressed::No => "it is",
+            Compressed::Gzip | Compressed::Lz4 => "what is compressed is",
         };
         let why = format!("{inside} {what}; a directory, a tar or a tar.gz can be deployed");
         return Err(Error::new(doing(), why));

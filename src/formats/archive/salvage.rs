@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    use crate::formats::archive::testing::{Temporary, dir, file, gz, tar};
+    use crate::formats::archive::testing::{Temporary, dir, file, gz, lz4, tar};
     use crate::formats::delta::records::{RecordScanner, content};
 
     fn noise(len: usize, seed: u32) -> String {
@@ -147,7 +147,7 @@ mod tests {
         let chunks = &whole[2..whole.len() - 1];
         assert!(chunks.len() > 10 && chunks.concat() == large.as_bytes());
         assert_eq!(whole.last().unwrap(), b"ccc");
-        for packed in [archive.clone(), gz(&archive)] {
+        for packed in [archive.clone(), gz(&archive), lz4(&archive)] {
             assert_eq!(salvaged(&packed, u64::MAX), whole);
             // Cut in the middle of the large file: its chunks up to there.
             let cut = salvaged(&packed[..packed.len() / 2], u64::MAX);

@@ -17,6 +17,7 @@ const MAGIC: &[(&[u8], &str)] = &[
     (b"BZh", "a bzip2 file"),
     (b"\x28\xb5\x2f\xfd", "a zstd file"),
     (b"\x04\x22\x4d\x18", "an lz4 file"),
+    (b"\x02\x21\x4c\x18", "an lz4 file of the legacy format"),
     (b"LZIP", "an lzip file"),
     (b"\x5d\0\0", "an lzma file"),
     (b"\x1f\x8b", "gzip"),

@@ -12,7 +12,7 @@ use flate2::bufread::GzDecoder;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::api::error::{Code, Doing, Error, Refusal};
-use crate::formats::archive::gunzip;
+use crate::formats::archive::magic;
 use crate::formats::delta::chunk::ROOM;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
@@ -38,7 +38,7 @@ const LIST_BUFFER: usize = 32 << 10;
 pub fn open_list(path: &Path, limits: ListingLimits) -> Result<ListFile, Error> {
     let doing = || format!("reading {}", path.display());
     let mut file = BufReader::with_capacity(LIST_BUFFER, File::open(path).doing(doing)?);
-    let plain = !file.fill_buf().doing(doing)?.starts_with(&gunzip::MAGIC);
+    let plain = !file.fill_buf().doing(doing)?.starts_with(&magic::GZIP);
     let lines: Box<dyn BufRead + Send> = match plain {
         true => Box::new(file),
         false => Box::new(BufReader::with_capacity(LIST_BUFFER, GzDecoder::new(file))),

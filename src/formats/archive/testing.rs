@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 use tar::Header;
 
 use crate::api::error::Refusal;
+use crate::formats::archive::lz4::Lz4;
 use crate::formats::archive::{Limits, Unpacked, unpack};
 
 /// A directory that is removed at the end.
@@ -127,6 +128,32 @@ pub(super) fn tar(entries: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = entries.concat();
     bytes.extend_from_slice(&[0; 1024]);
     bytes
+}
+
+/// Bytes without any pattern, the same each time.
+pub(super) fn random(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.push((state >> 32) as u8);
+    }
+    bytes
+}
+
+/// Lines that differ in a number.
+pub(super) fn text(len: usize) -> Vec<u8> {
+    let lines = (0..).map(|number| format!("line {number} of a text that shrinks well\n"));
+    lines.flat_map(String::into_bytes).take(len).collect()
+}
+
+/// One frame of lz4.
+pub(super) fn lz4(plain: &[u8]) -> Vec<u8> {
+    let mut frame = Lz4::new(Vec::new()).unwrap();
+    frame.write_all(plain).unwrap();
+    frame.finish().unwrap()
 }
 
 /// One gzip member.

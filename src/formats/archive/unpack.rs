@@ -209,8 +209,8 @@ mod tests {
     use super::*;
     use crate::formats::archive::buffers::LARGE;
     use crate::formats::archive::testing::{
-        LIMITS, Source, Temporary, dir, entry, file, gz, hard, link, pax, sized, sparse, tar, tree,
-        unpack_at,
+        LIMITS, Source, Temporary, dir, entry, file, gz, hard, link, lz4, pax, sized, sparse, tar,
+        tree, unpack_at,
     };
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -740,8 +740,53 @@ mod tests {
             assert_eq!(refusal.code, Code::BadArchive, "{refusal}");
             assert!(refusal.message.contains(part), "{part} in {refusal}");
         }
+        let packed = lz4(&whole);
+        let table: Vec<(Vec<u8>, &str)> = vec![
+            (lz4(&one), "no end marker"),
+            (lz4(&with(&whole, &one)), "followed by something else"),
+            (
+                packed[..packed.len() - 1].to_vec(),
+                "damaged after 'a': it is truncated",
+            ),
+            (
+                packed[..10].to_vec(),
+                "not a readable tar.lz4 archive: it is truncated",
+            ),
+            (
+                packed[..5].to_vec(),
+                "not a readable tar.lz4 archive: it is truncated",
+            ),
+            (
+                with(&packed[..4], &[0; 99]),
+                "tar.lz4 archive: its lz4 header is invalid",
+            ),
+            (
+                with(&packed, b"x"),
+                "damaged after 'a': something that is not lz4 follows",
+            ),
+            (lz4(&packed), "is an lz4 file in lz4; send"),
+            (gz(&packed), "is an lz4 file in gzip; send"),
+            (lz4(b"{}"), "is JSON in lz4; send"),
+            (
+                b"\x02\x21\x4c\x18".repeat(200),
+                "is an lz4 file of the legacy format; send",
+            ),
+        ];
+        for (bytes, part) in table {
+            let refusal = unpacked(&bytes).expect_err(part);
+            assert_eq!(refusal.code, Code::BadArchive, "{refusal}");
+            assert!(refusal.message.contains(part), "{part} in {refusal}");
+        }
         let halves = with(&gz(&whole[..900]), &gz(&whole[900..]));
-        for bytes in [halves, with(&zipped, &[0; 99]), with(&whole, &[0; 9000])] {
+        let mixed = [lz4(&whole[..700]), gz(&whole[700..900]), lz4(&whole[900..])].concat();
+        for bytes in [
+            halves,
+            mixed,
+            packed.clone(),
+            with(&packed, &[0; 99]),
+            with(&zipped, &[0; 99]),
+            with(&whole, &[0; 9000]),
+        ] {
             assert_eq!(unpacked(&bytes).unwrap().1, ["a 644 content"]);
         }
     }

@@ -272,6 +272,7 @@ function button(label, act, properties) {
 }
 
 async function save(name, answer) {
+  name = /filename="(.+)"/.exec(answer.headers.get("Content-Disposition"))?.[1] ?? name;
   const url = URL.createObjectURL(await answer.blob());
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
@@ -611,7 +612,7 @@ async function showDeployment(main, signal, id) {
     }
   });
   const record = button("Download the record", async () => save(`deployment-${id}.json`, await post({ operation: "get_deployment", deployment_id: id })));
-  const payload = button("Download the payload", async () => save(`deployment-${id}.tar.gz`, await post({ operation: "get_deployment_payload", deployment_id: id })));
+  const payload = button("Download the payload", async () => save(`deployment-${id}.tar`, await post({ operation: "get_deployment_payload", deployment_id: id })));
   const about = h("dl", {});
   main.replaceChildren(title(`Deployment ${short(id)}`), story.facts, story.state, story.failure, story.notes,
     h("div", { className: "buttons" }, may("deploy") ? cancel : null, record, may("admin") ? payload : null),

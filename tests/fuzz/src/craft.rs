@@ -87,6 +87,10 @@ enum Wrapping {
     Cut(u16),
     GzipCut(u16),
     GzipFollowed(Vec<u8>),
+    /// Blocks that end there and at the end; and gzip from there on.
+    Lz4(u16),
+    Lz4Cut(u16),
+    Lz4Gzip(u16),
 }
 
 #[derive(Debug, Arbitrary)]
@@ -218,6 +222,15 @@ impl Archive {
             Wrapping::Cut(by) => cut(plain, *by),
             Wrapping::GzipCut(by) => cut(gzip(&plain), *by),
             Wrapping::GzipFollowed(more) => [&gzip(&plain), &more[..]].concat(),
+            Wrapping::Lz4(at) => {
+                let (first, second) = plain.split_at(plain.len().min(usize::from(*at)));
+                lz4(&[first, second])
+            }
+            Wrapping::Lz4Cut(by) => cut(lz4(&[&plain]), *by),
+            Wrapping::Lz4Gzip(at) => {
+                let (first, second) = plain.split_at(plain.len().min(usize::from(*at)));
+                [lz4(&[first]), gzip(second)].concat()
+            }
         };
         for (at, by) in &self.changes {
             if let Some(byte) = bytes.get_mut(usize::from(*at)) {
@@ -383,6 +396,18 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     // Writing into memory cannot fail.
     let _ = encoder.write_all(plain);
     encoder.finish().unwrap_or_default()
+}
+
+/// A frame of lz4 with these blocks, of 4 MiB at most.
+fn lz4(blocks: &[&[u8]]) -> Vec<u8> {
+    let mut frame = vec![0x04, 0x22, 0x4d, 0x18, 0x60, 0x70, 0x73];
+    for block in blocks {
+        let packed = lz4_flex::block::compress(block);
+        frame.extend((packed.len() as u32).to_le_bytes());
+        frame.extend(packed);
+    }
+    frame.extend([0; 4]);
+    frame
 }
 
 fn cut(mut bytes: Vec<u8>, by: u16) -> Vec<u8> {

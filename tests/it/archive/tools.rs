@@ -285,6 +285,35 @@ fn gnu_tar() {
 }
 
 #[test]
+fn lz4() {
+    if !have("tar") || !have("lz4") {
+        return;
+    }
+    let host = TestServer::start();
+    let temp = source(Names::Bytes);
+    let src = temp.0.join("src");
+    run(&src, "sh", &["-c", "tar -cf ../src.tar ."]);
+    // Blocks of each size, alone or linked, and with all that a head may have.
+    let table: [&[&str]; 6] = [
+        &["-1"],
+        &["-9", "-B4", "-BD"],
+        &["-B5", "-BX", "--no-frame-crc"],
+        &["-B6", "-BD", "--content-size"],
+        &["-12", "-B7"],
+        &["--fast=9", "-BD", "-BX"],
+    ];
+    for arguments in table {
+        let payload = run(&temp.0, "lz4", &[arguments, &["-c", "src.tar"]].concat());
+        taken(&host, &format!("lz4 {arguments:?}"), &payload, &src, ALL);
+    }
+    let payload = run(&temp.0, "lz4", &["-l", "-c", "src.tar"]);
+    let (code, message) = host.deploy(&[("project", "demo")], &payload).refusal();
+    assert_eq!(code, "bad_archive", "{message}");
+    let expected = "is an lz4 file of the legacy format; send tar or tar.gz";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
 fn bsdtar() {
     if !have("bsdtar") {
         return;

@@ -49,7 +49,7 @@ pub(super) fn project(dir: &Path, given: Option<&str>) -> Result<Project, Error>
 
 /// The name of an archive without its extensions, and without the version that npm and others put behind it.
 fn without_version(name: &str) -> &str {
-    let mut ends = [".tgz", ".tar.gz", ".tar"].iter();
+    let mut ends = [".tgz", ".tar.gz", ".tar.lz4", ".tar"].iter();
     let name = ends.find_map(|end| name.strip_suffix(end)).unwrap_or(name);
     let is_version = |text: &str| {
         let text = text.strip_prefix('v').unwrap_or(text);
@@ -71,6 +71,7 @@ mod tests {
             ("my-app.tgz", "my-app"),
             ("my-app-1.2.3.tgz", "my-app"),
             ("my_app_v1.2.tar.gz", "my_app"),
+            ("my-app-3.0.tar.lz4", "my-app"),
             ("my-app-1.2.3-rc.1.tar", "my-app"),
             ("app-2.tar", "app-2"),
             ("app", "app"),
