@@ -72,7 +72,9 @@
 //! | `notify-NAME`, one a receiver of `--notify` | tells it of the ends of deployments | with the process |
 //! | `successor` | passes the listening sockets to the next server of the root | with the process |
 //! | `door` | takes requests from tiny_http | it is unblocked |
-//! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events | the answer is written |
+//! | `http-N`, one a request | owns the client's socket: reads the request, unpacks its payload, and then **is** the writer of its events, until somebody takes them over | the answer is written, or is taken over |
+//! | `watch-ID`, one a deployment that is watched | writes what comes to all who watch and have what there is (`server/broadcast`) | the deployment has ended, or nobody watches |
+//! | `behind-N`, one a watcher that takes its events more slowly than they come | writes to it what it has missed | it has caught up, or has all |
 //! | `extract`, one an upload | decodes and writes the tree while `http-N` receives | the payload has ended |
 //! | `store`, one an upload | hashes the payload and stores it meanwhile | the payload has ended |
 //! | `sync`, one an upload that takes a while | puts on disk what has come of it | the payload has ended |

@@ -5,6 +5,7 @@ pub(super) mod browser;
 mod codes;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -19,18 +20,20 @@ use crate::server::auth::codes::PageCodes;
 use crate::server::gate::ClientAddress;
 use crate::server::http::Exchange;
 use crate::store::Store;
-use crate::store::tokens::{Credentials, Identity, PageSession, Role, TokenWatch, Tokens};
+use crate::store::tokens::{
+    Credentials, FileStamps, Identity, PageSession, Role, TokenWatch, Tokens,
+};
 use crate::system::hex;
 
 /// The tokens, and who showed wrong ones.
 pub(super) struct Authenticator {
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     attempts: WrongAttempts,
     codes: PageCodes,
 }
 
 impl Authenticator {
-    pub(super) fn new(tokens: Tokens) -> Authenticator {
+    pub(super) fn new(tokens: Arc<Tokens>) -> Authenticator {
         Authenticator {
             tokens,
             attempts: WrongAttempts::default(),
@@ -39,7 +42,7 @@ impl Authenticator {
     }
 
     /// Whether who asks may go on, as long as they show what they show.
-    pub(super) fn access(&self, exchange: &Exchange) -> Access<'_> {
+    pub(super) fn access(&self, exchange: &Exchange) -> Access {
         let shown = match exchange.client() {
             ClientAddress::Local => None,
             ClientAddress::Remote(_) => exchange.header("Authorization"),
@@ -130,13 +133,23 @@ impl Authenticator {
     }
 }
 
-/// Whether who asked still may, while an answer goes on for long.
-pub(super) struct Access<'a>(Option<TokenWatch<'a>>);
+/// Whether who asked still may, while an answer goes on for long. Nothing is watched of somebody on this machine.
+pub(super) struct Access(Option<TokenWatch>);
 
-impl Access<'_> {
-    /// Looks again. That costs no more than a look at the file's time, unless the file is another one.
+impl Access {
+    /// Looks again. That costs no more than a look at the files' times, unless the files are others.
     pub(super) fn holds(&mut self) -> bool {
-        self.0.as_mut().is_none_or(TokenWatch::holds)
+        self.0
+            .as_mut()
+            .is_none_or(|watch| watch.holds(watch.stamps()))
+    }
+
+    /// As [`Access::holds`], for many at once, of whom the first one looks for all.
+    pub(super) fn holds_in(&mut self, looked: &mut Option<FileStamps>) -> bool {
+        self.0.as_mut().is_none_or(|watch| {
+            let stamps = *looked.get_or_insert_with(|| watch.stamps());
+            watch.holds(stamps)
+        })
     }
 }
 

@@ -323,6 +323,44 @@ fn head(answer: &Answer, length: usize, version: HTTPVersion) -> Vec<u8> {
     head
 }
 
+/// Records as they go over the wire, made once for all who get them.
+pub struct Frame {
+    bytes: Vec<u8>,
+    /// Where in it the records are, which is all that a client gets who does not know chunks.
+    records: Range<usize>,
+}
+
+impl Frame {
+    /// Of records, and perhaps of the end behind them.
+    pub fn new(records: &[u8], is_last: bool) -> Frame {
+        let mut bytes = Vec::with_capacity(records.len() + 32);
+        let mut place = 0..0;
+        // A chunk of nothing would be the end.
+        if !records.is_empty() {
+            add_chunk(&mut bytes, records);
+            let end = bytes.len() - CHUNK_END.len();
+            place = end - records.len()..end;
+        }
+        if is_last {
+            bytes.extend_from_slice(LAST_CHUNK);
+        }
+        Frame {
+            bytes,
+            records: place,
+        }
+    }
+}
+
+const CHUNK_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+fn add_chunk(to: &mut Vec<u8>, records: &[u8]) {
+    // Writing to a vector cannot fail.
+    let _ = write!(to, "{:x}\r\n", records.len());
+    to.extend_from_slice(records);
+    to.extend_from_slice(CHUNK_END);
+}
+
 /// An answer that goes on.
 pub struct EventStream {
     writer: ResponseWriter,
@@ -342,9 +380,7 @@ impl EventStream {
         if !self.chunked {
             return self.writer.write_all(records);
         }
-        write!(self.chunk, "{:x}\r\n", records.len())?;
-        self.chunk.extend_from_slice(records);
-        self.chunk.extend_from_slice(b"\r\n");
+        add_chunk(&mut self.chunk, records);
         let sent = self.writer.write_all(&self.chunk);
         // A thousand watchers do not allocate for each event, and hold little between two of them.
         self.chunk.clear();
@@ -352,19 +388,70 @@ impl EventStream {
         sent
     }
 
+    /// Sends what the client takes of a frame without being waited for. Gives back the rest if there is one, which is to be
+    /// sent before anything else ([`EventStream::send_rest`]).
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn offer(&mut self, frame: &Frame) -> io::Result<Option<Vec<u8>>> {
+        let bytes = match self.chunked {
+            true => &frame.bytes[..],
+            false => &frame.bytes[frame.records.clone()],
+        };
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.sent = Instant::now();
+        let rest = self.writer.offer(bytes)?;
+        Ok(rest.map(<[u8]>::to_vec))
+    }
+
+    /// Sends what [`EventStream::offer`] gave back, and waits for the client.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn send_rest(&mut self, rest: &[u8]) -> io::Result<()> {
+        self.sent = Instant::now();
+        self.writer.write(rest).map(drop)
+    }
+
+    /// To be asked when there was nothing to send for a [`PULSE`]: whether it is time for a heartbeat.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn is_due(&self) -> io::Result<bool> {
+        if self.writer.is_gone() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        // One that sends nothing more may be gone, too, which only shows in writing to it.
+        Ok(self.sent.elapsed() >= HEARTBEAT_AFTER || self.writer.only_listens())
+    }
+
     /// To be called when there was nothing to send for a [`PULSE`]: sends a heartbeat when it is time.
     ///
     /// # Errors
     /// When the client is gone.
     pub fn idle(&mut self) -> io::Result<()> {
-        if self.writer.is_gone() {
-            return Err(io::ErrorKind::ConnectionReset.into());
+        match self.is_due()? {
+            true => self.send(sse::HEARTBEAT),
+            false => Ok(()),
         }
-        // One that sends nothing more may be gone, too, which only shows in writing to it.
-        if self.sent.elapsed() < HEARTBEAT_AFTER && !self.writer.only_listens() {
-            return Ok(());
+    }
+
+    /// Says that this was all.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match self.chunked {
+            true => self.writer.write_all(LAST_CHUNK),
+            false => Ok(()),
         }
-        self.send(sse::HEARTBEAT)
+    }
+
+    /// Closes a stream that is finished.
+    pub fn close(self) {
+        self.writer.end();
     }
 
     /// Ends the stream well.
@@ -372,10 +459,8 @@ impl EventStream {
     /// # Errors
     /// When the client is gone.
     pub fn end(mut self) -> io::Result<()> {
-        if self.chunked {
-            self.writer.write_all(b"0\r\n\r\n")?;
-        }
-        self.writer.end();
+        self.finish()?;
+        self.close();
         Ok(())
     }
 }
@@ -414,6 +499,25 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_for_clients_that_know_chunks_and_for_others() {
+        let table: [(&[u8], bool, &[u8]); 4] = [
+            (b"", false, b""),
+            (b"", true, b"0\r\n\r\n"),
+            (
+                b"records of 20 bytes.",
+                false,
+                b"14\r\nrecords of 20 bytes.\r\n",
+            ),
+            (b"a", true, b"1\r\na\r\n0\r\n\r\n"),
+        ];
+        for (records, is_last, chunked) in table {
+            let frame = Frame::new(records, is_last);
+            assert_eq!(frame.bytes, chunked);
+            assert_eq!(&frame.bytes[frame.records.clone()], records);
+        }
+    }
 
     #[test]
     fn escapes() {

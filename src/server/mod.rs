@@ -2,7 +2,8 @@
 //!
 //! | file | what for |
 //! | --- | --- |
-//! | `router` | which path and operation a request is, and the one line of log |
+//! | `router` | which path and operation a request is |
+//! | `request_log` | the one line of log for each request |
 //! | `state` | what all requests share |
 //! | `auth` | who asks, and what they may do |
 //! | `options` | what a request's head says |
@@ -11,6 +12,7 @@
 //! | `answers` | what becomes of a request, and the JSON of every answer |
 //! | `openapi` | the description of the API |
 //! | `pump` | every live stream: its opening, its bursts, its silences, its end |
+//! | `broadcast` | the events of a deployment, to all who watch it |
 //! | `deploy`, `rollback`, `cancel`, `restart`, `stop`, `start`, `drop`, `sync` | the operations that change what is live or runs |
 //! | `run` | one command in a release |
 //! | `fleet` | payloads for the other hosts of a fleet, and parts of them (`range`); `uploads`: their places |
@@ -26,6 +28,7 @@
 
 mod answers;
 mod auth;
+mod broadcast;
 mod cancel;
 mod counters;
 mod deploy;
@@ -51,6 +54,7 @@ mod payload;
 mod prepare;
 mod pump;
 mod range;
+mod request_log;
 mod restart;
 mod rollback;
 mod router;
@@ -95,6 +99,7 @@ use crate::engine::settings::ServeOptions;
 use crate::engine::stages::Builder;
 use crate::formats::archive::Limits;
 use crate::server::auth::Authenticator;
+use crate::server::broadcast::Broadcasts;
 use crate::server::end::{ServerEnd, wait_for_end};
 use crate::server::gate::{Certificate, Gate, Listener, PendingConnections};
 use crate::server::http::Exchange;
@@ -249,15 +254,13 @@ fn state(
         max_entries: options.max_entries,
         min_free_disk: options.min_free_disk,
     };
+    let deployer = Deployer::new(options.max_deploys, builder, (limits, keep), known.clone())?;
+    let deployer = Arc::new(deployer);
     Ok(ServerState {
-        known: known.clone(),
-        max_payload: limits.max_payload,
-        deployer: Arc::new(Deployer::new(
-            options.max_deploys,
-            builder,
-            (limits, keep),
-            known,
-        )?),
+        known,
+        max_payload: options.max_payload,
+        broadcasts: Arc::new(Broadcasts::new(&deployer)),
+        deployer,
         processes,
         env,
         max_json_body: options.max_json_body,
@@ -267,7 +270,7 @@ fn state(
         answers: Arc::default(),
         occupancy: OnceLock::new(),
         uploads: Arc::default(),
-        auth: Authenticator::new(tokens),
+        auth: Authenticator::new(Arc::new(tokens)),
         addresses: OnceLock::new(),
         fleet: OnceLock::new(),
         pins: OnceLock::new(),

@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::api::error::Error;
 use crate::formats::sse;
 use crate::server::auth::Access;
-use crate::server::http::{Exchange, KEPT_BUFFER, PULSE};
+use crate::server::http::{EventStream, Exchange, KEPT_BUFFER, PULSE};
+use crate::server::request_log::RequestLog;
 use crate::system::log;
 
 /// Records that are there already go out together up to so many bytes: one write for a burst, and none waits.
-const BURST_BYTES: usize = 32 << 10;
+pub(super) const BURST_BYTES: usize = 32 << 10;
 
 /// What a source had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,38 @@ pub(super) trait StreamSource: Send {
     /// # Errors
     /// When it cannot go on. The stream is cut off then, so that its reader does not take that for an end.
     fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error>;
+
+    /// Whether [`StreamSource::take_over`] is to be asked when there is nothing.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Takes a stream over that has all that there is, to go on with it elsewhere; or gives it back.
+    fn take_over(&mut self, stream: Box<OpenStream>) -> Result<(), Box<OpenStream>> {
+        Err(stream)
+    }
+}
+
+/// A stream that has begun, with all that is needed to go on with it.
+pub(super) struct OpenStream {
+    pub(super) events: EventStream,
+    /// Where the caller's token is revoked, it is cut off.
+    pub(super) access: Access,
+    log: RequestLog,
+}
+
+impl OpenStream {
+    /// Ends it when all is sent.
+    pub(super) fn end(self) {
+        self.events.close();
+        self.log.end(200, true);
+    }
+
+    /// Ends it so that its client does not take that for the end.
+    pub(super) fn cut_off(self) {
+        drop(self.events);
+        self.log.end(200, false);
+    }
 }
 
 /// A stream that is to be sent.
@@ -41,38 +74,82 @@ pub(super) struct LiveStream {
 }
 
 impl LiveStream {
-    /// Sends the stream up to its end. Where the caller's token is revoked meanwhile, it is cut off: nothing is sent after
-    /// that, and a silent stream ends within its pulse.
-    pub(super) fn send(mut self, exchange: Exchange, access: &mut Access) -> io::Result<()> {
-        let mut stream = exchange.stream("text/event-stream", self.watching)?;
-        stream.send(sse::OPEN)?;
-        let mut records = Vec::new();
+    /// For somebody who only watches.
+    pub(super) fn watched(source: impl StreamSource + 'static) -> LiveStream {
+        LiveStream {
+            source: Box::new(source),
+            watching: true,
+        }
+    }
+
+    /// Sends the stream up to its end, or until somebody takes it over. Where the caller's token is revoked meanwhile, it is
+    /// cut off: nothing is sent after that, and a silent stream ends within its pulse.
+    pub(super) fn send(self, exchange: Exchange, access: Access, log: RequestLog) {
+        let begun = exchange
+            .stream("text/event-stream", self.watching)
+            .and_then(|mut events| events.send(sse::OPEN).map(|()| events));
+        match begun {
+            Ok(events) => self.go_on(Box::new(OpenStream {
+                events,
+                access,
+                log,
+            })),
+            Err(_) => log.end(200, false),
+        }
+    }
+
+    /// Goes on with a stream that has begun.
+    pub(super) fn go_on(mut self, mut stream: Box<OpenStream>) {
+        let (mut records, mut refused) = (Vec::new(), false);
         loop {
-            records.clear();
-            records.shrink_to(KEPT_BUFFER);
-            let gathered = self.gather(&mut records);
-            let ended = gathered
-                .inspect_err(|error| log::error(&error.to_string()))
-                .map_err(io::Error::other)?;
-            if !access.holds() {
-                return Err(io::Error::other("the token was revoked"));
-            }
-            if !records.is_empty() {
-                stream.send(&records)?;
-            } else if !ended {
-                stream.idle()?;
-            }
-            if ended {
-                // A client that has seen the end may close before the stream does; nothing is lost by then.
-                let _ = stream.end();
-                return Ok(());
+            let shared = self.source.is_shared() && !refused;
+            let wait = if shared { Duration::ZERO } else { PULSE };
+            match self.turn(&mut stream, &mut records, wait) {
+                Err(_) => return stream.cut_off(),
+                Ok(Batch::End) => return stream.end(),
+                Ok(Batch::Nothing) if shared => match self.source.take_over(stream) {
+                    Ok(()) => return,
+                    Err(back) => (stream, refused) = (back, true),
+                },
+                Ok(_) => refused = false,
             }
         }
     }
 
+    /// Sends what comes within `wait`, and breaks a silence.
+    fn turn(
+        &mut self,
+        stream: &mut OpenStream,
+        records: &mut Vec<u8>,
+        wait: Duration,
+    ) -> io::Result<Batch> {
+        records.clear();
+        records.shrink_to(KEPT_BUFFER);
+        let ended = self
+            .gather(records, wait)
+            .inspect_err(|error| log::error(&error.to_string()))
+            .map_err(io::Error::other)?;
+        if !stream.access.holds() {
+            return Err(io::Error::other("the token was revoked"));
+        }
+        if !records.is_empty() {
+            stream.events.send(records)?;
+        } else if !ended && !wait.is_zero() {
+            stream.events.idle()?;
+        }
+        if ended {
+            // A client that has seen the end may close before the stream does; nothing is lost by then.
+            let _ = stream.events.finish();
+        }
+        Ok(match ended {
+            true => Batch::End,
+            false if records.is_empty() => Batch::Nothing,
+            false => Batch::Records,
+        })
+    }
+
     /// Waits for the first record, and takes those that are there behind it. Says whether that was the end.
-    fn gather(&mut self, records: &mut Vec<u8>) -> Result<bool, Error> {
-        let mut wait = PULSE;
+    fn gather(&mut self, records: &mut Vec<u8>, mut wait: Duration) -> Result<bool, Error> {
         while records.len() < BURST_BYTES {
             match self.source.next(records, wait)? {
                 Batch::Records => wait = Duration::ZERO,
@@ -129,7 +206,7 @@ mod tests {
             };
             for (bytes, ended) in turns {
                 let mut records = Vec::new();
-                assert_eq!(stream.gather(&mut records).unwrap(), ended);
+                assert_eq!(stream.gather(&mut records, PULSE).unwrap(), ended);
                 assert_eq!(records.len(), bytes);
             }
         }

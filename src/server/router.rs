@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::operation::{
@@ -16,6 +15,7 @@ use crate::server::everywhere::Everywhere;
 use crate::server::form::{self, BodyLimits, RequestBody};
 use crate::server::http::{BYTES, Exchange};
 use crate::server::options::RequestOptions;
+use crate::server::request_log::RequestLog;
 use crate::server::state::ServerState;
 use crate::server::sync::Sync;
 use crate::server::{
@@ -27,24 +27,19 @@ use crate::system::log;
 impl ServerState {
     /// Answers one request, and says so in the log.
     pub(super) fn answer(self: &Arc<ServerState>, mut exchange: Exchange) {
-        let begun = Instant::now();
+        let mut log = RequestLog::begin(&exchange);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let asked = format!(
-            "{} {} {}",
-            exchange.client(),
-            exchange.method(),
-            exchange.path()
-        );
         let mut operation = String::new();
         let outcome = self
             .decide(&mut exchange, &mut operation)
             .unwrap_or_else(|refusal| {
                 self.answers.refusal(refusal.code);
                 if refusal.code == Code::Internal {
-                    log::error(&format!("{asked}: {}", refusal.message));
+                    log::error(&format!("{}: {}", log.asked(), refusal.message));
                 }
                 Outcome::Answer(refused(&refusal, browser::is_browser(&exchange)))
             });
+        log.names(&operation);
         let known = outcome.status();
         // Before it is sent: whoever has seen an answer finds it counted.
         if let Some(status) = known {
@@ -53,8 +48,8 @@ impl ServerState {
         let (status, sent) = match outcome {
             Outcome::Answer(answer) => (answer.status, exchange.answer(answer)),
             Outcome::Stream(stream) => {
-                let mut access = self.auth.access(&exchange);
-                (200, stream.send(exchange, &mut access))
+                let access = self.auth.access(&exchange);
+                return stream.send(exchange, access, log);
             }
             Outcome::Pieces(pieces) => send_pieces(exchange, pieces),
             Outcome::Parts(write) => send_parts(exchange, write),
@@ -63,18 +58,7 @@ impl ServerState {
         if known.is_none() {
             self.answers.answer(status);
         }
-        let ms = begun.elapsed().as_millis();
-        let gone = if sent.is_err() {
-            ", the client had gone"
-        } else {
-            ""
-        };
-        let operation = if operation.is_empty() {
-            operation
-        } else {
-            format!(" {operation}")
-        };
-        log::info(&format!("{asked}{operation} {status} {ms} ms{gone}"));
+        log.end(status, sent.is_ok());
     }
 
     fn decide(

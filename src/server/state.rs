@@ -12,6 +12,7 @@ use crate::engine::registry::Registry;
 use crate::engine::rollout::publish::FleetPublisher;
 use crate::formats::archive::accepts;
 use crate::server::auth::Authenticator;
+use crate::server::broadcast::Broadcasts;
 use crate::server::counters::AnswerCounters;
 use crate::server::gate::Occupancy;
 use crate::server::uploads::PayloadUploads;
@@ -37,6 +38,8 @@ pub(crate) struct ServerState {
     pub(super) occupancy: OnceLock<AskOccupancy>,
     pub(super) uploads: Arc<PayloadUploads>,
     pub(super) auth: Authenticator,
+    /// Those who watch deployments.
+    pub(super) broadcasts: Arc<Broadcasts>,
     /// Where it listens, from when it does.
     pub(super) addresses: OnceLock<Vec<String>>,
     /// The fleet that this server belongs to, if it belongs to one.

@@ -6,18 +6,17 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::error::{Code, Error, Refusal};
-use crate::api::event::Event;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
 use crate::engine::deployer::Deployer;
-use crate::formats::sse;
 use crate::server::answers::{self, Outcome};
 use crate::server::auth::Caller;
+use crate::server::broadcast::{Broadcasts, DeploymentEvents};
 use crate::server::http::{Answer, Exchange};
 use crate::server::options::{self, RequestOptions};
-use crate::server::pump::{Batch, LiveStream, StreamSource};
+use crate::server::pump::{Batch, LiveStream, OpenStream, StreamSource};
 use crate::server::state::ServerState;
-use crate::store::journal::{Follower, Step};
+use crate::store::journal::Follower;
 
 /// Answers `GET /deployments/WHICH/events`.
 pub(super) fn watch(
@@ -51,7 +50,7 @@ pub(super) fn watch(
         };
         return Ok(Outcome::Answer(nothing));
     }
-    Ok(watched(follower))
+    Ok(watched(state, follower))
 }
 
 /// The events of the first deployment of a component that begins after another one: after the newest that there is, unless
@@ -78,20 +77,19 @@ fn next(state: &ServerState, exchange: &Exchange, caller: &Caller) -> Result<Out
                 .map_err(|_| bad("'after' must be a deployment id, or 0".into()))?,
         ),
     };
-    Ok(Outcome::Stream(LiveStream {
-        source: Box::new(NextDeployment {
-            deployer: Arc::clone(&state.deployer),
-            project,
-            after,
-            begun: None,
-        }),
-        watching: true,
-    }))
+    Ok(Outcome::Stream(LiveStream::watched(NextDeployment {
+        deployer: Arc::clone(&state.deployer),
+        broadcasts: Arc::clone(&state.broadcasts),
+        project,
+        after,
+        begun: None,
+    })))
 }
 
 /// The events of a deployment that may be still to come.
 struct NextDeployment {
     deployer: Arc<Deployer>,
+    broadcasts: Arc<Broadcasts>,
     project: Project,
     after: Option<DeploymentId>,
     begun: Option<DeploymentEvents>,
@@ -105,12 +103,24 @@ impl StreamSource for NextDeployment {
         match self.deployer.next(&self.project, self.after, wait) {
             Ok(None) => Ok(Batch::Nothing),
             Ok(Some(follower)) => {
-                let begun = self.begun.insert(DeploymentEvents(follower));
+                let events = DeploymentEvents::shared(follower, &self.broadcasts);
+                let begun = self.begun.insert(events);
                 begun.next(records, Duration::ZERO)
             }
             // Without a last event: it goes on with the next server.
             Err(refusal) if refusal.code == Code::Stopping => Ok(Batch::End),
             Err(refusal) => Err(Error::new("waiting for a deployment", refusal.message)),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    fn take_over(&mut self, stream: Box<OpenStream>) -> Result<(), Box<OpenStream>> {
+        match &mut self.begun {
+            Some(begun) => begun.take_over(stream),
+            None => Err(stream),
         }
     }
 }
@@ -155,18 +165,17 @@ pub(super) fn replay(
 ) -> Result<Outcome, Refusal> {
     let follower = state.deployer.follow(id, after)?;
     if after == 0 || !follower.at_end()? {
-        return Ok(watched(follower));
+        return Ok(watched(state, follower));
     }
     let last = state.deployer.follow(id, 0)?.last()?;
-    Ok(watched(state.deployer.follow(id, last.saturating_sub(1))?))
+    let follower = state.deployer.follow(id, last.saturating_sub(1))?;
+    Ok(watched(state, follower))
 }
 
 /// Events to somebody who began nothing.
-fn watched(follower: Follower) -> Outcome {
-    Outcome::Stream(LiveStream {
-        source: Box::new(DeploymentEvents(follower)),
-        watching: true,
-    })
+fn watched(state: &ServerState, follower: Follower) -> Outcome {
+    let events = DeploymentEvents::shared(follower, &state.broadcasts);
+    Outcome::Stream(LiveStream::watched(events))
 }
 
 /// What whoever began a deployment gets: its events, or the plain answer at its end.
@@ -177,7 +186,7 @@ pub(super) fn outcome(
 ) -> Result<Outcome, Refusal> {
     if options.events {
         return Ok(Outcome::Stream(LiveStream {
-            source: Box::new(DeploymentEvents(follower)),
+            source: Box::new(DeploymentEvents::alone(follower)),
             watching: false,
         }));
     }
@@ -189,24 +198,4 @@ pub(super) fn outcome(
     };
     let end = state.deployer.wait(follower).map_err(named)?;
     Ok(Outcome::Answer(answers::ended(Some(end))?))
-}
-
-/// The events of a deployment, up to its terminal one.
-struct DeploymentEvents(Follower);
-
-impl StreamSource for DeploymentEvents {
-    fn next(&mut self, records: &mut Vec<u8>, wait: Duration) -> Result<Batch, Error> {
-        match self.0.next(wait)? {
-            Step::Entry(entry) => {
-                sse::frame(records, Some(entry.id), &entry.event, entry.data.get());
-            }
-            Step::Upload(upload) => {
-                let event = Event::Upload(upload);
-                sse::frame(records, None, event.name(), event.data().get());
-            }
-            Step::Idle => return Ok(Batch::Nothing),
-            Step::End => return Ok(Batch::End),
-        }
-        Ok(Batch::Records)
-    }
 }

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -159,8 +160,8 @@ impl Credentials {
 }
 
 /// Watches whether credentials are somebody's, for as long as they are used.
-pub struct TokenWatch<'a> {
-    tokens: &'a Tokens,
+pub struct TokenWatch {
+    tokens: Arc<Tokens>,
     credentials: Credentials,
     /// The files in which they were found last: each change makes a new one.
     seen: Option<FileStamps>,
@@ -169,12 +170,16 @@ pub struct TokenWatch<'a> {
 }
 
 /// Which files the tokens and the sessions are: device, inode and time of change; none where there is no file.
-type FileStamps = [Option<(u64, u64, i64)>; 2];
+pub type FileStamps = [Option<(u64, u64, i64)>; 2];
 
-impl TokenWatch<'_> {
-    /// Whether they still are. The file is read only if it is another one than before.
-    pub fn holds(&mut self) -> bool {
-        let now = self.tokens.stamps();
+impl TokenWatch {
+    /// Which files the tokens are in now.
+    pub fn stamps(&self) -> FileStamps {
+        self.tokens.stamps()
+    }
+
+    /// Whether they still are, when the files are those of `now`. They are read only if they are others than before.
+    pub fn holds(&mut self, now: FileStamps) -> bool {
         let expired = self.expires_at.is_some_and(|at| at <= now_ms());
         if now[0].is_some() && Some(now) == self.seen && !expired {
             return true;
@@ -339,9 +344,9 @@ impl Tokens {
     }
 
     /// Watches whether credentials stay somebody's.
-    pub fn watch(&self, credentials: Credentials) -> TokenWatch<'_> {
+    pub fn watch(self: &Arc<Tokens>, credentials: Credentials) -> TokenWatch {
         TokenWatch {
-            tokens: self,
+            tokens: Arc::clone(self),
             credentials,
             seen: None,
             expires_at: None,
@@ -504,7 +509,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("gangplank-roles-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
-        let tokens = Tokens::of(&dir);
+        let tokens = Arc::new(Tokens::of(&dir));
         let demo: Project = "demo".parse().unwrap();
         let secret = tokens
             .add("ci", Role::Deploy, std::slice::from_ref(&demo))
@@ -525,9 +530,9 @@ mod tests {
         assert!(tokens.revoke("nobody").is_err());
         let mut watch = tokens.watch(Credentials::Bearer(secret.clone()));
         tokens.add("other", Role::Read, &[]).unwrap();
-        assert!(watch.holds() && watch.holds());
+        assert!(watch.holds(watch.stamps()) && watch.holds(watch.stamps()));
         tokens.revoke("ci").unwrap();
-        assert!(!watch.holds() && !watch.holds());
+        assert!(!watch.holds(watch.stamps()) && !watch.holds(watch.stamps()));
         assert_eq!(tokens.check(&Credentials::Bearer(secret)).unwrap(), None);
         let _ = fs::remove_dir_all(&dir);
     }

@@ -1,6 +1,7 @@
 //! The event stream: its form, its promise to end, and that it is the same for everybody.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -358,14 +359,32 @@ fn a_comment_breaks_a_long_silence() {
         .find(|line| line.contains(r#""phase":"install","status":"start""#))
         .unwrap();
     let silent = Instant::now();
-    lines.find(|line| line.starts_with(':')).unwrap();
-    let after = silent.elapsed();
-    assert!(
-        after > Duration::from_secs(14) && after < Duration::from_secs(25),
-        "{after:?}"
-    );
+    // Whoever began it, and two who watch.
+    let path = format!("/deployments/{}/events", newest(&host));
+    let mut watchers = ["HTTP/1.1", "HTTP/1.0"].map(|version| {
+        let asked = request("GET", &path, &[&authorization], b"");
+        let asked = String::from_utf8(asked).unwrap();
+        let mut stream = host.connect();
+        let asked = asked.replace("HTTP/1.1", version);
+        stream.write_all(asked.as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+        lines
+            .find(|line| line.contains(r#""phase":"install","status":"start""#))
+            .unwrap();
+        lines
+    });
+    for lines in [&mut lines].into_iter().chain(&mut watchers) {
+        lines.find(|line| line.starts_with(':')).unwrap();
+        let after = silent.elapsed();
+        assert!(
+            after > Duration::from_secs(14) && after < Duration::from_secs(25),
+            "{after:?}"
+        );
+    }
     std::fs::write(&gate, "").unwrap();
-    lines.find(|line| line == "event: done").unwrap();
+    for lines in [&mut lines].into_iter().chain(&mut watchers) {
+        lines.find(|line| line == "event: done").unwrap();
+    }
 }
 
 #[test]
@@ -400,6 +419,59 @@ fn a_watcher_that_never_reads_holds_nobody_up() {
         stuck.read_exact(&mut [0; 16]).unwrap();
         std::fs::write(&gate, "").unwrap();
         assert_eq!(deploy.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn who_reads_late_or_in_small_pieces_misses_nothing_and_sees_nothing_twice() {
+    let host = TestServer::start();
+    let gate = host.path("gate");
+    let command = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; seq 20000",
+        gate.display()
+    );
+    let fields = [("project", "loud"), ("install_command", &*command)];
+    let host = &host;
+    std::thread::scope(|scope| {
+        let deploy = scope.spawn(|| host.deploy(&fields, &component()));
+        await_some("the installation", || {
+            let list = host
+                .operate(&json!({"operation": "list_deployments", "status": "installing"}))
+                .json();
+            (list["total"] == 1).then_some(())
+        });
+        let path = format!("/deployments/{}/events", newest(host));
+        // A unix socket has room for a tenth of what comes, and this client gets it without chunks.
+        let watch_unread = || {
+            let mut stream = UnixStream::connect(host.path("run/gangplank.sock")).unwrap();
+            let asked = format!("GET {path} HTTP/1.0\r\n\r\n");
+            stream.write_all(asked.as_bytes()).unwrap();
+            // It is there as soon as it was sent the first bytes.
+            stream.read_exact(&mut [0]).unwrap();
+            stream
+        };
+        let (mut late, mut slow) = (watch_unread(), watch_unread());
+        let of_quick = path.clone();
+        let quick = scope.spawn(move || watch(host, &of_quick, &[]).events());
+        let slow = scope.spawn(move || {
+            let (mut text, mut piece) = (Vec::new(), [0; 1000]);
+            while let Ok(read @ 1..) = slow.read(&mut piece) {
+                text.extend_from_slice(&piece[..read]);
+            }
+            text
+        });
+        std::fs::write(&gate, "").unwrap();
+        assert_eq!(deploy.join().unwrap().status, 200);
+        let all = watch(host, &path, &[]).events();
+        assert!(all.len() > 20_000);
+        let mut text = Vec::new();
+        late.read_to_end(&mut text).unwrap();
+        for (who, text) in [("late", text), ("slow", slow.join().unwrap())] {
+            let text = String::from_utf8(text).unwrap();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(records(body) == all, "{who}");
+        }
+        assert!(quick.join().unwrap() == all, "quick");
     });
 }
 

@@ -402,6 +402,24 @@ impl ResponseWriter {
         }
     }
 
+    /// Writes what the client takes at once. What is left is given back, none if nothing is; it may be empty, for TLS holds
+    /// back some. It is to be written before anything else.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub fn offer<'a>(&mut self, mut bytes: &'a [u8]) -> io::Result<Option<&'a [u8]>> {
+        let Some(link) = &mut self.link else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        while !bytes.is_empty() {
+            match link.peer.write(bytes)? {
+                Some(sent) => bytes = &bytes[sent..],
+                None => break,
+            }
+        }
+        Ok((!bytes.is_empty() || link.peer.unsent()).then_some(bytes))
+    }
+
     /// Ends the answer, and closes the connection so that it arrives.
     pub fn end(mut self) {
         if let Some(link) = self.link.take() {

@@ -40,7 +40,9 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Follower {
     dir: PathBuf,
-    live: Option<(Arc<LiveFeed>, Receiver<Offer>)>,
+    live: Option<Arc<LiveFeed>>,
+    /// What comes of a running deployment; there from the first wait on.
+    channel: Option<Receiver<Offer>>,
     next: u64,
     /// Where the files are being read; none while the channel is ahead of nothing.
     reading: Option<Reading>,
@@ -56,14 +58,10 @@ struct Reading {
 impl Follower {
     /// Follows the journal in `dir` after entry `after` (0: from the start). `live` is there while the deployment runs.
     pub fn new(dir: &Path, after: u64, live: Option<&Arc<LiveFeed>>) -> Follower {
-        let live = live.map(|live| {
-            let (sender, receiver) = bounded(CHANNEL_CAPACITY);
-            live.lock().channels.push(sender);
-            (Arc::clone(live), receiver)
-        });
         Follower {
             dir: dir.to_owned(),
-            live,
+            live: live.map(Arc::clone),
+            channel: None,
             next: after.saturating_add(1),
             reading: None,
             ended: false,
@@ -75,13 +73,27 @@ impl Follower {
         self.dir.file_name()?.to_str()?.parse().ok()
     }
 
+    /// The id of the entry that comes next.
+    pub fn next_id(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether it waits for what comes after an entry that is not there yet.
+    pub fn is_ahead(&self) -> bool {
+        let last = self
+            .live
+            .as_ref()
+            .map(|live| live.last.load(Ordering::Acquire));
+        last.is_some_and(|last| self.next > last + 1)
+    }
+
     /// Whether there is nothing after the entry that was asked for, and never will be.
     ///
     /// # Errors
     /// When the files cannot be read.
     pub fn at_end(&self) -> Result<bool, Error> {
         match &self.live {
-            Some((live, _)) => {
+            Some(live) => {
                 let terminal = live.lock().terminal.as_ref().map(|entry| entry.id);
                 Ok(terminal.is_some_and(|id| self.next > id))
             }
@@ -89,7 +101,8 @@ impl Follower {
         }
     }
 
-    /// The next thing to see; waits for it at most `wait`. A moment without descriptors, or a read that fails once, does not
+    /// The next thing to see; waits for it at most `wait`. Who never waits is told of entries alone, and costs the writer
+    /// nothing. A moment without descriptors, or a read that fails once, does not
     /// end it: it is tried again for a while.
     ///
     /// # Errors
@@ -115,7 +128,7 @@ impl Follower {
             return Ok(Step::End);
         }
         loop {
-            let Some((live, channel)) = &self.live else {
+            let Some(live) = &self.live else {
                 return Ok(match self.read()? {
                     Some(entry) => self.pass(entry),
                     None => match self.recorded_end() {
@@ -126,9 +139,9 @@ impl Follower {
             };
             // In this order: what the channel has is newest; an empty channel means that all that was not offered is
             // said by `last`, since an offer fails only while the channel is full.
-            let offer = match channel.try_recv() {
-                Ok(offer) => offer,
-                Err(TryRecvError::Empty) => {
+            let offer = match self.channel.as_ref().map(Receiver::try_recv) {
+                Some(Ok(offer)) => offer,
+                None | Some(Err(TryRecvError::Empty)) => {
                     if live.last.load(Ordering::Acquire) >= self.next {
                         let entry = match self.read()? {
                             Some(entry) => Some(entry),
@@ -141,7 +154,12 @@ impl Follower {
                     // All that is there was read. The channel has what comes, and a thousand followers hold no files.
                     self.reading = None;
                     // What the disk did not take is not there to be seen before more comes.
-                    let Some((_, channel)) = &self.live else {
+                    let Some(channel) = &self.channel else {
+                        if wait.is_zero() {
+                            return Ok(Step::Idle);
+                        }
+                        self.subscribe();
+                        // What came before that is in the files.
                         continue;
                     };
                     match channel.recv_timeout(wait) {
@@ -153,7 +171,7 @@ impl Follower {
                         }
                     }
                 }
-                Err(TryRecvError::Disconnected) => {
+                Some(Err(TryRecvError::Disconnected)) => {
                     self.live = None;
                     continue;
                 }
@@ -179,6 +197,14 @@ impl Follower {
         }
     }
 
+    /// Lets the writer offer what comes.
+    fn subscribe(&mut self) {
+        let Some(live) = &self.live else { return };
+        let (sender, receiver) = bounded(CHANNEL_CAPACITY);
+        live.lock().channels.push(sender);
+        self.channel = Some(receiver);
+    }
+
     /// The id of the last entry so far, 0 if there is none.
     ///
     /// # Errors
@@ -187,7 +213,7 @@ impl Follower {
         let terminal = self
             .live
             .as_ref()
-            .and_then(|(live, _)| live.lock().terminal.as_ref().map(|entry| entry.id));
+            .and_then(|live| live.lock().terminal.as_ref().map(|entry| entry.id));
         terminal.map_or_else(|| self.last_id(), Ok)
     }
 
@@ -219,7 +245,7 @@ impl Follower {
 
     /// The terminal entry, if the disk did not take it.
     fn unwritten(&self) -> Option<Arc<Entry>> {
-        let (live, _) = self.live.as_ref()?;
+        let live = self.live.as_ref()?;
         live.lock()
             .terminal
             .clone()

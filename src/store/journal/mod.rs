@@ -1,7 +1,7 @@
 //! The journal of a deployment: append-only NDJSON, one writer, any number of followers.
 //!
 //! The files are the truth. A writer appends an entry, says how far it is, and offers the entry with `try_send` to the
-//! bounded channel of each live [`Follower`]. A follower whose channel was full, that comes late, or that resumes from an
+//! bounded channel of each live [`Follower`] that has read what there is and waits for more. A follower whose channel was full, that comes late, or that resumes from an
 //! id reads the files up to where its channel goes on, by entry number. So replay, tail, resume and slow watchers are one
 //! mechanism, nothing is told apart by time, and no watcher holds up the writer or makes memory grow.
 //!

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+/// For a follower to wait once.
+const MOMENT: Duration = Duration::from_millis(1);
+
 struct JournalDir(PathBuf);
 
 impl JournalDir {
@@ -113,6 +116,8 @@ fn a_follower_that_falls_behind_misses_nothing() {
     let mut journal = Journal::create(&dir.0).unwrap();
     let total = 3 * CHANNEL_CAPACITY as u64;
     let mut slow = Follower::new(&dir.0, 0, Some(journal.live()));
+    // It has waited, so that its channel is there to be full.
+    assert!(matches!(slow.next(MOMENT).unwrap(), Step::Idle));
     let quick = Follower::new(&dir.0, 0, Some(journal.live()));
     let quick = thread::spawn(move || all(quick));
     for n in 1..total {
@@ -134,7 +139,7 @@ fn the_middle_of_a_long_journal_is_dropped_and_counted() {
     let dir = JournalDir::new("long");
     let mut journal = Journal::create(&dir.0).unwrap();
     let mut early = Follower::new(&dir.0, 0, Some(journal.live()));
-    assert!(matches!(early.next(Duration::ZERO).unwrap(), Step::Idle));
+    assert!(matches!(early.next(MOMENT).unwrap(), Step::Idle));
     // 30 MiB in lines of 64 KiB: head and three segments hold about 16.
     let text = "x".repeat(64 << 10);
     for _ in 0..480 {
@@ -208,6 +213,10 @@ fn uploads_reach_only_who_is_there() {
     let dir = JournalDir::new("upload");
     let mut journal = Journal::create(&dir.0).unwrap();
     let mut live = Follower::new(&dir.0, 0, Some(journal.live()));
+    let mut reader = Follower::new(&dir.0, 0, Some(journal.live()));
+    // Who waits is there, and who only reads is not.
+    assert!(matches!(live.next(MOMENT).unwrap(), Step::Idle));
+    assert!(matches!(reader.next(Duration::ZERO).unwrap(), Step::Idle));
     journal.upload(Upload {
         bytes: 7,
         total: None,
@@ -216,6 +225,7 @@ fn uploads_reach_only_who_is_there() {
         live.next(Duration::ZERO).unwrap(),
         Step::Upload(Upload { bytes: 7, .. })
     ));
+    assert!(matches!(reader.next(Duration::ZERO).unwrap(), Step::Idle));
     journal.append(&done()).unwrap();
     assert_eq!(
         all(Follower::new(&dir.0, 0, Some(journal.live()))),

@@ -146,13 +146,14 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::store::tokens::{Credentials, Role, Tokens};
+    use std::sync::Arc;
 
     #[test]
     fn a_session_stands_for_its_token_and_ends_with_it() {
         let dir = std::env::temp_dir().join(format!("gangplank-sessions-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("run")).unwrap();
-        let tokens = Tokens::of(&dir);
+        let tokens = Arc::new(Tokens::of(&dir));
         tokens.add("ci", Role::Read, &[]).unwrap();
         tokens.add("ops", Role::Deploy, &[]).unwrap();
         let begin = |name: Option<&str>| {
@@ -177,11 +178,11 @@ mod tests {
         assert_eq!(tokens.end_sessions(who(&ci).as_ref()).unwrap(), 1);
         assert!(who(&ci).is_none() && who(&other).is_some());
         let mut watch = tokens.watch(other);
-        assert!(watch.holds() && watch.holds());
+        assert!(watch.holds(watch.stamps()) && watch.holds(watch.stamps()));
         // Who takes the token away takes its sessions with it, also if another one gets its name.
         tokens.revoke("ci").unwrap();
         tokens.add("ci", Role::Admin, &[]).unwrap();
-        assert!(!watch.holds());
+        assert!(!watch.holds(watch.stamps()));
         let issuer = Identity {
             session: None,
             ..who(&ops).unwrap()

@@ -80,7 +80,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the page.
     // With the operations of a fleet, and the stream of a rollout.
     // With what is done here and at all peers.
-    ("server", 7_100),
+    // With one thread that writes to all who watch a deployment.
+    ("server", 7_500),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.
