@@ -5,15 +5,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
 use crate::client::Client;
-use crate::system::files::make_dirs;
-use crate::system::{hex, paths};
+use crate::system::files::{self, make_dirs};
+use crate::system::{hex, host, paths};
 
 /// What was not deployed for so long is forgotten.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -52,9 +52,32 @@ impl TreeCache {
         })
     }
 
-    /// What was kept last.
+    /// What was kept last. What somebody else could have put there is not read, and no link is followed.
     pub(crate) fn open(&self) -> Option<File> {
-        File::open(self.dir.join(&self.name)).ok()
+        if !self.is_ours() {
+            return None;
+        }
+        let dir = File::open(&self.dir).ok()?.into();
+        let file = files::open_file_in(&dir, self.name.as_bytes()).ok()?;
+        file.metadata()
+            .is_ok_and(|meta| meta.is_file())
+            .then_some(file)
+    }
+
+    /// Whether the directory is this user's, and nobody else can write into it: what is in it says which files need not be
+    /// read.
+    fn is_ours(&self) -> bool {
+        let own = host::user_id();
+        let meta = fs::symlink_metadata(&self.dir);
+        meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == own && meta.mode() & 0o022 == 0)
+    }
+
+    fn make_dir(&self) -> io::Result<()> {
+        make_dirs(&self.dir, 0o700)?;
+        match self.is_ours() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
+        }
     }
 
     /// Whether an upload was begun that is worth to be gone on with, and did not come to its end.
@@ -65,7 +88,11 @@ impl TreeCache {
     /// Such an upload begins.
     pub(crate) fn begin(&self) {
         // Without it a cut upload is sent once more.
-        let _ = make_dirs(&self.dir, 0o700).and_then(|()| File::create(self.begun_path()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600);
+        let _ = self
+            .make_dir()
+            .and_then(|()| options.open(self.begun_path()));
     }
 
     fn begun_path(&self) -> PathBuf {
@@ -87,7 +114,7 @@ impl TreeCache {
     }
 
     fn try_replace(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-        make_dirs(&self.dir, 0o700)?;
+        self.make_dir()?;
         let unique = getrandom::u64().map_err(io::Error::other)?;
         let fresh = self.dir.join(format!(".{}-{unique:016x}", self.name));
         let mut options = OpenOptions::new();
@@ -108,7 +135,8 @@ impl TreeCache {
 
     /// Removes what is too old or too much.
     fn sweep(&self, now: SystemTime, most: u64) {
-        let Ok(entries) = fs::read_dir(&self.dir) else {
+        let entries = fs::read_dir(&self.dir);
+        let (Ok(entries), true) = (entries, self.is_ours()) else {
             return;
         };
         let mut kept = Vec::new();
@@ -150,6 +178,39 @@ mod tests {
     fn cache(dir: &Path, name: &str) -> TreeCache {
         let (dir, name) = (dir.join("a/b"), format!("{PREFIX}{name}"));
         TreeCache { dir, name }
+    }
+
+    #[test]
+    fn what_somebody_else_could_have_put_there_is_neither_read_nor_followed() {
+        let dir = std::env::temp_dir().join(format!("gangplank-foreign-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let one = cache(&dir, "one");
+        one.replace(|out| out.write_all(b"kept"));
+        let path = one.dir.join(&one.name);
+        assert!(one.open().is_some());
+        let open_to = |mode| fs::set_permissions(&one.dir, fs::Permissions::from_mode(mode));
+        open_to(0o770).unwrap();
+        assert!(one.open().is_none());
+        one.begin();
+        one.replace(|out| out.write_all(b"other"));
+        assert!(!one.is_begun());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        open_to(0o755).unwrap();
+        // A link is not written through.
+        let victim = dir.join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, one.begun_path()).unwrap();
+        one.begin();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(one.open().is_none());
+        // Nobody waits for the other end of a pipe.
+        fs::remove_file(&path).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        assert!(one.open().is_none());
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
