@@ -54,7 +54,14 @@ pub struct Attempt {
 struct Open {
     journal: Journal,
     /// Frees the component when it is dropped.
-    hold: Box<dyn Send>,
+    hold: Box<dyn ComponentHold>,
+}
+
+/// Keeps a component busy, and frees it when it is dropped.
+pub trait ComponentHold: Send {
+    /// The end of the deployment is on its way to the disk, where it can be seen a moment before the component is free:
+    /// whoever has seen it and wants the component waits that moment.
+    fn is_ending(&self) {}
 }
 
 impl Attempt {
@@ -66,7 +73,7 @@ impl Attempt {
         registry: Registry,
         opening: Opening,
         stops: (SharedStopper, Stop),
-        hold: Box<dyn Send>,
+        hold: Box<dyn ComponentHold>,
     ) -> Result<Attempt, Error> {
         let id = opening.deployment_id;
         let store = &registry.store;
@@ -91,7 +98,7 @@ impl Attempt {
         registry: Registry,
         (journal, record): (Journal, Record),
         stops: (SharedStopper, Stop),
-        hold: Box<dyn Send>,
+        hold: Box<dyn ComponentHold>,
     ) -> Attempt {
         let id = record.deployment_id;
         log::info(&format!("deployment {id} of {} goes on", record.project));
@@ -102,7 +109,7 @@ impl Attempt {
         registry: Registry,
         (journal, record): (Journal, Record),
         (stopper, stop): (SharedStopper, Stop),
-        hold: Box<dyn Send>,
+        hold: Box<dyn ComponentHold>,
     ) -> Attempt {
         let id = record.deployment_id;
         registry.index.put(id, Summary::from(&record));
@@ -277,6 +284,7 @@ impl Attempt {
 
     fn finish(&mut self, outcome: Outcome<'_>) -> Option<Ending> {
         let Open { journal, hold } = self.open.take()?;
+        hold.is_ending();
         let (store, record) = (Arc::clone(&self.registry.store), self.record.clone());
         let (mut ending, refusal) = match outcome {
             Ok(success) => {

@@ -136,7 +136,9 @@ impl Deployer {
             release: None,
             key: None,
             drops,
+            ending: false,
         };
-        running::claim(&self.running, &mut self.running.lock(), project, busy)
+        let mut state = self.running.lock_settled(project);
+        running::claim(&self.running, &mut state, project, busy)
     }
 }

@@ -64,7 +64,7 @@ impl Deployer {
             if let Some(id) = self.settled(&spec.project, &key, deadline)? {
                 return self.join(id, request).map(Started::Earlier);
             }
-            let mut state = self.running.lock();
+            let mut state = self.running.lock_settled(&spec.project);
             if state.of_key(&spec.project, &key).is_some() {
                 // It began just now; that it ends is waited for, up to the deadline.
                 continue;

@@ -194,7 +194,7 @@ impl Deployer {
     /// # Errors
     /// `busy` with the id of the running one, `stopping`, or the disk's refusal.
     fn begin(&self, spec: &DeploySpec) -> Result<Attempt, Refusal> {
-        let claimed = self.claim(&mut self.running.lock(), spec)?;
+        let claimed = self.claim(&mut self.running.lock_settled(&spec.project), spec)?;
         self.open_claimed(spec, claimed)
     }
 
@@ -212,6 +212,7 @@ impl Deployer {
             release: spec.plan.release(),
             key: spec.caller.key.clone(),
             drops: false,
+            ending: false,
         };
         let hold = running::claim(&self.running, state, &spec.project, busy)?;
         state.newest = Some(id);

@@ -61,6 +61,7 @@ impl Deployer {
             release: Some(record.release_id),
             key: record.idempotency_key.clone(),
             drops: false,
+            ending: false,
         };
         let mut state = self.running.lock();
         let hold = running::claim(&self.running, &mut state, &record.project, busy)?;

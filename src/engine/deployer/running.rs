@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::api::error::{Code, Refusal};
 use crate::api::name::{DeploymentId, Project};
+use crate::engine::attempt::ComponentHold;
 use crate::engine::deployer::stopping_refusal;
 use crate::store::journal::LiveFeed;
 use crate::system::stop::SharedStopper;
 
+/// How long the end of a deployment is waited for: it is the writing of two files.
+const ENDING_MAX: Duration = Duration::from_secs(5);
 /// How long the beginning of a deployment is waited for: it is the making of three files.
 const OPENING_MAX: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,8 @@ pub(super) struct Busy {
     pub(super) key: Option<String>,
     /// Its releases are to go.
     pub(super) drops: bool,
+    /// The end of its deployment is on its way to the disk.
+    pub(super) ending: bool,
 }
 
 /// A command that runs in a release.
@@ -95,6 +100,19 @@ impl RunningDeployments {
     pub(super) fn lock(&self) -> MutexGuard<'_, DeploymentsState> {
         // Every change under the lock is a single insertion or removal, so it is whole even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`RunningDeployments::lock`], for whoever is about to claim a component: its deployment whose end may be seen
+    /// already is waited for until the component is free.
+    pub(super) fn lock_settled(&self, project: &Project) -> MutexGuard<'_, DeploymentsState> {
+        let ends = |state: &mut DeploymentsState| {
+            let busy = state.busy.get(project);
+            busy.is_some_and(|busy| busy.ending)
+        };
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), ENDING_MAX, ends);
+        waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state)
     }
 
     /// Waits until a deployment has its journal and can be stopped, if it is to begin. Its id is told from the claim on, to
@@ -150,6 +168,14 @@ impl Drop for Hold {
             state.running.remove(&id);
         }
         self.running.changed.notify_all();
+    }
+}
+
+impl ComponentHold for Hold {
+    fn is_ending(&self) {
+        if let Some(busy) = self.running.lock().busy.get_mut(&self.project) {
+            busy.ending = true;
+        }
     }
 }
 
@@ -216,9 +242,11 @@ mod tests {
                 release: None,
                 key: None,
                 drops: false,
+                ending: false,
             };
-            let mut state = running.lock();
-            claim(&running, &mut state, &name.parse().unwrap(), busy).unwrap()
+            let project = name.parse().unwrap();
+            let mut state = running.lock_settled(&project);
+            claim(&running, &mut state, &project, busy).unwrap()
         };
         // Nobody has claimed it.
         running.await_opening(id(1)).unwrap();
@@ -246,6 +274,13 @@ mod tests {
                 wait.join().unwrap().unwrap();
             }
         });
-        drop(opened);
+        // An end that may be seen is waited for by whoever claims the same component, and by nobody else.
+        opened.is_ending();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| claim("opened", id(3)));
+            drop(claim("another", id(4)));
+            drop(opened);
+            assert_eq!(next.join().unwrap().id, Some(id(3)));
+        });
     }
 }
