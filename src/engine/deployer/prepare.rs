@@ -87,7 +87,7 @@ impl Deployer {
         }
         let path = store.component_store(project)?.join(unique("prepared"));
         let prepared = self
-            .store_list(list, &path)
+            .store_list(project, list, &path)
             .and_then(|()| self.missing(request, &path))
             .and_then(|prepared| {
                 let to = store.prepared(project);
@@ -135,7 +135,7 @@ impl Deployer {
         let path = store.component_store(project)?.join(unique("lacking"));
         let what = || format!("reading {}", path.display());
         let prepared = self
-            .store_list(list, &path)
+            .store_list(project, list, &path)
             .and_then(|()| self.missing(request, &path))
             .and_then(|prepared| Ok((prepared, File::open(&path).doing(what)?)));
         // What stays is removed by the next start.
@@ -143,7 +143,12 @@ impl Deployer {
         prepared
     }
 
-    fn store_list(&self, list: &mut dyn Read, path: &Path) -> Result<(), Refusal> {
+    fn store_list(
+        &self,
+        project: &Project,
+        list: &mut dyn Read,
+        path: &Path,
+    ) -> Result<(), Refusal> {
         let most = self.limits.max_entries.saturating_mul(ENTRY_MAX);
         let most = most.min(self.limits.max_payload.unwrap_or(u64::MAX));
         let mut file = File::create(path).doing(|| format!("making {}", path.display()))?;
@@ -159,6 +164,7 @@ impl Deployer {
             }
             total += read as u64;
             archive::fits(Some(most), total)?;
+            self.has_room(project.as_str(), read as u64)?;
             let written = file.write_all(&buffer[..read]);
             written.doing(|| format!("writing {}", path.display()))?;
         }

@@ -145,3 +145,15 @@ fn a_delta_belongs_to_whom_it_runs_as() {
         assert_eq!((meta.uid(), meta.gid()), (NOBODY, NOBODY), "{name}");
     }
 }
+
+#[test]
+fn a_list_does_not_take_the_disk_below_what_stays_free() {
+    let host = TestServer::with(&["--min-free-disk", "100000G"], &[]);
+    // It asks for nothing but its own place.
+    let (tree, list) = hostile::list("");
+    let answer = prepare(&host, "demo", &tree, &list);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    assert_eq!(answer.refusal().0, "no_space");
+    let left: Vec<_> = fs::read_dir(host.path("store/demo")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
