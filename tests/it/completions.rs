@@ -375,10 +375,16 @@ fn mandoc_has_nothing_against_the_manual_page() {
     fs::write(&page, printed(&["man"])).unwrap();
     let mandoc = |arguments: &[&str]| bare("mandoc").args(arguments).arg(&page).output().unwrap();
     let lint = mandoc(&["-T", "lint"]);
-    assert!(
-        lint.status.success() && lint.stdout.is_empty() && lint.stderr.is_empty(),
-        "{lint:?}"
-    );
+    let said = [lint.stdout, lint.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    // A version that is not released has no day.
+    let changelog = fs::read_to_string(top().join("CHANGELOG.md")).unwrap();
+    let heading = changelog.lines().find(|line| line.starts_with("## "));
+    let undated = heading.unwrap().ends_with("unreleased");
+    let mut bad = said
+        .lines()
+        .filter(|line| !(undated && line.contains("missing date")));
+    assert_eq!(bad.next(), None);
     let shown = mandoc(&["-T", "ascii", "-O", "width=78"]);
     let text = String::from_utf8(shown.stdout).unwrap();
     // Bold letters are printed twice.

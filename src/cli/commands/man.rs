@@ -23,8 +23,28 @@ how they end.
     ),
 };
 
-/// The day from which the page is. The version's day in `CHANGELOG.md`, once it has one.
-const DAY: &str = "2026-11-26";
+/// The day of the newest version in `CHANGELOG.md`; none before that is released.
+const DAY: Option<[u8; 10]> = day(include_bytes!("../../../CHANGELOG.md"));
+
+/// The day in the first heading of a changelog, `## 1.2.3 - 2026-01-31`.
+const fn day(changelog: &[u8]) -> Option<[u8; 10]> {
+    let (mut at, mut day) = (0, [0; 10]);
+    while !(changelog[at] == b'#' && changelog[at + 1] == b'#') {
+        at += 1;
+    }
+    while !(changelog[at] == b'-' && changelog[at + 1] == b' ') {
+        at += 1;
+    }
+    let mut n = 0;
+    while n < day.len() {
+        day[n] = changelog[at + 2 + n];
+        n += 1;
+    }
+    match day[0].is_ascii_digit() {
+        true => Some(day),
+        false => None,
+    }
+}
 
 /// `mandoc -T lint` wants no longer lines in the source.
 const LINE_MAX: usize = 80;
@@ -93,7 +113,13 @@ const SEE_ALSO: &str = "systemd(1), gitignore(5), tar(1), curl(1)";
 
 fn page() -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let mut page = RoffPage(format!(".TH GANGPLANK 1 {DAY} \"gangplank {version}\"\n"));
+    let day = DAY.unwrap_or_default();
+    let day = std::str::from_utf8(&day)
+        .unwrap_or_default()
+        .trim_matches('\0');
+    let mut page = RoffPage(format!(
+        ".TH GANGPLANK 1 \"{day}\" \"gangplank {version}\"\n"
+    ));
     // What is typed is not torn apart: no hyphens, and no wide spaces.
     page.request(".nh");
     page.request(".ad l");
