@@ -64,7 +64,9 @@ pub(super) fn tagged(exchange: &Exchange, content_type: &'static str, text: &[u8
     }
     tag.push('"');
     let known = exchange.header("If-None-Match");
-    let is_known = known.is_some_and(|known| known.split(',').any(|one| one.trim() == tag));
+    // A proxy that compresses makes a weak one of it, and that is compared as weakly.
+    let is_it = |one: &str| matches!(one.trim(), "*") || one.trim().trim_start_matches("W/") == tag;
+    let is_known = known.is_some_and(|known| known.split(',').any(is_it));
     Answer {
         status: if is_known { 304 } else { 200 },
         content_type,

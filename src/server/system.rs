@@ -42,6 +42,7 @@ pub(super) fn system_information(state: &ServerState, caller: &Caller) -> Result
         "deployments_running": running,
         "deployments_stored": stored,
         "caller": caller.describe(),
+        "peers": state.deployer.peers().len(),
         "fleet": state.fleet.get().is_some(),
     }))
 }

@@ -93,8 +93,15 @@ fn the_page_is_small_and_nothing_else_runs_in_it() {
             "{policy}"
         );
         let tag = answer.header("ETag").unwrap().to_owned();
-        let again = host.ask_as_anyone("GET", path, &[&format!("If-None-Match: {tag}")], b"");
-        assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x\", W/{tag}"),
+            "*".into(),
+        ] {
+            let again = host.ask_as_anyone("GET", path, &[&format!("If-None-Match: {known}")], b"");
+            assert_eq!((again.status, again.body.len()), (304, 0), "{path} {known}");
+        }
         let mut head = host.connect();
         head.write_all(&request("HEAD", path, &[], b"")).unwrap();
         let mut text = String::new();
@@ -290,8 +297,9 @@ fn hostile_texts_are_texts_and_ten_thousand_lines_are_shown() {
     let host = TestServer::start();
     let evil = "<img src=x onerror=window.evil=1><script>window.evil=1</script>";
     let Some(tab) = signed_in(&host) else { return };
-    let install =
-        format!("printf '%s\\n' '{evil}' >&2; seq 10000; printf '\\033[31mred\\n'; exit 3");
+    let install = format!(
+        "printf '%s\\n' '{evil}' >&2; seq 10000; printf '\\033[31mred\\342\\200\\256\\033[2K\\n'; exit 3"
+    );
     let fields = [("message", evil), ("install_command", install.as_str())];
     let failed = deploy(&host, "evil", &fields, &[("./a", "a")]);
     let mut live = vec![("message", evil), ("restart", "true")];
@@ -314,6 +322,8 @@ fn hostile_texts_are_texts_and_ten_thousand_lines_are_shown() {
         "document.querySelector('.lines').textContent.includes({})",
         json!(evil)
     ));
+    // As a terminal shows it: without its colours, and in the order that it has.
+    tab.until("[...document.querySelectorAll('.lines p')].some((line) => line.textContent === 'red<U+202E>^[[2K')");
     tab.picture("ten-thousand-lines");
     assert_eq!(tab.ask("typeof window.evil"), "undefined");
     assert_eq!(
@@ -443,8 +453,8 @@ fn the_page_fits_a_phone_and_is_used_by_keys_alone() {
     });
 }
 
-#[test]
-fn an_upload_and_peers_are_shown_and_record_and_payload_are_downloaded() {
+/// A server, the peer that it replicates to, and what it knows that by.
+fn with_peer() -> (TestServer, TestServer, TempDir) {
     let two = TestServer::start();
     let files = TempDir::new().with(&[("token", &two.token)]);
     let (url, token) = (
@@ -452,6 +462,47 @@ fn an_upload_and_peers_are_shown_and_record_and_payload_are_downloaded() {
         format!("two={}", files.0.join("token").display()),
     );
     let host = TestServer::with(&["--peer", &url, "--peer-token-file", &token], &[]);
+    (host, two, files)
+}
+
+#[test]
+fn a_component_is_stopped_and_started_on_all_hosts_and_each_is_shown() {
+    let (host, two, _files) = with_peer();
+    let Some(tab) = signed_in(&host) else { return };
+    let fields = [("replicated", "true"), ("restart", "true")];
+    deploy(
+        &host,
+        "app",
+        &fields,
+        &[("./Procfile", "web: sleep 1000\n")],
+    );
+    tab.click("app");
+    let rows = |text: &str| {
+        format!(
+            "[...document.querySelectorAll('table[aria-label=Hosts] tbody tr')].filter((row) => row.textContent.includes('{text}')).length === 2"
+        )
+    };
+    tab.until(&rows("1 of 1 up"));
+    tab.picture("hosts");
+    let all = "document.querySelector('[role=group] input')";
+    for (button, done) in [("Stop", "stopped"), ("Start", "1 of 1 up")] {
+        // What was chosen stays chosen while the page is drawn anew.
+        tab.until(&format!("({all}.checked || {all}.click(), {all}.checked)"));
+        tab.click(button);
+        if button == "Stop" {
+            tab.until("document.getElementById('ask-text').textContent.includes('On this host and 1 peer.')");
+            tab.confirm();
+        }
+        tab.until(&rows(done));
+    }
+    drop(two);
+    tab.click("Look again");
+    tab.shows("not reached");
+}
+
+#[test]
+fn an_upload_and_peers_are_shown_and_record_and_payload_are_downloaded() {
+    let (host, _two, _files) = with_peer();
     let Some(tab) = signed_in(&host) else { return };
     // Half of an upload is there, and the page says how much.
     let payload = crate::test_server::noise();

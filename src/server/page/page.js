@@ -5,6 +5,17 @@
 
 const $ = (id) => document.getElementById(id);
 
+/** What would turn the order of signs, or stand for nothing: controls of terminals and of the direction of text. */
+const ACTS = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** A text as the terminal shows it: without colours, and with controls that can be seen. */
+function visible(text) {
+  return String(text).replace(/\x1b\[[0-9;:]*m/g, "").replace(ACTS, (sign) => {
+    const code = sign.charCodeAt(0);
+    return code < 32 ? `^${String.fromCharCode(code + 64)}` : `<U+${code.toString(16).toUpperCase().padStart(4, "0")}>`;
+  });
+}
+
 /** Makes an element: properties and `on…` handlers, `aria-…`, `role` and `data-…` attributes, and children. Texts stay texts. */
 function h(tag, properties, ...children) {
   const element = document.createElement(tag);
@@ -13,7 +24,8 @@ function h(tag, properties, ...children) {
     if (name in element && !name.startsWith("aria")) element[name] = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined));
+  const shown = children.flat(9).filter((child) => child !== null && child !== undefined);
+  element.append(...shown.map((child) => (child instanceof Node ? child : visible(child))));
   return element;
 }
 
@@ -32,7 +44,7 @@ function say(text) {
 }
 
 function trouble(text) {
-  $("trouble").textContent = text ?? "";
+  $("trouble").textContent = visible(text ?? "");
   $("trouble").hidden = !text;
 }
 
@@ -52,8 +64,9 @@ function ask(title, text, yes) {
 // ---- Units ---------------------------------------------------------------------------------------------------------------
 
 const short = (id) => (id ?? "").slice(0, 13);
-const when = (ms) => h("time", { dateTime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString() },
-  new Date(ms).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }));
+// What a record that was lost would know is not known.
+const when = (ms) => (ms ? h("time", { dateTime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString() },
+  new Date(ms).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })) : "unknown");
 
 function took(ms) {
   if (ms === null || ms === undefined) return "";
@@ -87,6 +100,8 @@ function status(word) {
 const KEPT = "gangplank.token";
 let token = sessionStorage.getItem(KEPT);
 let me = { name: null, role: "read" };
+/** How many servers this one replicates to. */
+let peers = 0;
 
 class Refused extends Error {
   constructor(status, body) {
@@ -308,16 +323,19 @@ async function keep(signal, look, draw) {
   }
 }
 
+/** A short word, which is not torn apart where a column is narrow. */
+const word = (text) => (text && text.length <= 16 ? h("span", { className: "word" }, text) : text);
+
 function historyTable(caption, list, withComponent) {
   const columns = ["Deployment", ...(withComponent ? ["Component"] : []), "Status", "Kind", "When", "Took", "Who", "What"];
   return table(caption, columns, list.map((one) => [
     deployment(one.deployment_id),
     ...(withComponent ? [component(one.project)] : []),
     status(one.status),
-    one.kind,
+    word(one.kind),
     when(one.started_at),
-    took(one.elapsed_ms),
-    one.user ?? "",
+    word(took(one.elapsed_ms)),
+    word(one.user ?? ""),
     [one.message, one.source?.commit?.slice(0, 10), one.package_identifier, one.error?.message].filter(Boolean).join(" · "),
   ]));
 }
@@ -423,20 +441,44 @@ function logs(project, types, signal) {
     h("span", { className: "faint" }, "It follows while you are at its end.")), lines.box);
 }
 
+/** Which view asked for all hosts; it stays while what it shows is drawn anew. */
+let everywhere = null;
+
 function actions(one, project) {
   const has = one.processes.length > 0 || one.stopped;
+  const all = h("input", { type: "checkbox", checked: everywhere === project });
+  all.addEventListener("change", () => (everywhere = all.checked ? project : null));
+  const fields = () => ({ project, ...(all.checked && { replicated: true }) });
+  const where = () => (all.checked ? ` On this host and ${count(peers, "peer")}.` : "");
   const restart = button("Restart", async () => {
-    if (await ask("Restart", `The processes of ${project} are stopped and started again.`, "Restart")) await begin("restart_component", { project });
+    if (await ask("Restart", `The processes of ${project} are stopped and started again.${where()}`, "Restart")) await begin("restart_component", fields());
   });
   const stop = button("Stop", async () => {
-    if (await ask("Stop", `The processes of ${project} stay stopped until they are started.`, "Stop")) say((await operate("stop_component", { project })).message);
+    if (await ask("Stop", `The processes of ${project} stay stopped until they are started.${where()}`, "Stop")) say((await operate("stop_component", fields())).message);
   });
-  const start = button("Start", async () => say((await operate("start_component", { project })).message));
+  const start = button("Start", async () => say((await operate("start_component", fields())).message));
   const back = button("Roll back", async () => {
-    if (await ask("Roll back", `The release of ${project} that was live before becomes live again.`, "Roll back")) await begin("rollback_component", { project, restart: "auto" });
+    if (await ask("Roll back", `The release of ${project} that was live before becomes live again.${where()}`, "Roll back")) await begin("rollback_component", { ...fields(), restart: "auto" });
   });
   return h("div", { className: "buttons", role: "group", "aria-label": `What to do with ${project}` },
-    has ? [restart, one.stopped ? start : stop] : null, one.releases.length > 1 ? back : null);
+    has ? [restart, one.stopped ? start : stop] : null, one.releases.length > 1 ? back : null,
+    peers ? h("label", {}, all, " on all hosts") : null);
+}
+
+/** What is live of a component on this host and its peers. These are asked when that is drawn, and when somebody asks. */
+function hosts(project, signal) {
+  const box = h("div", {}, "Loading…");
+  async function look() {
+    const found = await operate("get_components", { peers: true }, signal);
+    box.replaceChildren(table("Hosts", ["Host", "Live", "Since", "Processes"], found.hosts.map((host) => {
+      const one = (host.components ?? []).find((other) => other.project === project);
+      if (!host.reachable) return [host.host, h("span", { className: "status bad" }, "not reached"), "", host.error ?? ""];
+      return one ? [host.host, h("span", { className: "mono", title: one.release_id }, short(one.release_id)), when(one.since), processes(one)]
+        : [host.host, h("span", { className: "faint" }, "nothing of it"), "", ""];
+    })));
+  }
+  look().catch((error) => signal.aborted || box.replaceChildren(error.message));
+  return h("section", {}, h("h2", {}, "Hosts"), box, h("div", { className: "buttons" }, button("Look again", look)));
 }
 
 function releases(one, list, project) {
@@ -482,6 +524,7 @@ async function showComponent(main, signal, project) {
           process.release_id === one.release_id ? "live" : [short(process.release_id), " (not the live one)"],
         ])) : null,
         may("deploy") ? actions(one, project) : null) : h("p", {}, "Nothing of it is live."),
+      peers ? hosts(project, signal) : null,
       one ? releases(one, deployments, project) : null,
       chart(deployments),
     ].filter(Boolean));
@@ -577,7 +620,7 @@ class Story {
   on_error(data) {
     for (const one of data.process_output ?? []) this.lines.add(`${one.type} ${one.line}`, one.stream === "stderr" ? "err" : "");
     this.failure.hidden = false;
-    this.failure.textContent = `${data.message} (${data.code})`;
+    this.failure.textContent = visible(`${data.message} (${data.code})`);
     this.end({ cancelled: "cancelled", unhealthy: "rolled_back" }[data.code] ?? "failed");
   }
 
@@ -596,7 +639,7 @@ class Story {
       const word = runs ? "running" : one.status === "start" ? "cut off" : one.status;
       const facts = [one.message, one.manager && `using ${one.manager}`, one.lines && count(one.lines, "line"), one.files && count(one.files, "file"),
         one.unpacked_size && bytes(one.unpacked_size)].filter(Boolean).join(", ");
-      return h("li", {}, h("strong", {}, name), h("span", {}, time), h("span", {}, word === "waiting" ? h("span", { className: "faint" }, "waiting") : status(word), facts ? ` ${facts}` : ""));
+      return h("li", {}, h("strong", {}, name), h("span", {}, time), h("span", {}, word === "waiting" ? h("span", { className: "faint" }, this.over ? "not reached" : "waiting") : status(word), facts ? ` ${facts}` : ""));
     }));
     const times = new Map([...this.phases].map(([name, one]) => [name, one.elapsed_ms ?? 0]));
     const whole = [...times.values()].reduce((a, b) => a + b, 0);
@@ -689,6 +732,7 @@ function showSignIn(main, why) {
 async function askWho() {
   const known = await operate("system_information", {});
   me = known.caller;
+  peers = known.peers ?? 0;
   $("fleet").hidden = !known.fleet;
 }
 
