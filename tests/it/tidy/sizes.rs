@@ -69,7 +69,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a publication that is settled later, and with what a record says of the fleet.
     // With what is not signed for others.
     // With an archive of two formats that is given as one.
-    ("engine", 16_050),
+    // With the moment between the end of a deployment and a free component.
+    ("engine", 16_100),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
