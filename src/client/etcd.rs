@@ -247,6 +247,7 @@ impl EtcdStore {
             if listing.revision == 0 {
                 listing.revision = answer.header.revision;
             }
+            page = (page * 2).min(PAGE);
             let next = answer.kvs.last().filter(|_| answer.more);
             let next = next.map(KeyValue::next_key);
             for one in answer.kvs {

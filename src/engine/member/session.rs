@@ -31,6 +31,9 @@ struct Mirror {
     is_expected: bool,
 }
 
+/// How many components a host changes at once, each on a thread: one that was off for long finds all of them changed.
+const WORKING_MAX: usize = 16;
+
 /// The longest message of a status, in characters: the record of the deployment has all of it, and a document of the fleet must
 /// stay small.
 const MESSAGE_LEN_MAX: usize = 2000;
@@ -301,6 +304,11 @@ impl<'a> MemberSession<'a> {
                 // The one before has not ended yet.
                 false => Ok(()),
             };
+        }
+        let works = self.member.works.values();
+        if works.filter(|work| work.running.is_some()).count() >= WORKING_MAX {
+            // It is looked at again when one of them ends.
+            return Ok(());
         }
         let generation = desired.generation;
         let spread = self.spread(project);

@@ -26,6 +26,10 @@ pub(super) struct MemoryHost {
     /// What the next tries end with.
     failures: Mutex<Vec<FleetFailure>>,
     disk_is_full: Mutex<bool>,
+    /// How many components are being made so, and how many were at once.
+    at_once: Mutex<(usize, usize)>,
+    /// Nothing ends while somebody has it.
+    hold: Mutex<()>,
 }
 
 impl LocalHost for MemoryHost {
@@ -56,6 +60,14 @@ impl LocalHost for MemoryHost {
         _: &Stop,
     ) -> Result<(), FleetFailure> {
         tell(HostState::Building);
+        let counts = |more: &dyn Fn(usize) -> usize| {
+            let mut at_once = self.at_once.lock().unwrap();
+            at_once.0 = more(at_once.0);
+            at_once.1 = at_once.1.max(at_once.0);
+        };
+        counts(&|now| now + 1);
+        drop(self.hold.lock().unwrap());
+        counts(&|now| now - 1);
         let generation = order.desired.generation;
         let mut made = self.made.lock().unwrap();
         made.push((generation, order.attempt));
@@ -424,6 +436,33 @@ fn a_name_belongs_to_one_root() {
     let refused = second(false).unwrap_err();
     assert!(refused.message.contains("--fleet-takeover"), "{refused}");
     assert!(second(true).unwrap().is_some());
+}
+
+#[test]
+fn of_many_components_some_are_changed_at_once() {
+    let store = MemoryStore::default();
+    let keys = FleetKeys::default();
+    for n in 0..40 {
+        let project: Project = format!("app{n}").parse().unwrap();
+        let rollout =
+            format!(r#"{{"v":1,"generation":1,"open":1,"below":"{EVERYBODY}","state":"wave"}}"#);
+        let desired = format!(
+            r#"{{"v":1,"generation":1,"deployment_id":"{}","sha256":"ab","size":1,"origin":"two"}}"#,
+            id(n)
+        );
+        let put = |key: String, value: String| store.put(&key, value.as_bytes(), None).unwrap();
+        put(keys.rollout(&project), rollout);
+        put(keys.desired(&project), desired);
+    }
+    let local = Arc::<MemoryHost>::default();
+    let held = local.hold.lock().unwrap();
+    let host = TestHost::start(&store, local.clone());
+    await_that("as many as may", || local.at_once.lock().unwrap().0 == 16);
+    drop(held);
+    await_that("all of them", || {
+        host.local.made.lock().unwrap().len() == 40
+    });
+    assert_eq!(*host.local.at_once.lock().unwrap(), (0, 16));
 }
 
 #[test]

@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// After trouble with the store; it doubles.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How many rollouts a host leads at once, each on a thread; more than anybody has, and other hosts lead what is beyond.
+const LEADING_MAX: usize = 256;
 /// The stack of a thread that leads.
 const STACK_BYTES: usize = 512 << 10;
 
@@ -142,8 +144,11 @@ impl FleetLeader {
 
     fn begin(self: &Arc<Self>, one: Leaderless) {
         let Leaderless { project, origin } = one;
-        if !self.leading().insert(project.clone()) {
-            return;
+        {
+            let mut leading = self.leading();
+            if leading.len() >= LEADING_MAX || !leading.insert(project.clone()) {
+                return;
+            }
         }
         let is_own = origin == self.seat().host;
         let (leader, of) = (Arc::clone(self), project.clone());
