@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How many rollouts a host leads at once, each on a thread; more than anybody has, and other hosts lead what is beyond.
-const LEADING_MAX: usize = 256;
+const LEADING_MAX: usize = 64;
 /// The stack of a thread that leads.
 const STACK_BYTES: usize = 512 << 10;
 
