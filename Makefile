@@ -63,7 +63,8 @@ inject: ## let every system call of a deployment fail, one after the other (ONLY
 
 fleet: ## a fleet of N hosts (1000) that deploy nothing, at a real etcd: how long a rollout takes, and what etcd has to do
 	ulimit -n $$(ulimit -Hn) && GANGPLANK_FLEET=$(or $(N),1000) \
-	  $(CARGO) test --locked --lib simulation:: -- --nocapture
+	  $(CARGO) test --release --config profile.release.lto=false --config profile.release.codegen-units=16 \
+	    --locked --lib simulation:: -- --nocapture
 
 fuzz: ## throw bytes at what reads bytes of clients (FUZZ_SECONDS: 600 for each of FUZZ_TARGETS)
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \

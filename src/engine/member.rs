@@ -15,17 +15,19 @@
 //! | `local` | the same with a real deployer |
 //!
 //! # How many hosts
-//! `make fleet N=1000` measures it. With a debug build and etcd 3.4, its data in memory, on two cores that had other work as well,
-//! a thousand hosts had joined after 8 s. All were live 12 s after a publication for all of them, of which 10 s are
-//! the spread of a hundred hosts a second; 24 s after one in four waves; and 300 that came back at once after 13 s. To etcd a host
-//! is 13 requests when it joins, 8 a deployment (5 or 6 of them writes), 5 to 10 ms of CPU for that, and 0.3 to 0.45 MB of memory for
-//! its two watches and its other connections. Both cores were busy at about 1,500 requests a second. From that, by arithmetic:
+//! `make fleet N=1000` measures it, all hosts in one process. With a release build and etcd 3.4, its data in memory, on two cores
+//! on which other work ran as well, a thousand hosts had joined after 11 s. All were live 11 s after a publication for all of them,
+//! of which 10 s are the spread of a hundred hosts a second; 16 to 18 s after one in four waves; and 300 that came back at once
+//! after 14.5 s. To etcd a host is 13 requests when it joins, 8 or 9 a deployment (5 or 6 of them writes), 5 to 9 ms of CPU for
+//! that, and 0.3 to 0.48 MB of memory for its two watches and its other connections. The host itself is 1.0 to 1.4 MB, and 40 ms of
+//! CPU for joining and three deployments. In the busiest second etcd answered 1,900 requests, and 500 to 700 on average. From that,
+//! by arithmetic:
 //!
 //! | hosts | etcd's memory | renewals a second | silence, requests a second | a rollout |
 //! | --- | --- | --- | --- | --- |
-//! | 1,000 | 0.45 GB | 50 | 130 | 8,000 requests, 10 s |
-//! | 10,000 | 4.5 GB | 500 | 1,300 | 80,000 requests, 30 s at 2,700 a second |
-//! | 100,000 | 45 GB | 5,000 | 13,000 | 800,000 requests |
+//! | 1,000 | 0.48 GB | 50 | 130 | 8,000 requests, 11 s |
+//! | 10,000 | 4.8 GB | 500 | 1,300 | 80,000 requests, 30 s at 2,700 a second |
+//! | 100,000 | 48 GB | 5,000 | 13,000 | 800,000 requests |
 //!
 //! A thousand hosts do with one etcd. Silence means that both watches of a host, of which nothing comes for a minute, are begun
 //! anew: eight requests, since lists come before them; etcd with `--experimental-watch-progress-notify-interval=30s` is never
