@@ -360,7 +360,7 @@ mod tests {
         std::fs::write(dir.join("a"), "text").unwrap();
         let plan = Arc::new(crate::formats::archive::plan(&dir, &Default::default()).unwrap());
         let (gzip, lz4) = ([0x1f, 0x8b, 8, 0], [0x04, 0x22, 0x4d, 0x18]);
-        let quick = Some(118_000_000);
+        let quick = Some(312_000_000);
         let table = [
             // The level, what is known of the link, whether the server is here and whether it takes lz4.
             (None, quick, false, true, lz4),

@@ -166,10 +166,10 @@ mod tests {
         let (gzip, lz4) = (&magic::GZIP[..], &magic::LZ4[..]);
         let table = [
             (None, true, gzip, false),
-            (Some(118), false, gzip, false),
+            (Some(312), false, gzip, false),
             (Some(2000), true, gzip, false),
             (Some(12), true, gzip, false),
-            (Some(118), true, lz4, true),
+            (Some(312), true, lz4, true),
         ];
         for (known, takes, magic, turns) in table {
             for speeds in [&[1000, 100, 30, 1, 1000, 10, 10, 1000][..], &[10, 10], &[]] {

@@ -72,31 +72,34 @@ struct Expected {
 
 const DEFLATE_1: Expected = Expected {
     method: Method::Deflate(1),
-    speed: 170.0,
-    ratio: 2.9,
+    speed: 370.0,
+    ratio: 3.2,
 };
 
+/// Of sources in Rust, npm's own and shared libraries, in processor time. Of the three lz4 brings 15 to 98 % more than deflate 1
+/// through 2.5 Gbit/s, and as much through 1 Gbit/s; from 5 Gbit/s on nothing is quicker than none. Level 6 makes hundredths less
+/// than 5 and takes a third longer, and 4 is no better than 3 and 5 are.
 const EXPECTED: [Expected; 5] = [
     Expected {
         method: Method::Lz4,
-        speed: 340.0,
-        ratio: 2.4,
+        speed: 500.0,
+        ratio: 2.9,
     },
     DEFLATE_1,
     Expected {
         method: Method::Deflate(2),
-        speed: 105.0,
-        ratio: 3.6,
+        speed: 205.0,
+        ratio: 4.0,
     },
     Expected {
-        method: Method::Deflate(4),
-        speed: 75.0,
-        ratio: 3.9,
+        method: Method::Deflate(3),
+        speed: 160.0,
+        ratio: 4.35,
     },
     Expected {
-        method: Method::Deflate(6),
-        speed: 50.0,
-        ratio: 4.2,
+        method: Method::Deflate(5),
+        speed: 115.0,
+        ratio: 4.7,
     },
 ];
 
@@ -112,7 +115,7 @@ const FIRST_JUDGED_BYTES: u64 = 512 << 10;
 const BETTER: f64 = 1.15;
 
 /// The codec must be so much quicker than a link to this machine.
-const LOCAL: f64 = 4.0;
+const LOCAL: f64 = 8.0;
 
 /// Bytes and the time that they took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -320,12 +323,12 @@ mod tests {
             // A unix socket, 10 Gbit/s, 1 Gbit/s, 200, 100, and 10 Mbit/s.
             (
                 false,
-                [(2000, 0), (1200, 0), (118, 1), (25, 2), (12, 6), (1, 6)],
+                [(2000, 0), (1200, 0), (118, 1), (25, 5), (12, 5), (1, 5)],
             ),
             // The same for an address of this machine, behind which there may be a tunnel.
             (
                 true,
-                [(2000, 0), (300, 0), (118, 0), (60, 0), (12, 6), (1, 6)],
+                [(2000, 0), (300, 0), (118, 0), (60, 0), (12, 5), (1, 5)],
             ),
         ];
         for (local, steps) in table {
@@ -347,12 +350,13 @@ mod tests {
     fn what_is_known_of_a_link_decides_until_it_shows_itself() {
         let table = [
             // What it was, in MB/s; with what it begins; what it is; with what it goes on.
-            (2000, STORED, 12, Method::Deflate(6)),
-            (118, Method::Lz4, 118, Method::Lz4),
-            (118, Method::Lz4, 12, Method::Deflate(6)),
-            (118, Method::Lz4, 2000, STORED),
-            (12, Method::Deflate(6), 118, Method::Deflate(1)),
-            (12, Method::Deflate(6), 12, Method::Deflate(6)),
+            (2000, STORED, 12, Method::Deflate(5)),
+            (118, Method::Deflate(1), 118, Method::Deflate(1)),
+            (312, Method::Lz4, 312, Method::Lz4),
+            (312, Method::Lz4, 12, Method::Deflate(5)),
+            (312, Method::Lz4, 2000, STORED),
+            (12, Method::Deflate(5), 118, Method::Deflate(1)),
+            (12, Method::Deflate(5), 12, Method::Deflate(5)),
         ];
         for (known, first, is, then) in table {
             let outflow = Outflow::default();
@@ -367,7 +371,7 @@ mod tests {
         }
         // To this machine nothing goes as lz4, nor to who does not take it.
         let outflow = Outflow::default();
-        let known = Some(118_000_000);
+        let known = Some(312_000_000);
         assert_eq!(link(&outflow, true, known).method(), STORED);
         let throttle = Throttle::new(Effort::Link {
             outflow: &outflow,
