@@ -25,6 +25,7 @@ pub mod registry;
 pub mod retain;
 pub mod reuse;
 pub mod rollout;
+mod scratch;
 pub mod settings;
 mod shared;
 mod spare;

@@ -9,7 +9,7 @@ use crate::engine::checkpoint::checkpoint;
 use crate::formats::archive::{self, Assembled, Limits, Owner, PatchSources, Supply, Unusable};
 use crate::formats::delta::listing::ListingLimits;
 use crate::store::Store;
-use crate::system::{log, trees};
+use crate::system::log;
 
 /// What came of a spare.
 pub enum SpareUse {
@@ -78,15 +78,15 @@ impl SpareRequest<'_> {
             let made = changes.apply(&sources, (self.limits, self.owner), &step)?;
             checkpoint("spare-patched");
             self.store.release_spare(self.project, self.id)?;
-            Ok((made, aside))
+            Ok(made)
         });
         match made {
-            Ok((made, aside)) => {
+            Ok(made) => {
                 // From here on the release is not empty, so that it is made in no other way.
                 checkpoint("spare-renamed");
                 self.store.sync_moved_spare(self.project)?;
-                if let Err(error) = trees::remove(&aside) {
-                    log::warn(&format!("removing {}: {error}", aside.display()));
+                if let Err(error) = self.store.clear_spare_workshop(self.project) {
+                    log::warn(&error.to_string());
                 }
                 log::info(&format!(
                     "release {} of {} is made of the spare",
@@ -96,6 +96,9 @@ impl SpareRequest<'_> {
             }
             Err(refusal) => {
                 self.is_unused(&refusal.message);
+                if let Err(error) = self.store.clear_spare_workshop(self.project) {
+                    log::warn(&error.to_string());
+                }
                 Ok(SpareUse::Spent)
             }
         }

@@ -4,8 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::event::Status;
@@ -13,6 +12,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Summary;
 use crate::engine::checkpoint::checkpoint;
 use crate::engine::registry::Registry;
+use crate::engine::scratch::{Scratch, empty};
 use crate::engine::spare::{SpareRequest, SpareUse};
 use crate::formats::archive::{
     self, Assembled, BaseTree, IncomingPayload, Limits, Owner, Sources, Supply,
@@ -21,7 +21,6 @@ use crate::formats::delta::listing::ListingLimits;
 use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner, StoredObject};
 use crate::store::Store;
 use crate::system::files::if_there;
-use crate::system::trees;
 
 /// So many of the trees of a component are looked at, the newest first: what is older has less in common with a new one.
 const TREES_MAX: usize = 3;
@@ -150,6 +149,7 @@ impl TreeMaker<'_> {
         let mut incoming = IncomingPayload::new(source, Some(payload), self.limits, progress)?;
         let head = read_head(&mut incoming)?;
         let list = self.store().tree_list(self.id);
+        let limits = list_limits(self.known, self.project, self.limits)?;
         let base = match &head.base {
             Some(tree) => {
                 let base = base_of(self.known, self.project, tree);
@@ -159,7 +159,6 @@ impl TreeMaker<'_> {
         };
         match &base {
             Some(base) if head.difference => {
-                let limits = list_limits(self.store(), self.limits)?;
                 let difference = (&mut incoming).take(head.list);
                 archive::relist(base, difference, limits, &list)?;
             }
@@ -175,17 +174,19 @@ impl TreeMaker<'_> {
         }
         checkpoint("listed");
         let objects = self.store().take_partial(self.project, self.id)?;
-        let by_spare = self.by_spare(&head, objects.as_ref(), &mut incoming)?;
+        let by_spare = self.by_spare((&head, limits), objects.as_ref(), &mut incoming)?;
         let (made, synced) = match by_spare {
             SpareUse::Release(made) => (made, true),
             SpareUse::Unused => {
                 let receive = &mut |supply: &Supply| incoming.receive(supply);
-                let made = self.assemble(&head, base.as_ref(), objects, release, receive)?;
+                let made =
+                    self.assemble((&head, limits), base.as_ref(), objects, release, receive)?;
                 (made, false)
             }
             SpareUse::Spent => {
                 let receive = &mut |supply: &Supply| self.received(supply);
-                let made = self.assemble(&head, base.as_ref(), objects, release, receive)?;
+                let made =
+                    self.assemble((&head, limits), base.as_ref(), objects, release, receive)?;
                 (made, false)
             }
         };
@@ -202,7 +203,7 @@ impl TreeMaker<'_> {
     /// Makes the tree of the spare, if there is one.
     fn by_spare(
         &self,
-        head: &DeltaHead,
+        (head, list_limits): (&DeltaHead, ListingLimits),
         objects: Option<&File>,
         incoming: &mut IncomingPayload<'_>,
     ) -> Result<SpareUse, Refusal> {
@@ -217,7 +218,7 @@ impl TreeMaker<'_> {
             base,
             tree: &head.tree,
             list: &list,
-            list_limits: list_limits(self.store(), self.limits)?,
+            list_limits,
             limits: self.limits,
             owner: self.owner,
         };
@@ -258,14 +259,13 @@ impl TreeMaker<'_> {
     /// Makes a tree by its list, out of the base, of what an earlier upload brought, and of what comes now.
     fn assemble(
         &self,
-        head: &DeltaHead,
+        (head, limits): (&DeltaHead, ListingLimits),
         base: Option<&BaseTree>,
         mut objects: Option<File>,
         release: &Path,
         receive: &mut dyn FnMut(&Supply) -> Result<(), Refusal>,
     ) -> Result<Assembled, Refusal> {
         let list = self.store().tree_list(self.id);
-        let limits = list_limits(self.store(), self.limits)?;
         let demand = archive::demand(&list, limits, base, &|_| false)?;
         if demand.tree.to_string() != head.tree {
             let why = format!(
@@ -279,6 +279,10 @@ impl TreeMaker<'_> {
                 Code::BadArchive
             };
             return Err(Refusal::new(code, why));
+        }
+        if demand.bytes > disk_limits(self.store(), self.limits)?.max_bytes {
+            // It takes the room that its bytes were given.
+            self.store().drop_spare(self.project)?;
         }
         let payload = self.payload()?;
         let mut records = vec![&payload];
@@ -375,17 +379,42 @@ impl TreeMaker<'_> {
         io::copy(&mut (&mut incoming).take(head.list), &mut io::sink()).doing(what)?;
         let objects = if_there(File::open(self.store().objects(self.id))).doing(what)?;
         let receive = &mut |supply: &Supply| incoming.receive(supply);
-        self.assemble(head, base, objects, release, receive)?;
+        let limits = disk_limits(self.store(), self.limits)?;
+        self.assemble((head, limits), base, objects, release, receive)?;
         Ok(())
     }
 }
 
-/// How much a list may ask for: what the disk has.
-pub fn list_limits(store: &Store, limits: &Limits) -> Result<ListingLimits, Refusal> {
+/// What the list of a release may ask for: no more than the disk has room for, beside the bytes of the spare, which becomes
+/// the release or goes.
+///
+/// # Errors
+/// When the disk cannot be asked.
+pub fn list_limits(
+    known: &Registry,
+    project: &Project,
+    limits: &Limits,
+) -> Result<ListingLimits, Refusal> {
+    let mut found = disk_limits(&known.store, limits)?;
+    found.max_bytes = found.max_bytes.saturating_add(spare_bytes(known, project));
+    Ok(found)
+}
+
+/// What a list may ask for.
+fn disk_limits(store: &Store, limits: &Limits) -> Result<ListingLimits, Error> {
     Ok(ListingLimits {
         max_entries: limits.max_entries,
         max_bytes: store.disk_free()?.saturating_sub(limits.min_free_disk),
     })
+}
+
+/// The bytes of the files of a component's spare, if there is one.
+fn spare_bytes(registry: &Registry, project: &Project) -> u64 {
+    let tree = archive::stamped_tree(&registry.store.spare(project).index);
+    let of = known(registry, project).into_iter();
+    let of = tree.and_then(|tree| of.into_iter().find(|(_, known)| **known == *tree));
+    let record = of.and_then(|(id, _)| registry.store.read_record(id).ok()?);
+    record.and_then(|record| record.unpacked_size).unwrap_or(0)
 }
 
 /// The head of a stored delta; none of an archive.
@@ -435,39 +464,4 @@ fn store_list(incoming: &mut IncomingPayload<'_>, len: u64, path: &Path) -> Resu
         left -= read as u64;
     }
     Ok(())
-}
-
-/// Removes what an attempt has left in a directory.
-fn empty(dir: &Path) -> Result<(), Error> {
-    let what = || format!("emptying {}", dir.display());
-    for entry in fs::read_dir(dir).doing(what)? {
-        trees::remove(&entry.doing(what)?.path()).doing(what)?;
-    }
-    Ok(())
-}
-
-/// A directory for a tree that is only needed for a while.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    /// # Errors
-    /// When it cannot be made.
-    pub fn new(store: &Store, project: &Project) -> Result<Scratch, Error> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = store
-            .component_store(project)?
-            .join(format!(".tree-{number}"));
-        let what = || format!("making {}", path.display());
-        trees::remove(&path).doing(what)?;
-        crate::system::files::make_dir(&path, 0o700).doing(what)?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is removed by the next start, or by the next one that needs it.
-        let _ = trees::remove(&self.0);
-    }
 }

@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
@@ -50,6 +50,7 @@ impl Store {
         let fresh = in_store(&self.component_store(project)?, ".spare-new");
         let what = || format!("making {}", fresh.dir.display());
         trees::remove(&fresh.dir).doing(what)?;
+        self.clear_spare_workshop(project)?;
         files::make_dir(&fresh.dir, 0o700).doing(what)?;
         let list = self.tree_list(of);
         let plain = unzip_list(&list, &fresh.list);
@@ -106,12 +107,24 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn spare_workshop(&self, project: &Project) -> Result<std::path::PathBuf, Error> {
-        let path = self.component_store_path(project).join(".spare-work");
-        let what = || format!("making {}", path.display());
-        trees::remove(&path).doing(what)?;
-        files::make_dir(&path, 0o700).doing(what)?;
+    pub fn spare_workshop(&self, project: &Project) -> Result<PathBuf, Error> {
+        self.clear_spare_workshop(project)?;
+        let path = self.workshop(project);
+        files::make_dir(&path, 0o700).doing(|| format!("making {}", path.display()))?;
         Ok(path)
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn clear_spare_workshop(&self, project: &Project) -> Result<(), Error> {
+        let path = self.workshop(project);
+        trees::remove(&path).doing(|| format!("removing {}", path.display()))
+    }
+
+    fn workshop(&self, project: &Project) -> PathBuf {
+        self.component_store_path(project).join(".spare-work")
     }
 
     /// Makes a spare, which has become another tree, a release: its directory is there, and empty.

@@ -1,5 +1,6 @@
 //! kill -9 at every step of a deployment: a debug build parks at a named checkpoint, is killed there, and the next start must
-//! make a whole thing of it. `make crash N=50` goes through the table in random order, so often.
+//! make a whole thing of it. `make crash N=50` goes through the table in random order, so often, and through the moments of
+//! the spare and of what was installed, whose tests are beside theirs.
 
 use std::fs;
 use std::io::Write;
@@ -8,8 +9,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::delta::hostile;
+use crate::delta::{hostile, spare};
 use crate::needs::is_debug_build;
+use crate::reuse;
+use crate::soak::random::Random;
 use crate::test_server::{TempDir, TestServer, await_some, form, gzip, names, request, tar};
 
 /// How many files a release has: whole or not is seen by all of them.
@@ -331,15 +334,24 @@ fn a_server_that_is_killed_anywhere_leaves_something_whole() {
         }
         return;
     };
-    let mut random = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() as u64;
+    let mut random = Random(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() as u64);
+    let spares: Vec<&str> = spare::kills().collect();
     for round in 1..=rounds {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let pick = (random >> 33) as usize;
-        let (kind, checkpoint, comes) = cases[pick % cases.len()];
-        let broken = DAMAGES[pick / cases.len() % DAMAGES.len()];
-        eprintln!("{round}: {kind:?} at {checkpoint}, {broken:?}");
-        crash(kind, checkpoint, comes, broken);
+        let pick = random.below(cases.len() + spares.len() + reuse::KILLS.len());
+        let broken = DAMAGES[random.below(DAMAGES.len())];
+        if let Some((kind, checkpoint, comes)) = cases.get(pick) {
+            eprintln!("{round}: {kind:?} at {checkpoint}, {broken:?}");
+            crash(*kind, checkpoint, *comes, broken);
+        } else if let Some(step) = spares.get(pick - cases.len()) {
+            // Only root may give files to another user.
+            let handed = random.below(2) == 0 && rustix::process::getuid().is_root();
+            let flags: &[&str] = if handed { &["--run-as", "nobody"] } else { &[] };
+            eprintln!("{round}: {step} {flags:?}, {broken:?}");
+            spare::killed_at(step, flags, &|root, id| damage(root, id, broken));
+        } else {
+            let kill = reuse::KILLS[pick - cases.len() - spares.len()];
+            eprintln!("{round}: {}", kill.0);
+            reuse::killed_at(kill);
+        }
     }
 }

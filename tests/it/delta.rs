@@ -8,7 +8,7 @@ pub(crate) mod hostile;
 mod kept;
 mod limits;
 mod peers;
-mod spare;
+pub(crate) mod spare;
 
 use std::collections::BTreeMap;
 use std::fs;

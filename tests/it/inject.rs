@@ -160,9 +160,13 @@ impl Play<'_> {
             return false;
         };
         self.ran += 1;
+        if outcome.foreign {
+            // What is left of it is not to be taken for what the next one leaves.
+            self.world = None;
+        }
         if !outcome.faults.is_empty() {
             self.world = None;
-            let Injection { call, errno, n } = injection;
+            let Injection { call, errno, n, .. } = injection;
             let line = nameless(&format!(
                 "{}:{call}:{errno}:{n} | {hit} | {}",
                 self.scene.name,
@@ -182,6 +186,7 @@ impl Play<'_> {
                     call: (*call).to_owned(),
                     errno: errno.to_owned(),
                     n,
+                    of: "",
                 };
                 if let Some(n) = filter.n {
                     self.one(&injection(n));
@@ -253,6 +258,7 @@ const QUICK: &[(&str, &[&str])] = &[
     ("next", &["fsync", "rename", "symlink", "syncfs"]),
     ("restart", &["fsync", "pidfd"]),
     ("delta", &["fsync", "rename"]),
+    ("spare", &["truncate"]),
     ("package", &["fsync"]),
     ("release", &["fsync"]),
     ("rollback", &["fsync"]),
@@ -298,6 +304,32 @@ fn a_call_that_fails_leaves_live_what_is_said_to_be_live() {
         .collect();
     play(&jobs, &report);
     judge(report, begun);
+}
+
+#[test]
+fn a_large_file_that_is_half_patched_is_made_anew() {
+    if !can_inject() {
+        return;
+    }
+    let scene = SCENES.into_iter().find(|scene| scene.name == "spare");
+    let mut world = World::new(scene.unwrap()).unwrap();
+    // Two pieces of it change: the second one does not get onto the disk, and then all of it does not.
+    for (call, errno, n) in [
+        ("write", "EIO", 2),
+        ("write", "ENOSPC", 2),
+        ("fsync", "EIO", 1),
+    ] {
+        let outcome = world.inject(Some(&Injection {
+            call: call.to_owned(),
+            errno: errno.to_owned(),
+            n,
+            of: "/store/demo/spare/large",
+        }));
+        let what = format!("{call} {errno}: {:?}", outcome.seen.hits);
+        assert_eq!(outcome.seen.hits.len(), 1, "{what}");
+        assert_eq!(outcome.faults, [""; 0], "{what}");
+        assert_eq!(outcome.success, Some(true), "{what}");
+    }
 }
 
 #[test]

@@ -6,9 +6,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use sha2::Digest as _;
 
 use crate::delta::walk;
+use crate::package::web::{Web, bytes};
 use crate::test_server::{TempDir, TestServer, await_some, gzip, is_root, names, tar};
 
 /// It makes what npm makes: files, programs, links to them, a directory in a directory. What the lock file says, it does as
@@ -316,67 +320,72 @@ fn what_belongs_to_one_release_is_installed_again() {
     assert!(!none.server.path("store/demo/modules.index").exists());
 }
 
+/// Where the server is killed, and whether there is a copy afterwards.
+pub(crate) const KILLS: [(&str, bool); 5] = [
+    ("modules-copying:3", false),
+    ("modules-copied", false),
+    ("modules-placed", true),
+    ("modules-checked", true),
+    ("modules-taken", false),
+];
+
+/// Kills a server while it makes or uses a copy.
+pub(crate) fn killed_at((step, stays): (&str, bool)) {
+    let (root, mut bin) = (Arc::new(TempDir::new()), programs());
+    let later = step == "modules-checked" || step == "modules-taken";
+    if later {
+        let host = Host::on(Arc::clone(&root), bin, &[], &[]);
+        let first = host.installs("demo", &files(), &[], step);
+        host.kept("demo", &first);
+        bin = host.bin;
+    }
+    let reached = bin.0.join("reached");
+    let asked = format!("{step}={}", reached.display());
+    let host = Host::on(
+        Arc::clone(&root),
+        bin,
+        &[],
+        &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
+    );
+    if later {
+        std::thread::scope(|scope| {
+            let source =
+                TempDir::new().with(&[("package.json", PACKAGE), ("package-lock.json", "{}")]);
+            let dir = source.0.to_str().unwrap();
+            let arguments = ["deploy", dir, "--project", "demo", "--retry-for", "0"];
+            let mut client = host.server.cli_command(&arguments);
+            scope.spawn(move || client.output().unwrap());
+            await_some(step, || reached.exists().then_some(()));
+            host.server.signal(rustix::process::Signal::KILL);
+        });
+    } else {
+        host.installs("demo", &files(), &[], step);
+        await_some(step, || reached.exists().then_some(()));
+    }
+    let bin = host.bin;
+    drop(host.server);
+    let host = Host::on(Arc::clone(&root), bin, &[], &[]);
+    let store = host.server.path("store/demo");
+    let whole = ["modules", "modules.index"].map(|name| store.join(name).exists());
+    assert_eq!(whole, [stays; 2], "{step}");
+    let left = names(&store);
+    assert!(
+        !left.iter().any(|name| name.starts_with('.')),
+        "{step}: {left:?}"
+    );
+    let (_, said) = host.deploy("demo", &files(), &[]);
+    assert_eq!(
+        said.starts_with("skipped reused from "),
+        stays,
+        "{step}: {said}"
+    );
+    assert_eq!(host.modules("demo").len(), 9, "{step}");
+}
+
 #[test]
 fn a_server_that_is_killed_leaves_a_whole_copy_or_none() {
-    for step in [
-        "modules-copied",
-        "modules-placed",
-        "modules-checked",
-        "modules-taken",
-    ] {
-        let (root, mut bin) = (Arc::new(TempDir::new()), programs());
-        let later = step == "modules-checked" || step == "modules-taken";
-        if later {
-            let host = Host::on(Arc::clone(&root), bin, &[], &[]);
-            let first = host.installs("demo", &files(), &[], step);
-            host.kept("demo", &first);
-            bin = host.bin;
-        }
-        let reached = bin.0.join("reached");
-        let asked = format!("{step}={}", reached.display());
-        let host = Host::on(
-            Arc::clone(&root),
-            bin,
-            &[],
-            &[("GANGPLANK_TEST_CHECKPOINT", &asked)],
-        );
-        if later {
-            std::thread::scope(|scope| {
-                let source =
-                    TempDir::new().with(&[("package.json", PACKAGE), ("package-lock.json", "{}")]);
-                let dir = source.0.to_str().unwrap();
-                let arguments = ["deploy", dir, "--project", "demo", "--retry-for", "0"];
-                let mut client = host.server.cli_command(&arguments);
-                scope.spawn(move || client.output().unwrap());
-                await_some(step, || reached.exists().then_some(()));
-                host.server.signal(rustix::process::Signal::KILL);
-            });
-        } else {
-            host.installs("demo", &files(), &[], step);
-            await_some(step, || reached.exists().then_some(()));
-        }
-        let bin = host.bin;
-        drop(host.server);
-        let host = Host::on(Arc::clone(&root), bin, &[], &[]);
-        let store = host.server.path("store/demo");
-        let whole = ["modules", "modules.index"].map(|name| store.join(name).exists());
-        assert_eq!(
-            whole,
-            [step == "modules-placed" || step == "modules-checked"; 2],
-            "{step}"
-        );
-        let left = names(&store);
-        assert!(
-            !left.iter().any(|name| name.starts_with('.')),
-            "{step}: {left:?}"
-        );
-        let (_, said) = host.deploy("demo", &files(), &[]);
-        assert_eq!(
-            said.starts_with("skipped reused from "),
-            whole[0],
-            "{step}: {said}"
-        );
-        assert_eq!(host.modules("demo").len(), 9, "{step}");
+    if crate::needs::is_debug_build() {
+        KILLS.into_iter().for_each(killed_at);
     }
 }
 
@@ -403,4 +412,97 @@ fn what_is_used_again_belongs_to_the_user_that_it_runs_as() {
     for name in walk(&modules).keys() {
         assert_eq!(owner(&modules.join(name)), expected, "{name}");
     }
+}
+
+/// The tarball of a package with some files in it.
+fn packed(name: &str) -> Vec<u8> {
+    let manifest = json!({"name": name, "version": "1.0.0"}).to_string();
+    let mut files = vec![("package/package.json".to_owned(), manifest)];
+    files.extend((0..100).map(|n| {
+        let text = format!("module.exports = '{name} {n}';\n").repeat(120);
+        (format!("package/lib/{n}.js"), text)
+    }));
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(path, text)| (&**path, &**text))
+        .collect();
+    gzip(&tar(&files))
+}
+
+/// A manifest and a lock file for so many packages, whose tarballs are there.
+fn locked(packages: usize, web: &Web) -> [(&'static str, String); 2] {
+    let names: Vec<String> = (0..packages).map(|n| format!("p{n}")).collect();
+    let wanted = names.iter().map(|name| (name.clone(), json!("1.0.0")));
+    let wanted: serde_json::Map<String, serde_json::Value> = wanted.collect();
+    let root = json!({"name": "demo", "version": "1.0.0", "dependencies": wanted});
+    let mut all = serde_json::Map::from_iter([(String::new(), root.clone())]);
+    for name in &names {
+        let hash = STANDARD.encode(sha2::Sha512::digest(packed(name)));
+        let one = json!({"version": "1.0.0", "resolved": web.url(&format!("{name}.tgz")),
+            "integrity": format!("sha512-{hash}")});
+        all.insert(format!("node_modules/{name}"), one);
+    }
+    let lock = json!({"name": "demo", "version": "1.0.0", "lockfileVersion": 3, "requires": true,
+        "packages": all});
+    [
+        ("package.json", root.to_string()),
+        ("package-lock.json", lock.to_string()),
+    ]
+}
+
+/// With npm itself, which takes its seconds: `GANGPLANK_NPM_PACKAGES` says how many packages, and asks for it.
+#[test]
+fn npm_itself_runs_once_for_a_lock_file() {
+    let asked = std::env::var("GANGPLANK_NPM_PACKAGES").ok();
+    let Some(packages) = asked.and_then(|asked| asked.parse::<usize>().ok()) else {
+        return;
+    };
+    if !crate::needs::have("npm") {
+        return;
+    }
+    let web =
+        Web::start(|asked| bytes(&packed(asked.path.trim_matches(['/', '.', 't', 'g', 'z']))));
+    let (home, source) = (TempDir::new(), TempDir::new());
+    let around = [
+        ("HOME", home.0.to_str().unwrap()),
+        ("npm_config_registry", &*web.url("")),
+        ("npm_config_audit", "false"),
+        ("npm_config_update_notifier", "false"),
+    ];
+    let host = TestServer::with(&[], &around);
+    let write = |files: &[(&str, String)]| {
+        for (name, text) in files {
+            fs::write(source.0.join(name), text).unwrap();
+        }
+    };
+    let deploy = |what: &str| {
+        let begun = std::time::Instant::now();
+        let (record, said) = crate::delta::deploy(&host, &source.0, &[]);
+        eprintln!("{what}: {:?}", begun.elapsed());
+        let id = record["deployment_id"].as_str().unwrap().to_owned();
+        (id, said)
+    };
+    let modules = || walk(&host.path("components/demo/node_modules"));
+    let kept = |from: &str| {
+        await_some("the copy of what npm installed", || {
+            let index = fs::read_to_string(host.path("store/demo/modules.index")).ok()?;
+            index.ends_with(&format!(" {from}\n")).then_some(())
+        });
+    };
+    write(&locked(packages, &web));
+    let (first, _) = deploy(&format!("npm with {packages} packages"));
+    let fresh = modules();
+    assert!(fresh.len() > packages * 100, "{}", fresh.len());
+    for round in 0..3 {
+        kept(&first);
+        write(&[("index.js", round.to_string())]);
+        let (_, said) = deploy("the same lock file");
+        assert!(said.contains(&format!("reused from {first}")), "{said}");
+        assert!(modules() == fresh, "{round}");
+    }
+    kept(&first);
+    write(&locked(packages - 1, &web));
+    let (_, said) = deploy("another lock file");
+    assert!(!said.contains("reused from"), "{said}");
+    assert_eq!(modules().len() + 103, fresh.len());
 }

@@ -10,9 +10,10 @@ use serde_json::json;
 use crate::test_server::{BINARY, TempDir, TestServer, bare, gangplank, gzip, is_root, tar};
 
 /// Every Linux has this one; it is in no other group.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
-fn owners(dir: &Path, found: &mut Vec<u32>) {
+/// The users and the groups of all that is in a directory.
+pub(crate) fn owners(dir: &Path, found: &mut Vec<u32>) {
     let meta = fs::symlink_metadata(dir).unwrap();
     found.push(meta.uid());
     found.push(meta.gid());

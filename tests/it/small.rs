@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::delta;
 use crate::needs::allows;
 use crate::test_server::{
     Answer, BINARY, BOUNDARY, TempDir, TestServer, await_some, bare, component, form, gzip, have,
@@ -126,6 +127,33 @@ fn the_disk_s_last_bytes_are_not_taken() {
     assert!(why.contains("less than 67108864 bytes left"), "{why}");
     nothing_stays(&host, &first, "no_space");
     deployed(&host.deploy(&[("project", "demo")], &component()));
+}
+
+#[test]
+fn a_spare_takes_no_room_that_a_release_needs() {
+    if !is_root() || !have("unshare") || !may(MOUNTS) {
+        return;
+    }
+    // A release, its payload and its spare have 27 MB.
+    let (host, source) = (mounted("32m", &["--min-free-disk", "0"]), TempDir::new());
+    let change = |files: std::ops::Range<u64>, seed| {
+        for n in files {
+            let noise = delta::noise(1_000_000, n + seed);
+            fs::write(source.0.join(format!("f{n}")), noise).unwrap();
+        }
+    };
+    let deploy = |what: &str| {
+        delta::deploy(&host, &source.0, &[]);
+        delta::is_live(&host, &source.0, what);
+    };
+    change(0..9, 0);
+    deploy("the first");
+    delta::spare::spare(&host);
+    // What changes is to be made beside the spare, for which there is no room, and then without it.
+    change(0..3, 10);
+    deploy("what the spare has no room for");
+    assert!(!host.path("store/demo/spare").exists());
+    assert!(!host.path("store/demo/.spare-work").exists());
 }
 
 #[test]

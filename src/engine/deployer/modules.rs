@@ -62,7 +62,10 @@ impl Deployer {
         fresh: &Path,
     ) -> Result<bool, Refusal> {
         let store = &self.known.store;
-        let goes_on = || self.is_idle(project);
+        let goes_on = || {
+            checkpoint("modules-copying");
+            self.is_idle(project)
+        };
         let account = self.builder.account.as_ref();
         let copy = LooseCopy {
             from: &release.join(MODULES),

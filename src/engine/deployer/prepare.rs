@@ -210,7 +210,7 @@ impl Deployer {
         base: Option<&BaseTree>,
     ) -> Result<(String, u64), Refusal> {
         let project = &request.project;
-        let limits = trees::list_limits(&self.known.store, &self.limits)?;
+        let limits = trees::list_limits(&self.known, project, &self.limits)?;
         let changed = match base {
             Some(base) if request.verify => archive::changed(base)?,
             _ => HashSet::new(),

@@ -18,6 +18,12 @@ const BYTES_MIN: u64 = 8 << 20;
 /// What an entry takes of the disk beside its content: a block.
 const ENTRY_BYTES: u64 = 4096;
 
+/// Whether a tree is not worth a spare. A test's program makes one of each tree, if it is asked for.
+fn is_small(files: u64, bytes: u64) -> bool {
+    let asked = cfg!(debug_assertions) && std::env::var_os("GANGPLANK_TEST_SPARE").is_some();
+    files < FILES_MIN && bytes < BYTES_MIN && !asked
+}
+
 impl Deployer {
     /// Makes what nobody waits for after the end of a deployment: the list of its tree, and a spare. One at a time, on a
     /// thread of its own; both give way to the next deployment of the component.
@@ -73,14 +79,8 @@ impl Deployer {
         if !self.is_idle(project) || archive::has_tree(&store.spare(project).index, tree) {
             return Ok(());
         }
-        let small = files < FILES_MIN && bytes < BYTES_MIN;
-        if small || !self.keep.spare {
+        if is_small(files, bytes) || !self.keep.spare {
             store.drop_spare(project)?;
-            return Ok(());
-        }
-        let needed = bytes.saturating_add(files.saturating_mul(ENTRY_BYTES));
-        let room = store.disk_free()?.saturating_sub(self.limits.min_free_disk);
-        if needed > room || !store.spare_can_move(project)? {
             return Ok(());
         }
         // One of another tree is of no use, and takes the room. Under the lock, so that no deployment begins to use it.
@@ -91,6 +91,11 @@ impl Deployer {
         let before = store.detach_spare(project)?;
         drop(state);
         before.remove()?;
+        let needed = bytes.saturating_add(files.saturating_mul(ENTRY_BYTES));
+        let room = store.disk_free()?.saturating_sub(self.limits.min_free_disk);
+        if needed > room || !store.spare_can_move(project)? {
+            return Ok(());
+        }
         let fresh = store.begin_spare(project, source.deployment_id)?;
         let made = self.make_spare(&source, &fresh);
         if !matches!(made, Ok(true)) {
@@ -102,7 +107,10 @@ impl Deployer {
     /// Copies the tree, and puts it in its place unless a deployment has begun meanwhile.
     fn make_spare(&self, source: &Record, fresh: &SpareTree) -> Result<bool, Refusal> {
         let (store, project) = (&self.known.store, &source.project);
-        let goes_on = || self.is_idle(project);
+        let goes_on = || {
+            checkpoint("spare-copying");
+            self.is_idle(project)
+        };
         let owner = self.builder.account.as_ref();
         let owner = owner.map(|account| (account.uid, account.gid));
         let Some(base) = kept(store, project, source.deployment_id) else {

@@ -120,7 +120,7 @@ pub use salvage::salvage;
 pub use scan::{ScannedTree, Selection};
 pub use spare::{
     CopyEnd, LooseCopy, PatchSources, SpareTree, Unusable, changes, copy_tree, has_tree,
-    stamp_entries, stamp_tree,
+    stamp_entries, stamp_tree, stamped_tree,
 };
 pub use spool::Spool;
 pub use stamped::DeployedTree;

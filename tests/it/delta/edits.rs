@@ -1,4 +1,4 @@
-//! Random edits, one after the other. A failure says its seed; `GANGPLANK_DELTA_SEED` begins with it again, and
+//! Random edits, one after the other, of a tree that has a spare. A failure says its seed; `GANGPLANK_DELTA_SEED` begins with it again, and
 //! `GANGPLANK_DELTA_EDITS` says how many.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,18 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use crate::delta::cut::cutting;
-use crate::delta::{deploy, is_live, noise, sample, walk};
+use crate::delta::{deploy, is_live, noise, sample, spare, walk};
 use crate::soak::random::Random;
 use crate::test_server::{TempDir, TestServer, await_some, names};
 
 /// How many deployments the server keeps: more than payloads, and fewer than there are edits.
 const KEPT: usize = 6;
 const FLAGS: [&str; 4] = ["--keep-payloads", "4", "--keep-deployments", "6"];
+
+/// What goes at once has fewer entries.
+const GONE: usize = 30;
+/// As long as there are more files, some go: 500 stay, which have a spare.
+const FILES: usize = 500 + GONE;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let given = std::env::var(name).ok();
@@ -46,6 +51,10 @@ fn edit(dir: &Path, random: &mut Random) -> String {
     let into = dirs[random.below(dirs.len())].clone();
     let fresh = into.join(format!("n{}", random.next() % 1000));
     let meta = fs::symlink_metadata(&one).unwrap();
+    let files = all
+        .iter()
+        .filter(|path| !path.is_symlink() && path.is_file());
+    let may_go = files.count() > FILES && (!meta.is_dir() || inside(&one).0.len() < GONE);
     let shown = one.strip_prefix(dir).unwrap().display().to_string();
     let size = [0, 1, 70, 4096, 30_000, 1 << 20, (1 << 20) + 7, 2_000_000][random.below(8)];
     match random.below(11) {
@@ -73,7 +82,7 @@ fn edit(dir: &Path, random: &mut Random) -> String {
             fs::set_permissions(&one, fs::Permissions::from_mode(mode)).unwrap();
             format!("{shown} has {mode:o}")
         }
-        5 if all.len() > 20 => {
+        5 if may_go => {
             remove(&one);
             format!("{shown} is gone")
         }
@@ -85,12 +94,12 @@ fn edit(dir: &Path, random: &mut Random) -> String {
             fs::copy(&one, &fresh).unwrap();
             format!("{shown} is {} too", fresh.display())
         }
-        8 if all.len() > 20 => {
+        8 if may_go => {
             remove(&one);
             fs::create_dir(&one).unwrap();
             format!("{shown} is a directory now")
         }
-        9 if all.len() > 20 => {
+        9 if may_go => {
             remove(&one);
             // It leads to something that is there and stays: to its own directory.
             symlink(".", &one).unwrap();
@@ -202,17 +211,30 @@ fn each_of_many_random_edits_is_live_as_it_is() {
     let mut random = Random(seed);
     let mut host = TestServer::with(&FLAGS, &[]);
     let source = sample();
+    for n in 0..FILES {
+        let dir = source.0.join(format!("s{}", n / 8));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), format!("small {n}")).unwrap();
+    }
     let mut trees = BTreeMap::new();
-    let mut deltas = 0;
+    let (mut deltas, mut spares) = (0, 0);
+    // How the one before came: directly.
+    let mut way = 2;
     deploy(&host, &source.0, &[]);
     for n in 0..edits {
+        // A server that was killed after the end makes no spare of it any more.
+        let waits = way != 1 && random.below(3) > 0;
+        let spare = waits.then(|| spare::spare(&host));
         let many = 1 + random.below(4);
         let done: Vec<String> = (0..many).map(|_| edit(&source.0, &mut random)).collect();
         if random.below(4) == 0 {
             disturb(&host, &mut random);
         }
         let what = format!("seed {seed}, edit {n}: {}", done.join("; "));
-        match random.below(8) {
+        // What came by the address of a proxy is not what a client knows of ours.
+        let is_known = way != 0;
+        way = random.below(8);
+        match way {
             0 => over_a_cut(&host, &source.0, &mut random),
             1 => host = over_a_kill(host, &source.0, &mut random),
             _ => drop(deploy(&host, &source.0, &[])),
@@ -221,10 +243,20 @@ fn each_of_many_random_edits_is_live_as_it_is() {
         let to = fs::read_link(host.path("components/demo")).unwrap();
         let id = to.file_name().unwrap().to_str().unwrap().to_owned();
         let record = host.record(&id);
-        deltas += u64::from(record["payload_kind"] == "delta");
+        let is_delta = record["payload_kind"] == "delta";
+        deltas += u64::from(is_delta);
+        if let Some(spare) = spare {
+            let used = spare::inode(&host.path("components/demo/")) == spare;
+            assert!(
+                used || way < 2 || !is_known || !is_delta,
+                "{what}: without its spare"
+            );
+            spares += u64::from(used);
+        }
         trees.insert(id, walk(&source.0));
     }
     assert!(deltas * 2 > edits, "{deltas} of {edits}");
+    assert!(spares * 3 > edits, "{spares} of {edits}");
     // What is too much goes after the end of the last deployment: its payloads first, then the deployments.
     await_some("the end of the retention", || {
         (names(&host.path("deployments")).len() <= KEPT).then_some(())

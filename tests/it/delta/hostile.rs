@@ -30,6 +30,18 @@ pub(crate) fn file(path: &str, content: &str) -> String {
     format!("f 644 {} {hash} {path}\n", content.len())
 }
 
+/// A file that is large enough to be listed with its pieces.
+pub(crate) fn large_file(path: &str, pieces: &[String]) -> String {
+    let listed: Vec<String> = pieces
+        .iter()
+        .map(|piece| format!("{} {}", piece.len(), base64(piece.as_bytes())))
+        .collect();
+    let size: usize = pieces.iter().map(String::len).sum();
+    let chunks = listed.join(" ");
+    let hash = base64(chunks.as_bytes());
+    format!("F 644 {size} {hash} {path}\n{chunks}\n")
+}
+
 /// A stored object, with the hash of another content if that is what it claims to be.
 pub(crate) fn object(content: &str, claimed: &str) -> Vec<u8> {
     let len = (content.len() as u32).to_be_bytes();

@@ -36,12 +36,12 @@ fn sample() -> TempDir {
     source
 }
 
-fn inode(path: &Path) -> u64 {
+pub(crate) fn inode(path: &Path) -> u64 {
     fs::metadata(path).unwrap().ino()
 }
 
 /// Waits for the spare of what is live, and gives its inode.
-fn spare(host: &TestServer) -> u64 {
+pub(crate) fn spare(host: &TestServer) -> u64 {
     let components = || host.operate(&json!({"operation": "get_components"})).json();
     await_some("the spare", || {
         let tree = components()["components"][0]["tree"].as_str()?.to_owned();
@@ -143,20 +143,93 @@ fn disturb(host: &TestServer) {
     }
 }
 
+/// The inodes of the files in a directory, each as often as it is there.
+fn inodes(dir: &Path) -> Vec<u64> {
+    let files = walk(dir).into_iter().filter(|(_, is)| is.starts_with('f'));
+    files.map(|(path, _)| inode(&dir.join(path))).collect()
+}
+
 #[test]
 fn each_change_is_made_in_the_spare_and_what_runs_changes_nothing() {
     let (host, source) = (TestServer::start(), sample());
-    deploy(&host, &source.0, &[]);
+    let mut trees = vec![(deploy(&host, &source.0, &[]).0, walk(&source.0))];
     for (n, (what, edit)) in ROUNDS.iter().enumerate() {
         spare(&host);
         if n % 2 == 1 {
             disturb(&host);
+            let pristine = walk(&host.path("store/demo/spare"));
+            assert!(pristine == trees[n].1, "{what}: the spare is disturbed");
         }
         edit(&source.0);
         assert!(
             used(&host, &source.0, what),
             "{what}: the spare was not used"
         );
+        let live = fs::read_link(host.path("components/demo")).unwrap();
+        let id = live.file_name().unwrap().to_str().unwrap();
+        trees.push((host.record(id), walk(&source.0)));
+    }
+    spare(&host);
+    // No file is that of two of them.
+    let mut all = inodes(&host.path("store/demo/spare"));
+    for release in names(&host.path("releases/demo")) {
+        all.extend(inodes(&host.path("releases/demo").join(release)));
+    }
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+    let mut kept = 0;
+    for (record, tree) in &trees {
+        let id = record["deployment_id"].as_str().unwrap();
+        if host.path(&format!("deployments/{id}/payload")).exists() {
+            let payload = super::edits::payload(&host, id);
+            assert!(payload == *tree, "the payload of {id}");
+            kept += 1;
+        }
+    }
+    assert_eq!(kept, 5, "so many payloads are kept");
+}
+
+#[test]
+fn a_spare_belongs_to_the_user_before_it_goes_live_and_nothing_is_handed_over_then() {
+    if !crate::needs::is_root() {
+        return;
+    }
+    let (host, source) = (TestServer::with(&["--run-as", "nobody"], &[]), sample());
+    let belong = |place: &str| {
+        let mut found = Vec::new();
+        crate::run_as::owners(&host.path(place), &mut found);
+        assert!(
+            found.iter().all(|id| *id == crate::run_as::NOBODY),
+            "{place}"
+        );
+    };
+    deploy(&host, &source.0, &[]);
+    // What is not changed is not touched: giving it away would change its stamp.
+    let stamp = |place: &str| {
+        let meta = fs::symlink_metadata(host.path(place)).unwrap();
+        (meta.ino(), meta.ctime(), meta.ctime_nsec())
+    };
+    for (what, edit) in &ROUNDS[1..3] {
+        spare(&host);
+        belong("store/demo/spare/");
+        let outside = fs::metadata(host.path("store/demo")).unwrap();
+        assert_eq!(
+            (outside.uid(), outside.mode() & 0o777),
+            (0, 0o700),
+            "{what}"
+        );
+        let before = ["d6/e1", "d6/e1/f13", "d0/e1/f7"].map(|name| {
+            let stamp = stamp(&format!("store/demo/spare/{name}"));
+            (name, stamp)
+        });
+        edit(&source.0);
+        assert!(used(&host, &source.0, what), "{what}: without the spare");
+        belong("components/demo/");
+        for (name, before) in before {
+            assert_eq!(stamp(&format!("components/demo/{name}")), before, "{name}");
+        }
     }
 }
 
@@ -260,22 +333,42 @@ fn a_spare_is_kept_as_it_is_asked_for_and_goes_with_its_component() {
     assert!(!store.exists());
 }
 
-/// Where the server is killed, and whether the new release is live then.
-const KILLS: [&str; 8] = [
+/// Where the server is killed: the n-th time that it comes by.
+const KILLS: [&str; 9] = [
     "spare-checked",
     "spare-taken",
-    "spare-patching",
+    // A large file is half patched.
+    "spare-patching:2",
     "spare-patched",
     "spare-renamed",
+    "spare-copying:300",
     "spare-copied",
     "spare-stamped",
     "spare-placed",
 ];
 
-/// Kills the server at a step of a redeploy, or of what comes after it.
-fn killed_at(step: &str) {
+/// More of them, for `make crash`: nothing is patched, all of the large file is, names are gone, names have come.
+pub(crate) const MORE_KILLS: [&str; 7] = [
+    "spare-patching:1",
+    "spare-patching:3",
+    "spare-patching:4",
+    "spare-patching:5",
+    "spare-patching:6",
+    "spare-copying:2",
+    "spare-copying:900",
+];
+
+/// All of them.
+pub(crate) fn kills() -> impl Iterator<Item = &'static str> {
+    KILLS.into_iter().chain(MORE_KILLS)
+}
+
+/// Kills the server at a step of a redeploy, or of what comes after it. `damage` is done to what it leaves of a deployment
+/// that had not ended.
+pub(crate) fn killed_at(step: &str, flags: &[&str], damage: &dyn Fn(&Path, &str)) {
+    let what = format!("{step}, {flags:?}");
     let root = Arc::new(TempDir::new());
-    let (source, host) = (sample(), TestServer::on(Arc::clone(&root), &[], &[]));
+    let (source, host) = (sample(), TestServer::on(Arc::clone(&root), flags, &[]));
     deploy(&host, &source.0, &[]);
     spare(&host);
     let before = walk(&source.0);
@@ -284,45 +377,82 @@ fn killed_at(step: &str) {
     let _ = fs::remove_file(&reached);
     let asked = format!("{step}={}", reached.display());
     let checkpoint = [("GANGPLANK_TEST_CHECKPOINT", &*asked)];
-    let host = TestServer::on(Arc::clone(&root), &[], &checkpoint);
+    let host = TestServer::on(Arc::clone(&root), flags, &checkpoint);
     fs::write(source.0.join("d0/e0/f0"), "changed").unwrap();
     fs::remove_dir_all(source.0.join("d4/e0")).unwrap();
+    change_large(&source.0, |bytes| {
+        for at in [100_000, 900_000] {
+            bytes[at] ^= 1;
+        }
+    });
+    let after = walk(&source.0);
     let dir = source.0.to_str().unwrap();
     let arguments = ["deploy", dir, "--project", "demo", "--retry-for", "0"];
     let mut client = host.cli_command(&arguments);
     client.stdout(Stdio::null()).stderr(Stdio::null());
     let mut client = client.spawn().unwrap();
-    await_some(step, || reached.exists().then_some(()));
+    await_some(&what, || reached.exists().then_some(()));
     drop(host);
     fs::remove_file(&reached).unwrap();
     client.wait().unwrap();
-    let live = ["spare-copied", "spare-stamped", "spare-placed"].contains(&step);
-    let host = TestServer::on(Arc::clone(&root), &[], &[]);
-    let expected = if live { walk(&source.0) } else { before };
-    assert!(walk(&host.path("components/demo")) == expected, "{step}");
+    let live = [
+        "spare-copying",
+        "spare-copied",
+        "spare-stamped",
+        "spare-placed",
+    ];
+    let live = live.iter().any(|name| step.starts_with(name));
+    let ids = names(&root.0.join("deployments"));
+    if !live {
+        damage(&root.0, &ids[1]);
+    }
+    let host = TestServer::on(Arc::clone(&root), flags, &[]);
+    let expected = if live { &after } else { &before };
+    assert!(walk(&host.path("components/demo")) == *expected, "{what}");
+    // What is kept is what it was, and nothing of it is half made.
+    let releases = names(&host.path("releases/demo"));
+    assert_eq!(releases, ids[..1 + usize::from(live)], "{what}");
+    for (release, tree) in releases.iter().zip([&before, &after]) {
+        let release = host.path("releases/demo").join(release);
+        assert!(walk(&release) == *tree, "{what}: {}", release.display());
+    }
     let store = root.0.join("store/demo");
     let whole = ["spare", "spare.list", "spare.index"].map(|name| store.join(name).exists());
     assert!(
         whole == [true; 3] || whole == [false; 3],
-        "{step}: {whole:?}"
+        "{what}: {whole:?}"
     );
     let hidden = |name: &String| name.starts_with('.');
     assert_eq!(
         names(&store).iter().find(|name| hidden(name)),
         None,
-        "{step}"
+        "{what}"
     );
     fs::write(source.0.join("d0/e0/f0"), "changed again").unwrap();
     deploy(&host, &source.0, &[]);
-    is_live(&host, &source.0, step);
+    is_live(&host, &source.0, &what);
+    belong(&host, flags);
+}
+
+/// All that is live belongs to the user that it runs as, if there is one.
+fn belong(host: &TestServer, flags: &[&str]) {
+    if flags.contains(&"--run-as") {
+        let mut found = Vec::new();
+        crate::run_as::owners(&host.path("components/demo/"), &mut found);
+        assert!(found.iter().all(|id| *id == crate::run_as::NOBODY));
+    }
 }
 
 #[test]
 fn a_kill_at_any_step_leaves_a_release_and_a_spare_that_are_whole() {
     if crate::needs::is_debug_build() {
         std::thread::scope(|scope| {
-            for steps in KILLS.chunks(KILLS.len() / 2) {
-                scope.spawn(|| steps.iter().for_each(|step| killed_at(step)));
+            for steps in KILLS.chunks(KILLS.len().div_ceil(2)) {
+                scope.spawn(|| {
+                    steps
+                        .iter()
+                        .for_each(|step| killed_at(step, &[], &|_, _| ()))
+                });
             }
         });
     }

@@ -28,6 +28,8 @@ pub(super) struct Injection {
     pub(super) call: String,
     pub(super) errno: String,
     pub(super) n: u32,
+    /// A part of the path of the files that count; of all if it is empty.
+    pub(super) of: &'static str,
 }
 
 impl Injection {
@@ -36,7 +38,7 @@ impl Injection {
             Some(call) => (call, " on"),
             None => (&*self.call, ""),
         };
-        format!("{call} {} {}{on}", self.errno, self.n)
+        format!("{call} {} {}{on} of={}", self.errno, self.n, self.of)
     }
 
     pub(super) fn goes_on(&self) -> bool {
@@ -45,7 +47,7 @@ impl Injection {
 
     /// Whether it is what crates of others make of it, and we live with: tiny_http panics without a descriptor, and is started
     /// again by a thread whose name its threads inherit; ureq panics without a thread, and its call has failed by that. A
-    /// release that cannot be removed for want of descriptors stays, and the log says so.
+    /// release, or a tree that was made for a while, that cannot be removed for want of descriptors stays, and the log says so.
     fn is_foreign(&self, fault: &str) -> bool {
         match &*self.call {
             "dup" => fault.contains("tiny_http") || fault.contains("left: thread gate-"),
@@ -56,6 +58,7 @@ impl Injection {
                     || fault.contains("std/src/thread/functions.rs")
                     || fault.contains("failed, and there are")
                     || fault.contains("dropped, and")
+                    || fault.contains("left: store/demo/.tree-")
             }
             _ => false,
         }
@@ -70,7 +73,11 @@ impl Injection {
 /// What came of one injection.
 pub(super) struct Outcome {
     pub(super) seen: Seen,
+    /// Whether it went well all the same; none if nobody can say.
+    pub(super) success: Option<bool>,
     pub(super) faults: Vec<String>,
+    /// There were others, which are not ours.
+    pub(super) foreign: bool,
 }
 
 /// A deployment by all that is known of it.
@@ -97,7 +104,9 @@ impl World {
             Err(why) => {
                 return Outcome {
                     seen: self.tracer.disarm(),
+                    success: None,
                     faults: vec![format!("before: {why}")],
+                    foreign: false,
                 };
             }
         };
@@ -106,7 +115,11 @@ impl World {
             .iter()
             .map(|host| host.log.lock().unwrap().len())
             .collect();
+        let spare = self.spare();
         let (told, seen) = self.run(injection);
+        if injection.is_none() && spare.is_some_and(|spare| !self.is_made_of(spare)) {
+            faults.push("the spare was not used".to_owned());
+        }
         let success = self.agree(injection, &before, &told, &mut faults);
         if let Some(success) = success {
             self.is_whole(success, &before, &mut faults);
@@ -134,8 +147,14 @@ impl World {
                 faults.push(format!("a panic: {line}"));
             }
         }
+        let all = faults.len();
         faults.retain(|fault| !injection.is_some_and(|one| one.is_foreign(fault)));
-        Outcome { seen, faults }
+        Outcome {
+            seen,
+            success: success.map(|(success, _)| success),
+            foreign: faults.len() < all,
+            faults,
+        }
     }
 
     fn run(&self, injection: Option<&Injection>) -> (Vec<Told>, Seen) {

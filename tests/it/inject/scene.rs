@@ -37,6 +37,8 @@ pub(super) enum Comes {
     Whole,
     /// As a delta to what is live.
     Delta,
+    /// As a delta to what has a spare, which becomes the release; another spare is made afterwards.
+    Spare,
     /// From a web server.
     Fetched,
 }
@@ -73,7 +75,7 @@ const NEXT: Scene = Scene {
     prune: false,
 };
 
-pub(super) const SCENES: [Scene; 24] = [
+pub(super) const SCENES: [Scene; 25] = [
     Scene {
         name: "first",
         first: true,
@@ -129,6 +131,12 @@ pub(super) const SCENES: [Scene; 24] = [
     Scene {
         name: "delta",
         comes: Comes::Delta,
+        ..NEXT
+    },
+    Scene {
+        name: "spare",
+        comes: Comes::Spare,
+        live: false,
         ..NEXT
     },
     Scene {
@@ -211,7 +219,7 @@ pub(super) const SCENES: [Scene; 24] = [
 
 /// Each class of calls with the errors that it can have. What ends with `+` fails from the n-th on until the answer is there:
 /// a full disk, and no descriptor left.
-pub(super) const CALLS: [(&str, &[&str]); 26] = [
+pub(super) const CALLS: [(&str, &[&str]); 27] = [
     ("open", &["EMFILE", "EACCES", "EIO", "ENOSPC", "ENOMEM"]),
     ("write", &["ENOSPC", "EIO"]),
     ("read", &["EIO"]),
@@ -225,6 +233,7 @@ pub(super) const CALLS: [(&str, &[&str]); 26] = [
     ("statfs", &["EIO", "ENOMEM"]),
     ("chmod", &["EIO", "EACCES"]),
     ("truncate", &["EIO"]),
+    ("utime", &["EIO"]),
     ("readlink", &["EIO", "ENOMEM"]),
     ("stat", &["EIO", "EACCES"]),
     ("getdents", &["EIO"]),

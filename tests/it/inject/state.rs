@@ -134,9 +134,11 @@ impl Resources {
             let kind = target.split(":[").next().unwrap();
             found.add(format!("descriptor {kind}"));
         }
-        let releases = names(&host.path("releases"));
         let mut dirs = vec!["components".to_owned(), "deployments".into()];
-        dirs.extend(releases.iter().map(|name| format!("releases/{name}")));
+        for of_components in ["releases", "store"] {
+            let all = names(&host.path(of_components));
+            dirs.extend(all.iter().map(|name| format!("{of_components}/{name}")));
+        }
         for dir in dirs {
             let all = names(&host.path(&dir));
             for name in all.iter().filter(|name| name.starts_with('.')) {
@@ -175,6 +177,7 @@ impl Resources {
             "gate-full",
             "peer-",
             "run-as",
+            "spare-",
         ];
         let working = |name: &str| {
             let connection = name

@@ -6,8 +6,8 @@
     supervise.py without ERRNO CALL[,CALL...] PROGRAM...
                                          becomes PROGRAM, for which each of the calls fails
 
-Lines: `arm CLASS ERRNO N [on]` makes the N-th call of the class fail, and with `on` every later one, too. `arm count` only
-counts. `disarm` answers what came of it, as one line of JSON. Of the calls that have a file, only those in ROOT count.
+Lines: `arm CLASS ERRNO N [on] [of=PATH]` makes the N-th call of the class fail, of those whose file has PATH in its own, and
+with `on` every later one, too. `arm count` only counts. `disarm` answers what came of it, as one line of JSON. Of the calls that have a file, only those in ROOT count.
 """
 import ctypes
 import errno
@@ -39,6 +39,7 @@ CALLS = {
     "statfs": {"statfs": "p0", "fstatfs": "f0"},
     "chmod": {"chmod": "p0", "fchmod": "f0", "fchmodat": "d0"},
     "truncate": {"ftruncate": "f0"},
+    "utime": {"utimensat": "d0"},
     "readlink": {"readlink": "p0", "readlinkat": "d0"},
     "stat": {"stat": "p0", "lstat": "p0", "newfstatat": "d0", "statx": "d0"},
     "getdents": {"getdents64": "f0"},
@@ -65,7 +66,7 @@ NUMBERS = {
         "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84, "creat": 85, "link": 86, "unlink": 87, "symlink": 88,
         "readlink": 89, "chmod": 90, "fchmod": 91, "statfs": 137, "fstatfs": 138, "getdents64": 217, "openat": 257,
         "mkdirat": 258, "newfstatat": 262, "unlinkat": 263, "renameat": 264, "linkat": 265, "symlinkat": 266,
-        "readlinkat": 267, "fchmodat": 268, "splice": 275, "eventfd2": 290, "epoll_create1": 291, "pipe2": 293,
+        "readlinkat": 267, "fchmodat": 268, "splice": 275, "utimensat": 280, "eventfd2": 290, "epoll_create1": 291, "pipe2": 293,
         "pwritev": 296, "syncfs": 306, "renameat2": 316, "copy_file_range": 326, "pwritev2": 328, "statx": 332,
         "pidfd_open": 434, "clone3": 435, "openat2": 437,
     },
@@ -73,7 +74,7 @@ NUMBERS = {
         "eventfd2": 19, "epoll_create1": 20, "fcntl": 25, "mkdirat": 34, "unlinkat": 35, "symlinkat": 36, "linkat": 37,
         "renameat": 38, "statfs": 43, "fstatfs": 44, "ftruncate": 46, "fchmod": 52, "fchmodat": 53, "openat": 56,
         "pipe2": 59, "getdents64": 61, "read": 63, "write": 64, "readv": 65, "writev": 66, "pread64": 67, "pwrite64": 68,
-        "pwritev": 70, "sendfile": 71, "splice": 76, "readlinkat": 78, "newfstatat": 79, "fsync": 82, "fdatasync": 83,
+        "pwritev": 70, "sendfile": 71, "splice": 76, "readlinkat": 78, "newfstatat": 79, "fsync": 82, "fdatasync": 83, "utimensat": 88,
         "socket": 198, "socketpair": 199, "connect": 203, "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212,
         "clone": 220, "syncfs": 267, "renameat2": 276, "copy_file_range": 285, "pwritev2": 287, "statx": 291,
         "pidfd_open": 434, "clone3": 435, "openat2": 437,
@@ -145,8 +146,9 @@ class Watch:
     def disarm(self):
         self.kinds, self.counts, self.hits = None, {}, []
 
-    def arm(self, kind, code=None, n=0, on=False):
+    def arm(self, kind, code=None, n=0, on=False, of=""):
         self.disarm()
+        self.of = of
         self.kinds = None if kind == "count" else GROUPS.get(kind, {kind})
         self.all, self.armed = kind == "count", True
         self.kind, self.code, self.n, self.on = kind, code, n, on
@@ -165,7 +167,8 @@ class Watch:
             fd = args[at] & 0xFFFFFFFF
             base = "cwd" if fd == 0xFFFFFF9C else f"fd/{fd}"
             path = args[at + 1]
-        path = self.text(path)
+        # A call that takes a path may also mean the file of its descriptor, without one.
+        path = self.text(path) if path else ""
         if path.startswith("/"):
             return path
         base = os.readlink(f"/proc/{self.server}/{base}")
@@ -197,7 +200,7 @@ class Watch:
         path = ""
         if where is not None:
             path = self.file(where, args)
-            if not path.startswith(self.root):
+            if not path.startswith(self.root) or self.of not in path:
                 return 0
         # A disk without space refuses to make a file, not to open one.
         if kind == "open" and self.code == errno.ENOSPC:
@@ -241,7 +244,8 @@ class Watch:
         if words[0] == "arm" and words[1] == "count":
             self.arm("count")
         elif words[0] == "arm":
-            self.arm(words[1], getattr(errno, words[2]), int(words[3]), "on" in words[4:])
+            of = next((word.removeprefix("of=") for word in words[4:] if word.startswith("of=")), "")
+            self.arm(words[1], getattr(errno, words[2]), int(words[3]), "on" in words[4:], of)
         else:
             answer = json.dumps({"counts": self.counts, "hits": self.hits})
             self.all = False

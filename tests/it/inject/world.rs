@@ -10,14 +10,14 @@ use super::answer::{Told, ask, told};
 use super::scene::{Action, Bad, Comes, Scene, Side};
 use super::state::{Resources, Tree, look, operate, settled};
 use super::tracer::Tracer;
-use crate::delta::hostile;
+use crate::delta::{hostile, spare::inode};
 use crate::package::web::{Web, bytes};
 use crate::test_server::{TempDir, TestServer, await_some, form, gzip};
 
 /// Longer than anything here takes on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// How long background work may take.
-pub(super) const BACKGROUND: Duration = Duration::from_secs(3);
+pub(super) const BACKGROUND: Duration = Duration::from_secs(10);
 
 pub(super) struct World {
     pub(super) scene: Scene,
@@ -46,7 +46,10 @@ impl World {
         let keep = if scene.prune { "1" } else { "1000" };
         let mut flags = vec!["--keep-releases", keep, "--keep-payloads", keep];
         flags.extend(["--keep-deployments", if scene.prune { "3" } else { "1000" }]);
-        let (watched, other) = (tracer.command(), Arc::new(TempDir::new()));
+        let (mut watched, other) = (tracer.command(), Arc::new(TempDir::new()));
+        if scene.comes == Comes::Spare {
+            watched.env("GANGPLANK_TEST_SPARE", "small");
+        }
         let hosts = match scene.side {
             Side::Alone => vec![TestServer::launch(watched, root, &flags)],
             Side::Origin => {
@@ -108,7 +111,11 @@ impl World {
     /// Deploys a new version, which must go well and be live everywhere then.
     pub(super) fn deploys(&mut self) -> Result<(), String> {
         let version = self.version + 1;
-        let payload = self.payload(version, Bad::No);
+        let payload = match self.scene.comes {
+            // A spare that is there is used, whatever was before.
+            Comes::Spare => self.delta(self.live(), version),
+            _ => self.payload(version, Bad::No),
+        };
         let told = self.send(&self.fields("echo built"), &payload, false);
         let Told::Success(Some(id)) = told else {
             return Err(format!("a deployment: {told:?}"));
@@ -244,7 +251,9 @@ impl World {
                 let (fields, version) = (self.fields(install), self.version + 1);
                 match self.scene.comes {
                     Comes::Whole => self.send(&fields, &self.payload(version, bad), live),
-                    Comes::Delta => self.send(&fields, &self.delta(version), live),
+                    Comes::Delta | Comes::Spare => {
+                        self.send(&fields, &self.delta(Some(self.version), version), live)
+                    }
                     Comes::Fetched => {
                         *self.served.lock().unwrap() = self.payload(version, bad);
                         let mut operation = json!({"operation": "deploy_component"});
@@ -313,6 +322,9 @@ impl World {
         ];
         // What a delta need not bring.
         files.push(("same", "the same\n".to_owned()));
+        if self.scene.comes == Comes::Spare {
+            files.push(("large", large(version).concat()));
+        }
         if self.scene.restart {
             files.extend(self.process(bad));
         }
@@ -335,12 +347,16 @@ impl World {
     }
 
     /// The list of a version's tree, and the identity of it.
-    fn list(version: u32) -> (String, Vec<u8>) {
+    fn list(&self, version: u32) -> (String, Vec<u8>) {
         let (v, a) = (version.to_string(), format!("a of {version}\n"));
         let lines = [
             "d 755 d\n".to_owned(),
             hostile::file("d/a", &a),
             hostile::file("hard", &v),
+            match self.scene.comes {
+                Comes::Spare => hostile::large_file("large", &large(version)),
+                _ => String::new(),
+            },
             "l v\0link\n".to_owned(),
             hostile::file("same", "the same\n"),
             hostile::file("v", &v),
@@ -348,17 +364,51 @@ impl World {
         hostile::list(&lines.concat())
     }
 
-    /// A version as a delta to what is live.
-    fn delta(&self, version: u32) -> Vec<u8> {
-        let (base, _) = World::list(self.version);
-        let (tree, list) = World::list(version);
-        let (v, a) = (version.to_string(), format!("a of {version}\n"));
-        let records = [
-            hostile::object(&a, &a),
-            hostile::object(&v, &v),
-            hostile::end(2),
-        ];
-        hostile::delta(Some(&base), &tree, &list, &records)
+    /// A version as a delta to another one, or to none.
+    fn delta(&self, from: Option<u32>, version: u32) -> Vec<u8> {
+        let base = from.map(|from| self.list(from).0);
+        let (tree, list) = self.list(version);
+        let mut objects = vec![format!("a of {version}\n"), version.to_string()];
+        if self.scene.comes == Comes::Spare {
+            let old = from.map(large).unwrap_or_default();
+            let new = large(version).into_iter();
+            objects.extend(new.filter(|piece| !old.contains(piece)));
+        }
+        if from.is_none() {
+            objects.push("the same\n".to_owned());
+        }
+        let mut records: Vec<Vec<u8>> = objects
+            .iter()
+            .map(|object| hostile::object(object, object))
+            .collect();
+        records.push(hostile::end(objects.len() as u32));
+        hostile::delta(base.as_deref(), &tree, &list, &records)
+    }
+
+    /// The version that is live at the first host.
+    fn live(&self) -> Option<u32> {
+        let v = fs::read_to_string(self.hosts[0].path("components/demo/v"));
+        v.ok()?.parse().ok()
+    }
+
+    /// The spare of what is live, which is waited for, in the scene that has one.
+    pub(super) fn spare(&self) -> Option<u64> {
+        if self.scene.comes != Comes::Spare {
+            return None;
+        }
+        let tree = self.list(self.version).0;
+        await_some("the spare", || {
+            let index = fs::read(self.hosts[0].path("store/demo/spare.index")).ok()?;
+            let head = index.split(|byte| *byte == b'\n').next()?;
+            let is_there = head.ends_with(tree.as_bytes());
+            is_there.then(|| inode(&self.hosts[0].path("store/demo/spare")))
+        })
+        .into()
+    }
+
+    /// Whether the release that is live was made of a spare.
+    pub(super) fn is_made_of(&self, spare: u64) -> bool {
+        inode(&self.hosts[0].path("components/demo/")) == spare
     }
 
     fn payload(&self, version: u32, bad: Bad) -> Vec<u8> {
@@ -383,6 +433,14 @@ impl World {
         }
         gzip(&builder.into_inner().unwrap())
     }
+}
+
+/// The pieces of a large file: two of them are the same in all versions, and in their place.
+fn large(version: u32) -> Vec<String> {
+    const PIECE: usize = 220_000;
+    let same = |char: &str| char.repeat(PIECE);
+    let own = |what| format!("{what}{version:09}").repeat(PIECE / 10);
+    vec![same("a"), own("b"), same("c"), own("d"), same("e")]
 }
 
 fn peer_flags(files: &TempDir, peer: &TestServer) -> [String; 4] {

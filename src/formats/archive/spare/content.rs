@@ -36,6 +36,8 @@ pub(super) struct Contents<'a> {
     pub(super) supply: &'a Supply,
     pub(super) records: &'a [&'a File],
     pub(super) rooms: Rooms,
+    /// Called when a piece of a file is written.
+    pub(super) step: &'a dyn Fn(),
 }
 
 impl Contents<'_> {
@@ -76,6 +78,7 @@ impl Contents<'_> {
             reused &= self.object(target, object)?;
             to.seek(SeekFrom::Start(at)).map_err(writing)?;
             to.write_all(&self.rooms.plain).map_err(writing)?;
+            (self.step)();
         }
         to.set_len(target.file.size).map_err(writing)?;
         Ok(reused)

@@ -24,4 +24,4 @@ pub use changes::{SpareTree, Unusable, changes};
 pub use copy::{CopyEnd, copy_tree};
 pub use loose::{LooseCopy, stamp_entries};
 pub use patch::PatchSources;
-pub use stamps::{has_tree, stamp_tree};
+pub use stamps::{has_tree, stamp_tree, stamped_tree};

@@ -77,6 +77,7 @@ impl Changes {
             supply: &self.supply,
             records: sources.records,
             rooms: Rooms::default(),
+            step,
         };
         patch.contents(&self.steps, &mut contents)?;
         step();

@@ -98,9 +98,14 @@ pub fn stamp_tree(
     Ok(true)
 }
 
+/// The tree that an index is of; none if it cannot be read.
+pub fn stamped_tree(index: &Path) -> Option<String> {
+    StampReader::open(index).ok().map(|reader| reader.tree)
+}
+
 /// Whether an index is that of a tree.
 pub fn has_tree(index: &Path, tree: &str) -> bool {
-    StampReader::open(index).is_ok_and(|reader| reader.tree == tree)
+    stamped_tree(index).is_some_and(|stamped| stamped == tree)
 }
 
 /// Reads an index.
