@@ -285,6 +285,9 @@ documents! {
     Have {
         /// Where it gives it away.
         url: String,
+        /// The place that it stands in, if that was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
     }
 }
 
@@ -389,6 +392,19 @@ impl Desired {
         self.labels
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+impl HostStatus {
+    /// The same of a host that was taken out of the fleet.
+    pub fn of_removed(&self) -> HostStatus {
+        HostStatus {
+            state: HostState::Removed,
+            phase: None,
+            code: None,
+            message: Some("the host was taken out of the fleet, and goes on as it is".to_owned()),
+            ..self.clone()
+        }
     }
 }
 

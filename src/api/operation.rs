@@ -47,6 +47,7 @@ pub(in crate::api) const BOOLEANS: &[&str] = &[
     "fleet",
     "replace",
     "rollback_on_failure",
+    "adopt",
 ];
 
 /// Fields that are numbers.
@@ -189,6 +190,8 @@ pub struct FleetOptions {
     pub rollback_on_failure: bool,
     /// It takes the place of one that goes on.
     pub replace: bool,
+    /// It is published though etcd has lost what hosts have.
+    pub adopt: bool,
 }
 
 /// How many hosts are a wave.
@@ -238,8 +241,9 @@ pub struct FleetQuery {
 pub enum FleetChange {
     /// What was wanted before is wanted again.
     RollBack(Project, Option<String>),
-    /// What is wanted is published anew, above all that any host has heard of.
-    PublishCurrent(Project),
+    /// What is wanted is published anew, above all that any host has heard of. If it is said, and nothing is wanted, what is live
+    /// on this host.
+    PublishCurrent(Project, bool),
     /// A host is expected no longer.
     Remove(HostName),
     /// The fleet leaves a component of this host alone, or does so no longer.

@@ -1,7 +1,7 @@
 //! A payload from whichever host has it, known by its SHA-256 alone.
 //!
-//! The holders are asked in an order of their own each time, so that all of them give about as much, and the origin comes
-//! last. What breaks off goes on at the next one from where it stood. Nobody is believed: the payload counts when it has its
+//! The holders are asked in an order of their own each time, so that all of them give about as much; those of the same place come
+//! first, and the origin last. What breaks off goes on at the next one from where it stood. Nobody is believed: the payload counts when it has its
 //! SHA-256, and a host that sent another one is not asked again for an hour.
 
 mod ask;
@@ -47,6 +47,8 @@ pub struct PayloadHolder {
     pub name: String,
     /// Its URL.
     pub url: String,
+    /// Whether it stands in the same place, so that what it sends is quick and costs nobody a line.
+    pub is_near: bool,
 }
 
 /// What is wanted.
@@ -249,7 +251,7 @@ impl PayloadFetcher {
         Ok(turn)
     }
 
-    /// Those that may be asked, in an order of their own each time, the origin last.
+    /// Those that may be asked, in an order of their own each time: those of the same place first, the origin last.
     fn in_order(&self, holders: PayloadHolders) -> Vec<PayloadHolder> {
         let now = Instant::now();
         let mut bad = lock(&self.bad);
@@ -272,6 +274,8 @@ impl PayloadFetcher {
         }
         let is_good = |holder: &PayloadHolder| !bad.contains_key(&holder.name);
         others.retain(is_good);
+        // It keeps the order of equals.
+        others.sort_by_key(|holder| !holder.is_near);
         others.truncate(ASKED_MAX);
         others.into_iter().chain(origin.filter(is_good)).collect()
     }

@@ -12,6 +12,7 @@
 //! | `session` | the time from one list to the next interruption |
 //! | `join` | its place in the fleet, and the lease of that |
 //! | `work` | a component that is being changed |
+//! | `holdings` | which payloads it says that it has |
 //! | `local` | the same with a real deployer |
 //!
 //! # How many hosts
@@ -37,6 +38,7 @@
 //! is wanted, and tells their states as one count. To etcd these would be 334 hosts, a third of what was measured.
 
 mod decide;
+mod holdings;
 mod join;
 mod local;
 mod memory;
@@ -56,8 +58,9 @@ use crate::api::fleet::{Desired, FleetKeys, HostName, HostState};
 use crate::api::name::{DeploymentId, Project};
 use crate::client::kv::KvStore;
 use crate::engine::holders::PayloadHolders;
+pub use crate::engine::member::holdings::FleetHoldings;
 pub use crate::engine::member::local::FleetLocal;
-use crate::engine::member::memory::FleetMemory;
+pub use crate::engine::member::memory::FleetMemory;
 use crate::engine::member::session::MemberSession;
 use crate::engine::member::work::WorkNews;
 use crate::engine::rollout::publish::SETTLE_MAX;
@@ -242,6 +245,7 @@ pub struct FleetMember {
     boot: String,
     memory: FleetMemory,
     works: BTreeMap<Project, work::ComponentWork>,
+    holdings: FleetHoldings,
     news: (Sender<WorkNews>, Receiver<WorkNews>),
 }
 
@@ -259,6 +263,7 @@ impl FleetMember {
             // Each piece of work tells three or four things, and is one of a component.
             news: crossbeam_channel::bounded(64),
             works: BTreeMap::new(),
+            holdings: FleetHoldings::new(seat.clone()),
             memory,
             seat,
             local,
@@ -268,6 +273,11 @@ impl FleetMember {
     /// The way to pin components of this host.
     pub fn pins(&self) -> FleetPins {
         FleetPins(self.news.0.clone())
+    }
+
+    /// What hears of payloads that are to be removed.
+    pub fn holdings(&self) -> FleetHoldings {
+        self.holdings.clone()
     }
 
     /// Belongs to the fleet until the stop.

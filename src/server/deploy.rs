@@ -60,9 +60,7 @@ pub(super) fn deploy(
             }
         }
         (Some(payload), None) => {
-            if let Some(base) = &deploy.base {
-                state.deployer.has_base(project, base)?;
-            }
+            has_base(state, deploy)?;
             let incoming = Incoming {
                 open: Box::new(|stop| Ok(Box::new(Bytes::new(payload, stop)))),
                 sha256: deploy.payload_sha256.as_deref(),
@@ -84,6 +82,22 @@ pub(super) fn deploy(
         }
     };
     watch::outcome(state, follower, options)
+}
+
+/// Whether a delta can be taken, if it is one. Its refusal says to whoever sends deltas to send all of it.
+fn has_base(state: &ServerState, deploy: &Deploy) -> Result<(), Refusal> {
+    let project = &deploy.project;
+    let Some(base) = &deploy.base else {
+        return Ok(());
+    };
+    if deploy.fleet.is_none() {
+        return state.deployer.has_base(project, base);
+    }
+    let why = format!(
+        "deploying {project} to the fleet: its hosts take a payload by its SHA-256 and may lack what a delta begins from, so \
+         it has to be whole"
+    );
+    Err(Refusal::new(Code::StaleBase, why))
 }
 
 /// What is to be built.

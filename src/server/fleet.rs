@@ -8,8 +8,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::error::{Code, Refusal};
+use crate::api::name::Project;
 use crate::api::operation::{FleetChange, FleetQuery};
+use crate::engine::rollout::members::HostRemoval;
 use crate::engine::rollout::publish::{FleetPublisher, Published};
+use crate::engine::rollout::ticket::LiveHere;
 use crate::engine::rollout::view::FleetView;
 use crate::server::answers::{Outcome, json as answer};
 use crate::server::auth::Caller;
@@ -75,18 +78,23 @@ pub(super) fn change_fleet(
             let message = format!("{project} goes back on all hosts");
             Ok(said(&message, project.as_str(), published))
         }
-        FleetChange::PublishCurrent(project) => {
-            let published = fleet.publish_current(&project, user)?;
+        FleetChange::PublishCurrent(project, adopts) => {
+            let live = adopts.then(|| live_here(state, &project)).transpose()?;
+            let published = fleet.publish_current(&project, live.as_ref(), user)?;
             let message = format!("{project} is published anew");
             Ok(said(&message, project.as_str(), published))
         }
         FleetChange::Remove(host) => {
             caller.is_unlimited("change_fleet")?;
-            fleet.remove_host(&host)?;
-            let message = format!(
-                "{host} belongs to the fleet no longer; it goes on as it is. Its user at etcd and the token of role 'fleet' \
-                 are not taken away by this"
-            );
+            let message = match fleet.remove_host(&host)? {
+                HostRemoval::Removed => format!(
+                    "{host} belongs to the fleet no longer; it goes on as it is. Its user at etcd and the token of role \
+                     'fleet' are not taken away by this. Done once more, the table of the fleet forgets it"
+                ),
+                HostRemoval::Forgotten => {
+                    format!("{host} was removed before, and is forgotten now")
+                }
+            };
             Ok(json!({ "message": message, "host": host }))
         }
         FleetChange::Pin(project, is_pinned) => {
@@ -101,6 +109,27 @@ pub(super) fn change_fleet(
             Ok(json!({ "message": message, "project": project }))
         }
     }
+}
+
+/// What is live on this host, with its payload, for a fleet whose etcd was emptied.
+fn live_here(state: &ServerState, project: &Project) -> Result<LiveHere, Refusal> {
+    let what = format!("publishing what is live of {project} on this host");
+    let none = |why: &str| Refusal::new(Code::NotFound, format!("{what}: {why}"));
+    let store = &state.known.store;
+    let live = store.live(project).ok_or_else(|| none("nothing is"))?;
+    let record = store.read_record(live)?;
+    let record = record.ok_or_else(|| none("its record is not kept any longer"))?;
+    let sha256 = record.payload_hash.clone().unwrap_or_default();
+    let payload = state
+        .deployer
+        .payload_by_hash(&sha256, &|of| of == project)?;
+    let why = "its payload is not here as a whole archive, so other hosts could not fetch it";
+    let (_, size) = payload.ok_or_else(|| none(why))?;
+    Ok(LiveHere {
+        record,
+        sha256,
+        size,
+    })
 }
 
 fn said(message: &str, project: &str, published: Published) -> Value {

@@ -1,8 +1,9 @@
 //! How a server comes to belong to a fleet.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::error::{Doing, Error};
 use crate::api::fleet::HostName;
@@ -11,7 +12,9 @@ use crate::client::etcd::{CALL_MAX, EtcdOptions, EtcdStore};
 use crate::client::kv::KvStore;
 use crate::engine::deployer::Deployer;
 use crate::engine::holders::PayloadFetcher;
-use crate::engine::member::{FleetLocal, FleetMember, FleetTimes, MemberSeat, TrustCheck};
+use crate::engine::member::{
+    FleetHoldings, FleetLocal, FleetMember, FleetMemory, FleetTimes, MemberSeat, TrustCheck,
+};
 use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::lead::{FleetLeader, LeaderTimes};
 use crate::engine::rollout::publish::FleetPublisher;
@@ -58,21 +61,30 @@ fn host_name(settings: &FleetSettings) -> Result<HostName, Error> {
         .map_err(|why| Error::new(what(), format!("{why}; --fleet-name says another one")))
 }
 
-/// The host that this server is in its fleet, by which its operations are done from now on. Nothing is asked yet.
-pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<FleetDuty, Error> {
-    let name = host_name(settings)?;
-    let times = FleetTimes::of_server();
+/// The etcd that the hosts share.
+fn store(
+    settings: &FleetSettings,
+    name: &HostName,
+    silence: Duration,
+) -> Result<Arc<dyn KvStore>, Error> {
     let user = settings.user.as_ref();
     let user = user.map(|(user, file)| Ok::<_, Error>((user.clone(), secret(file)?)));
-    let store = EtcdStore::new(EtcdOptions {
+    Ok(Arc::new(EtcdStore::new(EtcdOptions {
         endpoints: settings.endpoints.clone(),
         spread_by: name.to_string(),
         user: user.transpose()?,
         ca: settings.ca.clone(),
         certificate: settings.certificate.clone(),
         call_max: CALL_MAX,
-        silence: times.silence,
-    })?;
+        silence,
+    })?))
+}
+
+/// The host that this server is in its fleet, by which its operations are done from now on. Nothing is asked yet.
+pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<FleetDuty, Error> {
+    let name = host_name(settings)?;
+    let times = FleetTimes::of_server();
+    let store = store(settings, &name, times.silence)?;
     let fetcher = PayloadFetcher::new(secret(&settings.token_file)?, settings.host_ca.clone());
     let local = FleetLocal::new(Arc::clone(&state.deployer), fetcher, name.clone());
     let root = state
@@ -81,7 +93,6 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         .1
         .to_string_lossy()
         .into_owned();
-    let store: Arc<dyn KvStore> = Arc::new(store);
     let trust = settings
         .trust
         .as_deref()
@@ -98,26 +109,10 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         .map(trust::load_key)
         .transpose()?;
     let stop = state.deployer.stop_signal();
-    let seat = FleetSeat {
+    let seat = MemberSeat {
         store: Arc::clone(&store),
         keys: settings.keys.clone(),
         host: name.clone(),
-        url: settings.url.clone(),
-    };
-    let publisher = FleetPublisher::new(seat, (key, vouched_by), stop.clone());
-    let publisher = Arc::new(publisher.looking_for(times.settle));
-    let leads = LeaderTimes::lasting(times.lease / 2);
-    let leader = Arc::new(FleetLeader::new(
-        Arc::clone(&publisher),
-        leads,
-        stop.clone(),
-    ));
-    // A server belongs to one fleet from its start on.
-    let _ = state.fleet.set(publisher);
-    let seat = MemberSeat {
-        store,
-        keys: settings.keys.clone(),
-        host: name,
         url: settings.url.clone(),
         labels: settings.labels.clone(),
         root,
@@ -126,8 +121,46 @@ pub(super) fn member(settings: &FleetSettings, state: &ServerState) -> Result<Fl
         times,
     };
     let member = FleetMember::new(seat, Arc::new(local))?;
+    let seat = FleetSeat {
+        store,
+        keys: settings.keys.clone(),
+        host: name,
+        url: settings.url.clone(),
+    };
+    let publisher = FleetPublisher::new(seat, (key, vouched_by), stop.clone());
+    let publisher = publisher.looking_for(times.settle);
+    let memory = FleetMemory::file(state.known.store.root());
+    let publisher = remembering(publisher, memory, member.holdings());
+    let publisher = Arc::new(publisher);
+    let leads = LeaderTimes::lasting(times.lease / 2);
+    let leader = Arc::new(FleetLeader::new(
+        Arc::clone(&publisher),
+        leads,
+        stop.clone(),
+    ));
+    // A server belongs to one fleet from its start on.
+    let _ = state.fleet.set(publisher);
     let _ = state.pins.set(member.pins());
+    state.deployer.tell_of_payloads(member.holdings());
     Ok(FleetDuty { member, leader })
+}
+
+/// A publisher that counts on from what this host remembers, and whose payloads this host keeps.
+fn remembering(
+    publisher: FleetPublisher,
+    memory: PathBuf,
+    holdings: FleetHoldings,
+) -> FleetPublisher {
+    let remembered = move |project: &Project| {
+        // One that cannot be read kept the server from starting.
+        let memory = FleetMemory::load(&memory).unwrap_or_default();
+        let applied = memory.projects.get(project);
+        applied.map_or(0, |applied| applied.generation)
+    };
+    let keep = move |project: &Project, sha256: &str| holdings.publishes(project, sha256);
+    publisher
+        .remembering(Arc::new(remembered))
+        .keeping(Arc::new(keep))
 }
 
 /// Belongs to the fleet from now on, whether etcd answers or not.

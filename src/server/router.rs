@@ -256,7 +256,7 @@ fn may_perform(
         })
         | Operation::ChangeFleet(
             FleetChange::RollBack(project, _)
-            | FleetChange::PublishCurrent(project)
+            | FleetChange::PublishCurrent(project, _)
             | FleetChange::Pin(project, _),
         ) => caller.may_touch(project, name),
         // All components are somebody else's business, too.

@@ -206,3 +206,193 @@ fn a_record_says_which_generation_of_the_fleet_it_is() {
     let id = alone.json()["deployment_id"].as_str().unwrap().to_owned();
     assert_eq!(two.record(&id)["fleet"], Value::Null);
 }
+
+#[test]
+fn an_emptied_etcd_is_filled_again_only_by_who_says_so() {
+    let Some(mut fleet) = TestFleet::new() else {
+        return;
+    };
+    let (one, two) = (fleet.host("one"), fleet.host("two"));
+    fleet.publish(12, ("one", &one), "first");
+    for name in ["one", "two"] {
+        fleet.await_status(name, 12, "live");
+    }
+    fleet.etcd.restore(None);
+    for name in ["one", "two"] {
+        fleet.await_status(name, 12, "held");
+    }
+    let told = said(&deploy(&one, "other", &[]), 1);
+    assert!(
+        told.contains("emptied") && told.contains("--adopt"),
+        "{told}"
+    );
+    let current = ["fleet", "publish-current", "app"];
+    let told = said(&one.cli(&current), 1);
+    assert!(told.contains("--adopt"), "{told}");
+    assert_eq!(
+        fleet.get("desired/app"),
+        None,
+        "nothing is published by itself"
+    );
+    said(&one.cli(&[&current[..], &["--adopt"]].concat()), 0);
+    for (name, host) in [("one", &one), ("two", &two)] {
+        let live = fleet.await_status(name, 13, "live");
+        assert_eq!(content(host), "first", "{live}");
+        let list = json!({"operation": "list_deployments", "status": "success"});
+        let list = host.operate(&list).json();
+        assert_eq!(list["total"], 1, "nothing was built again: {list}");
+    }
+    // Whoever deploys something else does it by saying so, too.
+    fleet.etcd.restore(None);
+    fleet.await_status("two", 13, "held");
+    said(&deploy(&two, "other", &["--adopt"]), 0);
+    assert_eq!((&*content(&one), &*content(&two)), ("other", "other"));
+}
+
+#[test]
+fn a_host_that_was_removed_says_so_until_it_is_forgotten() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let (one, two) = (fleet.host("one"), fleet.host("two"));
+    fleet.publish(1, ("one", &one), "first");
+    for name in ["one", "two"] {
+        fleet.await_status(name, 1, "live");
+    }
+    said(&one.cli(&["fleet", "remove", "two"]), 0);
+    let removed = fleet.await_status("two", 1, "removed");
+    assert_eq!(fleet.get("hosts/two"), None);
+    await_some("two hears of it", || {
+        logged(&two, "was taken out of the fleet").then_some(())
+    });
+    let rows = one
+        .operate(&json!({"operation": "get_fleet", "project": "app"}))
+        .json();
+    let rows = rows["projects"][0].clone();
+    assert_eq!(
+        (&rows["live"], &rows["expected"]),
+        (&json!(1), &json!(1)),
+        "{removed}"
+    );
+    let state = |of: &Value| of["state"].as_str().unwrap().to_owned();
+    let states: Vec<String> = rows["hosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(state)
+        .collect();
+    assert_eq!(states, ["live", "removed"]);
+    let table = String::from_utf8(one.cli(&["fleet", "app", "--output", "text"]).stdout).unwrap();
+    assert!(table.contains("removed"), "{table}");
+    // It goes on as it is, and changes nothing any longer.
+    fleet.publish(2, ("one", &one), "second");
+    fleet.await_status("one", 2, "live");
+    assert_eq!(content(&two), "first");
+    assert_eq!(fleet.get("status/two/app").unwrap()["state"], "removed");
+    said(&one.cli(&["fleet", "remove", "two"]), 0);
+    assert_eq!(fleet.get("status/two/app"), None);
+    said(&one.cli(&["fleet", "remove", "two"]), 1);
+}
+
+#[test]
+fn a_host_takes_back_that_it_has_a_payload_before_that_goes() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let flags = ["--keep-payloads", "1", "--fleet-label", "site=eu"];
+    let one = fleet.host_on("one", Arc::new(TempDir::new()), &flags);
+    let have = |sha256: &Value| format!("have/{}/one", sha256.as_str().unwrap());
+    await_some("joining", || logged(&one, "joined as one").then_some(()));
+    let publish = |content| {
+        said(&deploy(&one, content, &[]), 0);
+        let sha256 = fleet.get("desired/app").unwrap()["sha256"].clone();
+        await_some("a holder", || fleet.get(&have(&sha256)));
+        sha256
+    };
+    let (first, second) = (publish("1"), publish("2"));
+    await_some("the first one is taken back", || {
+        fleet.get(&have(&first)).is_none().then_some(())
+    });
+    let there = fleet.get(&have(&second)).unwrap();
+    assert_eq!(there["site"], "eu", "hosts of the same place ask it first");
+    // What the fleet wants is kept, however much is built here meanwhile.
+    said(&one.cli(&["fleet", "pin", "app"]), 0);
+    for content in ["a", "b"] {
+        let payload = crate::test_server::tar(&[("./v", content)]);
+        assert_eq!(one.deploy(&[("project", "app")], &payload).status, 200);
+    }
+    let payload = format!("/fleet/payload/{}", second.as_str().unwrap());
+    let authorization = format!("Authorization: Bearer {}", "5f".repeat(32));
+    let fetched = one.ask_as_anyone("GET", &payload, &[&authorization], b"");
+    assert_eq!(fetched.status, 200, "{}", fetched.text());
+    assert!(fleet.get(&have(&second)).is_some());
+}
+
+#[test]
+fn the_fleet_takes_no_delta_and_says_so_to_who_sends_one() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let one = fleet.host("one");
+    await_some("joining", || logged(&one, "joined as one").then_some(()));
+    let base = "0".repeat(64);
+    let fields = [("project", "app"), ("fleet", "true"), ("base", &*base)];
+    let refused = one.deploy(&fields, &crate::test_server::tar(&[("./v", "1")]));
+    let (code, why) = refused.refusal();
+    // Who sends deltas sends all of it then, as always after this code.
+    assert_eq!(code, "stale_base");
+    assert!(why.contains("has to be whole"), "{why}");
+    // A directory that was deployed before is sent whole at once.
+    let dir = TempDir::new().with(&[("v", "1"), ("big", &"x".repeat(1 << 20))]);
+    let dir = dir.0.to_str().unwrap();
+    let deploy = |more: &[&str]| {
+        let command = ["deploy", dir, "--project", "app", "--progress", "plain"];
+        said(&one.cli(&[&command[..], more].concat()), 0)
+    };
+    deploy(&[]);
+    deploy(&["--fleet", "--soak", "0s"]);
+    let sha256 = fleet.get("desired/app").unwrap()["sha256"].clone();
+    let list = one
+        .operate(&json!({"operation": "list_deployments", "status": "staged"}))
+        .json();
+    let built = &list["deployments"][0];
+    assert_eq!(
+        (&built["payload_hash"], &built["payload_kind"]),
+        (&sha256, &json!("tar"))
+    );
+}
+
+#[test]
+fn who_waits_follows_a_claim_of_another_host() {
+    let Some(fleet) = TestFleet::new() else {
+        return;
+    };
+    let (one, two) = (fleet.host("one"), fleet.host("two"));
+    for (name, host) in [("one", &one), ("two", &two)] {
+        let joined = format!("joined as {name}");
+        await_some("joining", || logged(host, &joined).then_some(()));
+    }
+    let gate = TempDir::new();
+    let begun = gate.0.join("begun");
+    let install = format!(
+        "touch {}; until test -e {}; do sleep 0.02; done",
+        begun.display(),
+        gate.0.join("go").display()
+    );
+    let more = ["--install-command", &install, "--canary", "2"];
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| deploy(&one, "1", &more));
+        await_some("the first one's installation", || {
+            begun.exists().then_some(())
+        });
+        let second = scope.spawn(|| deploy(&two, "2", &["--wait", "--canary", "2"]));
+        await_some("the second one's refusal", || {
+            logged(&two, "deploy_component 409").then_some(())
+        });
+        std::fs::write(gate.0.join("go"), "").unwrap();
+        said(&first.join().unwrap(), 0);
+        let told = said(&second.join().unwrap(), 0);
+        assert!(told.contains("waiting for"), "{told}");
+    });
+    assert_eq!((&*content(&one), &*content(&two)), ("2", "2"));
+}

@@ -197,6 +197,7 @@ fn the_examples_are_answered_as_the_document_says() {
         ("get_fleet", "fleet_unavailable"),
         ("change_fleet", "fleet_unavailable"),
         ("change_fleet", "fleet_unavailable"),
+        ("change_fleet", "fleet_unavailable"),
     ];
     let expected = expected.map(|(name, code)| (name, code.to_owned()));
     assert_eq!(refusals, expected);

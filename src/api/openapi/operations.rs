@@ -89,6 +89,7 @@ texts! {
         "labels" Optional "Only the hosts that have all of these labels.";
         "rollback_on_failure" Optional "Whether what was wanted before is wanted again when the rollout stops.";
         "replace" Optional "Whether it takes the place of a rollout that goes on.";
+        "adopt" Optional "Whether it is published though etcd was emptied.";
     }
     PrepareDeployment Never "Says what of a tree is missing here, so that only that has to be sent."
     [r#"{"project": "my-app"}"#] [] {
@@ -209,12 +210,14 @@ texts! {
         "follow" Optional "Whether a stream of events goes on until the rollout has ended.";
     }
     ChangeFleet Never "Changes what the fleet wants."
-    [r#"{"action": "rollback", "project": "my-app", "message": "The new one is slow"}"#, r#"{"action": "remove", "host": "web-1"}"#]
+    [r#"{"action": "rollback", "project": "my-app", "message": "The new one is slow"}"#, r#"{"action": "remove", "host": "web-1"}"#,
+     r#"{"action": "publish_current", "project": "my-app", "adopt": true}"#]
     [&["project", "host"]] {
         "action" Required "What changes: host goes with remove, and project with all others.";
         "project" Optional "The component.";
         "host" Optional "The host that is expected no longer.";
         "message" Optional "Why it is rolled back.";
+        "adopt" Optional "Whether publish_current takes what is live on this host where nothing is wanted, since etcd was emptied.";
     }
     RegistrationInfo Never "Which version answers, as clients of Harper ask for it, and what it takes as a payload."
     ["{}"] [] {}

@@ -325,6 +325,7 @@ mod tests {
                     labels: [("site".to_owned(), "eu".to_owned())].into(),
                     rollback_on_failure: true,
                     replace: true,
+                    adopt: true,
                 }),
                 ..Deploy::of(project.clone())
             })),
@@ -346,7 +347,8 @@ mod tests {
                 follow: true,
             }),
             Operation::ChangeFleet(FleetChange::RollBack(project.clone(), Some("why".into()))),
-            Operation::ChangeFleet(FleetChange::PublishCurrent(project.clone())),
+            Operation::ChangeFleet(FleetChange::PublishCurrent(project.clone(), false)),
+            Operation::ChangeFleet(FleetChange::PublishCurrent(project.clone(), true)),
             Operation::ChangeFleet(FleetChange::Remove("h1".parse().unwrap())),
             Operation::ChangeFleet(FleetChange::Pin(project.clone(), true)),
             Operation::ChangeFleet(FleetChange::Pin(project.clone(), false)),

@@ -59,6 +59,7 @@ impl FieldWriter {
             .with("labels", labels)
             .flag("rollback_on_failure", options.rollback_on_failure)
             .flag("replace", options.replace)
+            .flag("adopt", options.adopt)
     }
 }
 
@@ -69,9 +70,10 @@ impl FleetChange {
                 .with("action", "rollback")
                 .with("project", project.as_str())
                 .with("message", message.clone()),
-            FleetChange::PublishCurrent(project) => writer
+            FleetChange::PublishCurrent(project, adopt) => writer
                 .with("action", "publish_current")
-                .with("project", project.as_str()),
+                .with("project", project.as_str())
+                .flag("adopt", *adopt),
             FleetChange::Remove(host) => {
                 writer.with("action", "remove").with("host", host.as_str())
             }

@@ -24,14 +24,15 @@ pub(super) const COMMAND: CommandSpec = CommandSpec {
     summary: "how it stands on the hosts of a fleet",
     help: "\
 usage: gangplank fleet [PROJECT] [--follow] [FLAGS]
-       gangplank fleet publish-current|pin|unpin PROJECT
+       gangplank fleet publish-current|pin|unpin PROJECT [--adopt]
        gangplank fleet remove HOST
        gangplank fleet key FILE
 
 Shows how components stand on the hosts of the server's fleet, or follows a
 rollout; exit code 1 if not all hosts are live at its end. publish-current: what
-is wanted, above what any host has heard of; unpin: follow the fleet again; key:
-a pair of keys for serve --fleet-key FILE and --fleet-trust FILE.pub.
+is wanted, above what any host has heard of (--adopt: what is live here, if etcd
+was emptied); unpin: follow the fleet again; remove: done twice, the host is
+forgotten; key: a pair for serve --fleet-key FILE and --fleet-trust FILE.pub.
 
 Flags of `deploy --fleet`:
   --canary N, --wave N|P%  hosts that go first (1); at once after that (25%)
@@ -39,7 +40,7 @@ Flags of `deploy --fleet`:
   --max-failures N      more of them stop it (0)
   --host-timeout 10m    a host that takes longer has failed
   --label K=V           only hosts with this label; may be repeated
-  --replace, --rollback-on-failure  one that goes on; if it stops
+  --replace, --rollback-on-failure, --adopt  one goes on; it stops; empty etcd
   --detach              do not wait for the hosts
 ",
     example: "gangplank deploy --fleet --canary 2 --wave 10% --soak 30s",
@@ -86,11 +87,12 @@ fn action(mut line: CommandLine) -> Result<Job, Usage> {
             FleetChange::Remove(host)
         }
         _ => {
+            let adopt = action == "publish-current" && line.contains("--adopt");
             let project = value::one("PROJECT", line, value::project)?;
             match action {
                 "pin" => FleetChange::Pin(project, true),
                 "unpin" => FleetChange::Pin(project, false),
-                _ => FleetChange::PublishCurrent(project),
+                _ => FleetChange::PublishCurrent(project, adopt),
             }
         }
     };
@@ -145,6 +147,7 @@ pub(super) fn deploy_flags(line: &mut CommandLine) -> Result<(Fields, bool), Usa
         ("host_timeout", seconds(line, "--host-timeout")?),
         ("labels", (!labels.is_empty()).then(|| json!(labels))),
         ("replace", flag(line.contains("--replace"))),
+        ("adopt", flag(line.contains("--adopt"))),
         (
             "rollback_on_failure",
             flag(line.contains("--rollback-on-failure")),

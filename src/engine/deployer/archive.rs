@@ -22,7 +22,21 @@ const CHAIN_MAX: usize = 8;
 /// How hard it is compressed: as a client does it.
 const LEVEL: u32 = 1;
 
+/// Who is told of payloads before they are removed.
+pub trait PayloadKeeper: Send + Sync {
+    /// Whether one is kept, however many there are.
+    fn keeps(&self, sha256: &str) -> bool;
+
+    /// One is about to be removed, and was the last of its kind here.
+    fn goes(&self, sha256: &str);
+}
+
 impl Deployer {
+    /// Tells this one of payloads before they are removed. Only the first one is told.
+    pub fn tell_of_payloads(&self, keeper: impl PayloadKeeper + 'static) {
+        let _ = self.payload_keeper.set(Box::new(keeper));
+    }
+
     /// A stored payload as an archive that other programs read, its length, and what its name ends with.
     ///
     /// # Errors
@@ -253,6 +267,42 @@ impl Deployer {
         needed
     }
 
+    /// Those of these payloads that somebody wants to be kept.
+    pub(super) fn kept_for_others(&self, going: &BTreeSet<DeploymentId>) -> BTreeSet<DeploymentId> {
+        let Some(keeper) = self.payload_keeper.get() else {
+            return BTreeSet::new();
+        };
+        let keeps = |id: &&DeploymentId| {
+            let sha256 = self.payload_sha256(**id);
+            sha256.is_some_and(|sha256| keeper.keeps(&sha256))
+        };
+        going.iter().filter(keeps).copied().collect()
+    }
+
+    /// Tells whoever wants to know that these payloads are about to be removed, if no other deployment has them.
+    pub(super) fn tell_going(&self, going: &BTreeSet<DeploymentId>) {
+        let Some(keeper) = self.payload_keeper.get() else {
+            return;
+        };
+        let store = &self.known.store;
+        for sha256 in going.iter().filter_map(|id| self.payload_sha256(*id)) {
+            let key = key_of(&sha256);
+            let others: Vec<DeploymentId> = self.known.index.look(|all| {
+                let has = all.iter().filter(|(_, one)| one.payload == key);
+                has.map(|(id, _)| *id)
+                    .filter(|id| !going.contains(id))
+                    .collect()
+            });
+            if !others.iter().any(|id| store.payload(*id).exists()) {
+                keeper.goes(&sha256);
+            }
+        }
+    }
+
+    fn payload_sha256(&self, id: DeploymentId) -> Option<String> {
+        self.known.store.read_record(id).ok()??.payload_hash
+    }
+
     /// Removes the payload of a deployment; what builds on it stands alone then. Gives how many bytes that frees.
     ///
     /// # Errors
@@ -270,6 +320,7 @@ impl Deployer {
             }
         }
         let size = fs::metadata(store.payload(id)).map_or(0, |meta| meta.len());
+        self.tell_going(&BTreeSet::from([id]));
         store.remove_payload(id)?;
         Ok(size)
     }

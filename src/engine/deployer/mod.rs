@@ -43,7 +43,7 @@ mod tree;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select_biased};
@@ -52,6 +52,7 @@ use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::event::{Event, Opening, Phase};
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::attempt::{Attempt, Facts};
+pub use crate::engine::deployer::archive::PayloadKeeper;
 pub use crate::engine::deployer::build::Incoming;
 pub use crate::engine::deployer::resume::TakenOver;
 pub use crate::engine::deployer::running::CutUpload;
@@ -94,6 +95,8 @@ pub struct Deployer {
     /// One removes what is too much of the past at a time: what stays counts on what another one might remove. The other
     /// locks may be taken under it.
     retaining: Mutex<()>,
+    /// Hears of payloads before they are removed, if somebody wants to.
+    payload_keeper: OnceLock<Box<dyn PayloadKeeper>>,
     /// One archive of a delta is made at a time.
     packing: Mutex<()>,
     /// One spare is made at a time.
@@ -151,6 +154,7 @@ impl Deployer {
             keep,
             preparing: AtomicU64::new(0),
             retaining: Mutex::new(()),
+            payload_keeper: OnceLock::new(),
             packing: Mutex::new(()),
             sparing: Mutex::new(()),
             node,
@@ -396,7 +400,14 @@ impl Deployer {
             let store = &self.known.store;
             store.set_release_aside(project, release).map(Some)
         };
-        let let_go = |going: &BTreeSet<DeploymentId>| self.let_go(project, going);
+        let let_go = |going: &BTreeSet<DeploymentId>| {
+            let kept = self.kept_for_others(going);
+            let going = going.difference(&kept).copied().collect();
+            let mut needed = self.let_go(project, &going);
+            self.tell_going(&going.difference(&needed).copied().collect());
+            needed.extend(kept);
+            needed
+        };
         retain(&self.known, project, self.keep, (&set_aside, &let_go))
     }
 

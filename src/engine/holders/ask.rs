@@ -154,7 +154,15 @@ mod tests {
             ("http://a\u{1b}[2J".to_owned(), "asking two"),
         ] {
             let name = "two".to_owned();
-            let asked = hosts.ask(&PayloadHolder { name, url }, &mut part, &Stop::never());
+            let asked = hosts.ask(
+                &PayloadHolder {
+                    name,
+                    url,
+                    is_near: false,
+                },
+                &mut part,
+                &Stop::never(),
+            );
             match asked.unwrap() {
                 HolderAnswer::Broken(said) => assert!(said.contains(why), "{said}"),
                 other => panic!("{other:?}"),

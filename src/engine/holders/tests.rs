@@ -88,6 +88,7 @@ fn run(name: &str, hosts: &[(&str, &[Does])], left: &[u8]) -> Run {
     let holder = |(name, _): &(&str, &[Does])| PayloadHolder {
         name: (*name).to_owned(),
         url: format!("http://{name}"),
+        is_near: name.starts_with("near"),
     };
     let mut all: Vec<PayloadHolder> = hosts.iter().map(holder).collect();
     let origin = all.pop();
@@ -141,6 +142,33 @@ fn the_origin_is_asked_last() {
     let fetched = run("lacks", &[("a", &lacks), ("origin", &sends)], b"");
     assert_eq!(names(&fetched), [("a", 0), ("origin", 0)]);
     assert_eq!(fetched.result.as_deref(), Ok(GOOD));
+}
+
+#[test]
+fn hosts_of_the_same_place_are_asked_first() {
+    let (lacks, sends) = (
+        [Does::Says(HolderAnswer::Lacks)],
+        [Does::Sends(GOOD.to_vec())],
+    );
+    let hosts: [(&str, &[Does]); 7] = [
+        ("far-1", &lacks),
+        ("near-1", &lacks),
+        ("far-2", &lacks),
+        ("near-2", &lacks),
+        ("near-3", &lacks),
+        ("far-3", &lacks),
+        ("origin", &sends),
+    ];
+    let fetched = run("near", &hosts, b"");
+    let asked = names(&fetched);
+    let places: Vec<&str> = asked
+        .iter()
+        .filter_map(|(name, _)| name.split('-').next())
+        .collect();
+    assert_eq!(
+        places,
+        ["near", "near", "near", "far", "far", "far", "origin"]
+    );
 }
 
 #[test]

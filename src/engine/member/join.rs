@@ -5,6 +5,7 @@ use crate::client::kv::{
     CasOutcome, KvCondition, KvEntry, KvError, KvRange, KvTransaction, KvTrouble, KvWrite, LeaseId,
 };
 use crate::engine::member::FleetMember;
+use crate::engine::member::work::SITE;
 use crate::system::hex;
 use crate::system::log;
 use crate::system::time::now_ms;
@@ -130,7 +131,7 @@ impl FleetMember {
         if is_so {
             return Ok(());
         }
-        let site = seat.labels.get("site").cloned();
+        let site = seat.labels.get(SITE).cloned();
         let since = known.map_or_else(now_ms, |known| known.joined_at);
         let mut entry = HostEntry::new(
             seat.url.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{after, select_biased};
 
 use crate::api::fleet::{
-    Desired, FleetDocument, FleetKeys, Have, HostState, HostStatus, Rollout, Unreadable,
+    Desired, FleetDocument, FleetKeys, HostState, HostStatus, Rollout, Unreadable,
 };
 use crate::api::name::Project;
 use crate::client::kv::{KvChange, KvEntry, KvError, KvNews, KvRange, KvTrouble, KvWatch, LeaseId};
@@ -44,8 +44,6 @@ pub(super) struct MemberSession<'a> {
     stop: &'a Stop,
     mirror: Mirror,
     lease: Option<LeaseId>,
-    /// The payloads that this host has said it has.
-    announced: BTreeSet<String>,
     was_well: bool,
 }
 
@@ -56,7 +54,6 @@ impl<'a> MemberSession<'a> {
             stop,
             mirror: Mirror::default(),
             lease: None,
-            announced: BTreeSet::new(),
             was_well: false,
         }
     }
@@ -69,6 +66,8 @@ impl<'a> MemberSession<'a> {
     /// Joins, lists and watches, until something ends that: the stop, the time to look at everything again, or trouble.
     pub(super) fn run(&mut self) -> Result<(), KvError> {
         self.lease = self.member.join()?;
+        // They went with the lease of the session before, or will.
+        self.member.holdings.lease_ended();
         let all_at = Instant::now() + jitter::around(self.member.seat.times.list);
         while self.follow(all_at)? {
             // etcd that is silent by default ends each watch after a minute. Its lease goes on, and who it is has not changed.
@@ -104,6 +103,7 @@ impl<'a> MemberSession<'a> {
                 },
                 recv(works) -> news => if let Ok(news) = news {
                     if let Some(sha256) = self.member.take(news) {
+                        self.member.holdings.came(&sha256);
                         self.announce(&sha256)?;
                     }
                 },
@@ -167,6 +167,7 @@ impl<'a> MemberSession<'a> {
         if let Some(project) = FleetKeys::name_below::<Project>(&seat.keys.all_desired(), key) {
             self.mirror.distrust.remove(&project);
             let Some(entry) = entry else {
+                self.member.holdings.wants(&project, None);
                 self.mirror.desired.remove(&project);
                 return;
             };
@@ -174,9 +175,10 @@ impl<'a> MemberSession<'a> {
             if let Some(Err(why)) = trust.map(|trust| trust(&project, &entry.value)) {
                 self.mirror.distrust.insert(project.clone(), why);
             }
-            self.mirror
-                .desired
-                .insert(project, Desired::read(&entry.value));
+            let desired = Desired::read(&entry.value);
+            let sha256 = desired.as_ref().ok().map(|one| &*one.sha256);
+            self.member.holdings.wants(&project, sha256);
+            self.mirror.desired.insert(project, desired);
         } else if let Some(project) = FleetKeys::name_below::<Project>(&seat.keys.rollouts(), key) {
             match entry {
                 Some(entry) => self
@@ -209,7 +211,7 @@ impl<'a> MemberSession<'a> {
             Err(error) if error.trouble == KvTrouble::Gone => {
                 log::info("fleet: the lease had ended; taking another one");
                 self.lease = Some(self.member.be_alive()?);
-                let announced = std::mem::take(&mut self.announced);
+                let announced = self.member.holdings.lease_ended();
                 announced
                     .iter()
                     .try_for_each(|sha256| self.announce(sha256))
@@ -220,18 +222,10 @@ impl<'a> MemberSession<'a> {
 
     /// Tells the others that this host has a payload.
     fn announce(&mut self, sha256: &str) -> Result<(), KvError> {
-        let Some(lease) = &self.lease else {
-            return Ok(());
-        };
-        if !self.announced.insert(sha256.to_owned()) {
-            return Ok(());
+        match &self.lease {
+            Some(lease) => self.member.holdings.announce(sha256, lease),
+            None => Ok(()),
         }
-        let seat = &self.member.seat;
-        let have = Have::new(seat.url.clone()).write();
-        let have = have.map_err(|why| KvError::new(KvTrouble::Refused, why))?;
-        seat.store
-            .put(&seat.keys.have(sha256, &seat.host), &have, Some(lease))?;
-        Ok(())
     }
 
     /// Compares what is wanted with what was done, for each component.
@@ -241,7 +235,7 @@ impl<'a> MemberSession<'a> {
             if self.lease.take().is_some() {
                 log::warn("fleet: this host was taken out of the fleet; what runs here goes on");
             }
-            return Ok(());
+            return self.tell_removed();
         }
         let mut projects: BTreeSet<Project> = self.mirror.desired.keys().cloned().collect();
         projects.extend(self.member.memory.projects.keys().cloned());
@@ -281,7 +275,7 @@ impl<'a> MemberSession<'a> {
                 None => Ok(()),
             },
             HostVerdict::Done => {
-                let is_new = |one: &Desired| !self.announced.contains(&one.sha256);
+                let is_new = |one: &Desired| !self.member.holdings.is_announced(&one.sha256);
                 let has = |one: &Desired| self.member.local.has_payload(&one.sha256);
                 if let Some(wanted) = wanted.filter(|one| is_new(one) && has(one)) {
                     self.announce(&wanted.sha256)?;
@@ -413,6 +407,18 @@ impl<'a> MemberSession<'a> {
         let live = one.and_then(|one| one.live_of_fleet);
         let status = HostStatus::new(generation, deployment, state, None, None, why, 0, live);
         self.put(project, status)
+    }
+
+    /// Tells of each component that this host was taken out, where something stands of it: it may have written while whoever
+    /// took it out did.
+    fn tell_removed(&mut self) -> Result<(), KvError> {
+        let there = std::mem::take(&mut self.mirror.statuses);
+        for (project, status) in there {
+            let removed = status.of_removed();
+            self.mirror.statuses.insert(project.clone(), status);
+            self.put(&project, removed)?;
+        }
+        Ok(())
     }
 
     /// Writes a status, if it is another one than what stands there.

@@ -295,6 +295,7 @@ fn what_passes_is_tried_again_and_nothing_else() {
     for (code, tries) in [
         ("fetch_failed", 6),
         ("no_space", 4),
+        ("payload_gone", 3),
         ("install_failed", 1),
         ("unhealthy", 1),
     ] {

@@ -13,12 +13,17 @@ use crate::system::{jitter, log, threads};
 
 /// The stack of a thread that fetches and unpacks.
 const STACK_BYTES: usize = 1 << 20;
+/// The label that says in which place a host stands.
+pub(super) const SITE: &str = "site";
 /// How many holders are looked at: of so many some will have a place.
 const HOLDERS_MAX: u64 = 64;
 /// What is tried again, and how often: what passes by itself, and what somebody has to make room for.
 const NETWORK: [&str; 4] = ["fetch_failed", "upload_broken", "interrupted", "busy"];
 const SPACE: [&str; 1] = ["no_space"];
 const SPACE_TRIES: u64 = 3;
+/// Nobody has its payload: somebody may be off who has, and what nobody has after that is not coming back.
+const GONE: [&str; 1] = ["payload_gone"];
+const GONE_TRIES: u64 = 2;
 
 /// A component that is being changed, or waits for that.
 #[derive(Default)]
@@ -231,6 +236,7 @@ fn retry(applied: &Applied, delays: &[std::time::Duration]) -> Option<std::time:
     let tries = match code {
         _ if NETWORK.contains(&code) => delays.len() as u64,
         _ if SPACE.contains(&code) => SPACE_TRIES,
+        _ if GONE.contains(&code) => GONE_TRIES,
         _ => 0,
     };
     let at = usize::try_from(applied.attempt.saturating_sub(1)).ok()?;
@@ -261,14 +267,17 @@ impl MemberSeat {
         let others = entries.iter().filter_map(|entry| {
             let name = FleetKeys::name_below::<HostName>(&prefix, &entry.key)?;
             let have = Have::read(&entry.value).ok()?;
+            let site = self.labels.get(SITE);
             (name != self.host).then(|| PayloadHolder {
                 name: name.to_string(),
                 url: have.url,
+                is_near: site.is_some() && have.site.as_ref() == site,
             })
         });
         let origin = desired.origin_url.as_ref().map(|url| PayloadHolder {
             name: desired.origin.to_string(),
             url: url.clone(),
+            is_near: false,
         });
         PayloadHolders {
             others: others.collect(),

@@ -1,9 +1,13 @@
 //! Who and what belongs to the fleet.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::api::error::{Code, Refusal};
-use crate::api::fleet::{Alive, FleetDocument, FleetKeys, HostEntry, HostName};
+use crate::api::fleet::{
+    Alive, FleetDocument, FleetKeys, HostEntry, HostName, HostState, HostStatus,
+};
 use crate::api::name::Project;
 use crate::client::kv::{KvEntry, KvRange};
 use crate::engine::rollout::publish::FleetPublisher;
@@ -29,7 +33,7 @@ impl FleetPublisher {
             .collect())
     }
 
-    /// A row for each host that is expected.
+    /// A row for each host that is expected, and for each that was removed and still has a status.
     ///
     /// # Errors
     /// `fleet_unavailable`
@@ -52,30 +56,65 @@ impl FleetPublisher {
             }))
         };
         let hosts = self.listed(KvRange::prefix(keys.hosts()))?;
-        Ok(hosts.iter().filter_map(row).collect())
+        let mut rows: Vec<Value> = hosts.iter().filter_map(row).collect();
+        let mut removed = BTreeSet::new();
+        for entry in self.listed(KvRange::prefix(keys.statuses()))? {
+            let status = HostStatus::read(&entry.value);
+            let is_removed = status.is_ok_and(|one| one.state == HostState::Removed);
+            if let (true, Some((host, _))) = (is_removed, keys.of_status(&entry.key)) {
+                removed.insert(host);
+            }
+        }
+        removed.retain(|host| !hosts.iter().any(|one| one.key == keys.host(host)));
+        let gone = |host| json!({"host": host, "alive": false, "state": "removed"});
+        rows.extend(removed.into_iter().map(gone));
+        Ok(rows)
     }
 
-    /// Takes a host out of the fleet: nobody expects it any longer, and it finds that it was taken out.
+    /// Takes a host out of the fleet: nobody expects it any longer, and it finds that it was taken out. Its statuses say so from
+    /// then on; done a second time, they go.
     ///
     /// # Errors
-    /// `not_found` if there is none of that name, or `fleet_unavailable`.
-    pub fn remove_host(&self, host: &HostName) -> Result<(), Refusal> {
+    /// `not_found` if there is nothing of that name, or `fleet_unavailable`.
+    pub fn remove_host(&self, host: &HostName) -> Result<HostRemoval, Refusal> {
         let what = format!("removing {host} from the fleet");
         let keys = &self.seat.keys;
-        if self.listed(KvRange::key(keys.host(host)))?.is_empty() {
+        let is_expected = !self.listed(KvRange::key(keys.host(host)))?.is_empty();
+        let statuses = self.listed(KvRange::prefix(keys.statuses_of(host)))?;
+        if !is_expected && statuses.is_empty() {
             let why = format!("{what}: there is no host of that name");
             return Err(Refusal::new(Code::NotFound, why));
         }
-        // The host itself first: with that alone done it is out already.
-        let ranges = [
-            KvRange::key(keys.host(host)),
-            KvRange::prefix(keys.statuses_of(host)),
-            KvRange::key(keys.alive(host)),
-        ];
-        for range in ranges {
-            let removed = self.seat.store.delete(&range);
-            removed.map_err(|error| unavailable(&what, &error))?;
+        let refuse = |error| unavailable(&what, &error);
+        let delete = |range: &KvRange| self.seat.store.delete(range).map_err(refuse);
+        if !is_expected {
+            delete(&KvRange::prefix(keys.statuses_of(host)))?;
+            return Ok(HostRemoval::Forgotten);
         }
-        Ok(())
+        // The host itself first: with that alone done it is out already.
+        delete(&KvRange::key(keys.host(host)))?;
+        delete(&KvRange::key(keys.alive(host)))?;
+        for entry in statuses {
+            // What cannot be read says nothing of how it stands.
+            let removed = HostStatus::read(&entry.value).map(|status| status.of_removed());
+            let Some(value) = removed.ok().and_then(|one| one.write().ok()) else {
+                delete(&KvRange::key(&*entry.key))?;
+                continue;
+            };
+            self.seat
+                .store
+                .put(&entry.key, &value, None)
+                .map_err(refuse)?;
+        }
+        Ok(HostRemoval::Removed)
     }
+}
+
+/// What was done with a host that is not wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostRemoval {
+    /// It is expected no longer, and its statuses say that it was removed.
+    Removed,
+    /// It was removed before, and nothing says so any longer.
+    Forgotten,
 }

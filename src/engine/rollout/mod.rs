@@ -21,7 +21,7 @@
 mod claim;
 mod known;
 pub mod lead;
-mod members;
+pub mod members;
 pub mod plan;
 pub mod publish;
 mod seat;

@@ -73,6 +73,12 @@ pub struct Published {
     pub deployment_id: DeploymentId,
 }
 
+/// Gives the highest generation of a component that this host remembers.
+pub type GenerationMemory = Arc<dyn Fn(&Project) -> u64 + Send + Sync>;
+
+/// Hears of a payload by its SHA-256 before it is published.
+pub type PayloadHint = Arc<dyn Fn(&Project, &str) + Send + Sync>;
+
 /// Publishes what is wanted of components.
 #[derive(Clone)]
 pub struct FleetPublisher {
@@ -82,6 +88,10 @@ pub struct FleetPublisher {
     patience: Duration,
     /// Whose word is taken over into what is signed here.
     trust: Option<FleetTrust>,
+    /// The highest generation of a component that this host remembers.
+    remembered: GenerationMemory,
+    /// Hears of payloads before they are published, so that they are kept.
+    keep: PayloadHint,
     stop: Stop,
 }
 
@@ -105,6 +115,8 @@ impl FleetPublisher {
             trust: trust.or_else(own),
             key: key.map(Arc::new),
             patience: SETTLE_MAX,
+            remembered: Arc::new(|_| 0),
+            keep: Arc::new(|_, _| {}),
             stop,
         }
     }
@@ -129,6 +141,26 @@ impl FleetPublisher {
         checked.map_err(|why| Refusal::new(Code::Conflict, format!("{what}: {why}")))
     }
 
+    /// The same, but this host remembers generations that etcd may have lost.
+    #[must_use]
+    pub fn remembering(mut self, remembered: GenerationMemory) -> FleetPublisher {
+        self.remembered = remembered;
+        self
+    }
+
+    /// The same, and this one hears of payloads before they are published.
+    #[must_use]
+    pub fn keeping(mut self, keep: PayloadHint) -> FleetPublisher {
+        self.keep = keep;
+        self
+    }
+
+    /// The highest generation that any host has heard of.
+    fn newest(&self, view: &FleetView) -> u64 {
+        let here = (self.remembered)(&view.project);
+        view.generation().max(view.newest_reported).max(here)
+    }
+
     /// The fleet that it publishes to.
     pub fn seat(&self) -> &FleetSeat {
         &self.seat
@@ -137,13 +169,22 @@ impl FleetPublisher {
     /// Claims a component, before anything is uploaded.
     ///
     /// # Errors
-    /// `busy` if somebody else has it, or its rollout goes on and is not to be replaced; `fleet_unavailable`.
+    /// `busy` if somebody else has it, or its rollout goes on and is not to be replaced; `conflict` if etcd was emptied;
+    /// `fleet_unavailable`.
     pub(super) fn claim(
         &self,
         project: &Project,
         deployment: DeploymentId,
         (user, options): (Option<String>, &FleetOptions),
     ) -> Result<HeldClaim, Refusal> {
+        self.may_begin(project, options)?;
+        let claim = HeldClaim::take(&self.seat, project, deployment, user)?;
+        // Whoever had the claim until then has published meanwhile.
+        self.may_begin(project, options)?;
+        Ok(claim)
+    }
+
+    fn may_begin(&self, project: &Project, options: &FleetOptions) -> Result<(), Refusal> {
         let view = FleetView::read(&self.seat, project)?;
         if view.is_rolling() && !options.replace {
             let (live, hosts) = view.count();
@@ -157,7 +198,15 @@ impl FleetPublisher {
                 None => refusal,
             });
         }
-        HeldClaim::take(&self.seat, project, deployment, user)
+        let newest = self.newest(&view);
+        if view.desired.is_none() && newest > 0 && !options.adopt {
+            let why = format!(
+                "deploying {project} to the fleet: etcd has nothing of it, and hosts have been at generation {newest} \
+                 (emptied etcd?); --adopt publishes it above that"
+            );
+            return Err(Refusal::new(Code::Conflict, why));
+        }
+        Ok(())
     }
 
     /// Publishes. What a store says that may have been done or not is looked at until that is known; if it takes too long, it
@@ -173,6 +222,7 @@ impl FleetPublisher {
         how: (&Publication, Option<&FleetOptions>),
     ) -> Result<Published, Refusal> {
         let mut tried = None;
+        (self.keep)(project, &how.0.sha256);
         let until = Instant::now() + self.patience;
         let trouble = match self.settle(project, claim, how, (&mut tried, Some(until))) {
             Ok(published) => return Ok(published),
@@ -333,7 +383,7 @@ impl FleetPublisher {
             return Err(Trouble::Final(Refusal::new(Code::NotFound, why)));
         }
         // Above all that any host has heard of: an older backup of etcd does not make it go back.
-        let newest = view.generation().max(view.newest_reported);
+        let newest = self.newest(view);
         let Some(generation) = newest.checked_add(1) else {
             let why =
                 format!("publishing {project}: {newest} is the last generation that there can be");

@@ -17,6 +17,7 @@ use crate::client::kv::{
 use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::claim::HeldClaim;
 use crate::engine::rollout::lead::{FleetLeader, LeaderTimes};
+use crate::engine::rollout::members::HostRemoval;
 use crate::engine::rollout::publish::{BeforeThat, FleetPublisher, Publication};
 use crate::engine::rollout::step::{LeaderMemory, LeaderStep, step};
 use crate::engine::rollout::trust::{FleetTrust, load_key};
@@ -457,7 +458,10 @@ fn an_outcome_that_is_not_known_is_settled_by_reading() {
     // The same again is another generation, and not taken for the one before.
     fleet.store.forgets.store(0, Ordering::SeqCst);
     assert_eq!(
-        publisher.publish_current(&app(), None).unwrap().generation,
+        publisher
+            .publish_current(&app(), None, None)
+            .unwrap()
+            .generation,
         3
     );
 }
@@ -490,7 +494,8 @@ fn a_generation_is_above_all_that_any_host_has_heard_of() {
     fleet.says(1, 12, HostState::Held);
     // A host that lies does not use up the numbers.
     fleet.says(0, u64::MAX, HostState::Live);
-    let published = fleet.publisher(0).publish_current(&app(), None).unwrap();
+    let published = fleet.publisher(0).publish_current(&app(), None, None);
+    let published = published.unwrap();
     assert_eq!((published.generation, published.deployment_id), (13, id(1)));
     assert_eq!(fleet.rollout().below.as_deref(), Some(EVERYBODY));
 }
@@ -562,6 +567,28 @@ fn a_rollback_goes_everywhere_at_once_and_not_back_again() {
 }
 
 #[test]
+fn what_hosts_have_and_etcd_lacks_is_published_only_by_who_says_so() {
+    let fleet = TestFleet::of(2);
+    fleet.says(1, 12, HostState::Held);
+    let (code, why) = fleet.publish(0, 1, &options(2, 1)).unwrap_err();
+    assert_eq!(code, Code::Conflict);
+    assert!(
+        why.contains("generation 12") && why.contains("--adopt"),
+        "{why}"
+    );
+    let adopts = FleetOptions {
+        adopt: true,
+        ..options(2, 1)
+    };
+    assert_eq!(fleet.publish(0, 1, &adopts), Ok(13));
+    // What this host remembers counts as what the others say.
+    let fleet = TestFleet::of(1);
+    let publisher = fleet.publisher(0).remembering(Arc::new(|_| 7));
+    let refused = publisher.claim(&app(), id(1), (None, &options(1, 1)));
+    assert_eq!(refused.err().unwrap().code, Code::Conflict);
+}
+
+#[test]
 fn a_host_that_is_removed_is_expected_no_longer() {
     let fleet = TestFleet::of(2);
     fleet.publish(0, 1, &options(2, 1)).unwrap();
@@ -573,6 +600,17 @@ fn a_host_that_is_removed_is_expected_no_longer() {
         publisher.remove_host(&host(1)).unwrap_err().code,
         Code::NotFound
     );
+    // One that has said something stays in the table until it is removed once more.
+    let again = TestFleet::of(2);
+    again.publish(0, 1, &options(2, 1)).unwrap();
+    again.says(1, 1, HostState::Live);
+    let publisher = again.publisher(0);
+    for (removal, rows) in [(HostRemoval::Removed, 2), (HostRemoval::Forgotten, 1)] {
+        assert_eq!(publisher.remove_host(&host(1)), Ok(removal));
+        assert_eq!(publisher.hosts().unwrap().len(), rows);
+        assert_eq!(again.view().rows().len(), rows);
+        assert_eq!(again.view().count(), (0, 1), "it is not expected");
+    }
     assert_eq!(publisher.projects().unwrap(), [app()]);
 }
 
@@ -607,7 +645,7 @@ fn what_is_published_is_signed_by_who_has_the_key() {
     let publisher = FleetPublisher::new(fleet.seat(0), (Some(key), None), Stop::never());
     // What anybody may have written is not signed, nor gone back to.
     for refused in [
-        publisher.publish_current(&app(), None),
+        publisher.publish_current(&app(), None, None),
         publisher.roll_back(&app(), None, None),
     ] {
         let refused = refused.unwrap_err();

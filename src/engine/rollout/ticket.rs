@@ -1,5 +1,6 @@
 //! A deployment that is to be published: it claims its component when it begins, and publishes when it is built.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use crate::api::error::{Code, Doing, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{FleetOptions, Restart};
 use crate::api::record::Record;
+use crate::engine::rollout::FleetSeat;
 use crate::engine::rollout::claim::HeldClaim;
 use crate::engine::rollout::publish::{BeforeThat, FleetPublisher, Publication, Published};
 use crate::engine::rollout::view::FleetView;
@@ -73,6 +75,10 @@ impl FleetTicket {
             let why = format!("{what}: it was never claimed");
             return Err(Refusal::new(Code::Internal, why));
         };
+        if record.payload_kind.as_deref() == Some("delta") {
+            let why = format!("{what}: it is a delta, and hosts may lack what it begins from");
+            return Err(Refusal::new(Code::StaleBase, why));
+        }
         let size = payload.metadata().doing(|| what.clone())?.len();
         let seat = self.0.publisher.seat();
         let sha256 = record.payload_hash.clone();
@@ -96,6 +102,39 @@ impl FleetTicket {
 
     fn held(&self) -> MutexGuard<'_, Option<HeldClaim>> {
         self.0.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is live on this host, and can be given to others.
+#[derive(Debug, Clone)]
+pub struct LiveHere {
+    /// The record of its release.
+    pub record: Record,
+    /// The SHA-256 of its payload, in hex.
+    pub sha256: String,
+    /// Its payload's size in bytes.
+    pub size: u64,
+}
+
+impl LiveHere {
+    /// What is wanted if it is. Where the fleet knew it before, it is the same deployment, so that no host builds it again.
+    fn publication(&self, seat: &FleetSeat, user: Option<String>) -> Publication {
+        let record = &self.record;
+        let known = record.fleet.map(|fleet| fleet.deployment_id);
+        Publication {
+            deployment_id: known.unwrap_or(record.deployment_id),
+            sha256: self.sha256.clone(),
+            size: self.size,
+            options: record.options.clone(),
+            restart: Restart::Auto,
+            origin: (seat.host.clone(), Some(seat.url.clone())),
+            user,
+            message: record.message.clone(),
+            source: record.source.clone(),
+            rollback_of: None,
+            labels: BTreeMap::new(),
+            before: BeforeThat::Given(None),
+        }
     }
 }
 
@@ -141,21 +180,29 @@ impl FleetPublisher {
     }
 
     /// Publishes what is wanted anew, with a generation above all that any host has heard of: what ends `held` after etcd was
-    /// put back to an older backup.
+    /// put back to an older backup. Where nothing is wanted, what is live here is, if that is given.
     ///
     /// # Errors
     /// `not_found` if nothing is wanted, `busy`, `conflict`, or `fleet_unavailable`.
     pub fn publish_current(
         &self,
         project: &Project,
+        live: Option<&LiveHere>,
         user: Option<String>,
     ) -> Result<Published, Refusal> {
         let what = format!("publishing {project} anew");
         let view = FleetView::read(&self.seat, project)?;
         self.vouch(&view, &what)?;
         let Some((desired, _)) = view.desired else {
-            let why = format!("{what}: nothing is wanted of it");
-            return Err(Refusal::new(Code::NotFound, why));
+            let Some(live) = live else {
+                let why = format!(
+                    "{what}: nothing is wanted of it; where etcd was emptied, --adopt publishes what is \
+                     live on this host"
+                );
+                return Err(Refusal::new(Code::NotFound, why));
+            };
+            let publication = live.publication(&self.seat, user.clone());
+            return self.publish_at_once(project, &publication, user);
         };
         let publication = Publication {
             deployment_id: desired.deployment_id,

@@ -42,6 +42,8 @@ pub struct FleetView {
     pub(super) lead: Option<(Lead, i64)>,
     /// The hosts that are meant, in the order in which they go.
     pub(super) hosts: Vec<FleetHost>,
+    /// The hosts that were taken out of the fleet, and say so.
+    removed: Vec<FleetHost>,
     /// The highest generation that any host says it is about.
     pub(super) newest_reported: u64,
     revision: i64,
@@ -151,6 +153,7 @@ impl FleetView {
         let alive = store.list(&KvRange::prefix(keys.alive_hosts()))?;
         let alive: BTreeSet<HostName> = names(&keys.alive_hosts(), &alive.entries);
         let mut hosts = Vec::new();
+        let mut expected = BTreeSet::new();
         for entry in store.list(&KvRange::prefix(keys.hosts()))?.entries {
             let (Some(name), Ok(host)) = (
                 FleetKeys::name_below::<HostName>(&keys.hosts(), &entry.key),
@@ -158,6 +161,7 @@ impl FleetView {
             ) else {
                 continue;
             };
+            expected.insert(name.clone());
             let is_meant = |(desired, _): &(Desired, i64)| desired.is_for(&host.labels);
             if desired.as_ref().is_none_or(is_meant) {
                 hosts.push(FleetHost {
@@ -171,7 +175,16 @@ impl FleetView {
         if let Some((desired, _)) = &desired {
             hosts.sort_by_cached_key(|host| order_of(desired.deployment_id, &host.name));
         }
+        statuses
+            .retain(|name, status| status.state == HostState::Removed && !expected.contains(name));
+        let removed = statuses.into_iter().map(|(name, status)| FleetHost {
+            is_alive: false,
+            status: Some(status),
+            url: String::new(),
+            name,
+        });
         Ok(FleetView {
+            removed: removed.collect(),
             project: project.clone(),
             desired,
             desired_value: desired_value.unwrap_or_default(),
@@ -217,7 +230,7 @@ impl FleetView {
         (self.hosts.iter().filter(live).count(), self.hosts.len())
     }
 
-    /// A row for each host.
+    /// A row for each host; those that were removed come last.
     pub fn rows(&self) -> Vec<Value> {
         let generation = self.generation();
         let row = |host: &FleetHost| {
@@ -233,7 +246,7 @@ impl FleetView {
                 "url": host.url,
             })
         };
-        self.hosts.iter().map(row).collect()
+        self.hosts.iter().chain(&self.removed).map(row).collect()
     }
 
     /// All of it, for who asks.

@@ -70,7 +70,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is not signed for others.
     // With an archive of two formats that is given as one.
     // With the moment between the end of a deployment and a free component.
-    ("engine", 16_100),
+    // With payloads that are kept for the fleet, hosts that were removed, and an etcd that was emptied.
+    ("engine", 16_500),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
@@ -82,7 +83,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With the operations of a fleet, and the stream of a rollout.
     // With what is done here and at all peers.
     // With one thread that writes to all who watch a deployment.
-    ("server", 7_500),
+    // With what is live here, for a fleet whose etcd was emptied.
+    ("server", 7_550),
     // With what is said and asked before an upload, and a status that says what is down.
     // With `env`.
     // With tables that fit a terminal, and with the commit that is deployed.

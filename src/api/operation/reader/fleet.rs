@@ -34,6 +34,7 @@ impl FieldReader<'_> {
             labels: self.labels(),
             rollback_on_failure: self.boolean("rollback_on_failure").unwrap_or(false),
             replace: self.boolean("replace").unwrap_or(false),
+            adopt: self.boolean("adopt").unwrap_or(false),
         })
     }
 
@@ -76,7 +77,10 @@ impl FieldReader<'_> {
         let action = self.text("action").unwrap_or_default();
         let change = match &*action {
             "rollback" => FleetChange::RollBack(self.project()?, self.message()),
-            "publish_current" => FleetChange::PublishCurrent(self.project()?),
+            "publish_current" => {
+                let adopt = self.boolean("adopt").unwrap_or(false);
+                FleetChange::PublishCurrent(self.project()?, adopt)
+            }
             "pin" => FleetChange::Pin(self.project()?, true),
             "unpin" => FleetChange::Pin(self.project()?, false),
             "remove" => match self.text("host").unwrap_or_default().parse() {
