@@ -199,7 +199,9 @@ impl FleetPublisher {
             });
         }
         let newest = self.newest(&view);
-        if view.desired.is_none() && newest > 0 && !options.adopt {
+        let is_gone = |view: &FleetView| view.desired.is_none() && newest > 0;
+        // It is read before the statuses are, and may have been published in between: the second look tells.
+        if !options.adopt && is_gone(&view) && is_gone(&FleetView::read(&self.seat, project)?) {
             let why = format!(
                 "deploying {project} to the fleet: etcd has nothing of it, and hosts have been at generation {newest} \
                  (emptied etcd?); --adopt publishes it above that"
