@@ -1,12 +1,12 @@
 //! The making of a release of the component's spare: what differs is changed in it, and it becomes the release by a rename.
 
 use std::fs::File;
-use std::path::Path;
 
 use crate::api::error::Refusal;
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::checkpoint::checkpoint;
 use crate::formats::archive::{self, Assembled, Limits, Owner, PatchSources, Supply, Unusable};
+use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::ListingLimits;
 use crate::store::Store;
 use crate::system::log;
@@ -28,9 +28,10 @@ pub struct SpareRequest<'a> {
     pub id: DeploymentId,
     /// The tree that the delta begins from.
     pub base: &'a str,
-    /// The tree that it makes, and its list.
+    /// The tree that it makes.
     pub tree: &'a str,
-    pub list: &'a Path,
+    /// The tree of the list that came, if whoever wrote that has found it out.
+    pub listed: Option<ContentHash>,
     pub list_limits: ListingLimits,
     pub limits: &'a Limits,
     pub owner: Option<Owner>,
@@ -47,11 +48,14 @@ impl SpareRequest<'_> {
         records: &[&File],
         receive: &mut dyn FnMut(&Supply) -> Result<(), Refusal>,
     ) -> Result<SpareUse, Refusal> {
-        let spare = self.store.spare(self.project);
+        let (spare, list) = (
+            self.store.spare(self.project),
+            self.store.tree_list(self.id),
+        );
         if !archive::has_tree(&spare.index, self.base) {
             return Ok(SpareUse::Unused);
         }
-        let changes = archive::changes(&spare, self.base, self.list, self.list_limits);
+        let changes = archive::changes(&spare, self.base, (&list, self.listed), self.list_limits);
         let mut changes = match changes {
             Ok(changes) if changes.tree.to_string() == self.tree => changes,
             // It is refused by whoever makes the release then.
@@ -70,7 +74,7 @@ impl SpareRequest<'_> {
             let aside = self.store.spare_workshop(self.project)?;
             let sources = PatchSources {
                 spare: &spare,
-                list: self.list,
+                list: &list,
                 aside: &aside,
                 records,
             };

@@ -17,6 +17,7 @@ use crate::engine::spare::{SpareRequest, SpareUse};
 use crate::formats::archive::{
     self, Assembled, BaseTree, IncomingPayload, Limits, Owner, Sources, Supply,
 };
+use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::ListingLimits;
 use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner, StoredObject};
 use crate::store::Store;
@@ -84,7 +85,7 @@ pub fn stale(project: &Project, tree: &str) -> Refusal {
 ///
 /// # Errors
 /// When it cannot be read. What is damaged ends it.
-pub fn supply_from(objects: &mut File, number: usize, supply: &Supply) -> Result<u64, Error> {
+pub fn supply_from(objects: &File, number: usize, supply: &Supply) -> Result<u64, Error> {
     let mut used = 0;
     scan_records(objects, 0, &mut |object| {
         used += u64::from(supply.add_wanted(number, object));
@@ -94,7 +95,7 @@ pub fn supply_from(objects: &mut File, number: usize, supply: &Supply) -> Result
 
 /// Finds the objects in a file whose records begin somewhere.
 fn scan_records(
-    objects: &mut File,
+    mut objects: &File,
     from: u64,
     found: &mut dyn FnMut(StoredObject),
 ) -> Result<(), Error> {
@@ -157,10 +158,11 @@ impl TreeMaker<'_> {
             }
             None => None,
         };
+        let mut listed = None;
         match &base {
             Some(base) if head.difference => {
                 let difference = (&mut incoming).take(head.list);
-                archive::relist(base, difference, limits, &list)?;
+                listed = Some(archive::relist(base, difference, limits, &list)?);
             }
             None if head.difference => {
                 let why = "the delta has a difference, and no base that it is to";
@@ -174,7 +176,7 @@ impl TreeMaker<'_> {
         }
         checkpoint("listed");
         let objects = self.store().take_partial(self.project, self.id)?;
-        let by_spare = self.by_spare((&head, limits), objects.as_ref(), &mut incoming)?;
+        let by_spare = self.by_spare((&head, limits, listed), objects.as_ref(), &mut incoming)?;
         let (made, synced) = match by_spare {
             SpareUse::Release(made) => (made, true),
             SpareUse::Unused => {
@@ -203,21 +205,20 @@ impl TreeMaker<'_> {
     /// Makes the tree of the spare, if there is one.
     fn by_spare(
         &self,
-        (head, list_limits): (&DeltaHead, ListingLimits),
+        (head, list_limits, listed): (&DeltaHead, ListingLimits, Option<ContentHash>),
         objects: Option<&File>,
         incoming: &mut IncomingPayload<'_>,
     ) -> Result<SpareUse, Refusal> {
         let Some(base) = &head.base else {
             return Ok(SpareUse::Unused);
         };
-        let list = self.store().tree_list(self.id);
         let request = SpareRequest {
             store: self.store(),
             project: self.project,
             id: self.id,
             base,
             tree: &head.tree,
-            list: &list,
+            listed,
             list_limits,
             limits: self.limits,
             owner: self.owner,
@@ -226,9 +227,7 @@ impl TreeMaker<'_> {
         let records: Vec<&File> = [&payload].into_iter().chain(objects).collect();
         request.run(&records, &mut |supply| {
             if let Some(objects) = objects {
-                let objects = objects.try_clone();
-                let mut objects = objects.doing(|| "reading what has come before".into())?;
-                supply_from(&mut objects, 1, supply)?;
+                supply_from(objects, 1, supply)?;
             }
             incoming.receive(supply)
         })
@@ -250,7 +249,7 @@ impl TreeMaker<'_> {
         let at = payload
             .stream_position()
             .doing(|| "reading what has come".into())?;
-        scan_records(&mut payload, at + head.list, &mut |object| {
+        scan_records(&payload, at + head.list, &mut |object| {
             supply.add(0, object)
         })?;
         Ok(())
@@ -261,7 +260,7 @@ impl TreeMaker<'_> {
         &self,
         (head, limits): (&DeltaHead, ListingLimits),
         base: Option<&BaseTree>,
-        mut objects: Option<File>,
+        objects: Option<File>,
         release: &Path,
         receive: &mut dyn FnMut(&Supply) -> Result<(), Refusal>,
     ) -> Result<Assembled, Refusal> {
@@ -286,7 +285,7 @@ impl TreeMaker<'_> {
         }
         let payload = self.payload()?;
         let mut records = vec![&payload];
-        if let Some(objects) = &mut objects {
+        if let Some(objects) = &objects {
             if supply_from(objects, 1, &demand.supply)? == 0 {
                 let path = self.store().objects(self.id);
                 fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;

@@ -17,6 +17,7 @@ use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::{Fields, OperationCall, OperationName};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
 use crate::cli::commands::deploy::busy::BusyWait;
+use crate::cli::commands::deploy::commit::FoundCommit;
 pub(super) use crate::cli::commands::deploy::options::{DeployOptions, read};
 use crate::cli::commands::deploy::summary::DeploymentSummary;
 use crate::cli::commands::{CommandSpec, Context, Job, Parse, fleet};
@@ -27,6 +28,7 @@ use crate::cli::session::pack::UploadSource;
 use crate::cli::session::{CommandError, Session};
 use crate::client::NoResult;
 use crate::client::cache::TreeCache;
+use crate::formats::archive::DeployedTree;
 use crate::system::hex;
 
 pub(super) const COMMAND: CommandSpec = CommandSpec {
@@ -106,28 +108,32 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
             .entry("payload_sha256")
             .or_insert_with(|| archive.sha256.as_str().into());
     }
-    if options.packs() && !fields.contains_key("source") {
-        let environment = |name: &str| std::env::var(name).ok();
-        // What an archive is made of, the place where it lies does not say.
-        let packed = Some(dir).filter(|_| archive.is_none());
-        if let Some(source) = commit::of(packed, &environment) {
-            fields.insert("source".into(), json!(source));
-        }
-    }
     if !options.packs() {
         return activate(&mut context.session()?, fields, &project, options);
     }
-    let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
+    // What an archive is made of, the place where it lies does not say.
+    let packed = Some(dir).filter(|_| archive.is_none());
+    let commit = (!fields.contains_key("source")).then(|| FoundCommit::begin(packed));
+    let mut kept = (None, None);
     let source = match &archive {
         Some(archive) => UploadSource::File(dir.to_owned(), archive.bytes),
         None => {
-            let plan = packing::plan(context.screen, dir, &project, options)?;
+            if !options.full {
+                let cache = TreeCache::of(context.client, project.as_str(), dir);
+                let file = cache.as_ref().and_then(TreeCache::open);
+                kept = (cache, file.and_then(DeployedTree::read));
+            }
+            let plan = packing::plan(context.screen, dir, &project, options, kept.1.as_ref())?;
             UploadSource::Plan(Arc::new(plan), options.level)
         }
     };
+    if let Some(source) = commit.and_then(FoundCommit::end) {
+        fields.insert("source".into(), json!(source));
+    }
+    let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     // From here on signals are caught, and end the upload in an orderly way.
     let mut session = context.session()?;
-    let published = upload(&mut session, &call, source, options)?;
+    let published = upload(&mut session, &call, source, kept, options)?;
     if published["published"] == "unknown" {
         return Err(unknown(&project, &published));
     }
@@ -178,6 +184,7 @@ fn upload(
     session: &mut Session,
     call: &OperationCall,
     source: UploadSource,
+    kept: (Option<TreeCache>, Option<DeployedTree>),
     options: &DeployOptions,
 ) -> Result<Value, CommandError> {
     let key = key(options)?;
@@ -185,12 +192,7 @@ fn upload(
     // The hosts of a fleet know a payload by its SHA-256, so it is sent whole.
     let is_whole = options.full || call.fields().get("fleet") == Some(&Value::from(true));
     let delta = match &source {
-        UploadSource::Plan(plan, _) => {
-            let project = call.fields().get("project").and_then(Value::as_str);
-            let dir = options.dir.as_deref().unwrap_or(Path::new("."));
-            let cache = TreeCache::of(session.client, project.unwrap_or_default(), dir);
-            DeltaUpload::new(plan, is_whole, cache, options.rehash)
-        }
+        UploadSource::Plan(plan, _) => DeltaUpload::new(plan, is_whole, kept, options.rehash),
         UploadSource::File(..) => None,
     };
     let request = FollowedRequest::Upload {

@@ -23,9 +23,7 @@ impl Session<'_> {
         }
         let (plan, stop) = (delta.plan(), AtomicBool::new(false));
         let (kept, trusts) = (delta.kept(), delta.trusts());
-        let read = self.meanwhile(&stop, || {
-            ScannedTree::read(plan, kept.as_ref(), trusts, &stop)
-        });
+        let read = self.meanwhile(&stop, || ScannedTree::read(plan, kept, trusts, &stop));
         read.map(|read| Ok(delta.keep(read?))).transpose()
     }
 

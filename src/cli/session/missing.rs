@@ -23,6 +23,7 @@ pub(crate) struct DeltaUpload {
     plan: Arc<PackPlan>,
     /// Where is kept what it held when it was deployed last.
     cache: Option<TreeCache>,
+    kept: Option<DeployedTree>,
     /// What is kept says which files need not be read.
     trusts: bool,
     /// What it holds, once that was read.
@@ -64,18 +65,19 @@ pub(crate) struct Missing {
 }
 
 impl DeltaUpload {
-    /// None if everything is to be sent. `cache` is where is kept what was deployed last; with `rehash` every file is read
-    /// all the same.
+    /// None if everything is to be sent. `cache` is where is kept what was deployed last, which is `kept`; with `rehash`
+    /// every file is read all the same.
     pub(crate) fn new(
         plan: &Arc<PackPlan>,
         full: bool,
-        cache: Option<TreeCache>,
+        (cache, kept): (Option<TreeCache>, Option<DeployedTree>),
         rehash: bool,
     ) -> Option<DeltaUpload> {
         let worth_it = !full && plan.total() >= WORTH_IT;
         worth_it.then(|| DeltaUpload {
             plan: Arc::clone(plan),
             cache,
+            kept,
             trusts: !rehash,
             tree: OnceCell::new(),
             by: Cell::new(TriedBy::Kept),
@@ -89,14 +91,13 @@ impl DeltaUpload {
     }
 
     /// What it held when it was deployed last.
-    pub(crate) fn kept(&self) -> Option<DeployedTree> {
-        DeployedTree::read(self.cache.as_ref()?.open()?)
+    pub(crate) fn kept(&self) -> Option<&DeployedTree> {
+        self.kept.as_ref()
     }
 
     /// Whether something is kept, and the next try goes by it.
     pub(crate) fn has_kept(&self) -> bool {
-        let there = self.cache.as_ref().and_then(TreeCache::open).is_some();
-        there && self.by.get() == TriedBy::Kept
+        self.kept.is_some() && self.by.get() == TriedBy::Kept
     }
 
     /// Whether somebody will use again what is kept: not where each run begins with an empty disk.

@@ -225,8 +225,8 @@ impl Deployer {
             return Err(Refusal::new(Code::BadArchive, why));
         }
         if !request.verify {
-            if let Some(mut partial) = self.partial(project, limits.max_bytes)? {
-                trees::supply_from(&mut partial, 1, &demand.supply)?;
+            if let Some(partial) = self.partial(project, limits.max_bytes)? {
+                trees::supply_from(&partial, 1, &demand.supply)?;
             }
         }
         let (missing, bytes) = demand.supply.missing(list)?;

@@ -1,24 +1,28 @@
 //! What of a directory is packed: [`plan`] walks it, by the rules of its ignore files and by what is left out by default.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::fs::{Access, AtFlags, CWD, FileType, statat};
 
 use crate::api::error::{Doing, Error};
+use crate::formats::archive::found::{EntryStat, FoundEntry, Names, open_directory, strange};
 use crate::formats::archive::pack::PackPlan;
 use crate::formats::archive::path::{Name, stays};
-use crate::formats::archive::planned::{FileStamp, PackItem, PackKind, Planned};
+use crate::formats::archive::planned::{PackItem, PackKind, Planned};
 use crate::formats::archive::reader::fill;
+use crate::formats::archive::rescan::OldEntries;
+use crate::formats::archive::stamped::DeployedTree;
 use crate::formats::archive::{litter, secrets, sparse, visible};
 use crate::formats::ignore::{IgnoreRules, IgnoreVerdict};
-use crate::system::files::{open_at_once, read_up_to};
+use crate::system::files::read_up_to;
 
 /// Holds the rules of what is left out, in any directory.
 const IGNORE_FILE: &str = ".gangplankignore";
@@ -59,6 +63,18 @@ impl PackOptions {
 /// # Errors
 /// No such directory, no file in it to pack, or something in it that cannot be read; the error names the path.
 pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
+    plan_again(dir, options, None)
+}
+
+/// As [`plan`], and a file that was sent before, and looks as it did then, is not opened to find out what it is.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_again(
+    dir: &Path,
+    options: &PackOptions,
+    kept: Option<&DeployedTree>,
+) -> Result<PackPlan, Error> {
     let doing = || format!("packing {}", dir.display());
     let begun = SystemTime::now();
     let root = dir.canonicalize().doing(doing)?;
@@ -71,6 +87,7 @@ pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
         options,
         ignore_file: None,
         levels: Vec::new(),
+        known: OldEntries::new(kept),
         plan: PackPlan {
             root,
             mode: metadata.permissions().mode() & 0o777,
@@ -87,14 +104,21 @@ pub fn plan(dir: &Path, options: &PackOptions) -> Result<PackPlan, Error> {
         top = Some(Scope::read(file, 0, None)?);
         walk.ignore_file = file.canonicalize().ok();
     }
-    walk.enter(PathBuf::new(), top)?;
+    let opened = open_directory(CWD, walk.plan.root.as_os_str());
+    walk.enter(PathBuf::new(), opened, top)?;
     while let Some(level) = walk.levels.last_mut() {
         let Some(name) = level.names.next() else {
             walk.levels.pop();
             continue;
         };
-        let (path, scope) = (level.path.join(&name), level.scope.clone());
-        walk.entry(path, &name, scope)?;
+        let found = FoundEntry {
+            path: level.path.join(&name),
+            stat: statat(&*level.directory, &name, AtFlags::SYMLINK_NOFOLLOW),
+            directory: Rc::clone(&level.directory),
+            name,
+        };
+        let scope = level.scope.clone();
+        walk.entry(&found, scope)?;
     }
     let mut plan = walk.plan;
     plan.warnings.sort_unstable();
@@ -155,64 +179,27 @@ fn verdict(scope: Option<&Rc<Scope>>, path: &[u8], is_directory: bool) -> Option
     None
 }
 
-/// The names in a directory, in order, as compactly as a directory of a hundred thousand files needs it.
-#[derive(Default)]
-struct Names {
-    text: Vec<u8>,
-    /// Where they are in the text, the next one last.
-    places: Vec<(u32, u16)>,
-}
-
-impl Names {
-    fn push(&mut self, name: &[u8]) {
-        // No name has more than 255 bytes, so that some 16 million of them fit.
-        let place = (self.text.len() as u32, name.len() as u16);
-        self.places.push(place);
-        self.text.extend_from_slice(name);
-    }
-
-    fn name(&self, (at, len): (u32, u16)) -> &[u8] {
-        &self.text[at as usize..][..usize::from(len)]
-    }
-
-    fn sort(&mut self) {
-        let mut places = std::mem::take(&mut self.places);
-        places.sort_unstable_by(|one, other| self.name(*other).cmp(self.name(*one)));
-        self.places = places;
-    }
-
-    fn has(&self, name: &[u8]) -> bool {
-        let found = self
-            .places
-            .binary_search_by(|place| name.cmp(self.name(*place)));
-        found.is_ok()
-    }
-
-    fn next(&mut self) -> Option<OsString> {
-        let place = self.places.pop()?;
-        Some(OsString::from_vec(self.name(place).to_vec()))
-    }
-}
-
 /// A directory on the way.
 struct WalkLevel {
     path: PathBuf,
+    /// What is in it is looked up from here, which is quicker than by its path.
+    directory: Rc<OwnedFd>,
     /// What is still to be looked at.
     names: Names,
     /// The rules that hold in it.
     scope: Option<Rc<Scope>>,
 }
 
-fn stamp(metadata: &Metadata) -> FileStamp {
-    // Until the year 2262.
-    let time =
-        |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
-    FileStamp {
-        changed: time(metadata.mtime(), metadata.mtime_nsec()),
-        inode_changed: time(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        device: metadata.dev(),
-    }
+/// What is known of the content of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    /// It was not asked for, or there is none.
+    No,
+    Secret,
+    /// It can be read, and holds no private key.
+    Harmless,
+    /// The same, when it was sent last; and it has not been touched since.
+    AsBefore,
 }
 
 /// On the way through a directory.
@@ -222,6 +209,8 @@ struct Walk<'a> {
     ignore_file: Option<PathBuf>,
     /// Where it is.
     levels: Vec<WalkLevel>,
+    /// What was sent last.
+    known: OldEntries<'a>,
     plan: PackPlan,
 }
 
@@ -235,40 +224,45 @@ impl Walk<'_> {
     }
 
     /// Goes on with what is in a directory.
-    fn enter(&mut self, directory: PathBuf, above: Option<Rc<Scope>>) -> Result<(), Error> {
-        let doing = || self.doing(&directory);
-        let mut names = Names::default();
-        for entry in fs::read_dir(self.full(&directory)).doing(doing)? {
-            names.push(entry.doing(doing)?.file_name().as_bytes());
-        }
-        names.sort();
-        let is_top = directory.as_os_str().is_empty();
+    fn enter(
+        &mut self,
+        path: PathBuf,
+        opened: io::Result<OwnedFd>,
+        above: Option<Rc<Scope>>,
+    ) -> Result<(), Error> {
+        let doing = || self.doing(&path);
+        let directory = opened.doing(doing)?;
+        let names = Names::read(&directory).doing(doing)?;
+        let is_top = path.as_os_str().is_empty();
         let replaced = is_top && self.options.ignore_file.is_some();
         let has_rules = !replaced && names.has(IGNORE_FILE.as_bytes());
         let scope = match has_rules {
-            true => Some(self.rules(&directory, above)?),
+            true => Some(self.rules(&path, above)?),
             false => above,
         };
-        let path = directory;
-        self.levels.push(WalkLevel { path, names, scope });
+        self.levels.push(WalkLevel {
+            path,
+            directory: Rc::new(directory),
+            names,
+            scope,
+        });
         Ok(())
     }
 
-    fn entry(
-        &mut self,
-        path: PathBuf,
-        name: &OsStr,
-        scope: Option<Rc<Scope>>,
-    ) -> Result<(), Error> {
-        let metadata = fs::symlink_metadata(self.full(&path)).doing(|| self.doing(&path))?;
-        if !self.goes_along(&path, name, &metadata, scope.as_ref())? {
+    fn entry(&mut self, found: &FoundEntry, scope: Option<Rc<Scope>>) -> Result<(), Error> {
+        let path = &found.path;
+        let stat = found.stat.map_err(io::Error::from);
+        let look = EntryStat::of(&stat.doing(|| self.doing(path))?);
+        let Some(judged) = self.goes_along(found, look, scope.as_ref())? else {
             return Ok(());
-        }
-        let is_directory = metadata.is_dir();
-        self.take(&path, &metadata)?;
-        match is_directory {
-            true => self.enter(path, scope),
-            false => Ok(()),
+        };
+        self.take(found, look, judged)?;
+        match look.kind {
+            FileType::Directory => {
+                let opened = open_directory(&*found.directory, &found.name);
+                self.enter(path.clone(), opened, scope)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -287,78 +281,87 @@ impl Walk<'_> {
         Scope::read(&self.full(&file), start, above)
     }
 
+    /// Whether something goes along; and if it does, what its content was found to be.
     fn goes_along(
         &mut self,
-        path: &Path,
-        name: &OsStr,
-        metadata: &Metadata,
+        found: &FoundEntry,
+        look: EntryStat,
         scope: Option<&Rc<Scope>>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Judged>, Error> {
+        let (path, name) = (&found.path, &found.name);
+        let is_directory = look.kind == FileType::Directory;
         let bytes = path.as_os_str().as_bytes();
-        let is_ignore_file = name == IGNORE_FILE || self.ignore_file == Some(self.full(path));
+        let is_ignore_file = name == IGNORE_FILE
+            || self.ignore_file.is_some() && self.ignore_file == Some(self.full(path));
         if is_ignore_file || litter::by_name(bytes) {
-            return Ok(false);
+            return Ok(None);
         }
-        let verdict = verdict(scope, bytes, metadata.is_dir());
+        let verdict = verdict(scope, bytes, is_directory);
         // Only a rule that spells a name brings back what is left out by default: `!*/` is not about `.git`.
         let named = verdict == Some(IgnoreVerdict::In { named: true });
         if verdict == Some(IgnoreVerdict::Out) || (self.options.leaves_out(name) && !named) {
-            return Ok(false);
+            return Ok(None);
         }
-        if metadata.is_file() && self.is_apple_double(path)? {
-            return Ok(false);
+        if look.kind == FileType::RegularFile && self.is_apple_double(found)? {
+            return Ok(None);
         }
-        if metadata.is_dir() && is_server_root(&self.full(path)) {
+        if is_directory && is_server_root(&self.full(path)) {
             let warning = format!(
                 "left out '{}': it is the root of a gangplank server",
                 visible(bytes)
             );
             self.plan.warnings.push(warning);
-            return Ok(false);
+            return Ok(None);
         }
-        if !named && !self.options.include_secrets && self.is_secret(path, name, metadata)? {
-            let slash = if metadata.is_dir() { "/" } else { "" };
+        if named || self.options.include_secrets {
+            return Ok(Some(Judged::No));
+        }
+        let judged = self.judge(found, look)?;
+        if judged == Judged::Secret {
+            let slash = if is_directory { "/" } else { "" };
             self.plan.secrets.push(format!("{}{slash}", visible(bytes)));
-            return Ok(false);
+            return Ok(None);
         }
-        Ok(true)
+        Ok(Some(judged))
     }
 
-    fn take(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    fn take(&mut self, found: &FoundEntry, look: EntryStat, judged: Judged) -> Result<(), Error> {
+        let path = &found.path;
         let bytes = path.as_os_str().as_bytes();
-        let kind = metadata.file_type();
         // What the receiving side refuses by its name is known before the upload.
         Name::parse(bytes)
             .map_err(|refused| Error::new(self.doing(Path::new("")), refused.message))?;
-        let what = if kind.is_dir() {
-            PackKind::Directory
-        } else if kind.is_file() {
-            self.readable(path)?;
-            self.plan.total += metadata.len();
-            self.note_holes(path, metadata)?;
-            PackKind::File(metadata.len())
-        } else if kind.is_symlink() {
-            if self.options.skip_symlinks {
-                return Ok(());
+        let what = match look.kind {
+            FileType::Directory => PackKind::Directory,
+            FileType::RegularFile => {
+                if !matches!(judged, Judged::Harmless | Judged::AsBefore) {
+                    self.readable(found)?;
+                }
+                self.plan.total += look.size;
+                self.note_holes(found, look)?;
+                PackKind::File(look.size)
             }
-            match self.link(path)? {
+            FileType::Symlink if self.options.skip_symlinks => return Ok(()),
+            FileType::Symlink => match self.link(path)? {
                 Ok(target) => PackKind::Symlink(target),
                 Err(warning) => {
                     self.plan.warnings.push(warning);
                     return Ok(());
                 }
+            },
+            other => {
+                let what = strange(other);
+                let warning = format!("left out '{}': it is a {what}", visible(bytes));
+                self.plan.warnings.push(warning);
+                return Ok(());
             }
-        } else {
-            let what = strange(metadata);
-            let warning = format!("left out '{}': it is a {what}", visible(bytes));
-            self.plan.warnings.push(warning);
-            return Ok(());
         };
         let item = PackItem {
             path: bytes.to_vec(),
-            mode: metadata.permissions().mode() & 0o777,
+            mode: look.mode,
             what,
-            stamp: stamp(metadata),
+            stamp: look.stamp,
+            harmless: matches!(judged, Judged::Harmless | Judged::AsBefore),
         };
         self.plan
             .items
@@ -367,50 +370,62 @@ impl Walk<'_> {
     }
 
     /// Whether it is a secret by its name or, a file, by what is in it.
-    fn is_secret(&self, path: &Path, name: &OsStr, metadata: &Metadata) -> Result<bool, Error> {
-        if secrets::by_name(name.as_bytes()) {
-            return Ok(true);
+    fn judge(&mut self, found: &FoundEntry, look: EntryStat) -> Result<Judged, Error> {
+        let (path, name) = (&found.path, found.name.as_bytes());
+        if secrets::by_name(name) {
+            return Ok(Judged::Secret);
         }
-        if !metadata.is_file() || metadata.len() == 0 {
-            return Ok(false);
+        if look.kind != FileType::RegularFile || look.size == 0 {
+            return Ok(Judged::No);
         }
-        let file = open_at_once(&self.full(path));
-        file.and_then(|file| secrets::is_private_key(name.as_bytes(), file))
-            .doing(|| self.doing(path))
+        let path_bytes = path.as_os_str().as_bytes();
+        if self.known.harmless_at(path_bytes, look.size, &look.stamp) {
+            return Ok(Judged::AsBefore);
+        }
+        let file = found.open();
+        let secret = file
+            .and_then(|file| secrets::is_private_key(name, file))
+            .doing(|| self.doing(path))?;
+        Ok(match secret {
+            true => Judged::Secret,
+            false => Judged::Harmless,
+        })
     }
 
     /// Whether a file is what macOS keeps beside another one.
-    fn is_apple_double(&self, path: &Path) -> Result<bool, Error> {
-        let bytes = path.as_os_str().as_bytes();
+    fn is_apple_double(&self, found: &FoundEntry) -> Result<bool, Error> {
+        let bytes = found.path.as_os_str().as_bytes();
         if !litter::may_be_apple_double(bytes) {
             return Ok(false);
         }
         let mut start = [0; litter::APPLE_DOUBLE.len()];
-        let read = open_at_once(&self.full(path)).and_then(|mut file| fill(&mut file, &mut start));
-        let len = read.doing(|| self.doing(path))?;
+        let read = found
+            .open()
+            .and_then(|mut file| fill(&mut file, &mut start));
+        let len = read.doing(|| self.doing(&found.path))?;
         Ok(start[..len] == litter::APPLE_DOUBLE)
     }
 
-    fn note_holes(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    fn note_holes(&mut self, found: &FoundEntry, look: EntryStat) -> Result<(), Error> {
         // Looking into the file is only worth it where the disk has less than the file.
-        let on_disk = metadata.blocks().saturating_mul(512);
-        if metadata.len().saturating_sub(on_disk) < HOLES_NOTED {
+        if look.size.saturating_sub(look.on_disk) < HOLES_NOTED {
             return Ok(());
         }
-        let bytes = path.as_os_str().as_bytes();
-        let file = open_at_once(&self.full(path)).doing(|| self.doing(path))?;
-        let holes = sparse::holes(&file, metadata.len());
+        let file = found.open().doing(|| self.doing(&found.path))?;
+        let holes = sparse::holes(&file, look.size);
         if holes >= HOLES_NOTED {
-            self.plan.holes.push((visible(bytes), holes));
+            let shown = visible(found.path.as_os_str().as_bytes());
+            self.plan.holes.push((shown, holes));
         }
         Ok(())
     }
 
     /// Finds out before the upload, and not in its middle, that a file must not be read.
-    fn readable(&self, path: &Path) -> Result<(), Error> {
-        rustix::fs::accessat(CWD, self.full(path), Access::READ_OK, AtFlags::EACCESS)
+    fn readable(&self, found: &FoundEntry) -> Result<(), Error> {
+        let flags = AtFlags::EACCESS;
+        rustix::fs::accessat(&*found.directory, &found.name, Access::READ_OK, flags)
             .map_err(io::Error::from)
-            .doing(|| self.doing(path))
+            .doing(|| self.doing(&found.path))
     }
 
     /// The target of a link that stays inside, or the warning about one that does not.
@@ -437,16 +452,5 @@ impl Walk<'_> {
             Ok(_) => out(),
             Err(error) => Ok(Err(format!("{}: it dangles ({error})", shown()))),
         }
-    }
-}
-
-fn strange(metadata: &Metadata) -> &'static str {
-    let kind = metadata.file_type();
-    if kind.is_socket() {
-        "socket"
-    } else if kind.is_fifo() {
-        "FIFO"
-    } else {
-        "device"
     }
 }

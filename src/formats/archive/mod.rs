@@ -68,6 +68,7 @@ mod early_sync;
 mod effort;
 mod extract;
 mod feed;
+mod found;
 mod free_space;
 mod gunzip;
 mod gzip;
@@ -106,7 +107,7 @@ mod unlz4;
 mod unpack;
 
 pub use assemble::{Assembled, Sources, assemble};
-pub use choose::{PackOptions, plan};
+pub use choose::{PackOptions, plan, plan_again};
 pub use decoded::accepts;
 pub use effort::{Effort, Outflow};
 pub use incoming::IncomingPayload;

@@ -78,6 +78,7 @@ impl PackPlan {
                 mode,
                 what,
                 stamp: FileStamp::default(),
+                harmless: false,
             };
             plan.items.push(&item).doing(doing)?;
         }

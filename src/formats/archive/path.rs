@@ -43,21 +43,14 @@ impl Name {
             shown: visible(raw),
             path: Vec::with_capacity(raw.len()),
         };
-        if let Some(why) = bad_text(raw) {
-            return Err(name.refuse(why));
+        let plain = is_plain(raw).map_err(|why| name.refuse(why))?;
+        if plain {
+            name.path.extend_from_slice(raw);
+            return Ok(name);
         }
-        let mut depth = 0;
         for component in raw.split(|&byte| byte == b'/') {
-            match component {
-                b"" | b"." => continue,
-                b".." => return Err(name.refuse("a path must not contain '..'")),
-                _ if component.len() > LONGEST_NAME => {
-                    return Err(name.refuse("a part of the path is longer than 255 bytes"));
-                }
-                _ => depth += 1,
-            }
-            if depth > DEEPEST {
-                return Err(name.refuse("the path is deeper than 64 directories"));
+            if matches!(component, b"" | b".") {
+                continue;
             }
             if !name.path.is_empty() {
                 name.path.push(b'/');
@@ -66,6 +59,31 @@ impl Name {
         }
         Ok(name)
     }
+}
+
+/// Whether a path has neither `.` nor doubled or trailing slashes.
+///
+/// # Errors
+/// Why it is not taken.
+pub(in crate::formats) fn is_plain(raw: &[u8]) -> Result<bool, &'static str> {
+    if let Some(why) = bad_text(raw) {
+        return Err(why);
+    }
+    let (mut depth, mut plain) = (0, true);
+    for component in raw.split(|&byte| byte == b'/') {
+        match component {
+            b"" | b"." => plain = false,
+            b".." => return Err("a path must not contain '..'"),
+            _ if component.len() > LONGEST_NAME => {
+                return Err("a part of the path is longer than 255 bytes");
+            }
+            _ => depth += 1,
+        }
+        if depth > DEEPEST {
+            return Err("the path is deeper than 64 directories");
+        }
+    }
+    Ok(plain)
 }
 
 /// What paths and link targets have in common.

@@ -23,6 +23,8 @@ pub(super) struct PackItem {
     pub(super) what: PackKind,
     /// A file's.
     pub(super) stamp: FileStamp,
+    /// It is a file that was looked into, and holds no secret.
+    pub(super) harmless: bool,
 }
 
 pub(super) enum PackKind {
@@ -31,8 +33,8 @@ pub(super) enum PackKind {
     Symlink(Box<[u8]>),
 }
 
-/// The numbers before the path: kind, mode, size, stamp, and two lengths.
-const HEAD: usize = 1 + 4 + 8 + 4 * 8 + 2 + 2;
+/// The numbers before the path: kind, whether it is harmless, mode, size, stamp, and two lengths.
+const HEAD: usize = 1 + 1 + 4 + 8 + 4 * 8 + 2 + 2;
 
 #[derive(Default)]
 pub(super) struct Planned {
@@ -53,6 +55,7 @@ impl Planned {
         let mut head = Vec::with_capacity(HEAD);
         let stamp = &item.stamp;
         head.push(kind);
+        head.push(u8::from(item.harmless));
         head.extend_from_slice(&item.mode.to_ne_bytes());
         head.extend_from_slice(&size.to_ne_bytes());
         head.extend_from_slice(&stamp.changed.to_ne_bytes());
@@ -90,7 +93,7 @@ impl PlannedItems<'_> {
     }
 
     fn item(&mut self) -> io::Result<PackItem> {
-        let [kind] = self.read()?;
+        let [kind, harmless] = self.read()?;
         let mode = u32::from_ne_bytes(self.read()?);
         let size = u64::from_ne_bytes(self.read()?);
         let stamp = FileStamp {
@@ -116,6 +119,7 @@ impl PlannedItems<'_> {
             mode,
             what,
             stamp,
+            harmless: harmless != 0,
         })
     }
 }

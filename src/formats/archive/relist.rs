@@ -9,12 +9,16 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
 use crate::api::error::{Code, Doing, Refusal};
-use crate::formats::archive::list::LIST_LEVEL;
-use crate::formats::archive::supply::{BaseTree, open_list};
+use crate::formats::archive::supply::{BaseTree, open_known_list};
 use crate::formats::delta::difference;
+use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::ListingLimits;
 
-/// Reads a difference, as gzip, to its end, and writes the list that comes of it, as gzip. What it says is not judged here.
+/// Whoever deploys waits for it, and hashes, which a list is full of, hardly shrink more at any other level.
+const LEVEL: u32 = 1;
+
+/// Reads a difference, as gzip, to its end, and writes the list that comes of it, as gzip. Gives the tree of that list; what
+/// it says is not judged here.
 ///
 /// # Errors
 /// What is wrong with the difference, or that the base's list is gone, or the disk's own.
@@ -23,13 +27,13 @@ pub fn relist(
     difference: impl Read,
     limits: ListingLimits,
     path: &Path,
-) -> Result<(), Refusal> {
-    let mut old = open_list(&base.list, ListingLimits::NONE)
+) -> Result<ContentHash, Refusal> {
+    let mut old = open_known_list(&base.list, ListingLimits::NONE)
         .map_err(|error| Refusal::new(Code::StaleBase, error.to_string()))?;
     let file = File::create(path).doing(|| format!("making {}", path.display()))?;
-    let mut out = GzEncoder::new(BufWriter::new(file), Compression::new(LIST_LEVEL));
+    let mut out = GzEncoder::new(BufWriter::new(file), Compression::new(LEVEL));
     let mut lines = BufReader::new(GzDecoder::new(BufReader::new(difference)));
-    difference::apply(&mut old, &mut lines, limits, &mut out)?;
+    let tree = difference::apply(&mut old, &mut lines, limits, &mut out)?;
     let mut behind = lines.into_inner().into_inner();
     let behind = behind.fill_buf();
     let behind = behind.map_err(|error| Refusal::of_reading("receiving the payload", &error))?;
@@ -39,5 +43,5 @@ pub fn relist(
     }
     let finished = out.finish().and_then(|mut file| file.flush());
     finished.doing(|| format!("writing {}", path.display()))?;
-    Ok(())
+    Ok(tree)
 }

@@ -54,22 +54,22 @@ fn settled(stamp: &FileStamp, begun: i64) -> bool {
 }
 
 /// The tree that was kept, beside the one that is read.
-struct Old<'a> {
+pub(super) struct OldEntries<'a> {
     entries: Box<dyn FnMut() -> io::Result<Option<StampedEntry>> + 'a>,
     next: Option<StampedEntry>,
     /// It could not be read to its end.
     broken: bool,
 }
 
-impl<'a> Old<'a> {
-    fn new(kept: Option<&'a DeployedTree>) -> Old<'a> {
+impl<'a> OldEntries<'a> {
+    pub(super) fn new(kept: Option<&'a DeployedTree>) -> OldEntries<'a> {
         let entries = kept.map(DeployedTree::entries);
         let broken = matches!(entries, Some(Err(_)));
         let entries: Box<dyn FnMut() -> _> = match entries {
             Some(Ok(mut entries)) => Box::new(move || entries.next()),
             _ => Box::new(|| Ok(None)),
         };
-        let mut old = Old {
+        let mut old = OldEntries {
             entries,
             next: None,
             broken,
@@ -96,6 +96,15 @@ impl<'a> Old<'a> {
     fn at(&mut self, path: &[u8]) -> Option<StampedEntry> {
         let next = self.next.as_ref()?;
         (next.entry.path == path).then(|| self.step()).flatten()
+    }
+
+    /// Whether a file looks as it did when it was looked into, and held no secret. Asked for in the order of the list.
+    pub(super) fn harmless_at(&mut self, path: &[u8], size: u64, stamp: &FileStamp) -> bool {
+        while self.before(Some(path)).is_some() {}
+        self.at(path).is_some_and(|old| {
+            let same_size = matches!(&old.entry.kind, ListedKind::File(file) if file.size == size);
+            old.harmless && same_size && old.stamp.as_ref() == Some(stamp)
+        })
     }
 }
 
@@ -176,7 +185,7 @@ pub(super) struct ScanPass<'a> {
     seed: u64,
     trusted: bool,
     begun: i64,
-    old: Old<'a>,
+    old: OldEntries<'a>,
     steps: Vec<PassStep>,
     /// How many bytes of them are to be read, or about that many.
     bytes: u64,
@@ -211,7 +220,7 @@ impl<'a> ScanPass<'a> {
             seed,
             trusted,
             begun: nanos(begun.unwrap_or_default()),
-            old: Old::new(kept),
+            old: OldEntries::new(kept),
             steps: Vec::new(),
             bytes: 0,
             out: StampedWriter::new().doing(|| "listing the directory".into())?,
@@ -240,6 +249,7 @@ impl<'a> ScanPass<'a> {
             mode: self.plan.mode,
             what: PackKind::Directory,
             stamp: FileStamp::default(),
+            harmless: false,
         };
         let plan = self.plan;
         for item in std::iter::once(Ok(root)).chain(plan.items.items()) {
@@ -305,6 +315,7 @@ impl<'a> ScanPass<'a> {
             mode,
             what,
             stamp,
+            harmless,
         } = item;
         let (kind, quick) = match (what, read, &old) {
             (PackKind::Directory, ..) => {
@@ -331,6 +342,7 @@ impl<'a> ScanPass<'a> {
             entry: ListedEntry { path, kind },
             stamp: Some(stamp).filter(|stamp| settled(stamp, self.begun)),
             quick,
+            harmless,
         };
         self.out.entry(&new)?;
         if let Some(difference) = &mut self.difference {

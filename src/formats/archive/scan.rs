@@ -268,7 +268,7 @@ mod tests {
 
     use crate::formats::archive::stamped::StampedWriter;
     use crate::formats::archive::testing::Temporary;
-    use crate::formats::archive::{PackOptions, plan};
+    use crate::formats::archive::{PackOptions, plan, plan_again};
     use crate::formats::delta::difference;
     use crate::formats::delta::listing::{ListingLimits, ListingReader};
     use crate::system::files;
@@ -524,6 +524,47 @@ mod tests {
             "{}",
             file.quick.len()
         );
+    }
+
+    #[test]
+    fn what_was_sent_on_purpose_is_judged_again_and_what_is_harmless_is_known() {
+        let dir = Temporary::new();
+        let key = "-----BEGIN PRIVATE KEY-----\n";
+        fs::write(dir.0.join("key"), key).unwrap();
+        fs::write(dir.0.join("plain"), "a".repeat(key.len())).unwrap();
+        std::thread::sleep(STEPS);
+        let again = |options: &PackOptions, last: Option<&ScannedTree>| {
+            let kept = last.map(kept);
+            let plan = Arc::new(plan_again(&dir.0, options, kept.as_ref()).unwrap());
+            let stop = AtomicBool::new(false);
+            let read = ScannedTree::read(Arc::clone(&plan), kept.as_ref(), true, &stop);
+            (plan.secrets().to_vec(), read.unwrap())
+        };
+        let harmless = |scanned: &ScannedTree| {
+            let mut entries = stamped::entries(&scanned.body).unwrap();
+            let mut names = Vec::new();
+            while let Some(one) = entries.next().unwrap() {
+                names.extend(one.harmless.then_some(one.entry.path));
+            }
+            names
+        };
+        let all = PackOptions {
+            include_secrets: true,
+            ..PackOptions::default()
+        };
+        let (secrets, sent) = again(&all, None);
+        assert!(secrets.is_empty() && harmless(&sent).is_empty());
+        let (secrets, mut sent) = again(&PackOptions::default(), Some(&sent));
+        assert_eq!(secrets, ["key"]);
+        for _ in 0..2 {
+            assert_eq!(harmless(&sent), [b"plain"]);
+            sent = again(&PackOptions::default(), Some(&sent)).1;
+        }
+        // Another content of the same size.
+        fs::write(dir.0.join("plain"), key).unwrap();
+        fs::write(dir.0.join("other"), "b").unwrap();
+        let (secrets, _) = again(&PackOptions::default(), Some(&sent));
+        assert_eq!(secrets, ["key", "plain"]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! of what it has deployed, so that it reads only what was changed, and sends only that.
 //!
 //! It is the list as [`listing`](crate::formats::delta::listing) has it, and behind each file a line more: `=` and the
-//! file's [`FileStamp`], or `?` where that would prove nothing. Behind the chunks of a large file there are their quick hashes,
+//! file's [`FileStamp`] if it was looked into and holds no secret, `~` and the stamp if it was not, or `?` where a stamp
+//! would prove nothing. Behind the chunks of a large file there are their quick hashes,
 //! 16 bytes each. In front of all that stands one line: the format, the seed of the quick hashes, the tree, and the quick
 //! hash of everything that follows. It is never sent to anybody.
 
@@ -17,7 +18,7 @@ use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter, read_entry};
 
 /// What a file of another release begins otherwise with, and is passed over.
-const FORMAT: &str = "gangplank-read 1";
+const FORMAT: &str = "gangplank-read 2";
 const FIRST_LINE_MAX: u64 = 200;
 const READ_AT_ONCE: usize = 64 << 10;
 /// How many bytes a quick hash has.
@@ -36,6 +37,8 @@ pub(super) struct StampedEntry {
     pub(super) stamp: Option<FileStamp>,
     /// Those of a large file's chunks.
     pub(super) quick: Vec<u128>,
+    /// It was looked into, and holds no secret.
+    pub(super) harmless: bool,
 }
 
 impl StampedEntry {
@@ -48,8 +51,12 @@ impl StampedEntry {
             None => out.write_all(b"?\n")?,
             Some(stamp) => writeln!(
                 out,
-                "={:x} {:x} {:x} {:x}",
-                stamp.changed, stamp.inode_changed, stamp.inode, stamp.device
+                "{}{:x} {:x} {:x} {:x}",
+                if self.harmless { '=' } else { '~' },
+                stamp.changed,
+                stamp.inode_changed,
+                stamp.inode,
+                stamp.device
             )?,
         }
         for quick in &self.quick {
@@ -99,11 +106,12 @@ impl<R: BufRead> StampedReader<R> {
         let Some(entry) = read_entry(&mut self.from, &mut self.line)? else {
             return Ok(None);
         };
-        let (mut stamp, mut quick) = (None, Vec::new());
+        let (mut stamp, mut quick, mut harmless) = (None, Vec::new(), false);
         if let ListedKind::File(file) = &entry.kind {
             self.line.clear();
             self.from.read_until(b'\n', &mut self.line)?;
             stamp = read_stamp(&self.line).ok_or_else(damaged)?;
+            harmless = self.line.starts_with(b"=");
             quick.reserve_exact(file.chunks.len());
             for _ in &file.chunks {
                 let mut bytes = [0; QUICK];
@@ -115,6 +123,7 @@ impl<R: BufRead> StampedReader<R> {
             entry,
             stamp,
             quick,
+            harmless,
         }))
     }
 }
@@ -125,7 +134,7 @@ fn read_stamp(line: &[u8]) -> Option<Option<FileStamp>> {
     if line == "?" {
         return Some(None);
     }
-    let mut words = line.strip_prefix('=')?.split(' ');
+    let mut words = line.strip_prefix(['=', '~'])?.split(' ');
     // As they are written, negative ones have their two's complement.
     let mut number = || u64::from_str_radix(words.next()?, 16).ok();
     Some(Some(FileStamp {
@@ -263,24 +272,26 @@ mod tests {
             ),
             ("d", ListedKind::File(small), None, Vec::new()),
         ] {
+            let harmless = path == "a";
             let path = path.into();
             let entry = ListedEntry { path, kind };
             let entry = StampedEntry {
                 entry,
                 stamp,
                 quick,
+                harmless,
             };
             writer.entry(&entry).unwrap();
         }
         writer.end()
     }
 
-    type Entry = (ListedEntry, Option<FileStamp>, Vec<u128>);
+    type Entry = (ListedEntry, Option<FileStamp>, Vec<u128>, bool);
 
     fn all<R: BufRead>(mut reader: StampedReader<R>) -> Vec<Entry> {
         let next = || reader.next().unwrap();
         std::iter::from_fn(next)
-            .map(|one| (one.entry, one.stamp, one.quick))
+            .map(|one| (one.entry, one.stamp, one.quick, one.harmless))
             .collect()
     }
 
@@ -301,6 +312,7 @@ mod tests {
         let wanted = all(entries(&body).unwrap());
         assert_eq!(wanted.len(), 5);
         assert!(wanted[1].1.is_some() && wanted[4].1.is_none());
+        assert!(wanted[1].3 && !wanted[2].3);
         for _ in 0..2 {
             assert!(all(found.entries().unwrap()) == wanted);
         }

@@ -46,6 +46,14 @@ pub fn open_list(path: &Path, limits: ListingLimits) -> Result<ListFile, Error> 
     Ok(ListingReader::new(lines, limits))
 }
 
+/// As [`open_list`], for one of which the tree is known, or is not asked for.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(super) fn open_known_list(path: &Path, limits: ListingLimits) -> Result<ListFile, Error> {
+    Ok(open_list(path, limits)?.of_known())
+}
+
 /// Writes a list that lies on disk as gzip as the text that it is, which is read more quickly.
 ///
 /// # Errors
@@ -201,7 +209,7 @@ impl Supply {
     /// # Errors
     /// When the list cannot be read.
     pub fn missing(&self, list: &Path) -> Result<(Ranges, u64), Refusal> {
-        let mut list = open_list(list, ListingLimits::NONE)?;
+        let mut list = open_known_list(list, ListingLimits::NONE)?;
         let (mut missing, mut bytes, mut number) = (Ranges::default(), 0, 0);
         let mut state = self.lock();
         while let Some(entry) = list.next()? {
@@ -278,7 +286,7 @@ pub fn demand(
 pub fn changed(base: &BaseTree) -> Result<HashSet<Vec<u8>>, Refusal> {
     let (dir, mut list) = (
         open_dir(&base.dir)?,
-        open_list(&base.list, ListingLimits::NONE)?,
+        open_known_list(&base.list, ListingLimits::NONE)?,
     );
     let (mut changed, mut room) = (HashSet::new(), Pages::new(ROOM));
     while let Some(entry) = list.next()? {
@@ -302,7 +310,7 @@ fn find_in(
     paths: &mut Vec<Vec<u8>>,
     bad: &dyn Fn(&[u8]) -> bool,
 ) -> Result<(), Refusal> {
-    let mut list = open_list(&base.list, ListingLimits::NONE)?;
+    let mut list = open_known_list(&base.list, ListingLimits::NONE)?;
     while let Some(entry) = list.next()? {
         let ListedKind::File(file) = &entry.kind else {
             continue;
@@ -335,7 +343,7 @@ pub(super) struct Merged {
 impl Merged {
     pub(super) fn open(base: Option<&BaseTree>) -> Result<Merged, Refusal> {
         let list = base.map(|base| {
-            let list = open_list(&base.list, ListingLimits::NONE);
+            let list = open_known_list(&base.list, ListingLimits::NONE);
             list.map_err(|error| Refusal::new(Code::StaleBase, error.to_string()))
         });
         let mut merged = Merged {

@@ -6,6 +6,8 @@
 
 use std::io::{self, Read};
 
+use crate::formats::delta::hash::HASH_TEXT_LEN;
+
 /// Files from this size on are cut; smaller ones are sent whole. Cuts in small files save little and their hashes cost more.
 pub const CUT_FROM: u64 = 1 << 20;
 
@@ -95,6 +97,19 @@ pub fn cut_segment(
         each(&buffer[start..start + length])?;
         start += length;
     }
+}
+
+/// What a chunk takes in its line: a length of up to six digits, a hash, two blanks.
+const CHUNK_TEXT: u64 = 6 + HASH_TEXT_LEN as u64 + 2;
+
+/// How many chunks a file of this size has at most: all of the smallest that a cut makes, and one more for each segment.
+pub(super) const fn chunks_max(size: u64) -> u64 {
+    size / (8 << 10) + 2
+}
+
+/// The longest line of chunks that a file of this size has.
+pub(super) const fn chunk_line_max(size: u64) -> u64 {
+    chunks_max(size).saturating_mul(CHUNK_TEXT)
 }
 
 #[cfg(test)]

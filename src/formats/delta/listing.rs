@@ -17,9 +17,9 @@ use std::io::{self, BufRead, Write};
 use sha2::{Digest, Sha256};
 
 use crate::api::error::{Code, Refusal};
-use crate::formats::archive::path::{Name, bad_text};
-use crate::formats::delta::chunk::{CHUNK_MAX, CUT_FROM};
-use crate::formats::delta::hash::{ContentHash, HASH_TEXT_LEN};
+use crate::formats::archive::path::{Name, bad_text, is_plain};
+use crate::formats::delta::chunk::{CHUNK_MAX, CUT_FROM, chunk_line_max, chunks_max};
+use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::order::{self, Way};
 
 /// Another way to list, to hash or to cut has another first line, so that its trees are others.
@@ -27,9 +27,6 @@ const FIRST_LINE: &[u8] = b"gangplank-tree 1 sha256 fastcdc-16-64-256-64M\n";
 
 /// The longest line but for that of chunks: a path, a target, and some 70 bytes of numbers and a hash.
 pub(super) const LINE_MAX: u64 = 2 * 1024 + 128;
-/// What a chunk takes in its line: a length of up to six digits, a hash, two blanks.
-const CHUNK_TEXT: u64 = 6 + HASH_TEXT_LEN as u64 + 2;
-
 /// A piece of a large file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkRef {
@@ -143,16 +140,6 @@ pub(super) fn put_chunk(chunk: &ChunkRef, line: &mut Vec<u8>) {
     chunk.hash.write_to(line);
 }
 
-/// How many chunks a file of this size has at most: all of the smallest that a cut makes, and one more for each segment.
-const fn chunks_max(size: u64) -> u64 {
-    size / (8 << 10) + 2
-}
-
-/// The longest line of chunks that a file of this size has.
-pub(super) const fn chunk_line_max(size: u64) -> u64 {
-    chunks_max(size).saturating_mul(CHUNK_TEXT)
-}
-
 /// Reads the line of chunks of a file of this size. `@FIRST COUNT` in it stands for chunks of an older file.
 pub(super) fn parse_chunks(line: &[u8], size: u64, old: &[ChunkRef]) -> Option<Vec<ChunkRef>> {
     let mut chunks: Vec<ChunkRef> = Vec::new();
@@ -256,7 +243,8 @@ impl ListingLimits {
 pub struct ListingReader<R> {
     lines: R,
     limits: ListingLimits,
-    hash: Sha256,
+    /// None if nobody asks for the tree.
+    hash: Option<Sha256>,
     line: Vec<u8>,
     last: Vec<u8>,
     way: Way,
@@ -272,7 +260,7 @@ impl<R: BufRead> ListingReader<R> {
         ListingReader {
             lines,
             limits,
-            hash: Sha256::new(),
+            hash: Some(Sha256::new()),
             line: Vec::new(),
             last: Vec::new(),
             way: Way::default(),
@@ -282,9 +270,16 @@ impl<R: BufRead> ListingReader<R> {
         }
     }
 
+    /// Its tree is known: it is judged, and not hashed.
+    pub fn of_known(mut self) -> ListingReader<R> {
+        self.hash = None;
+        self
+    }
+
     /// The tree, once all was read.
     pub fn tree(&self) -> Option<ContentHash> {
-        self.ended.then(|| self.hash.clone().finalize().into())
+        let hash = self.hash.as_ref().filter(|_| self.ended)?;
+        Some(hash.clone().finalize().into())
     }
 
     /// A line without its end; false at the end of the list.
@@ -293,7 +288,9 @@ impl<R: BufRead> ListingReader<R> {
         let mut lines = io::Read::take(&mut self.lines, most);
         let read = lines.read_until(b'\n', &mut self.line);
         read.map_err(|error| self.bad(format!("it cannot be read: {error}")))?;
-        self.hash.update(&self.line);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&self.line);
+        }
         match self.line.pop() {
             None => Ok(false),
             Some(b'\n') => Ok(true),
@@ -395,18 +392,22 @@ impl<R: BufRead> ListingReader<R> {
             let most = self.limits.max_entries;
             return Err(self.bad(format!("it has more than {most} entries")));
         }
-        let name = Name::parse(path)?;
-        if name.path != *path || !order::compare(&self.last, path).is_lt() {
+        let Ok(plain) = is_plain(path) else {
+            // Why is told there.
+            return Name::parse(path).map(drop);
+        };
+        if !plain || !order::compare(&self.last, path).is_lt() {
             return Err(self.bad("its paths are not in order"));
         }
         if !self.way.leads_to(path) {
+            let name = Name::parse(path)?;
             return Err(self.bad(format!("'{}' has no directory", name.shown)));
         }
         match &entry.kind {
             ListedKind::Directory { .. } => self.way.enter(path),
             ListedKind::Symlink { target } => {
                 if let Some(why) = bad_text(target) {
-                    return Err(name.refuse(format!("its target: {why}")));
+                    return Err(Name::parse(path)?.refuse(format!("its target: {why}")));
                 }
             }
             ListedKind::File(_) => {}

@@ -7,7 +7,9 @@ use std::cmp::Ordering;
 pub fn compare(one: &[u8], other: &[u8]) -> Ordering {
     // No name has a NUL in it.
     let weight = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    one.iter().map(weight).cmp(other.iter().map(weight))
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let (one, other) = (one.get(same).map(weight), other.get(same).map(weight));
+    one.cmp(&other)
 }
 
 /// The directories that lead to where a reader is.

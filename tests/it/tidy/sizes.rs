@@ -40,7 +40,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is kept of a directory, the difference of two lists, and a scan whose memory does not grow with the tree.
     // With the copy of a tree that has no list.
     // With lz4, whose blocks are read here.
-    ("formats", 10_250),
+    // With a walk that opens nothing that was sent before, and lists of archives as they come.
+    ("formats", 10_500),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
     // With the sessions of the page.

@@ -30,7 +30,42 @@ const ANSWER_MAX: u64 = 4 << 10;
 
 /// The commit of a directory; of an archive only a CI system knows it.
 pub(super) fn of(dir: Option<&Path>, environment: Environment) -> Option<SourceRevision> {
-    from_ci(environment).or_else(|| from_git(dir?))
+    from_ci(environment).or_else(|| from_git(dir.filter(|dir| is_versioned(dir, environment))?))
+}
+
+/// A commit that is found out while something else is done.
+pub(super) enum FoundCommit {
+    Now(Option<SourceRevision>),
+    Later(thread::JoinHandle<Option<SourceRevision>>),
+}
+
+impl FoundCommit {
+    /// Begins to find it out.
+    pub(super) fn begin(dir: Option<&Path>) -> FoundCommit {
+        let environment = |name: &str| std::env::var(name).ok();
+        let dir = dir.map(Path::to_owned);
+        let again = dir.clone();
+        let find = move || of(dir.as_deref(), &environment);
+        match thread::Builder::new().name("commit".into()).spawn(find) {
+            Ok(thread) => FoundCommit::Later(thread),
+            Err(_) => FoundCommit::Now(of(again.as_deref(), &environment)),
+        }
+    }
+
+    /// Waits for it.
+    pub(super) fn end(self) -> Option<SourceRevision> {
+        match self {
+            FoundCommit::Now(found) => found,
+            FoundCommit::Later(thread) => thread.join().ok().flatten(),
+        }
+    }
+}
+
+/// Whether git may know the directory: to start it where it does not takes longer than a small deployment.
+fn is_versioned(dir: &Path, environment: Environment) -> bool {
+    let named = environment("GIT_DIR").is_some();
+    let above = |dir: &Path| dir.ancestors().any(|dir| dir.join(".git").exists());
+    named || dir.canonicalize().is_ok_and(|dir| above(&dir))
 }
 
 fn from_ci(environment: Environment) -> Option<SourceRevision> {
@@ -176,6 +211,13 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         assert_eq!(of(Some(&dir), &|_| None), None);
         assert_eq!(of(Some(&dir.join("none")), &|_| None), None);
+        let below = dir.join("a/b");
+        fs::create_dir_all(&below).unwrap();
+        let named = |name: &str| (name == "GIT_DIR").then(String::new);
+        assert!(!is_versioned(&below, &|_| None) && is_versioned(&below, &named));
+        // A file stands there in a second work tree.
+        fs::write(dir.join(".git"), "gitdir: elsewhere").unwrap();
+        assert!(is_versioned(&below, &|_| None));
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -7,7 +7,7 @@ use crate::api::name::Project;
 use crate::cli::commands::deploy::DeployOptions;
 use crate::cli::screen::{Screen, units};
 use crate::cli::session::CommandError;
-use crate::formats::archive::{self, PackOptions, PackPlan, ReadyArchive};
+use crate::formats::archive::{self, DeployedTree, PackOptions, PackPlan, ReadyArchive};
 
 /// More than this is seldom meant, and takes a while: 1 GiB.
 const ASKED_ABOVE: u64 = 1 << 30;
@@ -34,12 +34,13 @@ pub(super) fn refuse_odd_place(dir: &Path) -> Result<(), CommandError> {
     Err(CommandError::usage(Error::new(doing(), why)))
 }
 
-/// Decides what is sent, and says it.
+/// Decides what is sent, and says it. What was sent last need not be opened to find out what it is.
 pub(super) fn plan(
     screen: &mut Screen,
     dir: &Path,
     project: &Project,
     options: &DeployOptions,
+    kept: Option<&DeployedTree>,
 ) -> Result<PackPlan, CommandError> {
     let pack_options = PackOptions {
         include_node_modules: options.include_node_modules,
@@ -48,7 +49,8 @@ pub(super) fn plan(
         skip_symlinks: options.skip_symlinks,
         ignore_file: options.ignore_file.clone(),
     };
-    let plan = archive::plan(dir, &pack_options).map_err(CommandError::usage)?;
+    let kept = kept.filter(|_| !options.rehash);
+    let plan = archive::plan_again(dir, &pack_options, kept).map_err(CommandError::usage)?;
     for warning in plan.warnings() {
         screen.warning(warning);
     }

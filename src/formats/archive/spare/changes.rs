@@ -10,7 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api::error::Refusal;
 use crate::formats::archive::spare::stamps::{Stamp, StampReader};
-use crate::formats::archive::supply::{BaseTree, ListFile, Supply, open_dir, open_list};
+use crate::formats::archive::supply::{
+    BaseTree, ListFile, Supply, open_dir, open_known_list, open_list,
+};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{
     ChunkRef, ListedEntry, ListedFile, ListedKind, ListingLimits,
@@ -95,14 +97,15 @@ pub struct Changes {
     pub(super) links: bool,
 }
 
-/// Finds out what makes a tree of a spare, and looks whether the spare is as it was.
+/// Finds out what makes a tree of a spare, and looks whether the spare is as it was. `known` is the tree of the list, if
+/// whoever wrote the list has found it out.
 ///
 /// # Errors
 /// Why nothing comes of it.
 pub fn changes(
     spare: &SpareTree,
     tree: &str,
-    list: &std::path::Path,
+    (list, known): (&std::path::Path, Option<ContentHash>),
     limits: ListingLimits,
 ) -> Result<Changes, Unusable> {
     let unread = |refusal: Refusal| Unusable::Spare(refusal.message);
@@ -119,7 +122,11 @@ pub fn changes(
         batch: Vec::new(),
         next: None,
     };
-    let list = open_list(list, limits).map_err(|error| Unusable::Tree(error.into()))?;
+    let list = match known {
+        Some(_) => open_known_list(list, limits),
+        None => open_list(list, limits),
+    };
+    let list = list.map_err(|error| Unusable::Tree(error.into()))?;
     let (send, receive) = bounded(BATCHES);
     let touched = AtomicBool::new(false);
     let found = std::thread::scope(|scope| {
@@ -136,7 +143,7 @@ pub fn changes(
         }
         // They end when it is dropped.
         let send = send;
-        compare(list, &mut old, &send)
+        compare((list, known), &mut old, &send)
     })?;
     if old.list.tree().map(|found| found.to_string()).as_deref() != Some(tree)
         || !old.stamps.ended()
@@ -201,7 +208,7 @@ struct ListDifference {
 }
 
 fn compare(
-    mut new: ListFile,
+    (mut new, known): (ListFile, Option<ContentHash>),
     old: &mut OldTree,
     send: &Sender<Batch>,
 ) -> Result<Changes, Unusable> {
@@ -240,7 +247,7 @@ fn compare(
     }
     let no_end = || Unusable::Spare("the list has no end".into());
     Ok(Changes {
-        tree: new.tree().ok_or_else(no_end)?,
+        tree: known.or_else(|| new.tree()).ok_or_else(no_end)?,
         bytes: new.bytes,
         files: found.files,
         supply: Supply::wanting(found.wanted),
