@@ -4,7 +4,7 @@ use crate::api::error::Error;
 use crate::api::event::Status;
 use crate::api::name::DeploymentId;
 use crate::engine::deployer::Deployer;
-use crate::formats::archive;
+use crate::formats::archive::{self, ArchiveList};
 use crate::system::log;
 
 impl Deployer {
@@ -38,10 +38,17 @@ impl Deployer {
             return Ok(());
         };
         let goes_on = || self.is_idle(&record.project);
-        if let Some((tree, list)) = archive::list_archive(&payload, &goes_on)? {
-            record.tree = Some(tree.to_string());
-            store.put_tree(&record, &list)?;
-            self.known.index.put_tree(id, &tree.to_string());
+        match archive::list_archive(&payload, &goes_on)? {
+            ArchiveList::Listed(tree, list) => {
+                record.tree = Some(tree.to_string());
+                store.put_tree(&record, &list)?;
+                self.known.index.put_tree(id, &tree.to_string());
+            }
+            ArchiveList::TooMany => log::info(&format!(
+                "deployment {id} has too many entries for a list, so that the next one of {} is sent whole",
+                record.project
+            )),
+            ArchiveList::Stopped => {}
         }
         Ok(())
     }

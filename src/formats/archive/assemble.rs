@@ -340,7 +340,9 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use crate::formats::archive::testing::{LIMITS, Source, Temporary, tree, unpack_at};
-    use crate::formats::archive::{Effort, PackOptions, ScannedTree, demand, list_archive, plan};
+    use crate::formats::archive::{
+        ArchiveList, Effort, PackOptions, ScannedTree, demand, list_archive, plan,
+    };
     use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner};
 
     const ANY: ListingLimits = ListingLimits::NONE;
@@ -453,7 +455,9 @@ mod tests {
             "the empty one needs nothing"
         );
         let payload = File::open(at.0.join("payload")).unwrap();
-        let (listed, _) = list_archive(&payload, &|| true).unwrap().unwrap();
+        let ArchiveList::Listed(listed, _) = list_archive(&payload, &|| true).unwrap() else {
+            panic!("not listed");
+        };
         assert_eq!(listed, scan(&from.0).tree());
     }
 

@@ -10,7 +10,7 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use tar::EntryType;
 
 use crate::api::error::{Doing, Error};
-use crate::formats::archive::decoded::decoded;
+use crate::formats::archive::decoded::{DecodedArchive, decoded};
 use crate::formats::archive::litter::{self, APPLE_DOUBLE};
 use crate::formats::archive::path::Name;
 use crate::formats::archive::reader::{TarEntry, TarReader, fill};
@@ -18,14 +18,18 @@ use crate::formats::delta::chunk::ROOM;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter};
-use crate::formats::delta::order;
+use crate::formats::delta::order::{self, Way};
 use crate::system::memory::Pages;
 
 /// What a directory has that is only implied by the paths of others, and a root that no entry speaks of.
 const IMPLIED: u32 = 0o755;
 
-/// The tree is kept in memory until it is written, some 150 bytes an entry.
+/// Where entries come in another order than the list's, the tree is kept in memory until it is written, some 250 bytes an
+/// entry.
 const ENTRIES_MAX: usize = 100_000;
+
+/// Where they come in its order, as our own client sends them, only the list itself is kept, some 45 bytes an entry.
+const IN_ORDER_MAX: usize = 300_000;
 
 /// Hashes do not shrink, and paths do so at any level.
 pub(super) const LIST_LEVEL: u32 = 3;
@@ -40,28 +44,113 @@ const READ_AT_ONCE: usize = 64 << 10;
 /// glibc keep twice as much of what is free from then on, in each of its arenas, which came to 8 MiB after many uploads.
 static DEFLATE: Mutex<Option<Compress>> = Mutex::new(None);
 
-/// The list of what an archive makes, as gzip, and its identity. None if it has too many entries for that. `goes_on`
-/// is asked now and then.
+/// What came of an archive.
+pub enum ArchiveList {
+    /// Its tree, and the list of that as gzip.
+    Listed(ContentHash, Vec<u8>),
+    /// It has more entries than are listed.
+    TooMany,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// The list of what an archive makes. `goes_on` is asked now and then.
 ///
 /// # Errors
 /// When the archive cannot be read or the list not be written.
-pub fn list_archive(
-    mut archive: &File,
-    goes_on: &dyn Fn() -> bool,
-) -> Result<Option<(ContentHash, Vec<u8>)>, Error> {
+pub fn list_archive(archive: &File, goes_on: &dyn Fn() -> bool) -> Result<ArchiveList, Error> {
     let doing = || "listing what an archive holds".to_owned();
-    archive.rewind().doing(doing)?;
-    let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
-    let mut reader = TarReader::new(decoded(bytes).doing(doing)?);
-    let mut lister = Lister::default();
-    while let Some(entry) = reader.next().doing(doing)? {
-        if lister.entries.len() > ENTRIES_MAX || !goes_on() {
-            return Ok(None);
-        }
-        lister.entry(&entry, &mut reader).doing(doing)?;
+    match in_order(archive, goes_on, IN_ORDER_MAX).doing(doing)? {
+        Some(listed) => Ok(listed),
+        None => in_any_order(archive, goes_on).doing(doing),
     }
-    let written = ListGzip::write(|gzip| lister.write(gzip));
-    written.doing(doing).map(Some)
+}
+
+type ArchiveEntries<'a> = TarReader<DecodedArchive<BufReader<&'a File>>>;
+
+fn entries_of(mut archive: &File) -> io::Result<ArchiveEntries<'_>> {
+    archive.rewind()?;
+    let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
+    Ok(TarReader::new(decoded(bytes)?))
+}
+
+/// How a pass through an archive ends.
+enum PassEnd {
+    All(ContentHash),
+    OtherOrder,
+    TooMany,
+    Stopped,
+}
+
+/// Lists an archive whose entries come in the order of the list, its root first and each directory before what is in it. None
+/// if one comes otherwise.
+fn in_order(
+    archive: &File,
+    goes_on: &dyn Fn() -> bool,
+    most: usize,
+) -> io::Result<Option<ArchiveList>> {
+    let mut reader = entries_of(archive)?;
+    let (mut lister, mut way) = (Lister::default(), Way::default());
+    let (mut last, mut entries) = (None::<Vec<u8>>, 0);
+    let (end, list) = ListGzip::write(|gzip| {
+        let mut writer = ListingWriter::new(gzip)?;
+        while let Some(entry) = reader.next()? {
+            if entries == most {
+                return Ok(PassEnd::TooMany);
+            }
+            if !goes_on() {
+                return Ok(PassEnd::Stopped);
+            }
+            if entry.kind == EntryType::Link {
+                return Ok(PassEnd::OtherOrder);
+            }
+            let Some(listed) = lister.listed(&entry, &mut reader)? else {
+                continue;
+            };
+            let is_directory = matches!(listed.kind, ListedKind::Directory { .. });
+            let follows = match &last {
+                None => listed.path.is_empty() && is_directory,
+                Some(last) => {
+                    order::compare(last, &listed.path).is_lt() && way.leads_to(&listed.path)
+                }
+            };
+            if !follows {
+                return Ok(PassEnd::OtherOrder);
+            }
+            writer.entry(&listed)?;
+            if is_directory && last.is_some() {
+                way.enter(&listed.path);
+            }
+            last = Some(listed.path);
+            entries += 1;
+        }
+        Ok(match last {
+            Some(_) => PassEnd::All(writer.end().0),
+            None => PassEnd::OtherOrder,
+        })
+    })?;
+    Ok(match end {
+        PassEnd::All(tree) => Some(ArchiveList::Listed(tree, list)),
+        PassEnd::OtherOrder => None,
+        PassEnd::TooMany => Some(ArchiveList::TooMany),
+        PassEnd::Stopped => Some(ArchiveList::Stopped),
+    })
+}
+
+fn in_any_order(archive: &File, goes_on: &dyn Fn() -> bool) -> io::Result<ArchiveList> {
+    let mut reader = entries_of(archive)?;
+    let mut lister = Lister::default();
+    while let Some(entry) = reader.next()? {
+        if lister.entries.len() > ENTRIES_MAX {
+            return Ok(ArchiveList::TooMany);
+        }
+        if !goes_on() {
+            return Ok(ArchiveList::Stopped);
+        }
+        lister.entry(&entry, &mut reader)?;
+    }
+    let (tree, list) = ListGzip::write(|gzip| lister.write(gzip))?;
+    Ok(ArchiveList::Listed(tree, list))
 }
 
 /// A list as gzip, in memory.
@@ -137,12 +226,27 @@ struct Lister {
 
 impl Lister {
     fn entry(&mut self, entry: &TarEntry, from: &mut dyn Read) -> io::Result<()> {
-        if entry.kind == EntryType::XGlobalHeader {
+        let Some(ListedEntry { path, kind }) = self.listed(entry, from)? else {
             return Ok(());
+        };
+        match kind {
+            ListedKind::Directory { mode } if path.is_empty() => self.root = Some(mode),
+            kind => {
+                self.imply(&path);
+                self.entries.insert(path, kind);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry as it is listed; none of what is left out.
+    fn listed(&mut self, entry: &TarEntry, from: &mut dyn Read) -> io::Result<Option<ListedEntry>> {
+        if entry.kind == EntryType::XGlobalHeader {
+            return Ok(None);
         }
         let name = Name::parse(&entry.path).map_err(io::Error::other)?;
         if litter::by_name(&name.path) {
-            return Ok(());
+            return Ok(None);
         }
         let mode = entry.mode.unwrap_or(IMPLIED);
         let is_directory = entry.kind == EntryType::Directory || entry.path.ends_with(b"/");
@@ -158,21 +262,16 @@ impl Lister {
                     None => return Err(io::Error::other("a hard link leads to nothing")),
                 }
             }
-            _ if is_directory && name.path.is_empty() => {
-                self.root = Some(ListedEntry::directory_mode(mode));
-                return Ok(());
-            }
             _ if is_directory => ListedKind::Directory {
                 mode: ListedEntry::directory_mode(mode),
             },
             _ => match self.file(&name, entry, mode, from)? {
                 Some(file) => file,
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
-        self.imply(&name.path);
-        self.entries.insert(name.path, kind);
-        Ok(())
+        let path = name.path;
+        Ok(Some(ListedEntry { path, kind }))
     }
 
     /// A file, unless it is what macOS keeps beside another one.
@@ -251,6 +350,96 @@ mod tests {
     use flate2::read::GzDecoder;
 
     use super::*;
+    use crate::system::files;
+
+    /// An archive of these: a directory, a file, or a hard link to the first file.
+    fn archive(paths: &[(&str, EntryType)]) -> File {
+        let file = files::nameless(&std::env::temp_dir()).unwrap();
+        let mut builder = tar::Builder::new(file);
+        for (path, kind) in paths {
+            let content: &[u8] = match kind {
+                EntryType::Regular => path.as_bytes(),
+                _ => b"",
+            };
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_size(content.len() as u64);
+            if *kind == EntryType::Link {
+                builder.append_link(&mut header, path, "a/b").unwrap();
+            } else {
+                builder.append_data(&mut header, path, content).unwrap();
+            }
+        }
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn an_archive_in_order_is_listed_as_it_comes_and_any_other_comes_to_the_same() {
+        const D: EntryType = EntryType::Directory;
+        const F: EntryType = EntryType::Regular;
+        let whole = [("./", D), ("a", D), ("a/b", F), ("a-b", F), ("c", F)];
+        let table: [(&[(&str, EntryType)], bool); 6] = [
+            (&whole, true),
+            (
+                &[("./", D), ("c", F), ("a-b", F), ("a", D), ("a/b", F)],
+                false,
+            ),
+            // Its directory is only implied.
+            (&[("./", D), ("a/b", F), ("a-b", F), ("c", F)], false),
+            // The second one counts.
+            (
+                &[
+                    ("./", D),
+                    ("a", D),
+                    ("a/b", F),
+                    ("a-b", F),
+                    ("c", F),
+                    ("c", F),
+                ],
+                false,
+            ),
+            (&[("a", D), ("a/b", F), ("a-b", F), ("c", F)], false),
+            (
+                &[
+                    ("./", D),
+                    ("a", D),
+                    ("a/b", F),
+                    ("a-b", F),
+                    ("c", F),
+                    ("d", EntryType::Link),
+                ],
+                false,
+            ),
+        ];
+        let go = || true;
+        let listed = |found: ArchiveList| match found {
+            ArchiveList::Listed(tree, list) => (tree, list),
+            _ => panic!("not listed"),
+        };
+        let wanted = listed(in_any_order(&archive(&whole), &go).unwrap());
+        for (paths, is_in_order) in table {
+            let archive = archive(paths);
+            let found = in_order(&archive, &go, 99).unwrap();
+            assert_eq!(found.is_some(), is_in_order, "{paths:?}");
+            let found = listed(list_archive(&archive, &go).unwrap());
+            let is_same = !paths.iter().any(|(path, _)| *path == "d");
+            assert_eq!(found == wanted, is_same, "{paths:?}");
+        }
+        let ends =
+            |most, goes_on: &dyn Fn() -> bool| match in_order(&archive(&whole), goes_on, most)
+                .unwrap()
+            {
+                Some(ArchiveList::Listed(..)) => "listed",
+                Some(ArchiveList::TooMany) => "too many",
+                Some(ArchiveList::Stopped) => "stopped",
+                None => "otherwise",
+            };
+        assert_eq!(
+            (ends(5, &go), ends(4, &go), ends(5, &|| false)),
+            ("listed", "too many", "stopped")
+        );
+    }
 
     #[test]
     fn each_list_is_gzip_of_its_own_whatever_became_of_the_one_before() {

@@ -112,7 +112,7 @@ pub use decoded::accepts;
 pub use effort::{Effort, Outflow};
 pub use incoming::IncomingPayload;
 pub use limits::{Limits, Owner};
-pub use list::list_archive;
+pub use list::{ArchiveList, list_archive};
 pub use objects::KeptTree;
 pub use pack::PackPlan;
 pub use ready::{ReadyArchive, ready};

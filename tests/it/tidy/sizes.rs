@@ -103,7 +103,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is live on all peers, and with the file of peers.
     // With what is known of the link.
     // With the day of the manual page.
-    ("cli", 9_980),
+    // With a commit that is found out meanwhile.
+    ("cli", 10_030),
 ];
 
 /// The lines of code of a file.
