@@ -177,7 +177,8 @@ pub fn assemble<T>(
     let failed = sources.supply.failure();
     let received = match (received, failed) {
         (Ok(received), None) => received,
-        (Err(refusal), _) | (_, Some(refusal)) => return Err(refusal),
+        // Whoever receives only knows that it is in vain.
+        (_, Some(refusal)) | (Err(refusal), None) => return Err(refusal),
     };
     synced?;
     let desk = workshop
