@@ -7,6 +7,9 @@ TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The tests that a machine cannot run write themselves into this file; by its whole name, as tests run in another directory.
 NOT_RUN = '$(abspath $(TARGET_DIR))/not-run.txt'
 
+# Tests wait for processes more than they compute, so twice as many run at once as there are processors.
+TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))))
+
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= head body multipart sse archive cbor package delta
@@ -31,7 +34,7 @@ demo: build ## serve and deploy a sample component, and show what happens
 
 test: ## all tests, and at the end what was not run and what that needs
 	@mkdir -p '$(TARGET_DIR)' && rm -f $(NOT_RUN)
-	@GANGPLANK_NOT_RUN=$(NOT_RUN) $(CARGO) test --locked; code=$$?; \
+	@GANGPLANK_NOT_RUN=$(NOT_RUN) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked; code=$$?; \
 	if [ -s $(NOT_RUN) ]; then \
 	  echo "Not run, and what each needs ($$(wc -l <$(NOT_RUN))):"; sort $(NOT_RUN) | sed 's/^/  /'; \
 	fi; exit $$code

@@ -160,6 +160,10 @@ mod needs;
 #[path = "../tests/it/etcd_server.rs"]
 #[allow(dead_code)]
 mod etcd_server;
+#[cfg(test)]
+#[path = "../tests/it/ports.rs"]
+#[allow(dead_code)]
+mod ports;
 
 /// Runs the program.
 pub fn run() -> std::process::ExitCode {

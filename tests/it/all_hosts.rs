@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::ports::nobodys;
 use crate::test_server::{TempDir, TestServer, gangplank, gzip, tar};
 
 const NAMES: [&str; 9] = [
@@ -113,10 +114,7 @@ const RUNS: [(&str, &str); 2] = [
 #[test]
 fn status_with_peers_is_one_table_in_which_who_is_off_has_a_row() {
     // Connections to the one are refused, and the other one takes them and says nothing.
-    let refusing = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refusing = nobodys();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let hosts = Hosts::new(1, "");
     hosts.deploy(&RUNS);

@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::ports::nobodys;
 use crate::test_server::{
     TempDir, TestServer, VERSION, await_some, bare, for_others, gangplank, names,
 };
@@ -95,11 +96,7 @@ fn every_end_has_its_code_and_failures_print_no_result() {
     let empty = TempDir::new();
     let (dir, empty) = (app.0.join("app"), empty.0.to_str().unwrap().to_owned());
     let dir = dir.to_str().unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let nobody = nobodys().to_string();
     let nobody = format!("http://{nobody}");
     let table: [(&[&str], i32, &str); 17] = [
         (

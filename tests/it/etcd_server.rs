@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::needs::have;
+use crate::ports::free_port;
 
 /// Longer than anything here takes on a busy machine; what reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,12 +39,6 @@ impl Drop for EtcdServer {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl EtcdServer {

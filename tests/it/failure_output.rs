@@ -1,10 +1,10 @@
 //! A failure of the client, as people read it and as programs do.
 
-use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::ports::nobodys;
 use crate::test_server::{TempDir, TestServer, component, gangplank};
 
 /// A command, its exit code, and the code's word.
@@ -32,9 +32,7 @@ fn every_failure_is_a_document_for_who_asked_for_one() {
     let app = dir.0.join("app");
     let app = app.to_str().unwrap();
     // Taken and closed again, so that nobody listens there.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = format!("http://{}", free.local_addr().unwrap());
-    drop(free);
+    let nobody = format!("http://{}", nobodys());
     let none = "01976e6c-1c2b-7000-8000-000000000000";
     let mut stranger = case(&["list"], 4, "unauthorized");
     stranger.token = false;

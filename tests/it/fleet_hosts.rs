@@ -1,12 +1,12 @@
 //! Hosts of a fleet: real servers, and a real etcd. What is wanted is written here as whoever publishes writes it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::etcd_server::EtcdServer;
+use crate::ports::free_port;
 use crate::test_server::{TempDir, TestServer, await_some, tar};
 
 /// So much quicker than a host in the field: its lease lasts three seconds.
@@ -86,11 +86,7 @@ impl TestFleet {
         (etcd, more): (&str, &[&str]),
         quicker: (&str, &str),
     ) -> TestServer {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let (listen, url) = (
             format!("127.0.0.1:{port}"),
             format!("http://127.0.0.1:{port}"),

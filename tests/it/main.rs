@@ -39,6 +39,7 @@ mod package;
 mod packing;
 mod page;
 mod peers;
+mod ports;
 mod power;
 mod processes;
 mod provenance;

@@ -545,7 +545,7 @@ fn an_upload_and_peers_are_shown_and_record_and_payload_are_downloaded() {
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!(record["deployment_id"], id);
     tab.click("Download the payload");
-    let file = to.0.join(format!("deployment-{id}.tar.gz"));
+    let file = to.0.join(format!("deployment-{id}.tar"));
     await_some("the payload as it was sent", || {
         fs::read(&file).ok().filter(|bytes| *bytes == payload)
     });

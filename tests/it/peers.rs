@@ -5,13 +5,13 @@ mod release;
 mod restart;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::ports::nobodys;
 use crate::test_server::{Record, TempDir, TestServer, await_some, gzip, names, tar};
 
 /// An origin whose peers are called `two`, `three`, and so on.
@@ -244,10 +244,7 @@ fn what_one_cannot_build_is_live_nowhere() {
     );
 
     // One that is not there is a failure, and so are all of them, even if failures are ignored.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = nobodys();
     cluster.peers[0].server.kill().unwrap();
     cluster.peers[0].server.wait().unwrap();
     let error = fails(
@@ -277,13 +274,7 @@ fn two_that_are_each_others_peers_do_not_wait_for_each_other() {
     let known = roots
         .each_ref()
         .map(|root| TestServer::on(Arc::clone(root), &[], &[]).token.clone());
-    let ports = [0, 1].map(|_| {
-        TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .to_string()
-    });
+    let ports = [0, 1].map(|_| nobodys().to_string());
     let servers = [0, 1].map(|n| {
         let other = 1 - n;
         let dir = tokens.0.join(n.to_string());

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::ports::free_port;
 use crate::test_server::{Answer, Record, TestServer, await_some, gzip, have, names, request, tar};
 
 /// A component with these files.
@@ -197,11 +198,7 @@ fn what_is_not_healthy_is_rolled_back() {
             ("./v", "1"),
         ],
     );
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let silent =
         format!(r#"{{"health": {{"http": "http://127.0.0.1:{port}/"}}, "health_timeout": "1s"}}"#);
     let table: [(&[(&str, &str)], &str); 6] = [
@@ -265,11 +262,7 @@ fn health_by_url_by_command_and_by_word() {
         return;
     }
     let host = TestServer::start();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     // It listens only after a while.
     let server = format!("web: sleep 0.5; exec python3 -m http.server --bind 127.0.0.1 {port}\n");
     let health = format!(r#"{{"health": {{"http": "http://127.0.0.1:{port}/"}}}}"#);
@@ -473,11 +466,7 @@ fn redeploys_under_load(program: &str, file: &str, code: &str) {
         return;
     }
     let host = TestServer::start();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let manifest = format!(
         r#"{{"sockets": {{"web": "127.0.0.1:{port}"}}, "health": {{"command": "test -e ready"}}}}"#
     );

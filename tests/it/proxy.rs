@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::ports::free_port;
 use crate::recipes::recipe;
 use crate::test_server::{TempDir, TestServer, await_some, certificate, component, have};
 
@@ -25,10 +26,7 @@ impl Drop for Nginx {
 pub(crate) fn nginx(dir: &Path, location: &str) -> (Nginx, u16) {
     let (key, cert) = certificate(dir, "proxy");
     // Free just now; nobody but the system gives it to another one in between.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .unwrap()
-        .port();
+    let port = free_port();
     let at = dir.display();
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::ports::{free_port, nobodys};
 use crate::test_server::{TempDir, TestServer, VERSION, await_some, gangplank};
 
 /// What is done with a connection.
@@ -265,10 +266,7 @@ fn the_time_ends_when_nothing_comes_back() {
     assert_eq!(shown.matches("reconnecting").count(), 1, "{shown}");
     // Whoever was never reached is not waited for.
     drop(proxy);
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = nobodys();
     let nobody = format!("http://{nobody}");
     let deploy = ["deploy", dir.to_str().unwrap()];
     assert_eq!(ended(client(&host, &nobody, &deploy)).0, Some(3));
@@ -283,11 +281,7 @@ fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 #[test]
 fn a_server_that_is_killed_and_comes_back_tells_the_end() {
     // Free just now; nobody but the system gives it to another one in between.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let root = Arc::new(TempDir::new());
     let flags = ["--listen", listen.as_str()];

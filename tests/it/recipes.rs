@@ -1,7 +1,6 @@
 //! What the README shows works as it stands there: its blocks are taken out of it and run.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::needs::{have, is_root, may};
+use crate::ports::free_port;
 use crate::proxy::nginx;
 use crate::test_server::{BINARY, TempDir, TestServer, bare, names};
 
@@ -75,10 +75,7 @@ impl User {
         fs::create_dir(&root).unwrap();
         let host = serve(Arc::new(TempDir(root)));
         // Free just now; nobody but the system gives it to another one in between.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .unwrap()
-            .port();
+        let port = free_port();
         User { host, home, port }
     }
 

@@ -2,7 +2,6 @@
 //! middle, an etcd and a leader that are killed.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::etcd_server::EtcdServer;
 use crate::needs::is_debug_build;
+use crate::ports::free_port;
 use crate::test_server::{TempDir, TestServer, await_some};
 
 /// Servers that share an etcd.
@@ -21,11 +21,6 @@ struct Hosts {
     roots: Vec<Arc<TempDir>>,
     ports: Vec<u16>,
     more: Vec<String>,
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Hosts {

@@ -5,7 +5,6 @@ mod check;
 mod client;
 pub(crate) mod random;
 
-use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -16,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use self::check::{Rest, children};
 use self::client::{Client, Door, Known};
 use self::random::Random;
+use crate::ports::free_port;
 use crate::test_server::{TempDir, TestServer, gangplank, kill_children_of};
 
 const CLIENTS: usize = 20;
@@ -104,22 +104,10 @@ impl Drop for Host {
     }
 }
 
-/// A port that stays free while a server is away: the system gives those from 32768 on to whoever connects.
-fn port() -> u16 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::SeqCst) + u64::from(std::process::id()) * 7;
-        let port = 20_000 + (n % 12_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Servers of which the first one deploys to the others.
 fn hosts(count: usize) -> Vec<Host> {
     let make = |flags: Vec<String>| {
-        let mut all = vec!["--listen".to_owned(), format!("127.0.0.1:{}", port())];
+        let mut all = vec!["--listen".to_owned(), format!("127.0.0.1:{}", free_port())];
         // Little is kept, so that what is too much goes all the time.
         let keep = [
             "--keep-releases",

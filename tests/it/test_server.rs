@@ -142,15 +142,13 @@ impl TestServer {
         }
     }
 
-    /// What a client has kept, the names of the files.
+    /// The lists of trees that a client has kept, the names of the files.
     pub(crate) fn kept(&self) -> Vec<PathBuf> {
         let dir = self.cache.0.join("gangplank");
-        let names = if dir.exists() {
-            names(&dir)
-        } else {
-            Vec::new()
-        };
-        names.into_iter().map(|name| dir.join(name)).collect()
+        let trees = names(&dir)
+            .into_iter()
+            .filter(|name| name.starts_with("tree-"));
+        trees.map(|name| dir.join(name)).collect()
     }
 
     pub(crate) fn path(&self, rest: &str) -> PathBuf {

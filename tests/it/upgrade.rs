@@ -14,18 +14,13 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::Signal;
 
 use crate::needs::have;
+use crate::ports::free_port;
 use crate::processes::{HELD, get, up};
 use crate::test_server::{
     BINARY, PATIENCE, TempDir, TestServer, await_some, component, form, gangplank, request, tar,
 };
 
 const TAKE_OVER: &[&str] = &["--take-over", "--grace", "20"];
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 /// Deploys a component whose socket is held.
 fn up_held(host: &TestServer, port: u16) {

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::ports::nobodys;
 use crate::test_server::{Answer, TestServer, await_some, form, gzip, have, names, request, tar};
 
 const SLEEPS: &str = "web: sleep 1000\n";
@@ -141,9 +141,7 @@ fn a_limit_without_an_end_is_one() {
 #[test]
 fn a_held_socket_goes_to_a_type_of_another_name() {
     let host = TestServer::start();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = nobodys();
     for kind in ["web", "http"] {
         let manifest = json!({"sockets": {kind: address.to_string()}}).to_string();
         let procfile = format!("{kind}: sleep 1000\n");

@@ -78,7 +78,7 @@ const DEFLATE_1: Expected = Expected {
 
 /// Of sources in Rust, npm's own and shared libraries, in processor time. Of the three lz4 brings 15 to 98 % more than deflate 1
 /// through 2.5 Gbit/s, and as much through 1 Gbit/s; from 5 Gbit/s on nothing is quicker than none. Level 6 makes hundredths less
-/// than 5 and takes a third longer, and 4 is no better than 3 and 5 are.
+/// than 5 and takes a third longer, and 4 lies between 3 and 5 in both.
 const EXPECTED: [Expected; 5] = [
     Expected {
         method: Method::Lz4,
