@@ -11,19 +11,19 @@
 //! | its history is compacted | `a_host_comes_back_after_a_frozen_etcd_and_a_compaction`, `a_watch_says_how_it_ended` |
 //! | an older backup of it is restored | `a_store_that_was_put_back_or_emptied_turns_no_host_back`, `a_generation_is_above_all_that_any_host_has_heard_of` |
 //! | the same, and its revision is as high again | `a_host_holds_what_it_cannot_trust`, `who_writes_to_etcd_without_the_key_makes_no_host_do_anything` |
-//! | it is emptied | `a_store_that_was_put_back_or_emptied_turns_no_host_back` |
+//! | it is emptied | `a_store_that_was_put_back_or_emptied_turns_no_host_back`, `an_emptied_etcd_is_filled_again_only_by_who_says_so` |
 //! | it has no space | `a_full_etcd_takes_no_publication_and_is_told_later`, `etcd_that_is_full_takes_nothing_and_can_be_read` |
 //! | a lease ends, or etcd is frozen | `a_lost_lease_is_taken_anew_with_all_that_went_with_it`, `a_host_comes_back_after_a_frozen_etcd_and_a_compaction`, `a_leader_that_lost_its_lease_opens_nothing` |
 //! | the disk of a host is full | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `what_is_not_remembered_is_not_begun`, `what_passes_is_tried_again_and_nothing_else` |
-//! | two people deploy one component | `eight_hosts_go_in_waves_stop_at_a_bad_canary_and_come_back`, `of_two_who_deploy_the_second_is_told_of_the_first_before_its_upload` |
+//! | two people deploy one component | `eight_hosts_go_in_waves_stop_at_a_bad_canary_and_come_back`, `of_two_who_deploy_the_second_is_told_of_the_first_before_its_upload`, `who_waits_follows_a_claim_of_another_host` |
 //! | a claim ends, and both publish | `who_loses_the_claim_publishes_nothing_and_follows_who_won`, `of_two_claims_of_which_one_ended_one_publishes` |
 //! | a rollback during a rollout | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `a_rollback_goes_everywhere_at_once_and_not_back_again` |
 //! | a deployment during a rollout | `of_two_who_deploy_the_second_is_told_of_the_first_before_its_upload` |
 //! | the leader of a rollout is killed | `a_full_disk_a_rollback_in_the_middle_and_ends_of_etcd_and_of_the_leader`, `a_leader_takes_a_rollout_to_its_end_and_another_one_goes_on_when_it_dies` |
 //! | a clock is wrong | `clocks_labels_newer_words_and_other_fleets_confuse_no_host`, `what_was_not_sent_was_not_done` |
-//! | a host is removed, or its user | `a_host_that_was_taken_out_goes_on_as_it_is`, `a_host_that_is_removed_is_expected_no_longer`, `a_host_needs_no_right_but_to_its_own_keys_and_lives_on_without_them` |
+//! | a host is removed, or its user | `a_host_that_was_taken_out_goes_on_as_it_is`, `a_host_that_is_removed_is_expected_no_longer`, `a_host_needs_no_right_but_to_its_own_keys_and_lives_on_without_them`, `a_host_that_was_removed_says_so_until_it_is_forgotten` |
 //! | two hosts have one name | `hosts_take_what_one_built_and_one_that_was_off_catches_up_without_etcd_in_between`, `a_name_belongs_to_one_root` |
-//! | a host was off for long, and the payload is gone everywhere | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `a_host_that_was_off_goes_to_the_newest_and_a_restored_store_turns_nobody_back` |
+//! | a host was off for long, and the payload is gone everywhere | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `a_host_that_was_off_goes_to_the_newest_and_a_restored_store_turns_nobody_back`, `a_host_takes_back_that_it_has_a_payload_before_that_goes` |
 //! | a holder sends something else, or hardly anything | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `a_host_that_sends_something_else_is_told_and_not_asked_again`, `a_host_that_is_slow_or_none_at_all_is_left_for_another` |
 //! | a host is of another architecture | `bad_holders_lost_payloads_and_foreign_binaries_fail_where_they_are`, `clocks_labels_newer_words_and_other_fleets_confuse_no_host` |
 //! | a watch is silent for ever | `a_watch_says_how_it_ended`, `a_silent_watch_is_begun_anew_and_the_lease_goes_on` |

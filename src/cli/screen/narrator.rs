@@ -235,8 +235,8 @@ impl Narrator {
             self.manager.clone_from(&event.manager);
             if !event.manager.is_empty() {
                 let current = self.current.as_ref().map(|current| &*current.name);
-                // What checks a release is told as a part of its installation.
-                let phase = current.filter(|name| ["fetch", "release"].contains(name));
+                // Harper's servers install in phases of other names.
+                let phase = current.filter(|name| ["fetch", "load", "release"].contains(name));
                 let phase = phase.unwrap_or("install");
                 let using = lines::visible(&event.manager);
                 self.say(LineKind::Fact, &format!("{phase}: using {using}"), page);

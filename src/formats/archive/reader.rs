@@ -179,9 +179,9 @@ impl<R: BufRead> TarReader<R> {
             });
         }
         let header = Header::from_byte_slice(&block).clone();
+        let sum_of = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
         let spaces = 8 * u32::from(b' ');
-        let fields = block[..148].iter().chain(&block[156..]);
-        let sum = fields.map(|&byte| u32::from(byte)).sum::<u32>() + spaces;
+        let sum = sum_of(&block[..148]) + sum_of(&block[156..]) + spaces;
         match header.cksum() {
             Ok(told) if told == sum => Ok(Some(header)),
             _ if begun => Err(broken(WRONG_SUM)),

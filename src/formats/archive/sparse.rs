@@ -12,7 +12,8 @@ pub(super) const HOLE: usize = 64 << 10;
 /// How many holes of a file are counted: its size is to be told, not all of its map.
 const EXTENTS_MAX: usize = 10_000;
 
-static ZEROS: [u8; HOLE] = [0; HOLE];
+/// What blocks are compared with, a page at a time: a whole block of zeros would be 64 KiB of the program.
+static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
 /// A new, empty file that is written from its beginning.
 pub(super) struct SparseFile {
@@ -101,7 +102,8 @@ fn too_long() -> io::Error {
 
 /// The last block may be a short one: it belongs to a hole that comes before it.
 fn is_hole(block: &[u8], goes_on: bool) -> bool {
-    (block.len() == HOLE || goes_on) && block == &ZEROS[..block.len()]
+    let is_zero = |page: &[u8]| *page == ZEROS[..page.len()];
+    (block.len() == HOLE || goes_on) && block.chunks(ZEROS.len()).all(is_zero)
 }
 
 /// How many bytes at the start are in blocks that are so.

@@ -51,20 +51,33 @@ fn cut(bytes: &[u8]) -> usize {
     }
     let mean = most.min(CHUNK_MEAN);
     // Each byte is shifted out of the hash after 64 further ones, so what is before does not matter.
-    let mut hash = 0_u64;
-    for (at, byte) in bytes[..mean].iter().enumerate().skip(CHUNK_MIN - 64) {
-        hash = (hash << 1).wrapping_add(GEAR[usize::from(*byte)]);
-        if at >= CHUNK_MIN && hash >> RARE == 0 {
-            return at;
-        }
+    let mut hash = 0;
+    for byte in &bytes[CHUNK_MIN - 64..CHUNK_MIN] {
+        hash = roll(hash, *byte);
     }
-    for (at, byte) in bytes[..most].iter().enumerate().skip(mean) {
-        hash = (hash << 1).wrapping_add(GEAR[usize::from(*byte)]);
-        if hash >> OFTEN == 0 {
-            return at;
-        }
+    if let Some(at) = find(&mut hash, &bytes[CHUNK_MIN..mean], RARE) {
+        return CHUNK_MIN + at;
     }
-    most
+    find(&mut hash, &bytes[mean..most], OFTEN).map_or(most, |at| mean + at)
+}
+
+/// Where the hash has zeros in front for the first time, all but `bits` of them. Every byte of a large file comes by here:
+/// a plain loop over indices is quick without any inlining, which iterators need.
+fn find(hash: &mut u64, bytes: &[u8], bits: u32) -> Option<usize> {
+    let mut at = 0;
+    while at < bytes.len() {
+        *hash = roll(*hash, bytes[at]);
+        if *hash >> bits == 0 {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn roll(hash: u64, byte: u8) -> u64 {
+    (hash << 1).wrapping_add(GEAR[usize::from(byte)])
 }
 
 /// Cuts what is left of one segment, in a buffer of [`ROOM`] bytes, and gives each chunk. Says how many bytes there were.
