@@ -81,10 +81,12 @@ impl Attempt {
         let (journal, record) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                let removed = store.remove_deployment(id).and_then(|()| store.unmark(id));
+                let removed = store.remove_unbegun(id).and_then(|()| store.unmark(id));
                 if let Err(error) = removed {
-                    // The mark is there, or the directory has no journal: the next start removes it.
                     log::warn(&error.to_string());
+                    // It is marked. Whoever looks after the marked ones removes it, once it does not count as running.
+                    drop(hold);
+                    store.ring();
                 }
                 return Err(error);
             }

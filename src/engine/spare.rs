@@ -5,7 +5,9 @@ use std::fs::File;
 use crate::api::error::Refusal;
 use crate::api::name::{DeploymentId, Project};
 use crate::engine::checkpoint::checkpoint;
-use crate::formats::archive::{self, Assembled, Limits, Owner, PatchSources, Supply, Unusable};
+use crate::formats::archive::{
+    self, Assembled, BaseTree, Limits, Owner, PatchSources, Supply, Unusable,
+};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::ListingLimits;
 use crate::store::Store;
@@ -26,8 +28,8 @@ pub struct SpareRequest<'a> {
     pub store: &'a Store,
     pub project: &'a Project,
     pub id: DeploymentId,
-    /// The tree that the delta begins from.
-    pub base: &'a str,
+    /// The tree that the delta begins from, and where that is: the spare may be one of another tree.
+    pub base: (&'a str, &'a BaseTree),
     /// The tree that it makes.
     pub tree: &'a str,
     /// The tree of the list that came, if whoever wrote that has found it out.
@@ -38,7 +40,7 @@ pub struct SpareRequest<'a> {
 }
 
 impl SpareRequest<'_> {
-    /// Makes the release, if there is a spare of its base. `receive` is called once it is known that it can be made, and
+    /// Makes the release, if there is a spare. `receive` is called once it is known that it can be made, and
     /// tells what comes.
     ///
     /// # Errors
@@ -52,10 +54,10 @@ impl SpareRequest<'_> {
             self.store.spare(self.project),
             self.store.tree_list(self.id),
         );
-        if !archive::has_tree(&spare.index, self.base) {
+        let Some(of) = archive::stamped_tree(&spare.index) else {
             return Ok(SpareUse::Unused);
-        }
-        let changes = archive::changes(&spare, self.base, (&list, self.listed), self.list_limits);
+        };
+        let changes = archive::changes(&spare, &of, (&list, self.listed), self.list_limits);
         let mut changes = match changes {
             Ok(changes) if changes.tree.to_string() == self.tree => changes,
             // It is refused by whoever makes the release then.
@@ -74,6 +76,8 @@ impl SpareRequest<'_> {
             let aside = self.store.spare_workshop(self.project)?;
             let sources = PatchSources {
                 spare: &spare,
+                // What the two trees share need not have come.
+                base: Some(self.base.1).filter(|_| of != self.base.0),
                 list: &list,
                 aside: &aside,
                 records,

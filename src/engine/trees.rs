@@ -176,7 +176,8 @@ impl TreeMaker<'_> {
         }
         checkpoint("listed");
         let objects = self.store().take_partial(self.project, self.id)?;
-        let by_spare = self.by_spare((&head, limits, listed), objects.as_ref(), &mut incoming)?;
+        let lists = (&head, limits, listed);
+        let by_spare = self.by_spare(lists, base.as_ref(), objects.as_ref(), &mut incoming)?;
         let (made, synced) = match by_spare {
             SpareUse::Release(made) => (made, true),
             SpareUse::Unused => {
@@ -206,10 +207,11 @@ impl TreeMaker<'_> {
     fn by_spare(
         &self,
         (head, list_limits, listed): (&DeltaHead, ListingLimits, Option<ContentHash>),
+        base: Option<&BaseTree>,
         objects: Option<&File>,
         incoming: &mut IncomingPayload<'_>,
     ) -> Result<SpareUse, Refusal> {
-        let Some(base) = &head.base else {
+        let Some(base) = head.base.as_deref().zip(base) else {
             return Ok(SpareUse::Unused);
         };
         let request = SpareRequest {

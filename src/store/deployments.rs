@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
 use crate::store::remove::discard;
-use crate::store::{Store, ids};
+use crate::store::{Store, ids, journal};
 use crate::system::files::{self, gone};
 
 impl Store {
@@ -42,6 +42,21 @@ impl Store {
     pub fn remove_deployment(&self, id: DeploymentId) -> Result<(), Error> {
         self.forget_unwritten(id);
         discard(&self.deployment(id))
+    }
+
+    /// Removes a deployment of which not more than the beginning of a journal was made. That takes no descriptor: a server
+    /// that has none left begins nothing, and leaves nothing of it.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn remove_unbegun(&self, id: DeploymentId) -> Result<(), Error> {
+        self.forget_unwritten(id);
+        let dir = self.deployment(id);
+        let emptied = gone(fs::remove_file(journal::head(&dir)));
+        match emptied.and_then(|()| gone(fs::remove_dir(&dir))) {
+            Ok(()) => Ok(()),
+            Err(_) => discard(&dir),
+        }
     }
 
     /// Keeps what is left of a deployment that cannot be read under another name, and gives that.

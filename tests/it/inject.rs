@@ -333,6 +333,33 @@ fn a_large_file_that_is_half_patched_is_made_anew() {
 }
 
 #[test]
+fn a_deployment_that_cannot_begin_leaves_nothing() {
+    if !can_inject() {
+        return;
+    }
+    let scene = SCENES.into_iter().find(|scene| scene.name == "next-plain");
+    let mut world = World::new(scene.unwrap()).unwrap();
+    // There is no descriptor for the journal, nor for what would remove it; or its first line does not get onto the disk.
+    for (call, errno, n) in [
+        ("open+", "EMFILE", 1),
+        ("open+", "EMFILE", 2),
+        ("open", "ENOSPC", 1),
+        ("mkdir", "EIO", 1),
+        ("write", "ENOSPC", 1),
+    ] {
+        let outcome = world.inject(Some(&Injection {
+            call: call.to_owned(),
+            errno: errno.to_owned(),
+            n,
+            of: "/deployments/",
+        }));
+        let what = format!("{call} {errno} {n}: {:?}", outcome.seen.hits);
+        assert!(!outcome.seen.hits.is_empty(), "{what}");
+        assert_eq!(outcome.faults, [""; 0], "{what}");
+    }
+}
+
+#[test]
 fn every_call_of_every_scene_may_fail() {
     let Ok(asked) = std::env::var("GANGPLANK_INJECT") else {
         // `make inject` asks for it: it takes many minutes.

@@ -483,6 +483,50 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_that_cannot_be_made_says_why_and_not_that_the_rest_came_in_vain() {
+        let (from, at) = (Temporary::new(), Temporary::new());
+        write(from.0.join("file"), "text");
+        let list = at.0.join("list");
+        fs::write(&list, listed(&from.0)).unwrap();
+        let records = at.0.join("records");
+        fs::write(&records, "TEXT").unwrap();
+        let records = File::open(&records).unwrap();
+        let supply = demand(&list, ANY, None, &|_| false).unwrap().supply;
+        let sources = Sources {
+            list: &list,
+            base: None,
+            supply: &supply,
+            records: &[&records],
+        };
+        let in_vain = "it is in vain";
+        let receive = || -> Result<(), Refusal> {
+            let (len, stored) = (4, 4);
+            let hash = ContentHash::of(b"text");
+            supply.add(
+                0,
+                StoredObject {
+                    hash,
+                    len,
+                    stored,
+                    at: 0,
+                    deflated: false,
+                },
+            );
+            // More comes, until it is known that none of it is of any use.
+            while !supply.is_in_vain() {
+                std::thread::yield_now();
+            }
+            Err(Refusal::new(Code::Internal, in_vain))
+        };
+        let to = at.0.join("made");
+        fs::create_dir(&to).unwrap();
+        let refused = assemble(&sources, &to, &LIMITS, None, receive).unwrap_err();
+        assert_eq!(refused.code, Code::BadArchive, "{refused}");
+        let why = "making 'file': what came as its content is something else";
+        assert_eq!(refused.message, why);
+    }
+
+    #[test]
     fn what_others_wrote_into_the_base_is_never_taken() {
         let (old, new) = (Temporary::new(), Temporary::new());
         sample(&old.0);

@@ -79,7 +79,7 @@ pub struct BaseTree {
 pub(super) enum ObjectPlace {
     /// It is to come.
     Wanted,
-    /// In the base: the number of a path, and where in that file.
+    /// In a tree that was looked in: the number of a path, and where in that file.
     Base(u32, u64),
     /// In a file of records.
     Records(usize, StoredObject),
@@ -94,12 +94,22 @@ struct SupplyState {
     failed: Option<Refusal>,
 }
 
+impl SupplyState {
+    /// Whether something is still to come.
+    fn wants(&self) -> bool {
+        let mut places = self.places.values();
+        places.any(|place| matches!(place, ObjectPlace::Wanted))
+    }
+}
+
 /// Where objects are that the base does not have at the same place. It is told as they come.
 #[derive(Default)]
 pub struct Supply {
     state: Mutex<SupplyState>,
     changed: Condvar,
     paths: Vec<Vec<u8>>,
+    /// How many of the paths are those of the first tree that was looked in.
+    of_first: usize,
 }
 
 impl Supply {
@@ -116,17 +126,29 @@ impl Supply {
         supply
     }
 
-    /// Looks in a tree for what has not come.
+    /// Looks in a tree for what has not come, and in another one for what the first one lacks.
     ///
     /// # Errors
-    /// When its list cannot be read.
-    pub(super) fn look_in(&mut self, base: &BaseTree) -> Result<(), Refusal> {
+    /// When a list cannot be read.
+    pub(super) fn look_in(
+        &mut self,
+        first: &BaseTree,
+        second: Option<&BaseTree>,
+    ) -> Result<(), Refusal> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut places = state.places.values();
-        match places.any(|place| matches!(place, ObjectPlace::Wanted)) {
-            true => find_in(base, state, &mut self.paths, &|_| false),
-            false => Ok(()),
+        if state.wants() {
+            find_in(first, state, &mut self.paths, &|_| false)?;
         }
+        self.of_first = self.paths.len();
+        match second.filter(|_| state.wants()) {
+            Some(second) => find_in(second, state, &mut self.paths, &|_| false),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a path is that of the second tree that was looked in.
+    pub(super) fn is_of_second(&self, number: u32) -> bool {
+        number as usize >= self.of_first
     }
 
     /// An object is in the records with this number.
@@ -156,7 +178,7 @@ impl Supply {
         }
     }
 
-    /// Where a path of the base is that a place names.
+    /// The path that a place names.
     pub(super) fn path(&self, number: u32) -> &[u8] {
         &self.paths[number as usize]
     }

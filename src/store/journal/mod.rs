@@ -335,6 +335,11 @@ impl Journal {
     }
 }
 
+/// The first file of a journal.
+pub(super) fn head(dir: &Path) -> PathBuf {
+    segment_path(dir, 0)
+}
+
 /// The file of a segment; 0 is the head.
 fn segment_path(dir: &Path, segment: u32) -> PathBuf {
     match segment {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{deploy, is_live, noise, walk};
 use crate::test_server::{TempDir, TestServer, await_some, names};
@@ -231,6 +231,91 @@ fn a_spare_belongs_to_the_user_before_it_goes_live_and_nothing_is_handed_over_th
             assert_eq!(stamp(&format!("components/demo/{name}")), before, "{name}");
         }
     }
+}
+
+/// The tree that a deployment's payload begins from.
+fn base(host: &TestServer, id: &str) -> Value {
+    let payload = fs::read(host.path(&format!("deployments/{id}/payload"))).unwrap();
+    let head = payload[12..].split_inclusive(|byte| *byte == b'}').next();
+    serde_json::from_slice::<Value>(head.unwrap()).unwrap()["base"].take()
+}
+
+fn live(host: &TestServer) -> String {
+    let live = fs::read_link(host.path("components/demo")).unwrap();
+    live.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+fn roll_back(host: &TestServer, id: &Value) {
+    let operation =
+        json!({"operation": "rollback_component", "project": "demo", "deployment_id": id});
+    let answer = host.operate(&operation);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Changes that no other version has, in pieces of a large file too.
+fn edit_for(dir: &Path, version: u8) {
+    fs::write(dir.join("d0/e0/f0"), format!("version {version}")).unwrap();
+    fs::write(
+        dir.join(format!("d1/of{version}")),
+        noise(70_000, version.into()),
+    )
+    .unwrap();
+    fs::rename(dir.join("d2/e2"), dir.join("d2/aside")).unwrap();
+    fs::rename(dir.join("d2/e0"), dir.join("d2/e2")).unwrap();
+    fs::rename(dir.join("d2/aside"), dir.join("d2/e0")).unwrap();
+    change_large(dir, |bytes| bytes[usize::from(version) * 250_000] ^= 1);
+}
+
+#[test]
+fn a_base_that_is_not_the_tree_of_the_spare_is_as_good_as_one_that_is() {
+    let (host, source) = (TestServer::start(), sample());
+    let (first, _) = deploy(&host, &source.0, &[]);
+    spare(&host);
+    edit_for(&source.0, 1);
+    let (second, _) = deploy(&host, &source.0, &[]);
+    spare(&host);
+    // The spare is older than what the client sent last: much of that is nowhere but in its release.
+    roll_back(&host, &first["deployment_id"]);
+    edit_for(&source.0, 2);
+    assert!(used(&host, &source.0, "rolled back"), "rolled back");
+    assert_eq!(base(&host, &live(&host)), second["tree"]);
+    // The spare is newer: somebody else has deployed meanwhile.
+    let other = TempDir::new();
+    let copied = std::process::Command::new("cp")
+        .args(["-a", &format!("{}/.", source.0.display())])
+        .arg(&other.0)
+        .status();
+    assert!(copied.unwrap().success());
+    let third = host.record(&live(&host));
+    edit_for(&other.0, 3);
+    assert!(used(&host, &other.0, "somebody else"), "somebody else");
+    edit_for(&source.0, 4);
+    assert!(
+        used(&host, &source.0, "on an older base"),
+        "on an older base"
+    );
+    assert_eq!(base(&host, &live(&host)), third["tree"]);
+    // What is nowhere but in a release that others wrote into is asked for.
+    roll_back(&host, &first["deployment_id"]);
+    spare(&host);
+    let sent_last = host
+        .path("releases/demo")
+        .join(third["deployment_id"].as_str().unwrap());
+    for release in names(&host.path("releases/demo")) {
+        let release = host.path("releases/demo").join(release);
+        for name in ["d1/of1", "d1/of2", "large"] {
+            if let Ok(mut bytes) = fs::read(release.join(name)) {
+                let at = 300_000.min(bytes.len() - 1);
+                bytes[at] ^= 1;
+                fs::write(release.join(name), bytes).unwrap();
+            }
+        }
+    }
+    assert!(sent_last.join("d1/of2").exists());
+    edit_for(&source.0, 5);
+    let (_, said) = deploy(&host, &source.0, &[]);
+    is_live(&host, &source.0, "on a base that others wrote into");
+    assert!(said.contains("sending more"), "{said}");
 }
 
 /// Deploys a changed tree where the spare is not as it was, and says what the log has of it.

@@ -1,4 +1,5 @@
-//! The new content of a file of a spare: out of what came, of what the spare has elsewhere, and of the file itself.
+//! The new content of a file of a spare: out of what came, of what the spare has elsewhere, of the file itself, and of the
+//! tree that the difference is to, where that is another one than the spare's. That one's contents are judged by their hashes.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -33,6 +34,8 @@ struct CopiedPiece {
 /// Where the content of the spare's files comes from.
 pub(super) struct Contents<'a> {
     pub(super) root: &'a OwnedFd,
+    /// The tree that is looked in where the spare lacks something.
+    pub(super) base: Option<&'a OwnedFd>,
     pub(super) supply: &'a Supply,
     pub(super) records: &'a [&'a File],
     pub(super) rooms: Rooms,
@@ -66,7 +69,7 @@ impl Contents<'_> {
         Ok(!target.file.chunks.is_empty())
     }
 
-    /// Writes into a file what it does not have at the same place. Says whether all was in the spare.
+    /// Writes into a file what it does not have at the same place. Says whether nothing of it had to come.
     pub(super) fn write(
         &mut self,
         target: &ContentGoal<'_>,
@@ -84,7 +87,7 @@ impl Contents<'_> {
         Ok(reused)
     }
 
-    /// Makes the whole content in a new file. Says whether all was in the spare.
+    /// Makes the whole content in a new file. Says whether nothing of it had to come.
     pub(super) fn make(&mut self, target: &ContentGoal<'_>, to: &File) -> Result<bool, Refusal> {
         let large = !target.file.chunks.is_empty();
         let whole = ContentGoal {
@@ -102,7 +105,9 @@ impl Contents<'_> {
             let from = match moved.next_if(|(new, _)| *new == at) {
                 None => Some((target.path, at)),
                 Some(_) => match self.place(target, object)? {
-                    ObjectPlace::Base(path, from) => Some((self.supply.path(path), from)),
+                    ObjectPlace::Base(path, from) if !self.supply.is_of_second(path) => {
+                        Some((self.supply.path(path), from))
+                    }
                     _ => None,
                 },
             };
@@ -130,9 +135,9 @@ impl Contents<'_> {
         Ok(reused)
     }
 
-    /// Reads an object, and says whether the spare had it.
+    /// Reads an object, and says whether it was here.
     fn object(&mut self, target: &ContentGoal<'_>, object: ChunkRef) -> Result<bool, Refusal> {
-        let (read, from_spare) = match self.place(target, object)? {
+        let (read, was_here) = match self.place(target, object)? {
             ObjectPlace::Records(records, stored) => {
                 let file = self
                     .records
@@ -142,14 +147,18 @@ impl Contents<'_> {
                 (read.transpose()?.unwrap_or(false), false)
             }
             ObjectPlace::Base(path, at) => {
-                let file = open_in(self.root, self.supply.path(path));
+                let tree = match self.supply.is_of_second(path) {
+                    true => self.base,
+                    false => Some(self.root),
+                };
+                let file = tree.and_then(|tree| open_in(tree, self.supply.path(path)));
                 let read = file.is_some_and(|file| read_object(&file, at, object, &mut self.rooms));
                 (read, true)
             }
             ObjectPlace::Wanted => (false, false),
         };
         if read {
-            return Ok(from_spare);
+            return Ok(was_here);
         }
         let why = format!(
             "making '{}': its content is something else",

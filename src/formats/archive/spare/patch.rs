@@ -23,7 +23,7 @@ use crate::formats::archive::limits::{Limits, Owner};
 use crate::formats::archive::spare::changes::{Change, Changes, SpareTree, differing};
 use crate::formats::archive::spare::content::{ContentGoal, Contents};
 use crate::formats::archive::spare::copy::{chmod, give};
-use crate::formats::archive::supply::{open_dir, open_list};
+use crate::formats::archive::supply::{BaseTree, open_dir, open_list};
 use crate::formats::archive::tree::{EntryKind, ROOT};
 use crate::formats::archive::visible;
 use crate::formats::delta::listing::{ListedKind, ListingLimits};
@@ -35,6 +35,8 @@ const SYNCED_ONE_BY_ONE: usize = 200;
 /// What a spare becomes another tree with.
 pub struct PatchSources<'a> {
     pub spare: &'a SpareTree,
+    /// Another tree that may have what the spare lacks, and that others may have written to.
+    pub base: Option<&'a BaseTree>,
     /// The list of the other tree.
     pub list: &'a Path,
     /// An empty directory on the same file system.
@@ -56,8 +58,9 @@ impl Changes {
         step: &dyn Fn(),
     ) -> Result<Assembled, Refusal> {
         self.supply.end(None);
-        self.supply.look_in(&sources.spare.base())?;
+        self.supply.look_in(&sources.spare.base(), sources.base)?;
         let root = open_dir(&sources.spare.dir)?;
+        let base = sources.base.map(|base| open_dir(&base.dir)).transpose()?;
         let mut patch = Patch {
             room: FreeSpace::new(&root, limits.min_free_disk)?,
             aside: sources.aside,
@@ -74,6 +77,7 @@ impl Changes {
         };
         let mut contents = Contents {
             root: &root,
+            base: base.as_ref(),
             supply: &self.supply,
             records: sources.records,
             rooms: Rooms::default(),
