@@ -27,6 +27,7 @@
 //! cargo test --test it a_restart_replaces   # one test, by a part of its name
 //! cargo test --test it tidy::               # the rules of the house: folders, circles, sizes, names
 //! GANGPLANK_DELTA_EDITS=1000 cargo test --test it delta::edits   # random edits, each redeployed; a failure says its seed
+//! GANGPLANK_NPM_PACKAGES=71 cargo test --test it npm_itself    # an installation by npm, which an unchanged lock file spares
 //! ```
 //!
 //! - A test is named after the feature and the fact: `tls::a_renewed_certificate_is_taken_without_a_restart`.

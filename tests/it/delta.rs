@@ -70,25 +70,28 @@ pub(crate) fn sample() -> TempDir {
 
 /// Deploys a directory by the client: the record, and what the client said.
 pub(crate) fn deploy(host: &TestServer, source: &Path, more: &[&str]) -> (Value, String) {
+    deploy_at(host, &host.address, source, more)
+}
+
+/// Deploys by another address of the host, as that of a proxy.
+fn deploy_at(host: &TestServer, address: &str, source: &Path, more: &[&str]) -> (Value, String) {
     let dir = source.to_str().unwrap();
     let arguments = [
-        &[
-            "deploy",
-            dir,
-            "--project",
-            "demo",
-            "--yes",
-            "--output",
-            "json",
-        ],
-        more,
+        "deploy",
+        dir,
+        "--project",
+        "demo",
+        "--yes",
+        "--output",
+        "json",
     ];
-    let done = host.cli(&arguments.concat());
+    let mut command = host.cli_command(&[&arguments, more].concat());
+    command.env("GANGPLANK_TARGET", format!("http://{address}"));
+    let done = command.output().unwrap();
     let said = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.success(), "{said}");
     let result: Value = serde_json::from_slice(&done.stdout).unwrap();
-    let id = result["deployment_id"].as_str().unwrap();
-    (host.record(id), said)
+    (host.record(result["deployment_id"].as_str().unwrap()), said)
 }
 
 /// The live release is what the directory is.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::history::begin;
 use crate::test_server::{
     Answer, TempDir, TestServer, await_some, component, form, noise, records, request,
 };
@@ -341,26 +342,13 @@ fn a_comment_breaks_a_long_silence() {
     let host = TestServer::start();
     let gate = host.path("gate");
     let hold = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
-    let (media, body) = form(
-        &[("project", "quiet"), ("install_command", &hold)],
-        &component(),
-    );
-    let authorization = format!("Authorization: Bearer {}", host.token);
-    let mut stream = host.connect();
-    let asked = request(
-        "POST",
-        "/",
-        &[&authorization, &media, "Accept: text/event-stream"],
-        &body,
-    );
-    stream.write_all(&asked).unwrap();
-    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
-    lines
-        .find(|line| line.contains(r#""phase":"install","status":"start""#))
-        .unwrap();
+    let installing = r#""phase":"install","status":"start""#;
+    let (id, stream) = begin(&host, "quiet", &hold, installing);
+    let mut lines = stream.lines().map(Result::unwrap);
     let silent = Instant::now();
     // Whoever began it, and two who watch.
-    let path = format!("/deployments/{}/events", newest(&host));
+    let path = format!("/deployments/{id}/events");
+    let authorization = format!("Authorization: Bearer {}", host.token);
     let mut watchers = ["HTTP/1.1", "HTTP/1.0"].map(|version| {
         let asked = request("GET", &path, &[&authorization], b"");
         let asked = String::from_utf8(asked).unwrap();
@@ -368,9 +356,7 @@ fn a_comment_breaks_a_long_silence() {
         let asked = asked.replace("HTTP/1.1", version);
         stream.write_all(asked.as_bytes()).unwrap();
         let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
-        lines
-            .find(|line| line.contains(r#""phase":"install","status":"start""#))
-            .unwrap();
+        lines.find(|line| line.contains(installing)).unwrap();
         lines
     });
     for lines in [&mut lines].into_iter().chain(&mut watchers) {

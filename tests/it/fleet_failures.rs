@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::etcd_server::EtcdServer;
 use crate::fleet_hosts::{
-    EVERYBODY, TestFleet, await_that, base64, content, get, logged, put, raw,
+    EVERYBODY, TestFleet, await_joined, await_that, base64, content, get, logged, put, raw,
 };
 use crate::test_server::{TempDir, await_some, names, tar};
 
@@ -352,7 +352,7 @@ fn who_writes_to_etcd_without_the_key_makes_no_host_do_anything() {
     let trust = format!("{key}.pub");
     let flags = ["--fleet-trust", &trust, "--fleet-key", &key];
     let one = fleet.host_on("one", Arc::new(TempDir::new()), &flags);
-    await_that("joining", || logged(&one, "joined as one"));
+    await_joined(&one, "one");
     let deploy = |text: &str, generation| {
         let fields = [("project", "app"), ("fleet", "true"), ("soak", "0")];
         let answer = one.deploy(&fields, &tar(&[("./v", text)]));

@@ -151,6 +151,12 @@ impl TestFleet {
     }
 }
 
+/// A host is in the fleet by this name.
+pub(crate) fn await_joined(host: &TestServer, name: &str) {
+    let joined = format!("joined as {name}");
+    await_that("joining", || logged(host, &joined));
+}
+
 pub(crate) fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     await_some(what, || is_so().then_some(()));
 }
@@ -328,7 +334,7 @@ fn a_host_needs_no_right_but_to_its_own_keys_and_lives_on_without_them() {
     ];
     let start = |name| fleet.host_on(name, Arc::new(TempDir::new()), &flags);
     let one = start("one");
-    await_that("joining", || logged(&one, "joined as one"));
+    await_joined(&one, "one");
     let two = start("two");
     await_that("a refusal", || logged(&two, "permission denied"));
     assert!(!logged(&two, "joined"));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::fleet_hosts::{TestFleet, base64, content, logged};
+use crate::fleet_hosts::{TestFleet, await_joined, base64, content, logged};
 use crate::test_server::{TempDir, TestServer, await_some};
 
 /// What the wire to etcd does with the next publication.
@@ -119,7 +119,7 @@ fn behind_a_wire(quicker: &str) -> Option<(TestFleet, EtcdWire, TestServer)> {
     let fleet = TestFleet::new()?;
     let wire = EtcdWire::to(&fleet.etcd.url(0));
     let one = fleet.host_behind("one", &wire.url, quicker);
-    await_some("joining", || logged(&one, "joined as one").then_some(()));
+    await_joined(&one, "one");
     Some((fleet, wire, one))
 }
 
@@ -166,10 +166,8 @@ fn a_record_says_which_generation_of_the_fleet_it_is() {
         return;
     };
     let (one, two) = (fleet.host("one"), fleet.host("two"));
-    for (name, host) in [("one", &one), ("two", &two)] {
-        let joined = format!("joined as {name}");
-        await_some("joining", || logged(host, &joined).then_some(()));
-    }
+    await_joined(&one, "one");
+    await_joined(&two, "two");
     said(&deploy(&one, "1", &["--canary", "2"]), 0);
     let records = |host: &TestServer| -> Vec<Value> {
         let list = json!({"operation": "list_deployments", "project": "app"});
@@ -302,7 +300,7 @@ fn a_host_takes_back_that_it_has_a_payload_before_that_goes() {
     let flags = ["--keep-payloads", "1", "--fleet-label", "site=eu"];
     let one = fleet.host_on("one", Arc::new(TempDir::new()), &flags);
     let have = |sha256: &Value| format!("have/{}/one", sha256.as_str().unwrap());
-    await_some("joining", || logged(&one, "joined as one").then_some(()));
+    await_joined(&one, "one");
     let publish = |content| {
         said(&deploy(&one, content, &[]), 0);
         let sha256 = fleet.get("desired/app").unwrap()["sha256"].clone();
@@ -334,7 +332,7 @@ fn the_fleet_takes_no_delta_and_says_so_to_who_sends_one() {
         return;
     };
     let one = fleet.host("one");
-    await_some("joining", || logged(&one, "joined as one").then_some(()));
+    await_joined(&one, "one");
     let base = "0".repeat(64);
     let fields = [("project", "app"), ("fleet", "true"), ("base", &*base)];
     let refused = one.deploy(&fields, &crate::test_server::tar(&[("./v", "1")]));
@@ -368,10 +366,8 @@ fn who_waits_follows_a_claim_of_another_host() {
         return;
     };
     let (one, two) = (fleet.host("one"), fleet.host("two"));
-    for (name, host) in [("one", &one), ("two", &two)] {
-        let joined = format!("joined as {name}");
-        await_some("joining", || logged(host, &joined).then_some(()));
-    }
+    await_joined(&one, "one");
+    await_joined(&two, "two");
     let gate = TempDir::new();
     let begun = gate.0.join("begun");
     let install = format!(

@@ -361,7 +361,7 @@ fn a_staged_build_is_live_when_somebody_says_so() {
 }
 
 /// Begins a deployment and gives the lines of its stream, up to one that has `part`.
-fn begin(
+pub(crate) fn begin(
     host: &TestServer,
     project: &str,
     command: &str,

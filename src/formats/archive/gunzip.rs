@@ -323,10 +323,12 @@ pub(super) fn invalid(why: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufReader, Write};
+    use std::io::Write;
 
     use flate2::write::GzEncoder;
     use flate2::{Compression, GzBuilder};
+
+    use crate::formats::archive::testing::{by_pieces, whole_and_by_pieces};
 
     fn member(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -334,21 +336,8 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Read in pieces of some sizes, which give the same.
     fn plain(packed: &[u8]) -> io::Result<Vec<u8>> {
-        let whole = by_pieces(packed, 1 << 20);
-        for piece in [1, 7, 700] {
-            let again = by_pieces(packed, piece);
-            assert_eq!(again.as_ref().ok(), whole.as_ref().ok(), "by {piece}");
-        }
-        whole
-    }
-
-    fn by_pieces(packed: &[u8], piece: usize) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        let packed = BufReader::with_capacity(piece, packed);
-        GzipMembers::new(packed).read_to_end(&mut text)?;
-        Ok(text)
+        whole_and_by_pieces(packed, [1, 7, 700], GzipMembers::new)
     }
 
     #[test]
@@ -390,7 +379,7 @@ mod tests {
             encoder.write_all(&text).unwrap();
             let packed = encoder.finish().unwrap();
             assert!(plain(&packed).unwrap() == text, "level {level}");
-            assert!(by_pieces(&packed[..packed.len() - 9], 100).is_err());
+            assert!(by_pieces(&packed[..packed.len() - 9], 100, GzipMembers::new).is_err());
         }
     }
 

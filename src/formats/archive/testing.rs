@@ -1,7 +1,7 @@
 //! Archives made by hand for the tests, good and evil, and the directories to unpack them into.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +39,31 @@ impl Drop for Temporary {
             _ => {}
         }
     }
+}
+
+/// What a decoder reads of `packed`, which it gets in pieces of this size.
+pub(super) fn by_pieces<'a, D: Read>(
+    packed: &'a [u8],
+    piece: usize,
+    decoder: impl Fn(BufReader<&'a [u8]>) -> D,
+) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    decoder(BufReader::with_capacity(piece, packed)).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// What a decoder reads of `packed` as a whole, and in pieces of some sizes, which give the same.
+pub(super) fn whole_and_by_pieces<'a, D: Read>(
+    packed: &'a [u8],
+    pieces: [usize; 3],
+    decoder: impl Fn(BufReader<&'a [u8]>) -> D,
+) -> io::Result<Vec<u8>> {
+    let whole = by_pieces(packed, 1 << 20, &decoder);
+    for piece in pieces {
+        let again = by_pieces(packed, piece, &decoder);
+        assert_eq!(again.as_ref().ok(), whole.as_ref().ok(), "by {piece}");
+    }
+    whole
 }
 
 /// One entry: its header as told, its content padded.

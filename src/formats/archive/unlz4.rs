@@ -364,7 +364,7 @@ mod tests {
     use std::io::Write;
 
     use crate::formats::archive::lz4::Lz4;
-    use crate::formats::archive::testing::{random, text};
+    use crate::formats::archive::testing::{by_pieces, random, text, whole_and_by_pieces};
 
     fn ours(plain: &[u8]) -> Vec<u8> {
         let mut frame = Lz4::new(Vec::new()).unwrap();
@@ -412,25 +412,13 @@ mod tests {
         frame(flags, size, told, &blocks)
     }
 
-    /// Read in pieces of some sizes, which give the same.
     fn plain(packed: &[u8]) -> io::Result<Vec<u8>> {
-        let whole = by_pieces(packed, 1 << 20);
-        for piece in if packed.len() < 9000 {
+        let pieces = if packed.len() < 9000 {
             [1, 7, 700]
         } else {
             [7000, 8000, 70_000]
-        } {
-            let again = by_pieces(packed, piece);
-            assert_eq!(again.as_ref().ok(), whole.as_ref().ok(), "by {piece}");
-        }
-        whole
-    }
-
-    fn by_pieces(packed: &[u8], piece: usize) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        let packed = BufReader::with_capacity(piece, packed);
-        Lz4Frames::new(packed).read_to_end(&mut text)?;
-        Ok(text)
+        };
+        whole_and_by_pieces(packed, pieces, Lz4Frames::new)
     }
 
     #[test]
@@ -617,7 +605,7 @@ mod tests {
                     if let Some(byte) = bytes.get_mut(at) {
                         *byte ^= by;
                     }
-                    by_pieces(&bytes, 4096)
+                    by_pieces(&bytes, 4096, Lz4Frames::new)
                 };
                 if at < packed.len() {
                     assert!(changed(&packed).is_err(), "{at}");

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use serde_json::Value;
-
-use crate::delta::{deploy, is_live, noise, sample, tree};
+use crate::delta::{deploy, deploy_at, is_live, noise, sample, tree};
 use crate::test_server::{TestServer, await_some};
 
 /// A proxy before a server, and how many bytes its clients have sent.
@@ -46,27 +44,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Deploys through a proxy: the record, and what was said.
-fn through(host: &TestServer, proxy: &str, source: &Path, more: &[&str]) -> (Value, String) {
-    let dir = source.to_str().unwrap();
-    let arguments = [
-        "deploy",
-        dir,
-        "--project",
-        "demo",
-        "--yes",
-        "--output",
-        "json",
-    ];
-    let mut command = host.cli_command(&[&arguments, more].concat());
-    command.env("GANGPLANK_TARGET", format!("http://{proxy}"));
-    let done = command.output().unwrap();
-    let said = String::from_utf8(done.stderr).unwrap();
-    assert!(done.status.success(), "{said}");
-    let result: Value = serde_json::from_slice(&done.stdout).unwrap();
-    (host.record(result["deployment_id"].as_str().unwrap()), said)
-}
-
 /// The first deployment of a sample, whose tree the server knows by then.
 fn first(host: &TestServer, source: &Path) {
     let (record, _) = deploy(host, source, &[]);
@@ -80,7 +57,7 @@ fn one_changed_file_is_a_few_bytes_in_all() {
     let source = sample();
     let path = |name: &str| source.0.join(name);
     fs::write(path("large"), noise(5 << 20, 3)).unwrap();
-    let (record, _) = through(&host, &proxy, &source.0, &[]);
+    let (record, _) = deploy_at(&host, &proxy, &source.0, &[]);
     tree(&host, record["deployment_id"].as_str().unwrap());
     let [kept] = &host.kept()[..] else {
         panic!("{:?}", host.kept());
@@ -89,7 +66,7 @@ fn one_changed_file_is_a_few_bytes_in_all() {
     assert_eq!((mode(kept), mode(kept.parent().unwrap())), (0o600, 0o700));
     let rest = |what: &str, most: u64, more: &[&str]| {
         let before = count.load(Ordering::Acquire);
-        let (record, said) = through(&host, &proxy, &source.0, more);
+        let (record, said) = deploy_at(&host, &proxy, &source.0, more);
         is_live(&host, &source.0, what);
         let sent = count.load(Ordering::Acquire) - before;
         assert!(sent <= most, "{what}: {sent} bytes, {said}");
@@ -238,7 +215,7 @@ fn a_command_goes_on_with_what_another_one_had_sent() {
     let host = TestServer::start();
     let source = sample();
     let proxy = super::cut::cutting(&host, 4_000_000, 1);
-    let (record, _) = through(&host, &proxy, &source.0, &[]);
+    let (record, _) = deploy_at(&host, &proxy, &source.0, &[]);
     tree(&host, record["deployment_id"].as_str().unwrap());
     for n in 0..12 {
         fs::write(source.0.join(format!("n{n}")), noise(500_000, 900 + n)).unwrap();
@@ -253,7 +230,7 @@ fn a_command_goes_on_with_what_another_one_had_sent() {
         let meta = fs::metadata(host.path("store/demo/partial")).ok()?;
         (meta.len() > 3_000_000).then_some(())
     });
-    let (record, said) = through(&host, &proxy, &source.0, &[]);
+    let (record, said) = deploy_at(&host, &proxy, &source.0, &[]);
     is_live(&host, &source.0, "after a cut");
     assert!(
         record["payload_size"].as_u64().unwrap() < 3_000_000,
@@ -261,6 +238,6 @@ fn a_command_goes_on_with_what_another_one_had_sent() {
     );
     // And then it is as before.
     fs::write(source.0.join("n1"), "1").unwrap();
-    let (record, said) = through(&host, &proxy, &source.0, &[]);
+    let (record, said) = deploy_at(&host, &proxy, &source.0, &[]);
     assert!(record["payload_size"].as_u64().unwrap() < 600, "{said}");
 }
