@@ -59,17 +59,15 @@ impl TreeCache {
         }
         let dir = File::open(&self.dir).ok()?.into();
         let file = files::open_file_in(&dir, self.name.as_bytes()).ok()?;
-        file.metadata()
-            .is_ok_and(|meta| meta.is_file())
-            .then_some(file)
+        let meta = file.metadata().ok()?;
+        (meta.is_file() && is_private(&meta)).then_some(file)
     }
 
     /// Whether the directory is this user's, and nobody else can write into it: what is in it says which files need not be
     /// read.
     fn is_ours(&self) -> bool {
-        let own = host::user_id();
         let meta = fs::symlink_metadata(&self.dir);
-        meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == own && meta.mode() & 0o022 == 0)
+        meta.is_ok_and(|meta| meta.is_dir() && is_private(&meta))
     }
 
     fn make_dir(&self) -> io::Result<()> {
@@ -170,6 +168,11 @@ impl TreeCache {
     }
 }
 
+/// Whether something is this user's, and nobody else can write to it.
+fn is_private(meta: &fs::Metadata) -> bool {
+    meta.uid() == host::user_id() && meta.mode() & 0o022 == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +199,17 @@ mod tests {
         assert!(!one.is_begun());
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
         open_to(0o755).unwrap();
+        // A file that somebody else can write to, or has written.
+        let file_open_to = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode));
+        file_open_to(0o660).unwrap();
+        assert!(one.open().is_none());
+        file_open_to(0o600).unwrap();
+        assert!(one.open().is_some());
+        if host::user_id() == 0 {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(one.open().is_none());
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        }
         // A link is not written through.
         let victim = dir.join("victim");
         fs::write(&victim, "precious").unwrap();

@@ -83,7 +83,7 @@ fn without(
 /// Takes a release away from its place, unless a running deployment needs it.
 pub type Detach<'a> = &'a dyn Fn(DeploymentId) -> Result<Option<DetachedTree>, Error>;
 
-/// Makes what stays independent of the payloads that are to go, and gives those that have to stay yet.
+/// Makes what stays independent of the payloads that are to go, and of all releases, and gives those that have to stay yet.
 pub type LetGo<'a> = &'a dyn Fn(&BTreeSet<DeploymentId>) -> BTreeSet<DeploymentId>;
 
 /// Removes what is too much of a component. Nothing of a deployment that runs is touched.
@@ -124,11 +124,6 @@ pub fn retain(
         deployments: ended,
     };
     let excess = past.excess(keep);
-    for id in &excess.releases {
-        if let Some(aside) = set_aside(*id)? {
-            aside.remove()?;
-        }
-    }
     let going: BTreeSet<DeploymentId> = excess
         .payloads
         .iter()
@@ -136,10 +131,16 @@ pub fn retain(
         .copied()
         .filter(|id| store.payload(*id).exists())
         .collect();
-    let needed = match going.is_empty() {
+    // Before the releases go: a delta may be one to a tree of which only the release is left.
+    let needed = match going.is_empty() && excess.releases.is_empty() {
         true => BTreeSet::new(),
         false => let_go(&going),
     };
+    for id in &excess.releases {
+        if let Some(aside) = set_aside(*id)? {
+            aside.remove()?;
+        }
+    }
     for id in excess.payloads.iter().filter(|id| !needed.contains(id)) {
         store.remove_payload(*id)?;
     }

@@ -345,8 +345,12 @@ impl TreeMaker<'_> {
             .find(|(id, one)| {
                 **one == **tree && *id < self.id && self.store().payload(*id).exists()
             });
-        let older = older.filter(|_| depth < CHAIN_MAX);
-        let (id, _) = older.ok_or_else(|| stale(self.project, tree))?;
+        let Some((id, _)) = older.filter(|_| depth < CHAIN_MAX) else {
+            // Its own release has all of it, unless others have written to that.
+            let own = kept(self.store(), self.project, self.id);
+            let own = own.ok_or_else(|| stale(self.project, tree))?;
+            return self.apply(&head, Some(&own), release);
+        };
         let scratch = Scratch::new(self.store(), self.project)?;
         let below = TreeMaker {
             owner: None,

@@ -9,14 +9,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::error::{Doing, Error};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Record;
-use crate::formats::delta::records::{DeltaHead, LAST_KIND, MAGIC, RecordScanner};
+use crate::formats::delta::records::{DeltaHead, LAST_KIND, MAGIC, RecordScanner, content};
 use crate::store::Store;
 use crate::system::files::{self, Durability, gone, if_there};
 
@@ -96,8 +96,11 @@ impl Store {
         }
         let (from, to) = records.unwrap_or_default();
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
+        options.read(true).append(true).create(true).mode(0o600);
         let mut objects = options.open(&path).doing(what)?;
+        // A server that was killed while it did this has written a part of a record.
+        let whole = true_records(&objects).doing(what)?;
+        objects.set_len(whole).doing(what)?;
         payload.seek(SeekFrom::Start(from)).doing(what)?;
         io::copy(&mut payload.take(to - from), &mut objects).doing(what)?;
         if objects.metadata().doing(what)?.len() == 0 {
@@ -187,17 +190,25 @@ impl Store {
         self.deployment(id).join("manifest")
     }
 
-    /// Puts the list of a deployment's tree in its place, and writes down which tree that is, unless the deployment is
-    /// gone. It can be made again from the payload, so nothing of it is forced to disk.
+    /// Puts the list of a deployment's tree in its place, unless the deployment is gone. It can be made again from the
+    /// payload, so nothing of it is forced to disk.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub fn put_tree(&self, record: &Record, list: &[u8]) -> Result<(), Error> {
+    pub fn put_list(&self, id: DeploymentId, list: &[u8]) -> Result<(), Error> {
+        let (fresh, path) = (self.fresh_beside(id), self.tree_list(id));
+        files::replace_through(&fresh, &path, list, 0o600, Durability::Either)
+            .doing(|| format!("writing {}", path.display()))
+    }
+
+    /// Writes down which tree a deployment that has ended has, unless it is gone.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn put_tree(&self, record: &Record) -> Result<(), Error> {
         let fresh = self.fresh_beside(record.deployment_id);
-        let path = self.tree_list(record.deployment_id);
-        let what = || format!("writing {}", path.display());
-        files::replace_through(&fresh, &path, list, 0o600, Durability::Either).doing(what)?;
         let path = self.deployment(record.deployment_id).join("record.json");
+        let what = || format!("writing {}", path.display());
         let mut text = serde_json::to_vec_pretty(record).doing(what)?;
         text.push(b'\n');
         // Not as other records: if the disk does not take this one, the old one is as good.
@@ -209,6 +220,29 @@ impl Store {
     pub fn fresh_beside(&self, id: DeploymentId) -> PathBuf {
         self.root().join("deployments").join(format!(".{id}-new"))
     }
+}
+
+/// Where the last record ends up to which all are what their hashes say.
+fn true_records(mut records: &File) -> io::Result<u64> {
+    let (mut scanner, mut buffer) = (RecordScanner::at(0), vec![0; READ_AT_ONCE]);
+    let (mut stored, mut plain) = (Vec::new(), Vec::new());
+    let (mut end, mut is_true) = (0, true);
+    while is_true {
+        let read = records.read(&mut buffer)?;
+        let scanned = scanner.push(&buffer[..read], &mut |object| {
+            stored.resize(object.stored as usize, 0);
+            is_true = is_true
+                && records.read_exact_at(&mut stored, object.at).is_ok()
+                && content(&object, &stored, &mut plain);
+            if is_true {
+                end = object.at + u64::from(object.stored);
+            }
+        });
+        if read == 0 || scanned.is_err() {
+            break;
+        }
+    }
+    Ok(end)
 }
 
 /// Where the whole records of a delta begin and end; none of what is not a delta, or has none.
@@ -235,4 +269,62 @@ fn whole_records(payload: &mut File) -> io::Result<Option<(u64, u64)>> {
         }
     }
     Ok((scanner.whole > from).then_some((from, scanner.whole)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::delta::hash::ContentHash;
+    use crate::formats::delta::records::RecordWriter;
+    use crate::store::root::tests::Root;
+
+    fn records(contents: &[&[u8]]) -> Vec<u8> {
+        let mut writer = RecordWriter::new(Vec::new(), 0);
+        for content in contents {
+            writer.object(ContentHash::of(content), content).unwrap();
+        }
+        writer.end().unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_half_when_the_server_was_killed_spoils_nothing_that_came() {
+        let root = Root::new("partial");
+        let store = Store::open(&root.0, Duration::ZERO).unwrap();
+        let (project, id) = (
+            "demo".parse().unwrap(),
+            DeploymentId::after(None, 1, [0; 10]),
+        );
+        store.create_deployment(id).unwrap();
+        let end = 5;
+        let (earlier, came) = (records(&[b"one", b"two"]), records(&[b"three", b"four"]));
+        let (earlier, whole) = (&earlier[..earlier.len() - end], &came[..came.len() - end]);
+        let head = DeltaHead {
+            base: None,
+            tree: String::new(),
+            list: 0,
+            difference: false,
+        };
+        let mut payload = Vec::new();
+        head.write(&mut payload).unwrap();
+        payload.extend(&came);
+        let wrong = [&earlier[..earlier.len() - 1], b"x"].concat();
+        let one = earlier.len() / 2;
+        for (objects, kept) in [
+            (earlier.to_vec(), earlier),
+            // A part of what came was there already, cut within a head, or within a content.
+            ([earlier, &whole[..10]].concat(), earlier),
+            (
+                [earlier, &whole[..whole.len() - 1]].concat(),
+                &[earlier, &whole[..46]].concat(),
+            ),
+            (wrong, &earlier[..one]),
+            (vec![0; 100], b""),
+        ] {
+            fs::write(store.payload(id), &payload).unwrap();
+            fs::write(store.objects(id), &objects).unwrap();
+            assert!(store.keep_partial(&project, id).unwrap());
+            let found = fs::read(store.partial(&project)).unwrap();
+            assert_eq!(found, [kept, whole].concat());
+        }
+    }
 }

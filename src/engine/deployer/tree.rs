@@ -41,8 +41,10 @@ impl Deployer {
         match archive::list_archive(&payload, &goes_on)? {
             ArchiveList::Listed(tree, list) => {
                 record.tree = Some(tree.to_string());
-                store.put_tree(&record, &list)?;
+                store.put_list(id, &list)?;
+                // Whoever is told of it by the record may count on it.
                 self.known.index.put_tree(id, &tree.to_string());
+                store.put_tree(&record)?;
             }
             ArchiveList::TooMany => log::info(&format!(
                 "deployment {id} has too many entries for a list, so that the next one of {} is sent whole",

@@ -105,7 +105,7 @@ pub struct Sources<'a> {
     pub list: &'a Path,
     pub base: Option<&'a BaseTree>,
     pub supply: &'a Supply,
-    /// The files of records.
+    /// The files of records: what comes now, and what came earlier.
     pub records: &'a [&'a File],
 }
 
@@ -299,6 +299,10 @@ impl<'a> Workshop<'a> {
                 let file =
                     file.ok_or_else(|| Refusal::new(Code::Internal, "there are no such records"))?;
                 if stored.len != object.len || !read_record(file, &stored, rooms)? {
+                    if records > 0 {
+                        // Nobody sent it now, so that it is not the sender's fault.
+                        return stale("what an earlier upload brought of it is something else");
+                    }
                     let why = format!(
                         "making '{}': what came as its content is something else",
                         name.shown

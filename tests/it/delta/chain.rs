@@ -88,3 +88,49 @@ fn what_builds_on_a_payload_that_goes_stands_alone() {
             .all(|name| !name.starts_with('.'))
     );
 }
+
+/// Deploys a version that begins from another one, and gives its id.
+fn deployed_on(host: &TestServer, base: u32, n: u32) -> String {
+    let ((base, _), (tree, list)) = (list(base), list(n));
+    let content = n.to_string();
+    let records = [hostile::object(&content, &content), hostile::end(1)];
+    let delta = hostile::delta(Some(&base), &tree, &list, &records);
+    let done = host.deploy(&[("project", "demo")], &delta);
+    assert_eq!(done.status, 200, "{n}: {}", done.text());
+    done.json()["deployment_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_builds_on_a_release_whose_payload_has_gone_stands_alone_before_that_goes() {
+    let flags = ["--keep-releases", "1", "--keep-payloads", "1"];
+    let host = TestServer::with(&flags, &[]);
+    let first = gzip(&tar(&[("same", "the same"), ("v", "0")]));
+    let done = host.deploy(&[("project", "demo")], &first).json();
+    let first = done["deployment_id"].as_str().unwrap();
+    tree(&host, first);
+    let has_payload = |id: &str| host.path("deployments").join(id).join("payload").exists();
+    deployed_on(&host, 0, 1);
+    await_some("the end of the payload", || {
+        (!has_payload(first)).then_some(())
+    });
+    // Somebody whose last deployment was the first one.
+    let last = deployed_on(&host, 0, 2);
+    await_some("the end of the release", || {
+        (!host.path("releases/demo").join(first).exists()).then_some(())
+    });
+    assert!(payload(&host, &last)["v"].starts_with("f 644 1 "));
+}
+
+#[test]
+fn a_payload_that_has_lost_its_base_is_read_out_of_its_own_release() {
+    let host = TestServer::start();
+    let first = gzip(&tar(&[("same", "the same"), ("v", "0")]));
+    let done = host.deploy(&[("project", "demo")], &first).json();
+    let first = done["deployment_id"].as_str().unwrap();
+    tree(&host, first);
+    let next = deployed_on(&host, 0, 1);
+    fs::remove_file(host.path("deployments").join(first).join("payload")).unwrap();
+    fs::remove_dir_all(host.path("releases/demo").join(first)).unwrap();
+    assert!(is_delta(&host, &next));
+    assert_eq!(payload(&host, &next).len(), 2);
+}

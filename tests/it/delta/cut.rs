@@ -117,6 +117,38 @@ fn what_a_cut_upload_has_brought_is_not_sent_again() {
 }
 
 #[test]
+fn what_is_damaged_of_a_cut_upload_is_sent_again() {
+    let host = TestServer::start();
+    let source = super::sample();
+    let (first, _) = deploy(&host, &source.0, &[]);
+    super::tree(&host, first["deployment_id"].as_str().unwrap());
+    for n in 0..12 {
+        fs::write(source.0.join(format!("n{n}")), noise(300_000, 900 + n)).unwrap();
+    }
+    let proxy = cutting(&host, 2_500_000, 1);
+    let dir = source.0.to_str().unwrap();
+    let mut command = host.cli_command(&["deploy", dir, "--project", "demo", "--retry-for", "0"]);
+    command.env("GANGPLANK_TARGET", format!("http://{proxy}"));
+    let cut = command.output().unwrap();
+    let said = String::from_utf8_lossy(&cut.stderr).into_owned();
+    assert_eq!(cut.status.code(), Some(3), "{said}");
+    let kept = await_some("what was cut", || partial(&host));
+    let path = host.path("store/demo/partial");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[kept as usize / 2] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    // A client that keeps nothing asks, and counts on it.
+    for kept in host.kept() {
+        fs::remove_file(kept).unwrap();
+    }
+    let (record, said) = deploy(&host, &source.0, &[]);
+    is_live(&host, &source.0, "after a damaged cut");
+    assert_eq!(record["payload_kind"], "delta", "{said}");
+    assert!(said.contains("sending more"), "{said}");
+    assert_eq!(partial(&host), None);
+}
+
+#[test]
 fn a_tree_of_which_nothing_is_here_is_sent_as_an_archive() {
     let host = TestServer::start();
     let source = sample();
