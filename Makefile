@@ -39,10 +39,13 @@ test: ## all tests, and at the end what was not run and what that needs
 	  echo "Not run, and what each needs ($$(wc -l <$(NOT_RUN))):"; sort $(NOT_RUN) | sed 's/^/  /'; \
 	fi; exit $$code
 
-check: ## format, lints and docs, warnings being errors
+check: ## format, lints and docs, of the fuzz targets too, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@# Without a nightly toolchain and C++ the fuzz targets cannot be linked, but looked at.
+	RUSTFLAGS="--cfg fuzzing" CUSTOM_LIBFUZZER_PATH=./libfuzzer.a $(CARGO) clippy --locked --manifest-path tests/fuzz/Cargo.toml \
+	  --target-dir '$(TARGET_DIR)/fuzz-check' -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --locked --document-private-items
 
 msrv: ## check that the oldest Rust that may build it does (from rustup, or from Debian's packages below target/)

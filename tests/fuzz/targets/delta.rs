@@ -93,7 +93,7 @@ fn earlier(text: &[u8], choices: &[usize]) -> Vec<u8> {
             0 => {}
             1 => before.extend([b"d 755 ", path].concat()),
             2 => before.extend([b"l a\0", path].concat()),
-            3 => before.extend([b"f 644 0 ", &EMPTY[..], b" ", path].concat()),
+            3 => before.extend([&b"f 644 0 "[..], EMPTY, b" ", path].concat()),
             _ => before.extend(line),
         }
     }
@@ -133,7 +133,7 @@ fn of_spare(before: &[u8], (tree, text): (&str, &[u8]), stored: &[u8]) -> Option
         assemble(&sources, &spare.dir, &LIMITS, None, receive).ok()?;
     }
     stamp_tree(&spare.dir, &spare.list, &spare.index, &|| true).expect("stamps");
-    let mut changes = match changes(&spare, &old, &list, LISTED) {
+    let mut changes = match changes(&spare, &old, (&list, None), LISTED) {
         Ok(changes) => changes,
         Err(Unusable::Tree(refusal)) => return Some(Err(refusal)),
         Err(Unusable::Spare(why)) => panic!("{why}"),
@@ -144,6 +144,7 @@ fn of_spare(before: &[u8], (tree, text): (&str, &[u8]), stored: &[u8]) -> Option
         .expect("records");
     fs::create_dir(at("aside")).expect("a directory");
     let sources = PatchSources {
+        base: None,
         spare: &spare,
         list: &list,
         aside: &at("aside"),
