@@ -86,6 +86,9 @@ pub type Detach<'a> = &'a dyn Fn(DeploymentId) -> Result<Option<DetachedTree>, E
 /// Makes what stays independent of the payloads that are to go, and of all releases, and gives those that have to stay yet.
 pub type LetGo<'a> = &'a dyn Fn(&BTreeSet<DeploymentId>) -> BTreeSet<DeploymentId>;
 
+/// Whether a deployment's release is live by now, or about to be.
+pub type IsNeeded<'a> = &'a dyn Fn(DeploymentId) -> bool;
+
 /// Removes what is too much of a component. Nothing of a deployment that runs is touched.
 ///
 /// # Errors
@@ -94,7 +97,7 @@ pub fn retain(
     registry: &Registry,
     project: &Project,
     keep: RetentionLimits,
-    (set_aside, let_go): (Detach<'_>, LetGo<'_>),
+    (set_aside, let_go, is_needed): (Detach<'_>, LetGo<'_>, IsNeeded<'_>),
 ) -> Result<(), Error> {
     let Registry { store, index, .. } = registry;
     store.sweep_removed(project);
@@ -141,10 +144,11 @@ pub fn retain(
             aside.remove()?;
         }
     }
-    for id in excess.payloads.iter().filter(|id| !needed.contains(id)) {
+    let goes = |id: &&DeploymentId| !needed.contains(id) && !is_needed(**id);
+    for id in excess.payloads.iter().filter(goes) {
         store.remove_payload(*id)?;
     }
-    for id in excess.deployments.iter().filter(|id| !needed.contains(id)) {
+    for id in excess.deployments.iter().filter(goes) {
         store.remove_deployment(*id)?;
         index.forget(&[*id]);
         log::info(&format!(

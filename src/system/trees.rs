@@ -1,11 +1,13 @@
-//! Removing a tree, however deep: what an installation made has no bound, and the stack and the descriptors have one.
+//! Removing a tree, however deep: what an installation made has no bound, and the stack and the descriptors have one. Who
+//! made it may have taken the right to change a directory from himself, as Go does with what it downloads: it is given back.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, chmod, fchmod, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::system::files;
@@ -44,24 +46,46 @@ pub fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
-fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(at, name, flags, Mode::empty())?.into())
+fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg + Copy) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = |access| openat(at, name, flags | access, Mode::empty());
+    let dir = match allowed(at, || opened(OFlags::RDONLY)) {
+        Err(Errno::ACCESS) => {
+            // Its own mode is in the way. By this path it is that directory, whatever has its name by now.
+            let place = allowed(at, || opened(OFlags::PATH))?;
+            chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), Mode::RWXU)?;
+            opened(OFlags::RDONLY)?
+        }
+        dir => dir?,
+    };
+    Ok(dir.into())
+}
+
+/// Does something in a directory, if need be after giving its owner all rights to it.
+fn allowed<T>(
+    dir: BorrowedFd<'_>,
+    act: impl Fn() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    match act() {
+        Err(Errno::ACCESS) if fchmod(dir, Mode::RWXU).is_ok() => act(),
+        done => done,
+    }
 }
 
 /// Empties a directory, but for what is `levels` below it, which is moved to the `top`.
 fn clear(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, levels: u32, moved: &mut u64) -> io::Result<()> {
-    for entry in Dir::read_from(dir)? {
+    let remove = |name: &CStr, flags| allowed(dir, || unlinkat(dir, name, flags));
+    for entry in allowed(dir, || Dir::read_from(dir))? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
         if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown) {
-            gone(unlinkat(dir, name, AtFlags::empty()))?;
+            gone(remove(name, AtFlags::empty()))?;
             continue;
         }
-        match unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        match remove(name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) if levels == 0 => {
                 // A name of its own is not that of anything in there, so nothing is put in another's place.
                 let fresh = format!(".gangplank-{}-{moved}", std::process::id());
@@ -70,10 +94,10 @@ fn clear(dir: BorrowedFd<'_>, top: BorrowedFd<'_>, levels: u32, moved: &mut u64)
             }
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
                 clear(open(dir, name)?.as_fd(), top, levels - 1, moved)?;
-                gone(unlinkat(dir, name, AtFlags::REMOVEDIR))?;
+                gone(remove(name, AtFlags::REMOVEDIR))?;
             }
             // The file system did not say what it is.
-            Err(Errno::NOTDIR) => gone(unlinkat(dir, name, AtFlags::empty()))?,
+            Err(Errno::NOTDIR) => gone(remove(name, AtFlags::empty()))?,
             removed => gone(removed)?,
         }
     }

@@ -49,6 +49,7 @@ mod reattach;
 mod recipes;
 mod refuse;
 mod release;
+mod retention;
 mod reuse;
 mod rollouts;
 mod run;

@@ -388,16 +388,20 @@ impl Deployer {
 
     /// Removes what is too much of a component's past.
     fn retain(&self, project: &Project) -> Result<(), Error> {
+        let store = &self.known.store;
+        // It was found to be too much some time ago: a rollback may have made it live since.
+        let is_needed = |state: &DeploymentsState, release| {
+            let mut busy = state.busy.values();
+            busy.any(|busy| busy.release == Some(release)) || store.live(project) == Some(release)
+        };
         let set_aside = |release| {
             // Under the lock, so that nobody begins to need it in between.
             let state = self.running.lock();
-            let mut busy = state.busy.values();
             let runs = self.builder.processes.use_release(project, release)
                 || state.runs_command(project, release);
-            if runs || busy.any(|busy| busy.release == Some(release)) {
+            if runs || is_needed(&state, release) {
                 return Ok(None);
             }
-            let store = &self.known.store;
             store.set_release_aside(project, release).map(Some)
         };
         let let_go = |going: &BTreeSet<DeploymentId>| {
@@ -408,7 +412,13 @@ impl Deployer {
             needed.extend(kept);
             needed
         };
-        retain(&self.known, project, self.keep, (&set_aside, &let_go))
+        let is_needed = |release| is_needed(&self.running.lock(), release);
+        retain(
+            &self.known,
+            project,
+            self.keep,
+            (&set_aside, &let_go, &is_needed),
+        )
     }
 
     /// Takes a permit, at once or after phase `queue`.
