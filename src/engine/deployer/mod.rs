@@ -13,6 +13,7 @@
 //! | `prepare` | what of a tree is missing |
 //! | `restart`, `start`, `drop`, `run` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
+//! | `retaining` | what is too much of the past |
 //! | `stopping` | stopping deployments, one or all |
 //! | `keep` | a payload that comes before the name of its component |
 //! | `next` | waiting for the next one of a component |
@@ -34,6 +35,7 @@ mod package;
 mod prepare;
 mod restart;
 mod resume;
+mod retaining;
 mod run;
 mod running;
 mod spare;
@@ -41,7 +43,6 @@ mod start;
 mod stopping;
 mod tree;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ use crate::engine::ending::Ending;
 use crate::engine::outcome::{Failed, Outcome};
 use crate::engine::peers::Peer;
 use crate::engine::registry::Registry;
-use crate::engine::retain::{RetentionLimits, retain};
+use crate::engine::retain::RetentionLimits;
 use crate::engine::spec::DeploySpec;
 use crate::engine::stages::{Builder, Work};
 use crate::formats::archive::Limits;
@@ -384,41 +385,6 @@ impl Deployer {
                 "making a thread that ends deployment {id}: {error}"
             ));
         }
-    }
-
-    /// Removes what is too much of a component's past.
-    fn retain(&self, project: &Project) -> Result<(), Error> {
-        let store = &self.known.store;
-        // It was found to be too much some time ago: a rollback may have made it live since.
-        let is_needed = |state: &DeploymentsState, release| {
-            let mut busy = state.busy.values();
-            busy.any(|busy| busy.release == Some(release)) || store.live(project) == Some(release)
-        };
-        let set_aside = |release| {
-            // Under the lock, so that nobody begins to need it in between.
-            let state = self.running.lock();
-            let runs = self.builder.processes.use_release(project, release)
-                || state.runs_command(project, release);
-            if runs || is_needed(&state, release) {
-                return Ok(None);
-            }
-            store.set_release_aside(project, release).map(Some)
-        };
-        let let_go = |going: &BTreeSet<DeploymentId>| {
-            let kept = self.kept_for_others(going);
-            let going = going.difference(&kept).copied().collect();
-            let mut needed = self.let_go(project, &going);
-            self.tell_going(&going.difference(&needed).copied().collect());
-            needed.extend(kept);
-            needed
-        };
-        let is_needed = |release| is_needed(&self.running.lock(), release);
-        retain(
-            &self.known,
-            project,
-            self.keep,
-            (&set_aside, &let_go, &is_needed),
-        )
     }
 
     /// Takes a permit, at once or after phase `queue`.
