@@ -45,7 +45,6 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::config::RedirectAuthHeaders;
 use ureq::tls::TlsConfig;
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 
 use crate::api::error::{Doing, Error};
@@ -59,7 +58,7 @@ use crate::client::request::{Content, PreparedRequest};
 use crate::client::state::Transfer;
 use crate::client::tls::TlsConnector;
 pub(crate) use crate::client::which::DeploymentRef;
-use crate::client::wire::{LookConnector, NoResolver, SocketConnector};
+use crate::client::wire::{AddressResolver, LookConnector, NoResolver, SocketConnector};
 use crate::formats::multipart::Form;
 use crate::formats::sse::SseRecord;
 
@@ -481,7 +480,7 @@ impl Client {
         if local {
             Agent::with_parts(config, connector, NoResolver)
         } else {
-            Agent::with_parts(config, connector, DefaultResolver::default())
+            Agent::with_parts(config, connector, AddressResolver::default())
         }
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ureq::Error;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, ShutdownHandle, Transport,
 };
@@ -115,6 +115,32 @@ impl Resolver for NoResolver {
         _: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
+    }
+}
+
+/// Takes an address as it stands. ureq's own resolver makes a thread for each name, since nothing interrupts a name's
+/// resolution, and for an address, too.
+#[derive(Debug, Default)]
+pub(crate) struct AddressResolver(DefaultResolver);
+
+impl Resolver for AddressResolver {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let (scheme, authority) = (uri.scheme(), uri.authority());
+        let named = scheme.zip(authority);
+        let named = named.and_then(|(scheme, of)| DefaultResolver::host_and_port(scheme, of));
+        match named.and_then(|named| named.parse().ok()) {
+            Some(address) => {
+                let mut addresses = self.empty();
+                addresses.push(address);
+                Ok(addresses)
+            }
+            None => self.0.resolve(uri, config, timeout),
+        }
     }
 }
 

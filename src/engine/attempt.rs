@@ -184,17 +184,6 @@ impl Attempt {
         }
     }
 
-    /// Makes what was written so far survive a power loss.
-    ///
-    /// # Errors
-    /// When the disk reports an error.
-    pub fn sync(&self) -> Result<(), Error> {
-        match &self.open {
-            Some(open) => open.journal.sync(),
-            None => Ok(()),
-        }
-    }
-
     /// Runs one phase between its `start` and its `done` or `error`.
     ///
     /// # Errors
@@ -249,9 +238,9 @@ impl Attempt {
         )
     }
 
-    /// Ends the deployment: the terminal event and the record are on disk, then the component is free, then it is told. A
+    /// Ends the deployment: the terminal event is on disk, and the record says so, then the component is free, then it is told. A
     /// success that the disk does not take is undone and is a failure. What of a failure the disk does not take is told all
-    /// the same, and returned, to be written later.
+    /// the same. What is left to be written is returned.
     pub fn end(mut self, outcome: Outcome<'_>) -> Option<Ending> {
         self.finish(outcome)
     }
@@ -320,12 +309,12 @@ impl Attempt {
         if let Err(error) = &written {
             log::error(&format!("ending deployment {id}: {error}"));
             self.registry.store.keep_unwritten(ending.record());
-            self.registry.keep_feed(id, Arc::clone(&self.live));
         }
+        self.registry.keep_feed(id, Arc::clone(&self.live));
         drop(hold);
         ending.publish();
         log_end(ending.record(), refusal.as_ref());
-        written.is_err().then_some(ending)
+        Some(ending)
     }
 
     fn result(&self, success: &Success<'_>) -> Value {
@@ -359,19 +348,22 @@ impl Drop for Attempt {
         let why =
             "deploying: the worker ended unexpectedly, which is a bug; the server's log has more";
         // What of this end the disk does not take is written by the next start.
-        drop(self.finish(Err(Refusal::new(Code::Internal, why).into())));
+        let ending = self.finish(Err(Refusal::new(Code::Internal, why).into()));
+        if ending.is_some_and(|mut ending| ending.write().is_ok()) {
+            self.registry.forget_feed(self.record.deployment_id);
+        }
     }
 }
 
-/// Writes an end, and tries a few times.
+/// Writes an end down, and tries a few times.
 fn persist(ending: &mut Ending) -> Result<(), Error> {
-    let mut written = ending.write();
+    let mut written = ending.write_down();
     for wait in WRITE_AGAIN {
         if written.is_ok() {
             break;
         }
         thread::sleep(wait);
-        written = ending.write();
+        written = ending.write_down();
     }
     written
 }

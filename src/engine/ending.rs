@@ -28,9 +28,11 @@ pub struct Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndStep {
     Journal,
-    Record,
-    /// What others are to be told of it.
+    /// What others are to be told of it: it is there once the record says so.
     Notice,
+    Record,
+    /// The record is there, and is to survive a power loss.
+    Sync,
     /// The mark goes last: as long as it is there, the next start looks after this deployment.
     Mark,
     Done,
@@ -88,7 +90,27 @@ impl Ending {
         }
         self.journal.seal(&self.entry)?;
         self.apply();
-        self.next = EndStep::Record;
+        self.next = EndStep::Notice;
+        Ok(())
+    }
+
+    /// Writes what has to be there before the end is told. The record need not be on disk by then: the next start makes it
+    /// from the journal, as long as the mark is there.
+    ///
+    /// # Errors
+    /// As [`Ending::write`].
+    pub(super) fn write_down(&mut self) -> Result<(), Error> {
+        self.seal()?;
+        checkpoint("recorded");
+        if self.next == EndStep::Notice {
+            self.store.put_notice(&self.record);
+            self.next = EndStep::Record;
+        }
+        if self.next == EndStep::Record {
+            self.store.write_record(&self.record, false)?;
+            self.next = EndStep::Sync;
+        }
+        checkpoint("written");
         Ok(())
     }
 
@@ -97,19 +119,16 @@ impl Ending {
     /// # Errors
     /// What the disk does not take; the next call goes on there.
     pub fn write(&mut self) -> Result<(), Error> {
-        self.seal()?;
-        checkpoint("recorded");
-        if self.next == EndStep::Record {
-            self.store.write_record(&self.record, true)?;
-            self.next = EndStep::Notice;
-        }
-        checkpoint("noticing");
-        if self.next == EndStep::Notice {
-            self.store.put_notice(&self.record);
+        self.write_down()?;
+        let id = self.record.deployment_id;
+        if self.next == EndStep::Sync {
+            // What a disk has not kept once, it has to be given again.
+            let synced = self.store.sync_record(id);
+            synced.inspect_err(|_| self.next = EndStep::Record)?;
             self.next = EndStep::Mark;
         }
         if self.next == EndStep::Mark {
-            self.store.unmark(self.record.deployment_id)?;
+            self.store.unmark(id)?;
             self.next = EndStep::Done;
         }
         checkpoint("ended");

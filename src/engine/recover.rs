@@ -138,7 +138,7 @@ fn try_again(registry: &Registry, is_running: &dyn Fn(DeploymentId) -> bool) -> 
         if is_running(id) || !record.status.ended() || registry.unwritten_end(id).is_some() {
             continue;
         }
-        match write_end(store, &record) {
+        match write_end(store, &record, true) {
             Ok(()) => log::info(&format!("deployment {id} is ended on disk now")),
             Err(_) => all = false,
         }
@@ -169,7 +169,7 @@ pub fn end_live(store: &Store, one: UnjudgedDeployment) {
     let peers = (!one.peer_results.is_empty()).then(|| one.peer_results.into());
     record.apply(&Verdict::Live { peers }.entry(&record));
     store.keep_unwritten(&record);
-    if let Err(error) = write_end(store, &record) {
+    if let Err(error) = write_end(store, &record, true) {
         log::error(&format!(
             "ending deployment {id}: {error}; it is tried again later"
         ));
@@ -239,9 +239,12 @@ fn end(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
     };
     record.payload_present = store.payload(id).exists();
     record.payload_blob_present = record.payload_present;
+    // Whoever wrote that has put the notice before.
+    let known = store.read_summary(id).ok().flatten();
+    let notifies = !known.is_some_and(|known| known.status.ended());
     // From here on everybody is told so, whatever the disk says.
     store.keep_unwritten(&record);
-    write_end(store, &record)?;
+    write_end(store, &record, notifies)?;
     Ok(FoundEnd::Ended(record))
 }
 
@@ -272,8 +275,9 @@ fn undo(store: &Store, record: &Record, verdict: &Verdict) {
     }
 }
 
-/// Writes the end of a deployment, as its record has it, into its journal, and then the record.
-fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
+/// Writes the end of a deployment, as its record has it, into its journal, and then the record; and what others are to be
+/// told of it, unless that was done.
+fn write_end(store: &Store, record: &Record, notifies: bool) -> Result<(), Error> {
     let dir = store.deployment(record.deployment_id);
     let mut journal = damage::journal(store, record)?;
     let end = record
@@ -287,8 +291,10 @@ fn write_end(store: &Store, record: &Record) -> Result<(), Error> {
     journal.sync()?;
     gone(fs::remove_file(files::fresh(&dir.join("record.json"))))
         .doing(|| format!("cleaning up {}", dir.display()))?;
+    if notifies {
+        store.put_notice(record);
+    }
     store.write_record(record, true)?;
-    store.put_notice(record);
     store.unmark(record.deployment_id)
 }
 

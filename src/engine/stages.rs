@@ -281,14 +281,13 @@ impl Builder {
         })
     }
 
-    /// Puts a release and its deployment on disk.
+    /// Puts a release and its deployment on disk, the journal among it.
     fn sync(&self, tree: &ReleaseTree, attempt: &Attempt) -> Result<(), Error> {
         let deployment = attempt.record().deployment_id;
         match tree.synced {
-            true => self.store.sync_deployment(deployment)?,
-            false => self.store.sync(&tree.project, tree.id, deployment)?,
+            true => self.store.sync_deployment(deployment),
+            false => self.store.sync(&tree.project, tree.id, deployment),
         }
-        attempt.sync()
     }
 
     /// Restarts the processes here and then those of the peers. What fails in one place is taken back everywhere.

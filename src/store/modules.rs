@@ -122,7 +122,7 @@ impl Store {
         let (place, to) = (self.modules(project), release.join("node_modules"));
         let what = || format!("making {} of what was installed before", to.display());
         self.disown_modules(project)?;
-        files::sync_dir(&self.component_store_path(project)).doing(what)?;
+        files::sync(&self.component_store_path(project)).doing(what)?;
         fs::rename(&place.dir, &to).doing(what)
     }
 

@@ -15,7 +15,7 @@ use crate::api::error::{Doing, Error};
 use crate::api::name::DeploymentId;
 use crate::api::record::{Record, Summary};
 use crate::store::Store;
-use crate::system::files::{self, Durability};
+use crate::system::files::{self, Durability, if_there};
 
 /// So many records that the disk did not take are kept, of at most some 64 KiB each. A disk that takes none lets no
 /// deployment begin, so these are those that ran when it filled up.
@@ -60,6 +60,20 @@ impl Store {
             Err(_) => self.keep_unwritten(record),
         }
         written
+    }
+
+    /// Forces to disk the record of a deployment that has ended. Until then a power loss may leave an older one, or none; its
+    /// journal has the end, and the next start makes the record from that.
+    ///
+    /// # Errors
+    /// When the disk reports an error.
+    pub fn sync_record(&self, id: DeploymentId) -> Result<(), Error> {
+        let dir = self.deployment(id);
+        let synced = files::sync(&dir.join("record.json")).and_then(|()| files::sync(&dir));
+        // It may have been removed meanwhile, with all of its deployment.
+        if_there(synced)
+            .map(drop)
+            .doing(|| format!("writing the record in {} to disk", dir.display()))
     }
 
     /// Keeps a record in memory until it can be written.

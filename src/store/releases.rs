@@ -91,8 +91,10 @@ impl Store {
         let what = || format!("writing {} to disk", dir.display());
         for entry in std::fs::read_dir(&dir).doing(what)? {
             let entry = entry.doing(what)?;
-            if entry.file_type().doing(what)?.is_file() {
-                files::sync_dir(&entry.path()).doing(what)?;
+            // The record can be made from the journal.
+            let is_record = entry.file_name() == "record.json";
+            if !is_record && entry.file_type().doing(what)?.is_file() {
+                files::sync(&entry.path()).doing(what)?;
             }
         }
         // The names of all of it, and the mark that says that it runs.
@@ -102,7 +104,7 @@ impl Store {
             self.root().join("run"),
         ];
         for dir in names {
-            files::sync_dir(&dir).doing(what)?;
+            files::sync(&dir).doing(what)?;
         }
         Ok(())
     }

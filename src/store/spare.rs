@@ -100,7 +100,7 @@ impl Store {
         let spare = self.spare(project);
         let what = || format!("taking {}", spare.dir.display());
         fs::remove_file(&spare.index).doing(what)?;
-        files::sync_dir(&self.component_store_path(project)).doing(what)
+        files::sync(&self.component_store_path(project)).doing(what)
     }
 
     /// Makes a directory for what a spare is changed with.
@@ -143,8 +143,8 @@ impl Store {
     /// When the disk reports an error.
     pub fn sync_moved_spare(&self, project: &Project) -> Result<(), Error> {
         let what = || format!("writing the releases of {project} to disk");
-        files::sync_dir(&self.component_store_path(project)).doing(what)?;
-        files::sync_dir(&self.releases_of(project)).doing(what)
+        files::sync(&self.component_store_path(project)).doing(what)?;
+        files::sync(&self.releases_of(project)).doing(what)
     }
 
     /// Removes the spare of a component, if there is one.

@@ -89,7 +89,7 @@ pub fn replace_through(
         return Err(error);
     }
     match (durability, path.parent()) {
-        (Durability::PowerLoss, Some(dir)) => sync_dir(dir),
+        (Durability::PowerLoss, Some(dir)) => sync(dir),
         _ => Ok(()),
     }
 }
@@ -127,11 +127,11 @@ fn write(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::
     }
 }
 
-/// Makes the names in a directory survive a power loss.
+/// Makes the names in a directory survive a power loss, or the content of a file.
 ///
 /// # Errors
 /// When it cannot be opened, or the disk reports an error.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
+pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -16,7 +16,9 @@ use flate2::write::GzEncoder;
 use crate::archive::raw::{
     Raw, bare, dir, entry, file, hard, link, long, moded, pax, rooted, seal, sized, sparse,
 };
-use crate::test_server::{Answer, BOUNDARY, TempDir, TestServer, form, gzip, names, tar};
+use crate::test_server::{
+    Answer, BOUNDARY, TempDir, TestServer, await_some, form, gzip, names, tar,
+};
 
 /// A gibibyte, which no name has.
 const HUGE: u64 = 1 << 30;
@@ -70,6 +72,12 @@ impl World {
 
     /// Everything there is but the deployments' records, a line each.
     fn listing(&self) -> BTreeSet<String> {
+        // The mark of a deployment goes a moment after its end is told.
+        let run = self.root.0.join("run");
+        let is_mark = |name: &String| name.len() == 36;
+        await_some("the marks to go", || {
+            (!names(&run).iter().any(is_mark)).then_some(())
+        });
         let mut lines = BTreeSet::new();
         let mut todo = vec![self.outside.0.clone()];
         while let Some(path) = todo.pop() {

@@ -95,7 +95,7 @@ enum Damage {
 }
 
 /// Each checkpoint, and whether what comes is live by then.
-const CHECKPOINTS: [(&str, bool); 10] = [
+const CHECKPOINTS: [(&str, bool); 11] = [
     ("received", false),
     ("listed", false),
     ("stored", false),
@@ -105,6 +105,7 @@ const CHECKPOINTS: [(&str, bool); 10] = [
     ("synced", false),
     ("switched", true),
     ("recorded", true),
+    ("written", true),
     ("ended", true),
 ];
 

@@ -403,7 +403,9 @@ fn a_restart_that_the_server_s_end_cut_off_is_judged_by_the_next_start() {
                 assert!(processes[0]["pid"].is_u64(), "{what}: {processes}");
             }
         }
-        assert!(!root.0.join("run").join(&id).exists(), "{what}");
+        // It goes a moment after the end is told.
+        let mark = root.0.join("run").join(&id);
+        await_some("the mark to go", || (!mark.exists()).then_some(()));
         assert!(!root.0.join("run/demo.before").exists(), "{what}");
         let next = host.deploy(&[("project", "demo")], &component());
         assert_eq!(next.status, 200, "{what}: {}", next.text());

@@ -144,12 +144,12 @@ fn a_record_that_cannot_be_written_fails_no_phase() {
 
 #[test]
 fn an_end_that_the_disk_does_not_keep_switches_back() {
-    // Each thread that deploys syncs its journal before the switch, and its end with it.
+    // Each thread that deploys syncs its journal with its end.
     let faults = [
         "-e",
         "trace=fdatasync",
         "-e",
-        "inject=fdatasync:error=EIO:when=2",
+        "inject=fdatasync:error=EIO:when=1",
     ];
     let Some(faulty) = faulty(&faults) else {
         return;

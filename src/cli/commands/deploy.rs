@@ -25,6 +25,7 @@ use crate::cli::session::find::Purpose;
 use crate::cli::session::follow::{FollowedRequest, Shown};
 use crate::cli::session::missing::DeltaUpload;
 use crate::cli::session::pack::UploadSource;
+use crate::cli::session::server;
 use crate::cli::session::{CommandError, Session};
 use crate::client::NoResult;
 use crate::client::cache::TreeCache;
@@ -111,6 +112,8 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     if !options.packs() {
         return activate(&mut context.session()?, fields, &project, options);
     }
+    // The answer comes while the directory is looked through.
+    let asked = server::ask_early(context.client);
     // What an archive is made of, the place where it lies does not say.
     let packed = Some(dir).filter(|_| archive.is_none());
     let commit = (!fields.contains_key("source")).then(|| FoundCommit::begin(packed));
@@ -132,7 +135,7 @@ fn run(context: Context<'_>, options: &DeployOptions) -> Result<Value, CommandEr
     }
     let call = OperationCall::new(OperationName::DeployComponent.word(), fields);
     // From here on signals are caught, and end the upload in an orderly way.
-    let mut session = context.session()?;
+    let mut session = context.session()?.having_asked(asked);
     let published = upload(&mut session, &call, source, kept, options)?;
     if published["published"] == "unknown" {
         return Err(unknown(&project, &published));

@@ -253,7 +253,10 @@ impl FollowHost for Following<'_, '_, '_> {
         match &self.request {
             FollowedRequest::Operation(call) => client.call(call, call.is_long()),
             FollowedRequest::Keyed { call, key } => client.call_once(call, key),
-            FollowedRequest::Probe(call) => client.call_briefly(call),
+            FollowedRequest::Probe(call) => match self.session.asked.take() {
+                Some(asked) => Ok(asked),
+                None => client.call_briefly(call),
+            },
             FollowedRequest::Lines { first, again } => {
                 let call = match (self.begun, again) {
                     (true, Some(again)) => {

@@ -6,7 +6,7 @@ pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod missing;
 pub(crate) mod pack;
-mod server;
+pub(crate) mod server;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -71,6 +71,8 @@ pub(crate) struct Session<'a> {
     begun: Option<u64>,
     /// What was answered instead of that.
     foreign: Option<NoResult>,
+    /// The question what kind of server it is, where it was asked before.
+    asked: Option<InFlight>,
     signals: Signals,
     /// A signal came while something was done that nobody could be asked for.
     interrupted: bool,
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
             date: None,
             begun: None,
             foreign: None,
+            asked: None,
             signals: Signals::new().map_err(CommandError::usage)?,
             interrupted: false,
             ticked: Instant::now(),

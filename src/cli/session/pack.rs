@@ -23,10 +23,13 @@ const BUFFER: usize = 128 * 1024;
 /// One is written, one is read, and two absorb that neither side works evenly.
 const BUFFERS: usize = 4;
 
+/// An archive that has no more bytes fills some of the buffers, and is packed before it is sent: a thread would take longer.
+const SMALL: u64 = 3 * BUFFER as u64;
+
 /// A packing thread.
 #[derive(Debug)]
 pub(crate) struct PackingThread {
-    thread: JoinHandle<Result<(), Error>>,
+    work: PackingWork,
     bytes: Arc<AtomicU64>,
     total: u64,
     /// The bytes of the payload so far.
@@ -36,6 +39,13 @@ pub(crate) struct PackingThread {
     /// The bytes that were sent to find that out.
     asked: u64,
     outflow: Arc<Outflow>,
+}
+
+#[derive(Debug)]
+enum PackingWork {
+    /// All is packed, or could not be.
+    Ended(Result<(), Error>),
+    Running(JoinHandle<Result<(), Error>>),
 }
 
 /// Where a payload comes from, each time that it is sent.
@@ -60,6 +70,13 @@ impl UploadSource {
         match self {
             UploadSource::Plan(plan, _) => plan.total(),
             UploadSource::File(_, bytes) => *bytes,
+        }
+    }
+
+    fn is_small(&self) -> bool {
+        match self {
+            UploadSource::Plan(plan, _) => plan.archive_max() <= SMALL,
+            UploadSource::File(..) => false,
         }
     }
 
@@ -110,8 +127,8 @@ pub(crate) fn start(
     source: UploadSource,
     link: PackLink,
 ) -> Result<(PackingThread, PackReader), Error> {
-    let total = source.total();
-    begin(total, link, move |out, link, packed| {
+    let (total, at_once) = (source.total(), source.is_small());
+    begin((total, at_once), link, move |out, link, packed| {
         source.write(out, link, packed)
     })
 }
@@ -132,19 +149,20 @@ pub(crate) fn start_delta(
         let progress = &mut |n| packed.store(n, Ordering::Relaxed);
         tree.write_delta(head, wanted, (out, level), progress)
     };
-    let (mut packing, payload) = begin(total, link, write)?;
+    let (mut packing, payload) = begin((total, false), link, write)?;
     packing.reused = reused;
     packing.asked = asked;
     Ok((packing, payload))
 }
 
-/// Begins to write a payload.
+/// Begins to write a payload of so many bytes of content; one that fits into the buffers may be written at once.
 fn begin(
-    total: u64,
+    (total, at_once): (u64, bool),
     link: PackLink,
     write: impl FnOnce(&mut PackWriter, Effort<'_>, &AtomicU64) -> Result<(), Error> + Send + 'static,
 ) -> Result<(PackingThread, PackReader), Error> {
-    let (full, filled) = bounded(BUFFERS);
+    // With a place for the end.
+    let (full, filled) = bounded(BUFFERS + 1);
     let (back, empty) = bounded(BUFFERS);
     for _ in 0..BUFFERS {
         // The channel has room for all of them.
@@ -161,22 +179,27 @@ fn begin(
         buffer: Vec::new(),
         sent: Arc::clone(&sent),
     };
-    let thread = std::thread::Builder::new()
-        .name("pack".into())
-        .spawn(move || {
-            let outflow = &*measured;
-            let PackLink { local, known, lz4 } = link;
-            let link = Effort::Link {
-                outflow,
-                local,
-                known,
-                lz4,
-            };
-            pump.run(|out| write(out, link, &packed))
-        })
-        .doing(|| "starting the thread pack".into())?;
+    let pack = move || {
+        let outflow = &*measured;
+        let PackLink { local, known, lz4 } = link;
+        let link = Effort::Link {
+            outflow,
+            local,
+            known,
+            lz4,
+        };
+        pump.run(|out| write(out, link, &packed))
+    };
+    let work = match at_once {
+        true => PackingWork::Ended(pack()),
+        false => {
+            let thread = std::thread::Builder::new().name("pack".into());
+            let running = thread.spawn(pack);
+            PackingWork::Running(running.doing(|| "starting the thread pack".into())?)
+        }
+    };
     let packing = PackingThread {
-        thread,
+        work,
         bytes,
         total,
         sent,
@@ -216,12 +239,18 @@ impl PackingThread {
     /// Why the payload could not be packed, if that is so. Waits for the thread, so the [`PackReader`] has to be at its end or
     /// dropped.
     pub(crate) fn failure(self) -> Option<Error> {
-        match self.thread.join() {
-            Ok(Ok(())) => None,
+        let ended = match self.work {
+            PackingWork::Ended(ended) => ended,
+            PackingWork::Running(thread) => match thread.join() {
+                Ok(ended) => ended,
+                Err(_) => return Some(Error::new("packing", "the thread panicked")),
+            },
+        };
+        match ended {
+            Ok(()) => None,
             // Whoever read has turned away; that is not the packing's fault.
-            Ok(Err(error)) if error.io().is_some_and(is_gone) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(Error::new("packing", "the thread panicked")),
+            Err(error) if error.io().is_some_and(is_gone) => None,
+            Err(error) => Some(error),
         }
     }
 }

@@ -7,13 +7,26 @@ use crate::cli::session::{CommandError, Session};
 use crate::client::harper;
 use crate::client::harper::find::Sought;
 use crate::client::kind::ServerKind;
-use crate::client::{DeploymentRef, NoResult};
+use crate::client::{Client, DeploymentRef, InFlight, NoResult};
 use crate::system::time::now_ms;
 
 /// A server tells its time in whole seconds.
 const CLOCK_STEP: u64 = 1000;
 
+/// Asks what kind of server answers, while something else is done. None where that is known, or no thread can be started.
+pub(crate) fn ask_early(client: &Client) -> Option<InFlight> {
+    let call = OperationCall::from(Operation::RegistrationInfo);
+    let asks = client.kind().is_none();
+    asks.then(|| client.call_briefly(&call).ok()).flatten()
+}
+
 impl<'a> Session<'a> {
+    /// As the session was begun, with the question asked already.
+    pub(crate) fn having_asked(mut self, asked: Option<InFlight>) -> Session<'a> {
+        self.asked = asked;
+        self
+    }
+
     /// What answers at the target; it is asked once. The socket that every root has is not asked at all.
     ///
     /// # Errors

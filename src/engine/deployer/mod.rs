@@ -14,6 +14,7 @@
 //! | `restart`, `start`, `drop`, `run` | the operations of those names, and `stop` |
 //! | `resume` | what the end of an earlier server cut off |
 //! | `retaining` | what is too much of the past |
+//! | `told` | what is left to be written of an end that was told |
 //! | `stopping` | stopping deployments, one or all |
 //! | `keep` | a payload that comes before the name of its component |
 //! | `next` | waiting for the next one of a component |
@@ -41,11 +42,12 @@ mod running;
 mod spare;
 mod start;
 mod stopping;
+mod told;
 mod tree;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select_biased};
 
@@ -61,7 +63,6 @@ use crate::engine::deployer::running::{
     Busy, DeploymentsState, Hold, RunningDeployment, RunningDeployments,
 };
 use crate::engine::deployer::stopping::stopped_as;
-use crate::engine::ending::Ending;
 use crate::engine::outcome::{Failed, Outcome};
 use crate::engine::peers::Peer;
 use crate::engine::registry::Registry;
@@ -78,8 +79,6 @@ use crate::system::time::now_ms;
 
 /// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels.
 const STACK_BYTES: usize = 512 << 10;
-/// How often an end that the disk did not take is tried to be written again.
-const WRITE_AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// The longest single wait for the next event of a deployment whose end is waited for.
 const WAIT_STEP: Duration = Duration::from_secs(15);
 
@@ -353,7 +352,7 @@ impl Deployer {
             failed
         });
         if let Some(ending) = attempt.end(outcome) {
-            self.write_later(id, ending);
+            self.write_rest(id, ending);
         }
         let retaining = self.retaining.lock();
         if let Err(error) = self.retain(&project) {
@@ -362,29 +361,6 @@ impl Deployer {
         self.limit_chain(&project, id);
         drop(retaining);
         self.prepare_next(id);
-    }
-
-    /// Writes an end that the disk did not take once it does, until the server stops; then the next start does it.
-    fn write_later(self: &Arc<Self>, id: DeploymentId, mut ending: Ending) {
-        let deployer = Arc::clone(self);
-        let write = move || {
-            let is_stopping = |state: &DeploymentsState| state.stopping;
-            while !deployer
-                .running
-                .wait(Instant::now() + WRITE_AGAIN_EVERY, is_stopping)
-            {
-                if ending.write().is_ok() {
-                    deployer.known.forget_feed(id);
-                    log::info(&format!("the end of deployment {id} is on disk now"));
-                    return;
-                }
-            }
-        };
-        if let Err(error) = threads::spawn(format!("ending-{id}"), STACK_BYTES, write) {
-            log::error(&format!(
-                "making a thread that ends deployment {id}: {error}"
-            ));
-        }
     }
 
     /// Takes a permit, at once or after phase `queue`.

@@ -70,7 +70,7 @@ fn replace<T: Serialize>(path: &Path, value: Option<&T>) -> Result<(), Error> {
     let what = || format!("writing {}", path.display());
     let Some(value) = value else {
         return match fs::remove_file(path) {
-            Ok(()) => path.parent().map_or(Ok(()), files::sync_dir),
+            Ok(()) => path.parent().map_or(Ok(()), files::sync),
             removed => gone(removed),
         }
         .doing(what);

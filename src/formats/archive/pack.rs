@@ -29,6 +29,10 @@ const MTIME: u64 = 315_532_800;
 /// How much of a file is read at once, and chosen for together.
 const CHUNK: usize = 256 * 1024;
 
+/// What stands around an entry's content and its names: its own header, those of a long name and of a long target, and what
+/// fills up a block behind each of the three.
+const ENTRY_MAX: u64 = 6 * 512;
+
 /// What will be packed, in order.
 pub struct PackPlan {
     pub(super) root: PathBuf,
@@ -93,6 +97,14 @@ impl PackPlan {
     /// How many regular files there are.
     pub fn files(&self) -> usize {
         self.items.files
+    }
+
+    /// The archive has hardly more bytes than this, however it is compressed.
+    pub fn archive_max(&self) -> u64 {
+        // The root is one more.
+        let (entries, names) = self.items.extent();
+        let around = (entries + 1).saturating_mul(ENTRY_MAX);
+        self.total.saturating_add(names).saturating_add(around)
     }
 
     /// The names of what is left out because it is a secret.

@@ -40,6 +40,7 @@ const HEAD: usize = 1 + 1 + 4 + 8 + 4 * 8 + 2 + 2;
 pub(super) struct Planned {
     spool: Spool,
     pub(super) files: usize,
+    entries: u64,
 }
 
 impl Planned {
@@ -52,6 +53,7 @@ impl Planned {
             PackKind::Symlink(target) => (2, 0, &target[..]),
         };
         self.files += usize::from(kind == 1);
+        self.entries += 1;
         let mut head = Vec::with_capacity(HEAD);
         let stamp = &item.stamp;
         head.push(kind);
@@ -69,6 +71,11 @@ impl Planned {
         self.spool.write_all(&head)?;
         self.spool.write_all(&item.path)?;
         self.spool.write_all(target)
+    }
+
+    /// How many entries there are, and a bound of the bytes of all their names.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        (self.entries, self.spool.len())
     }
 
     pub(super) fn items(&self) -> PlannedItems<'_> {

@@ -25,7 +25,7 @@ type State = (&'static str, Option<u32>, Option<u32>);
 /// One moment: a function that lives through it, and says what was wrong after the start.
 type Moment = (&'static str, fn(Flushed) -> Result<(), String>);
 
-const MOMENTS: [Moment; 18] = [
+const MOMENTS: [Moment; 19] = [
     ("the first start", first_start),
     ("a token is revoked and another one is added", tokens),
     ("a deployment is answered", answered),
@@ -59,7 +59,8 @@ const MOMENTS: [Moment; 18] = [
     ("the end is in the journal", |flushed| {
         parked(flushed, "recorded")
     }),
-    ("the record says so", |flushed| parked(flushed, "ended")),
+    ("the record says so", |flushed| parked(flushed, "written")),
+    ("the record is on disk", |flushed| parked(flushed, "ended")),
     (
         "a deployment is answered, releases are on another file system",
         |flushed| elsewhere(flushed, &["", "releases"]),
