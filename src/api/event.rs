@@ -5,6 +5,7 @@
 //! [`Event::Unknown`] instead of failing on it.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -499,6 +500,24 @@ impl Entry {
         }
     }
 
+    /// Adds the line of the journal that the entry is, as serde would write it: there may be millions of them.
+    pub fn write_line(&self, to: &mut Vec<u8>) {
+        // Writing into memory cannot fail.
+        let _ = write!(to, "{{\"id\":{},\"t\":{},\"event\":", self.id, self.t);
+        match &self.event {
+            Cow::Borrowed(word) => {
+                to.push(b'"');
+                to.extend_from_slice(word.as_bytes());
+                to.push(b'"');
+            }
+            // Another server's word may have anything in it.
+            Cow::Owned(name) => to.extend_from_slice(Value::from(&**name).to_string().as_bytes()),
+        }
+        to.extend_from_slice(b",\"data\":");
+        to.extend_from_slice(self.data.get().as_bytes());
+        to.extend_from_slice(b"}\n");
+    }
+
     /// What the entry means.
     pub fn meaning(&self) -> Event {
         Event::parse(&self.event, self.data.get())
@@ -608,5 +627,15 @@ mod tests {
         );
         let again: Entry = serde_json::from_str(&line).unwrap();
         assert_eq!(again.meaning(), Event::Warning("two\nlines".into()));
+        let unknown = Event::Unknown {
+            name: "a \"word\"\n".into(),
+            data: "1".into(),
+        };
+        for entry in [entry, again, Entry::new(4, 0, &unknown)] {
+            let mut written = Vec::new();
+            entry.write_line(&mut written);
+            let expected = serde_json::to_string(&entry).unwrap() + "\n";
+            assert_eq!(String::from_utf8(written).unwrap(), expected);
+        }
     }
 }

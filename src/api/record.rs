@@ -3,6 +3,7 @@
 mod log;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
@@ -293,6 +294,11 @@ impl Record {
         }
     }
 
+    /// As [`Record::apply`] for each of these lines of an install, in their order.
+    pub fn apply_lines(&mut self, entries: &[Arc<Entry>]) {
+        self.event_log.push_lines(entries);
+    }
+
     fn keep_peers(&mut self, results: Option<&Value>) {
         if let Some(results) = results.and_then(Value::as_array) {
             self.peer_results.clone_from(results);
@@ -560,6 +566,30 @@ mod tests {
                 );
             } else {
                 assert!(shown.iter().zip(1..).all(|(entry, id)| entry.id == id));
+            }
+        }
+    }
+
+    #[test]
+    fn lines_that_come_at_once_are_logged_as_if_they_came_one_by_one() {
+        // Lines of one byte, and some of which a few fill the log.
+        for long in [1, 1000, 40 << 10] {
+            let line = |id: u64| json!({"manager": "sh", "line": "x".repeat(if id % 9 == 0 { long } else { 1 })});
+            let lines: Vec<_> = (1..1000)
+                .map(|id| Arc::new(entry(id, id, "install", &line(id))))
+                .collect();
+            for before in [0, 1, 19, 20, 21, 199, 200, 201] {
+                let mut singly = EventLog::default();
+                lines.iter().for_each(|line| singly.push(line));
+                let expected = serde_json::to_string(&singly).unwrap();
+                for at_once in [1, 2, 178, 179, 180, 181, 200, 201, 512, 1000] {
+                    let mut log = EventLog::default();
+                    lines[..before].iter().for_each(|line| log.push(line));
+                    let rest = lines[before..].chunks(at_once);
+                    rest.for_each(|some| log.push_lines(some));
+                    let text = serde_json::to_string(&log).unwrap();
+                    assert!(text == expected, "{before} before {at_once} of {long}");
+                }
             }
         }
     }

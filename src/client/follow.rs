@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::api::error::{Code, Error, Exit};
+use crate::api::error::{Error, Exit};
 use crate::api::name::DeploymentId;
 use crate::api::operation::AnswerShape;
+use crate::client::follow::again::is_of_fleet;
 use crate::client::follow::harper::HarperState;
 use crate::client::follow::window::RetryWindow;
 use crate::client::harper::find::Sought;
@@ -336,7 +337,12 @@ impl<'a> AnswerFollower<'a> {
                 host.news(FollowNews::Head { status, early });
                 FollowStep::On
             }
-            Notice::Record(record) => self.record(&record, host),
+            Notice::Records(records) => {
+                let mut steps = records.iter().map(|record| self.record(record, host));
+                // What follows the record that ends it all is not looked at.
+                let end = steps.find(|step| !matches!(step, FollowStep::On));
+                end.unwrap_or(FollowStep::On)
+            }
             Notice::Answer(answer) => self.answer(&answer),
             // Nobody asked for a download here.
             Notice::Bytes(_) => FollowStep::On,
@@ -522,12 +528,6 @@ impl Attempted {
     fn resumes(&self) -> bool {
         self.asked != Asked::Request
     }
-}
-
-/// Whether it is said of the fleet, which the next request would hear as well.
-fn is_of_fleet(failed: &NoResult) -> bool {
-    let code = failed.code.as_deref().and_then(Code::parse);
-    matches!(code, Some(Code::FleetUnavailable | Code::OutcomeUnknown))
 }
 
 /// Whether something else answered in the server's place.

@@ -75,8 +75,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// A server that takes no byte for so long has stopped reading; ours ends a silent upload after 60 s itself.
 const WRITE_MAX: Duration = Duration::from_secs(60);
 
-/// A burst of events does not wait for the screen; a longer one is held back at the server's socket.
-const NOTICES_MAX: usize = 256;
+/// A burst of events does not wait for the screen; a longer one is held back at the server's socket. Each is what one read
+/// brought, some hundred events or 16 KiB of a download.
+const NOTICES_MAX: usize = 32;
 
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +101,8 @@ pub(crate) enum Notice {
     Sent,
     /// The answer begins, with this status.
     Head(u16),
-    /// A record of the answer's event stream.
-    Record(SseRecord),
+    /// The records of the answer's event stream that were complete with one read: one or more.
+    Records(Vec<SseRecord>),
     /// A piece of the bytes that a download brings.
     Bytes(Vec<u8>),
     /// The whole answer; it was neither an event stream nor a download.

@@ -22,7 +22,7 @@ use crate::system::{account, paths};
 /// No answer that is not a stream is longer; a listing of thousands of deployments with their logs is some MiB.
 const ANSWER_MAX: u64 = 64 << 20;
 
-/// What one read takes of an answer: some hundred events. All notices full of bytes are 4 MiB.
+/// What one read takes of an answer: some hundred events. All notices full of bytes are half a MiB.
 const READ_SIZE: usize = 16 * 1024;
 
 /// A request's body.
@@ -146,7 +146,7 @@ impl PreparedRequest {
         })
     }
 
-    /// Gives each record as soon as it is complete.
+    /// Gives each record as soon as it is complete, with those that came with it.
     fn stream(&self, reader: &mut impl Read) -> io::Result<()> {
         let mut parser = Parser::new();
         let mut buffer = vec![0; READ_SIZE];
@@ -158,12 +158,20 @@ impl PreparedRequest {
                 Err(error) => return Err(error),
             };
             parser.push(&buffer[..n]);
+            let (mut records, mut whole) = (Vec::new(), Ok(()));
             for record in parser.by_ref() {
-                let record = record.map_err(io::Error::other)?;
-                if self.notices.send(Notice::Record(record)).is_err() {
-                    return Ok(());
+                match record {
+                    Ok(record) => records.push(record),
+                    Err(error) => {
+                        whole = Err(io::Error::other(error));
+                        break;
+                    }
                 }
             }
+            if !records.is_empty() && self.notices.send(Notice::Records(records)).is_err() {
+                return Ok(());
+            }
+            whole?;
         }
     }
 

@@ -185,7 +185,7 @@ fn a_stream_that_begins_during_the_upload_does_not_end_it() {
     let all = notices(&running);
     assert!(
         all.iter()
-            .any(|notice| matches!(notice, Notice::Record(record) if record.event == "done")),
+            .any(|notice| matches!(notice, Notice::Records(records) if records.iter().any(|record| record.event == "done"))),
         "{all:?}"
     );
     assert!(thread.join().unwrap() > 8 << 20);
@@ -231,7 +231,7 @@ fn a_whole_upload_is_sent_as_a_form_with_its_key() {
         .unwrap();
     let seen = notices(&running);
     assert!(
-        matches!(&seen[..], [Notice::Sent, Notice::Head(200), Notice::Record(record), Notice::Ended] if record.event == "done"),
+        matches!(&seen[..], [Notice::Sent, Notice::Head(200), Notice::Records(records), Notice::Ended] if records[0].event == "done"),
         "{seen:?}"
     );
     let (head, body) = thread.join().unwrap();
@@ -310,8 +310,11 @@ fn streams_may_be_split_anywhere() {
     for size in [1, 2, 3, 7, whole.len()] {
         let pieces = whole.chunks(size).map(<[u8]>::to_vec).collect();
         let (seen, _) = answered(pieces, true);
-        let [Notice::Head(200), Notice::Record(record), Notice::Ended] = &seen[..] else {
+        let [Notice::Head(200), Notice::Records(records), Notice::Ended] = &seen[..] else {
             panic!("{size}: {seen:?}")
+        };
+        let [record] = &records[..] else {
+            panic!("{size}: {records:?}")
         };
         assert_eq!(record.id.as_deref(), Some("1"));
         assert_eq!(
@@ -581,7 +584,7 @@ fn a_deployment_that_is_known_already_ends_the_upload_through_tls() {
         let all = notices(&running);
         assert!(
             all.iter()
-                .any(|notice| matches!(notice, Notice::Record(record) if ["done", "error"].contains(&&*record.event))),
+                .any(|notice| matches!(notice, Notice::Records(records) if records.iter().any(|record| ["done", "error"].contains(&&*record.event)))),
             "{all:?}"
         );
         let _open = thread.join().unwrap();

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::{Code, Error, Refusal};
 use crate::api::event::{
-    Event, Failure, Opening, PeerEvent, Phase, PhaseEvent, PhaseStatus, Upload,
+    Event, Failure, InstallLine, Opening, PeerEvent, Phase, PhaseEvent, PhaseStatus, Upload,
 };
 use crate::api::record::{Record, Summary};
 use crate::engine::ending::Ending;
@@ -165,6 +165,22 @@ impl Attempt {
         self.registry.metrics.journal(open.journal.take_written());
         self.record.apply(&*entry?);
         Ok(())
+    }
+
+    /// Writes lines that came at once, each as an event of its own.
+    ///
+    /// # Errors
+    /// When the disk does not take them; those before the first that it refused are written and told.
+    pub fn emit_lines(&mut self, lines: Vec<InstallLine>) -> Result<(), Error> {
+        let Some(open) = &mut self.open else {
+            return Err(Error::new("writing an event", "the deployment has ended"));
+        };
+        let events = lines.into_iter().map(Event::Install);
+        let written = open
+            .journal
+            .append_all(events, &mut |entries| self.record.apply_lines(entries));
+        self.registry.metrics.journal(open.journal.take_written());
+        written
     }
 
     /// Takes what happens at peers. What the disk does not take of it is in the log: the next thing that is written says so,

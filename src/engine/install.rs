@@ -141,18 +141,18 @@ impl From<Refusal> for InstallFailure {
     }
 }
 
-/// Takes the lines of a run, one by one; its error ends the run.
-pub type OnLine<'a> = &'a mut dyn FnMut(InstallLine) -> Result<(), Error>;
+/// Takes the lines of a run, as many at once as came at once; its error ends the run.
+pub type OnLines<'a> = &'a mut dyn FnMut(Vec<InstallLine>) -> Result<(), Error>;
 
 /// Runs what [`choose`] decided. Gives the number of lines, of which the pieces of a long one count singly.
 ///
 /// # Errors
 /// `install_failed` if it did not end well, `install_timeout` if its time was over, `cancelled` if it was stopped; else
-/// what `on_line` failed with.
+/// what `on_lines` failed with.
 pub fn run(
     request: &InstallRequest<'_>,
     installer: &Installer,
-    on_line: OnLine<'_>,
+    on_lines: OnLines<'_>,
 ) -> Result<u64, InstallFailure> {
     let what = format!(
         "installing dependencies of {} with {}",
@@ -177,7 +177,7 @@ pub fn run(
         timeout: installer.timeout,
         codes,
     };
-    job.run(request, command, on_line)
+    job.run(request, command, on_lines)
 }
 
 /// What is not whole although the run went well, as warnings.
@@ -188,11 +188,11 @@ pub fn warnings(request: &InstallRequest<'_>) -> Vec<String> {
 /// Runs the manifest's `check` command, if it has one: exit code 0 says that the release can run.
 ///
 /// # Errors
-/// `load_failed`, which names the command, or `cancelled`; else what `on_line` failed with.
+/// `load_failed`, which names the command, or `cancelled`; else what `on_lines` failed with.
 pub fn check(
     request: &InstallRequest<'_>,
     manifest: &Manifest,
-    on_line: OnLine<'_>,
+    on_lines: OnLines<'_>,
 ) -> Result<u64, InstallFailure> {
     let Some(line) = &manifest.check else {
         return Ok(0);
@@ -205,7 +205,7 @@ pub fn check(
         timeout: timeout(request, manifest),
         codes: (Code::LoadFailed, Code::LoadFailed),
     };
-    job.run(request, command, on_line)
+    job.run(request, command, on_lines)
 }
 
 /// Tells what a release runs before it goes live that it is not on the deployment's first host, and which that is.
@@ -215,12 +215,12 @@ const ORIGIN: &str = "GANGPLANK_ORIGIN";
 /// of in this deployment.
 ///
 /// # Errors
-/// `release_failed`, which names the command, or `cancelled`; else what `on_line` failed with.
+/// `release_failed`, which names the command, or `cancelled`; else what `on_lines` failed with.
 pub fn release(
     request: &InstallRequest<'_>,
     (line, limit): (&str, Duration),
     origin: Option<&str>,
-    on_line: OnLine<'_>,
+    on_lines: OnLines<'_>,
 ) -> Result<u64, InstallFailure> {
     let what = format!("releasing {} with '{line}'", request.project);
     let mut command = shell(request, line, &what, Code::ReleaseFailed)?;
@@ -234,7 +234,7 @@ pub fn release(
         timeout: limit,
         codes: (Code::ReleaseFailed, Code::ReleaseFailed),
     };
-    job.run(request, command, on_line)
+    job.run(request, command, on_lines)
 }
 
 /// The shell with a line, in the release.
@@ -298,24 +298,25 @@ impl InstallStep<'_> {
         &self,
         request: &InstallRequest<'_>,
         mut command: Command,
-        on_line: OnLine<'_>,
+        on_lines: OnLines<'_>,
     ) -> Result<u64, InstallFailure> {
         let mut tail = Tail::default();
         let name = format!("build-{}", random().map_err(Refusal::from)?);
         command.env(child::PROCESS, &name);
-        let ended = child::run(
+        let ended = child::run_by_reads(
             command,
             RunOptions::within(self.timeout, request.account),
             request.stop,
-            &mut |line| {
-                let line = InstallLine {
+            &mut |lines| {
+                let lines = lines.into_iter().map(|line| InstallLine {
                     manager: self.manager.to_owned(),
                     stream: line.stream,
                     line: line.text,
                     continued: line.continued,
-                };
-                tail.keep(&line);
-                on_line(line)
+                });
+                let lines: Vec<InstallLine> = lines.collect();
+                tail.keep_all(&lines);
+                on_lines(lines)
             },
         );
         // Who left the group goes too, however it ended: nothing of a build runs on beside what it built.

@@ -143,6 +143,7 @@ impl Parser {
         };
         match name {
             b"data" => {
+                self.data.reserve(value.len() + 1);
                 self.data.push_str(&text(value));
                 self.data.push('\n');
             }
@@ -221,7 +222,11 @@ impl Iterator for Parser {
 
 /// A line end is never part of a character, so that decoding line by line is decoding the stream.
 fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    // Looking whether it is text is several times as quick as looking for what is not, and nearly all is.
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
 }
 
 /// Writes one record. A line end of any kind in `data` begins a new `data:` line, and is a LF for the reader; one in
@@ -232,10 +237,13 @@ pub fn frame(out: &mut Vec<u8>, id: Option<u64>, event: &str, data: &str) {
         let _ = writeln!(out, "id: {id}");
     }
     out.extend_from_slice(b"event: ");
-    out.extend(event.bytes().map(|byte| match byte {
-        b'\r' | b'\n' => b' ',
-        other => other,
-    }));
+    match memchr2(b'\r', b'\n', event.as_bytes()) {
+        None => out.extend_from_slice(event.as_bytes()),
+        Some(_) => out.extend(event.bytes().map(|byte| match byte {
+            b'\r' | b'\n' => b' ',
+            other => other,
+        })),
+    }
     out.push(b'\n');
     let mut rest = data.as_bytes();
     loop {

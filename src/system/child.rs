@@ -54,6 +54,9 @@ const LINGER: Duration = Duration::from_millis(300);
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// A pipe's own capacity: one read empties it.
 const BUFFER_LEN: usize = 64 << 10;
+/// So many lines of a read are given out together: enough that what is done once for all of them costs nothing, and few
+/// enough that a pipe full of blank lines takes little memory.
+const LINES_AT_ONCE: usize = 256;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,12 +123,43 @@ pub fn run(
     stop: &Stop,
     on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
-    let mut lines = [Stream::Stdout, Stream::Stderr].map(Splitter::new);
+    run_by_reads(command, how, stop, &mut |lines| {
+        lines.into_iter().try_for_each(&mut *on_line)
+    })
+}
+
+/// Takes the lines that one read of an output has completed: one or more, and at most [`LINES_AT_ONCE`].
+pub type OnRead<'a> = &'a mut dyn FnMut(Vec<Line>) -> Result<(), Error>;
+
+/// As [`run`], with the lines of each read together, for whoever can do more with many than with one. None of them waits
+/// for what is still to be printed.
+///
+/// # Errors
+/// As [`run`], with `on_lines` for `on_line`.
+pub fn run_by_reads(
+    command: Command,
+    how: RunOptions<'_>,
+    stop: &Stop,
+    on_lines: OnRead<'_>,
+) -> Result<Ended, Error> {
+    let mut splitters = [Stream::Stdout, Stream::Stderr].map(Splitter::new);
     run_raw(command, how, stop, &mut |stream, bytes| {
-        let lines = &mut lines[usize::from(stream == Stream::Stderr)];
+        let splitter = &mut splitters[usize::from(stream == Stream::Stderr)];
+        let mut lines = Vec::new();
+        let mut gather = |line| {
+            lines.push(line);
+            match lines.len() {
+                LINES_AT_ONCE => on_lines(std::mem::take(&mut lines)),
+                _ => Ok(()),
+            }
+        };
         match bytes.is_empty() {
-            true => lines.finish(on_line),
-            false => lines.push(bytes, on_line),
+            true => splitter.finish(&mut gather)?,
+            false => splitter.push(bytes, &mut gather)?,
+        }
+        match lines.is_empty() {
+            true => Ok(()),
+            false => on_lines(lines),
         }
     })
 }

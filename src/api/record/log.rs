@@ -1,6 +1,7 @@
 //! The events that a record shows: bounded, and with the number of those that are missing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::de::Deserializer;
 use serde::ser::Serializer;
@@ -70,6 +71,24 @@ impl EventLog {
         let room = LOG_BYTES - LOG_REST_BYTES - self.head_bytes;
         while self.tail_bytes > room || many(self) {
             self.drop_first();
+        }
+    }
+
+    /// As [`EventLog::push`] for each of these, none of which is a `truncated` one. What so many others follow is not kept,
+    /// and not copied either.
+    pub(super) fn push_lines(&mut self, mut entries: &[Arc<Entry>]) {
+        while let Some((first, rest)) = entries.split_first() {
+            let passed = entries.len().saturating_sub(LOG_TAIL);
+            // Before something was dropped there is room for one more.
+            if passed > 0 && self.dropped > 0 {
+                self.drop_tail();
+                self.dropped += passed as u64;
+                self.last_dropped = Some((entries[passed - 1].id, entries[passed - 1].t));
+                entries = &entries[passed..];
+                continue;
+            }
+            self.push(first);
+            entries = rest;
         }
     }
 

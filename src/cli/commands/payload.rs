@@ -137,7 +137,7 @@ fn receive(
                 return Err(stopped(Exit::Unreachable, message));
             }
             NextNotice::Stop => return Err(stopped(Exit::Interrupted, "interrupted".to_owned())),
-            NextNotice::Notice(Notice::Head(_) | Notice::Sent | Notice::Record(_))
+            NextNotice::Notice(Notice::Head(_) | Notice::Sent | Notice::Records(_))
             | NextNotice::Tick => {}
         }
     }

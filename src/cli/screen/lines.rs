@@ -20,11 +20,12 @@ fn acts(character: char) -> bool {
 
 /// Whether [`visible`] would change the text.
 pub(crate) fn has_controls(text: &str) -> bool {
-    // Most lines are printable ASCII, and looking at bytes is several times faster than at characters.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return false;
-    }
-    text.chars().any(acts)
+    !is_printable_ascii(text) && text.chars().any(acts)
+}
+
+/// Most lines are, and looking at bytes is several times faster than at characters.
+fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The text without colours, with `^[` for any other escape character, `^?` for delete, and `<U+202E>` for controls beyond
@@ -161,7 +162,7 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
 /// not seen and terminal sequences, all of which a runner may skip.
 pub(crate) fn defused(line: &str) -> Cow<'_, str> {
     let mut line = Cow::Borrowed(line);
-    if line.contains(ends_line) {
+    if !is_printable_ascii(&line) && line.contains(ends_line) {
         let mut out = String::with_capacity(line.len() + 8);
         for character in line.chars() {
             if ends_line(character) {

@@ -314,6 +314,8 @@ impl FollowHost for Following<'_, '_, '_> {
                     screen.remark("the server has this upload already");
                 }
             }
+            // Of what came at once, nothing is shown any longer once nobody wants more.
+            FollowNews::Record { .. } if self.unwanted => {}
             FollowNews::Record { record, .. } => {
                 self.begun = true;
                 self.unwanted |= !(self.show)(screen, Shown::Record(record));

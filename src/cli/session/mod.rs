@@ -109,6 +109,9 @@ impl<'a> Session<'a> {
         if self.interrupted {
             return NextNotice::Stop;
         }
+        if running.notices().is_empty() {
+            self.screen.flush();
+        }
         select! {
             recv(running.notices()) -> notice => notice.map_or(NextNotice::Gone, NextNotice::Notice),
             recv(self.signals.channel()) -> _ => NextNotice::Stop,

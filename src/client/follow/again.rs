@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::api::error::Exit;
+use crate::api::error::{Code, Exit};
 use crate::client::NoResult;
 use crate::client::follow::{
     AnswerFollower, Asked, FailedTry, FollowError, FollowHost, FollowNews, LossKind, Repeat,
@@ -130,4 +130,10 @@ impl AnswerFollower<'_> {
         }
         self.lost_with(Exit::Interrupted, "interrupted".into())
     }
+}
+
+/// Whether it is said of the fleet, which the next request would hear as well.
+pub(super) fn is_of_fleet(failed: &NoResult) -> bool {
+    let code = failed.code.as_deref().and_then(Code::parse);
+    matches!(code, Some(Code::FleetUnavailable | Code::OutcomeUnknown))
 }

@@ -106,7 +106,7 @@ impl AskHolder for FleetHosts {
                     });
                 }
                 Ok(Notice::Broken(_, error)) => return Ok(HolderAnswer::Broken(error.to_string())),
-                Ok(Notice::Sent | Notice::Head(_) | Notice::Record(_)) => {}
+                Ok(Notice::Sent | Notice::Head(_) | Notice::Records(_)) => {}
                 Err(_) => return Ok(HolderAnswer::Broken("its request ended".to_owned())),
             }
         }

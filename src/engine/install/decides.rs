@@ -227,9 +227,11 @@ fn version(request: &InstallRequest<'_>, program: &str) -> Option<String> {
     };
     let mut said = found.to_string_lossy().into_owned();
     let command = command(request, &found, &["--version".to_owned()]);
-    let ran = step.run(request, command, &mut |line| {
-        said.push('\n');
-        said.push_str(&line.line);
+    let ran = step.run(request, command, &mut |lines| {
+        for line in lines {
+            said.push('\n');
+            said.push_str(&line.line);
+        }
         Ok(())
     });
     ran.is_ok_and(|lines| lines > 0).then_some(said)

@@ -18,6 +18,18 @@ pub struct Tail {
 }
 
 impl Tail {
+    /// Keeps the last of several lines.
+    pub fn keep_all(&mut self, lines: &[InstallLine]) {
+        // What so many others follow is not kept, and not copied either.
+        let passed = lines.len().saturating_sub(LINES_MAX);
+        if passed > 0 {
+            self.kept.clear();
+            self.bytes = 0;
+            self.lines += passed as u64;
+        }
+        lines[passed..].iter().for_each(|line| self.keep(line));
+    }
+
     pub fn keep(&mut self, line: &InstallLine) {
         self.lines += 1;
         let mut line = line.clone();
@@ -54,16 +66,23 @@ mod tests {
 
     /// The numbers of lines kept and dropped of so many lines of one length.
     fn kept(count: usize, text: &str) -> (usize, u64) {
-        let mut tail = Tail::default();
-        for n in 0..count {
-            tail.keep(&InstallLine {
+        let lines: Vec<InstallLine> = (0..count)
+            .map(|n| InstallLine {
                 manager: "npm".into(),
                 stream: Stream::Stdout,
                 line: format!("{n:04}{text}"),
                 continued: false,
-            });
-        }
+            })
+            .collect();
+        let mut tail = Tail::default();
+        lines.iter().for_each(|line| tail.keep(line));
         let output = tail.output();
+        // It does not matter how many come at once.
+        for at_once in [1, 7, LINES_MAX, LINES_MAX + 1, 1000] {
+            let mut tail = Tail::default();
+            lines.chunks(at_once).for_each(|some| tail.keep_all(some));
+            assert_eq!(tail.output(), output, "{at_once}");
+        }
         if let Some(last) = output.lines.last() {
             assert!(last.line.starts_with(&format!("{:04}", count - 1)));
         }

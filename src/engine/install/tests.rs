@@ -105,8 +105,8 @@ impl Host {
         };
         let mut lines = Vec::new();
         let result = self.with(|request| {
-            run(request, &installer, &mut |line| {
-                lines.push(line);
+            run(request, &installer, &mut |more| {
+                lines.extend(more);
                 Ok(())
             })
         });
@@ -793,8 +793,8 @@ fn checks() {
         let manifest = crate::engine::manifest::manifest(&host.dir.join("release")).unwrap();
         let mut lines = Vec::new();
         let result = host.with(|request| {
-            check(request, &manifest, &mut |line| {
-                lines.push(line);
+            check(request, &manifest, &mut |more| {
+                lines.extend(more);
                 Ok(())
             })
         });

@@ -139,7 +139,7 @@ impl Read for Download {
                     self.bytes = bytes;
                     self.at = 0;
                 }
-                Ok(Notice::Sent | Notice::Head(_) | Notice::Record(_)) => {}
+                Ok(Notice::Sent | Notice::Head(_) | Notice::Records(_)) => {}
                 Ok(Notice::Ended) => self.ended = true,
                 Ok(Notice::Answer(answer)) => {
                     let why = match answer.judge(None) {

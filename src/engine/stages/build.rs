@@ -145,9 +145,7 @@ impl Builder {
                 account: self.account.as_deref(),
                 stop: &stop,
             };
-            let ran = install::check(&request, &manifest, &mut |line| {
-                attempt.emit(&Event::Install(line))
-            });
+            let ran = install::check(&request, &manifest, &mut |lines| attempt.emit_lines(lines));
             ran?;
             Ok(((), Facts::new()))
         })?;
@@ -162,9 +160,7 @@ fn run_installer(
     attempt: &mut Attempt,
 ) -> Result<(), Box<Failed>> {
     attempt.phase(Phase::Install, |attempt| {
-        let ran = install::run(request, installer, &mut |line| {
-            attempt.emit(&Event::Install(line))
-        });
+        let ran = install::run(request, installer, &mut |lines| attempt.emit_lines(lines));
         let lines = ran?;
         for warning in install::warnings(request) {
             attempt.emit(&Event::Warning(warning))?;

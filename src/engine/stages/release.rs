@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::api::event::{Event, Phase};
+use crate::api::event::Phase;
 use crate::engine::attempt::Attempt;
 use crate::engine::child_env;
 use crate::engine::install::{self, InstallRequest};
@@ -92,7 +92,7 @@ impl Builder {
             &request,
             (line, limit),
             spec.origin.as_deref(),
-            &mut |line| attempt.emit(&Event::Install(line)),
+            &mut |lines| attempt.emit_lines(lines),
         );
         Ok(ran?)
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Upload};
 use crate::api::name::DeploymentId;
 use crate::api::record::Record;
-use crate::store::journal::{CHANNEL_CAPACITY, LiveFeed, Offer, segment_path, segments};
+use crate::store::journal::{
+    CHANNEL_CAPACITY, FollowerChannel, LiveFeed, Offer, segment_path, segments,
+};
 
 /// How often a read that failed is tried again, and the wait before: 5 s in all, for what is busy is seldom so for longer.
 const READ_AGAIN: u32 = 50;
@@ -42,11 +44,44 @@ pub struct Follower {
     dir: PathBuf,
     live: Option<Arc<LiveFeed>>,
     /// What comes of a running deployment; there from the first wait on.
-    channel: Option<Receiver<Offer>>,
+    channel: Option<OfferQueue>,
+    /// What was taken from the channel last, as far as it was not seen yet.
+    offered: Option<Offered>,
     next: u64,
     /// Where the files are being read; none while the channel is ahead of nothing.
     reading: Option<Reading>,
     ended: bool,
+}
+
+/// The follower's end of its channel.
+#[derive(Debug)]
+struct OfferQueue {
+    channel: Receiver<Offer>,
+    /// How many bytes wait in it.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl OfferQueue {
+    fn try_next(&self) -> Result<Offer, TryRecvError> {
+        self.channel.try_recv().inspect(|offer| self.taken(offer))
+    }
+
+    fn next(&self, wait: Duration) -> Result<Offer, RecvTimeoutError> {
+        let next = self.channel.recv_timeout(wait);
+        next.inspect(|offer| self.taken(offer))
+    }
+
+    fn taken(&self, offer: &Offer) {
+        self.waiting.fetch_sub(offer.bytes(), Ordering::AcqRel);
+    }
+}
+
+/// Entries that came at once.
+#[derive(Debug)]
+struct Offered {
+    entries: Arc<Vec<Arc<Entry>>>,
+    /// Those before this place were seen.
+    at: usize,
 }
 
 #[derive(Debug)]
@@ -62,6 +97,7 @@ impl Follower {
             dir: dir.to_owned(),
             live: live.map(Arc::clone),
             channel: None,
+            offered: None,
             next: after.saturating_add(1),
             reading: None,
             ended: false,
@@ -128,6 +164,9 @@ impl Follower {
             return Ok(Step::End);
         }
         loop {
+            if let Some(step) = self.look_at_offered()? {
+                return Ok(step);
+            }
             let Some(live) = &self.live else {
                 return Ok(match self.read()? {
                     Some(entry) => self.pass(entry),
@@ -139,7 +178,7 @@ impl Follower {
             };
             // In this order: what the channel has is newest; an empty channel means that all that was not offered is
             // said by `last`, since an offer fails only while the channel is full.
-            let offer = match self.channel.as_ref().map(Receiver::try_recv) {
+            let offer = match self.channel.as_ref().map(OfferQueue::try_next) {
                 Some(Ok(offer)) => offer,
                 None | Some(Err(TryRecvError::Empty)) => {
                     if live.last.load(Ordering::Acquire) >= self.next {
@@ -162,7 +201,7 @@ impl Follower {
                         // What came before that is in the files.
                         continue;
                     };
-                    match channel.recv_timeout(wait) {
+                    match channel.next(wait) {
                         Ok(offer) => offer,
                         Err(RecvTimeoutError::Timeout) => return Ok(Step::Idle),
                         Err(RecvTimeoutError::Disconnected) => {
@@ -178,31 +217,52 @@ impl Follower {
             };
             match offer {
                 Offer::Upload(upload) => return Ok(Step::Upload(*upload)),
-                Offer::Entry(entry) if entry.id == self.next => {
-                    self.reading = None;
-                    return Ok(self.pass(entry));
-                }
-                // Somebody asked for what comes after an entry that never came: the end is the end for them too.
-                Offer::Entry(entry) if entry.is_terminal() && entry.id < self.next => {
-                    return Ok(self.pass(entry));
-                }
-                // Read from the files before, or the files are to be read first: `last` says how far.
-                Offer::Entry(entry) if entry.id < self.next => {}
-                Offer::Entry(_) => {
-                    if let Some(entry) = self.read()? {
-                        return Ok(self.pass(entry));
-                    }
-                }
+                Offer::Entries(entries) => self.offered = Some(Offered { entries, at: 0 }),
             }
         }
+    }
+
+    /// The next entry if it is among those that were offered, or before them.
+    fn look_at_offered(&mut self) -> Result<Option<Step>, Error> {
+        while let Some(offered) = &mut self.offered {
+            let Some(entry) = offered.entries.get(offered.at) else {
+                self.offered = None;
+                break;
+            };
+            // Who asked for what comes after an entry that never came is at the end with the end, too.
+            if entry.id == self.next || (entry.is_terminal() && entry.id < self.next) {
+                let entry = Arc::clone(entry);
+                offered.at += 1;
+                self.reading = None;
+                return Ok(Some(self.pass(entry)));
+            }
+            if entry.id < self.next {
+                // It was read from the files before.
+                offered.at += 1;
+                continue;
+            }
+            // What lies before it is in the files, unless the disk did not take it.
+            if let Some(entry) = self.read()? {
+                return Ok(Some(self.pass(entry)));
+            }
+            self.offered = None;
+        }
+        Ok(None)
     }
 
     /// Lets the writer offer what comes.
     fn subscribe(&mut self) {
         let Some(live) = &self.live else { return };
         let (sender, receiver) = bounded(CHANNEL_CAPACITY);
-        live.lock().channels.push(sender);
-        self.channel = Some(receiver);
+        let waiting = Arc::<AtomicUsize>::default();
+        live.lock().channels.push(FollowerChannel {
+            channel: sender,
+            waiting: Arc::clone(&waiting),
+        });
+        self.channel = Some(OfferQueue {
+            channel: receiver,
+            waiting,
+        });
     }
 
     /// The id of the last entry so far, 0 if there is none.
@@ -223,7 +283,7 @@ impl Follower {
             self.open(*newest)?;
         }
         let (mut last, mut ended) = (0, false);
-        while let Some(entry) = self.read_line()? {
+        while let Some(entry) = self.read_line(0)? {
             (last, ended) = (entry.id, entry.is_terminal());
         }
         if ended {
@@ -267,7 +327,7 @@ impl Follower {
             self.seek()?;
         }
         loop {
-            while let Some(entry) = self.read_line()? {
+            while let Some(entry) = self.read_line(self.next)? {
                 if entry.id < self.next {
                     continue;
                 }
@@ -298,7 +358,7 @@ impl Follower {
     fn seek(&mut self) -> Result<(), Error> {
         for segment in segments(&self.dir)?.into_iter().rev() {
             self.open(segment)?;
-            let first = self.read_line()?.map(|entry| entry.id);
+            let first = self.read_line(0)?.map(|entry| entry.id);
             if segment == 0 || first.is_some_and(|first| first <= self.next) {
                 return self.open(segment);
             }
@@ -330,26 +390,54 @@ impl Follower {
     }
 
     /// The next entry of the file that is open; none at its end. Half a line is left for a later call. A whole line that
-    /// is not an entry is what a disk damaged: it is passed over, and the entry after it shows the gap.
-    fn read_line(&mut self) -> Result<Option<Entry>, Error> {
+    /// is not an entry is what a disk damaged: it is passed over, and the entry after it shows the gap. Entries before
+    /// `from` need not be given.
+    fn read_line(&mut self, from: u64) -> Result<Option<Entry>, Error> {
         let Some(reading) = &mut self.reading else {
             return Ok(None);
         };
         let what = || format!("reading the journal in {}", self.dir.display());
-        let mut line = Vec::new();
+        let lines = &mut reading.lines;
+        let mut long = Vec::new();
         loop {
-            line.clear();
-            reading.lines.read_until(b'\n', &mut line).doing(what)?;
-            if line.last() != Some(&b'\n') {
-                let back = i64::try_from(line.len()).doing(what)?;
-                reading.lines.seek_relative(-back).doing(what)?;
+            // Most lines lie within what was read at once.
+            let read = lines.buffer();
+            if let Some(end) = memchr::memchr(b'\n', read) {
+                let entry = entry_of(&read[..end], from);
+                lines.consume(end + 1);
+                match entry {
+                    Some(entry) => return Ok(Some(entry)),
+                    None => continue,
+                }
+            }
+            long.clear();
+            lines.read_until(b'\n', &mut long).doing(what)?;
+            if long.last() != Some(&b'\n') {
+                let back = i64::try_from(long.len()).doing(what)?;
+                lines.seek_relative(-back).doing(what)?;
                 return Ok(None);
             }
-            if let Ok(entry) = serde_json::from_slice(&line) {
+            if let Some(entry) = entry_of(&long, from) {
                 return Ok(Some(entry));
             }
         }
     }
+}
+
+/// The entry that a line is; none if it is damaged, or if it says at its beginning that it comes before `from`: whoever
+/// goes on in the middle of a file would else read all that stands before.
+fn entry_of(line: &[u8], from: u64) -> Option<Entry> {
+    match first_number(line) {
+        Some(id) if id < from => None,
+        _ => serde_json::from_slice(line).ok(),
+    }
+}
+
+/// The number with which the line of an entry begins.
+fn first_number(line: &[u8]) -> Option<u64> {
+    let number = line.strip_prefix(b"{\"id\":")?;
+    let end = number.iter().position(|sign| !sign.is_ascii_digit())?;
+    std::str::from_utf8(&number[..end]).ok()?.parse().ok()
 }
 
 /// Whether what failed may work in a moment. What a file holds does not change by that.

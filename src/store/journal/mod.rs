@@ -1,7 +1,7 @@
 //! The journal of a deployment: append-only NDJSON, one writer, any number of followers.
 //!
-//! The files are the truth. A writer appends an entry, says how far it is, and offers the entry with `try_send` to the
-//! bounded channel of each live [`Follower`] that has read what there is and waits for more. A follower whose channel was full, that comes late, or that resumes from an
+//! The files are the truth. A writer appends what came at once, an entry or several, says how far it is, and offers them with
+//! `try_send` to the bounded channel of each live [`Follower`] that has read what there is and waits for more. A follower whose channel was full, that comes late, or that resumes from an
 //! id reads the files up to where its channel goes on, by entry number. So replay, tail, resume and slow watchers are one
 //! mechanism, nothing is told apart by time, and no watcher holds up the writer or makes memory grow.
 //!
@@ -17,7 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Sender, TrySendError};
@@ -38,6 +38,13 @@ const DAMAGED: &str = ".damaged";
 /// The capacity of a follower's channel: enough for the entries between two of its turns; one that falls further behind
 /// reads the files. (`a_follower_that_falls_behind_misses_nothing` fills it.)
 const CHANNEL_CAPACITY: usize = 256;
+/// How much of what is offered together may wait in a follower's channel: some thousand lines, which a client that is as
+/// quick as the command takes within some milliseconds.
+const WAITING_MAX: usize = 256 << 10;
+/// The memory for lines that stays between two writes: a command's output of a moment.
+const LINES_KEPT: usize = 64 << 10;
+/// What an entry takes beside its data: its fields, and what the allocator has for two pieces.
+const ENTRY_AROUND: usize = 112;
 
 /// What followers of a running deployment share with its writer.
 #[derive(Debug, Default)]
@@ -49,16 +56,59 @@ pub struct LiveFeed {
 
 #[derive(Debug, Default)]
 struct Followers {
-    channels: Vec<Sender<Offer>>,
+    channels: Vec<FollowerChannel>,
     /// Set with the terminal entry; kept here as well, since a full disk may keep it out of the files.
     terminal: Option<Arc<Entry>>,
 }
 
+/// The writer's end of a follower's channel.
+#[derive(Debug)]
+struct FollowerChannel {
+    channel: Sender<Offer>,
+    /// How many bytes wait in it.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Behind pointers, so that the channels of a thousand followers have small places, and share what is in them.
 #[derive(Debug, Clone)]
 enum Offer {
-    Entry(Arc<Entry>),
-    /// Behind a pointer, so that the channels of a thousand followers have small places.
+    /// What came at once, one entry or more.
+    Entries(Arc<Vec<Arc<Entry>>>),
     Upload(Arc<Upload>),
+}
+
+impl Offer {
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Offer::Entries(entries) => {
+                let data = entries.iter().map(|entry| entry.data.get().len());
+                data.sum::<usize>() + entries.len() * ENTRY_AROUND
+            }
+            Offer::Upload(_) => ENTRY_AROUND,
+        }
+    }
+}
+
+impl FollowerChannel {
+    /// Offers something; false if there is nobody any longer. Where too much waits already it is not taken, and read from
+    /// the files when all that waits has been seen.
+    fn offer(&self, offer: &Offer, bytes: usize) -> bool {
+        // Counted before it is looked at: a follower that empties the channel behind this sees how far the files are.
+        let waiting = self.waiting.fetch_add(bytes, Ordering::AcqRel);
+        let sent = match waiting > 0 && waiting + bytes > WAITING_MAX {
+            true => Ok(false),
+            false => match self.channel.try_send(offer.clone()) {
+                Ok(()) => Ok(true),
+                Err(TrySendError::Full(_)) => Ok(false),
+                Err(TrySendError::Disconnected(_)) => Err(()),
+            },
+        };
+        if sent != Ok(true) {
+            self.waiting.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        sent.is_ok()
+    }
 }
 
 impl LiveFeed {
@@ -70,12 +120,8 @@ impl LiveFeed {
     }
 
     fn offer(&self, offer: &Offer) {
-        self.lock().channels.retain(|channel| {
-            !matches!(
-                channel.try_send(offer.clone()),
-                Err(TrySendError::Disconnected(_))
-            )
-        });
+        let bytes = offer.bytes();
+        self.lock().channels.retain(|feed| feed.offer(offer, bytes));
     }
 }
 
@@ -224,6 +270,32 @@ impl Journal {
         Ok(entry)
     }
 
+    /// Writes several events that came at once, in one write where they fit into one file, and offers them together. What
+    /// was written is also told to `written`, in the order of the events.
+    ///
+    /// # Errors
+    /// When the disk does not take them all. The files then end with the last one that it took, which was offered, too.
+    pub fn append_all(
+        &mut self,
+        events: impl Iterator<Item = Event>,
+        written: &mut dyn FnMut(&[Arc<Entry>]),
+    ) -> Result<(), Error> {
+        let now = now_ms();
+        let entries = events
+            .zip(self.next_id..)
+            .map(|(event, id)| Arc::new(Entry::new(id, now, &event)));
+        let mut rest: Vec<Arc<Entry>> = entries.collect();
+        while !rest.is_empty() {
+            let (count, result) = self.write_some(&rest);
+            let behind = rest.split_off(count);
+            let these = Arc::new(std::mem::replace(&mut rest, behind));
+            self.publish_all(&these);
+            written(&these);
+            result.doing(|| format!("writing the journal in {}", self.dir.display()))?;
+        }
+        Ok(())
+    }
+
     /// The next entry, which is neither written nor told yet.
     pub fn entry(&self, event: &Event) -> Arc<Entry> {
         Arc::new(Entry::new(self.next_id, now_ms(), event))
@@ -252,12 +324,17 @@ impl Journal {
 
     /// Offers an entry to whoever follows.
     pub fn publish(&mut self, entry: &Arc<Entry>) {
-        self.next_id = entry.id + 1;
         if entry.is_terminal() {
             self.live.lock().terminal = Some(Arc::clone(entry));
         }
-        self.live.last.store(entry.id, Ordering::Release);
-        self.live.offer(&Offer::Entry(Arc::clone(entry)));
+        self.publish_all(&Arc::new(vec![Arc::clone(entry)]));
+    }
+
+    fn publish_all(&mut self, entries: &Arc<Vec<Arc<Entry>>>) {
+        let Some(last) = entries.last() else { return };
+        self.next_id = last.id + 1;
+        self.live.last.store(last.id, Ordering::Release);
+        self.live.offer(&Offer::Entries(Arc::clone(entries)));
     }
 
     /// Tells the live followers how far the upload is: never numbered, never written.
@@ -282,8 +359,48 @@ impl Journal {
 
     fn write_line(&mut self, entry: &Entry) -> io::Result<()> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, entry)?;
-        self.line.push(b'\n');
+        entry.write_line(&mut self.line);
+        self.write_gathered().1
+    }
+
+    /// Writes as many of these entries as fit into the file: at least one, for which the next file is begun if need be. Says
+    /// how many of them the disk took.
+    fn write_some(&mut self, entries: &[Arc<Entry>]) -> (usize, io::Result<()>) {
+        self.line.clear();
+        self.line.shrink_to(LINES_KEPT);
+        for entry in entries {
+            let before = self.line.len();
+            entry.write_line(&mut self.line);
+            if before > 0 && self.segment_bytes + self.line.len() as u64 > SEGMENT_BYTES {
+                self.line.truncate(before);
+                break;
+            }
+        }
+        let (whole, result) = self.write_gathered();
+        let count = memchr::memchr_iter(b'\n', &self.line[..whole]).count();
+        (count, result)
+    }
+
+    /// Writes the lines that are in `line`, which go into one file. Says how many bytes of whole lines the disk took: after an
+    /// error the file ends with them, since a follower may have read them.
+    fn write_gathered(&mut self) -> (usize, io::Result<()>) {
+        if let Err(error) = self.make_room() {
+            return (0, Err(error));
+        }
+        let (taken, result) = write_counted(&mut self.file, &self.line);
+        let end = memchr::memrchr(b'\n', &self.line[..taken]);
+        let whole = end.map_or(0, |end| end + 1);
+        self.segment_bytes += whole as u64;
+        self.written += whole as u64;
+        if result.is_err() {
+            self.torn = true;
+            self.mend();
+        }
+        (whole, result)
+    }
+
+    /// Begins the next file if this one has no room for what is in `line`, and cuts off what does not belong to it.
+    fn make_room(&mut self) -> io::Result<()> {
         if self.segment_bytes > 0 && self.segment_bytes + self.line.len() as u64 > SEGMENT_BYTES {
             self.rotate()?;
         }
@@ -291,13 +408,6 @@ impl Journal {
             self.file.set_len(self.segment_bytes)?;
             self.torn = false;
         }
-        if let Err(error) = self.file.write_all(&self.line) {
-            self.torn = true;
-            self.mend();
-            return Err(error);
-        }
-        self.segment_bytes += self.line.len() as u64;
-        self.written += self.line.len() as u64;
         Ok(())
     }
 
@@ -366,6 +476,20 @@ fn segments(dir: &Path) -> Result<Vec<u32>, Error> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Writes all, or says how much of it was written before it failed.
+fn write_counted(file: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match file.write(&bytes[taken..]) {
+            Ok(0) => return (taken, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => taken += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (taken, Err(error)),
+        }
+    }
+    (taken, Ok(()))
 }
 
 /// How much of a file is whole lines, and the last entry among them.

@@ -1,5 +1,8 @@
 use super::*;
 use serde_json::json;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -132,6 +135,119 @@ fn a_follower_that_falls_behind_misses_nothing() {
     let ids = |seen: Vec<(u64, String)>| seen.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
     assert_eq!(ids(all(slow)), (2..=total).collect::<Vec<_>>());
     assert_eq!(ids(quick.join().unwrap()), (1..=total).collect::<Vec<_>>());
+}
+
+/// Some lines of this length, and what they are told as by whoever wrote them.
+fn append_all(journal: &mut Journal, count: usize, len: usize) -> Vec<u64> {
+    let mut told = Vec::new();
+    let events = (0..count).map(|_| warning(&"x".repeat(len)));
+    let written = journal.append_all(events, &mut |entries| {
+        told.extend(entries.iter().map(|entry| entry.id));
+    });
+    written.unwrap();
+    told
+}
+
+#[test]
+fn what_comes_at_once_is_in_the_same_files_as_what_comes_singly() {
+    // With lines of 300 KiB the files end within what comes at once; of a line that fills one alone there are three.
+    for (batches, count, len) in [(3, 5, 10), (4, 20, 300 << 10), (1, 3, 5 << 20)] {
+        let (singly, together) = (JournalDir::new("singly"), JournalDir::new("together"));
+        let mut journal = Journal::create(&singly.0).unwrap();
+        for _ in 0..batches * count {
+            journal.append(&warning(&"x".repeat(len))).unwrap();
+        }
+        let expected = all_but_end(Follower::new(&singly.0, 0, Some(journal.live())));
+        let mut journal = Journal::create(&together.0).unwrap();
+        let follower = Follower::new(&together.0, 0, Some(journal.live()));
+        let told: Vec<u64> = (0..batches)
+            .flat_map(|_| append_all(&mut journal, count, len))
+            .collect();
+        assert!(told.iter().copied().eq(1..=(batches * count) as u64));
+        assert_eq!(journal.last_id(), told.len() as u64);
+        assert_eq!(all_but_end(follower), expected, "{len}");
+        let lines = |dir: &JournalDir| {
+            let segments = segments(&dir.0).unwrap();
+            let count = |n: &u32| {
+                let text = fs::read(segment_path(&dir.0, *n)).unwrap();
+                memchr::memchr_iter(b'\n', &text).count()
+            };
+            segments.iter().map(count).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&together), lines(&singly), "{len}");
+    }
+}
+
+#[test]
+fn what_the_disk_takes_of_lines_that_come_at_once_is_kept() {
+    let dir = JournalDir::new("partly");
+    let mut journal = Journal::create(&dir.0).unwrap();
+    // A socket takes what its buffer holds and no more, as a disk that gets full does.
+    let (taken, full) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    let file = std::mem::replace(&mut journal.file, File::from(OwnedFd::from(full)));
+    let text = "x".repeat(8 << 10);
+    let mut told = Vec::new();
+    let written = journal.append_all((0..255).map(|_| warning(&text)), &mut |entries| {
+        told.extend(entries.iter().map(|entry| entry.id));
+    });
+    assert!(written.is_err());
+    assert!(!told.is_empty() && told.len() < 255, "{}", told.len());
+    assert!(told.iter().copied().eq(1..=told.len() as u64));
+    assert_eq!(journal.last_id(), told.len() as u64);
+    // They are what is there in whole lines.
+    taken.set_nonblocking(true).unwrap();
+    let mut text = Vec::new();
+    assert!(
+        (&taken).read_to_end(&mut text).is_err(),
+        "its writer is there"
+    );
+    assert_eq!(memchr::memchr_iter(b'\n', &text).count(), told.len());
+    // Behind them is room for the end.
+    let bytes = memchr::memrchr(b'\n', &text).unwrap() + 1;
+    assert_eq!(journal.segment_bytes, bytes as u64);
+    (&file).write_all(&text).unwrap();
+    journal.file = file;
+    journal.append(&done()).unwrap();
+    let last = told.len() as u64 + 1;
+    assert!(
+        all(Follower::new(&dir.0, 0, None))
+            .into_iter()
+            .map(|(id, _)| id)
+            .eq(1..=last)
+    );
+}
+
+/// All that a follower who never waits sees of a journal that goes on.
+fn all_but_end(mut follower: Follower) -> Vec<(u64, String)> {
+    let entries = std::iter::from_fn(|| match follower.next(Duration::ZERO).unwrap() {
+        Step::Entry(entry) => Some((entry.id, entry.event.to_string())),
+        _ => None,
+    });
+    entries.collect()
+}
+
+#[test]
+fn what_waits_for_a_slow_follower_is_bounded_in_bytes() {
+    // Many short lines at once, and a few long ones.
+    for (batches, count, len) in [(100, 256, 10), (100, 8, 8 << 10)] {
+        let dir = JournalDir::new("bounded");
+        let mut journal = Journal::create(&dir.0).unwrap();
+        let mut slow = Follower::new(&dir.0, 0, Some(journal.live()));
+        assert!(matches!(slow.next(MOMENT).unwrap(), Step::Idle));
+        let waiting = |journal: &Journal| {
+            let followers = journal.live().lock();
+            followers.channels[0].waiting.load(Ordering::Acquire)
+        };
+        for _ in 0..batches {
+            append_all(&mut journal, count, len);
+            assert!(waiting(&journal) <= WAITING_MAX, "{len}");
+        }
+        assert!(waiting(&journal) > WAITING_MAX / 2, "{len}");
+        journal.append(&done()).unwrap();
+        let last = (batches * count) as u64 + 1;
+        assert!(all(slow).into_iter().map(|(id, _)| id).eq(1..=last));
+    }
 }
 
 #[test]

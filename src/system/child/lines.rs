@@ -113,9 +113,13 @@ impl Splitter {
         continued: bool,
         on_line: &mut dyn FnMut(Line) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let text = match std::str::from_utf8(text) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(text).into_owned(),
+        };
         on_line(Line {
             stream: self.stream,
-            text: String::from_utf8_lossy(text).into_owned(),
+            text,
             continued,
         })
     }
