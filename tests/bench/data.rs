@@ -11,8 +11,8 @@ pub(crate) struct Set {
     pub(crate) wanted: f64,
     /// Whether a deployment is to be ahead of `tar | zstd -1 | tcp | tar`.
     pub(crate) ahead_of_zstd: bool,
-    /// Whether it is sent through the link of 100 Mbit/s, too.
-    pub(crate) through_link: bool,
+    /// The seconds that a deployment may take, whatever else takes how long.
+    pub(crate) wanted_wall: Option<f64>,
     /// With a `package.json` that has no dependencies; its installation is left to the server then.
     pub(crate) has_manifest: bool,
     files: u64,
@@ -26,11 +26,17 @@ pub(crate) const SMALL: Set = Set {
     name: "12 files",
     wanted: 2.5,
     ahead_of_zstd: false,
-    through_link: false,
+    wanted_wall: Some(0.02),
     has_manifest: false,
     files: 12,
     bytes: 64 << 10,
     text: 10,
+};
+
+/// What has many files, or many bytes.
+const LARGE: Set = Set {
+    wanted_wall: None,
+    ..SMALL
 };
 
 /// All sets; the large ones are divided by `scale`.
@@ -46,20 +52,18 @@ pub(crate) fn sets(scale: u64) -> [Set; 7] {
             name: "11,512 files, 100 MB",
             wanted: 1.6,
             ahead_of_zstd: true,
-            through_link: true,
             files: 11_512 / scale,
             bytes: 100_000_000 / scale,
             text: 9,
-            ..SMALL
+            ..LARGE
         },
         Set {
             name: "a JavaScript app, 76 MB",
             wanted: 1.8,
-            through_link: true,
             files: 1893 / scale,
             bytes: 76_000_000 / scale,
             text: 5,
-            ..SMALL
+            ..LARGE
         },
         Set {
             name: "30,000 files, 386 MB",
@@ -67,14 +71,14 @@ pub(crate) fn sets(scale: u64) -> [Set; 7] {
             files: 30_000 / scale,
             bytes: 386_000_000 / scale,
             text: 9,
-            ..SMALL
+            ..LARGE
         },
         Set {
             name: "512 MB of text",
             wanted: 2.0,
             files: 8,
             bytes: (512 << 20) / scale,
-            ..SMALL
+            ..LARGE
         },
         Set {
             name: "1 GiB of noise",
@@ -82,19 +86,33 @@ pub(crate) fn sets(scale: u64) -> [Set; 7] {
             files: 1,
             bytes: (1 << 30) / scale,
             text: 0,
-            ..SMALL
+            ..LARGE
         },
     ]
 }
 
 impl Set {
+    /// Deploying it takes a moment.
+    pub(crate) fn is_small(&self) -> bool {
+        self.bytes < 1 << 20
+    }
+
+    /// Removing it takes a moment.
+    pub(crate) fn has_few_files(&self) -> bool {
+        self.files < 100
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// So many files with so many bytes, of which so many of ten are text.
     pub(crate) const fn of(files: u64, bytes: u64, text: u64) -> Set {
         Set {
             files,
             bytes,
             text,
-            ..SMALL
+            ..LARGE
         }
     }
 

@@ -72,10 +72,11 @@ pub(crate) fn latency(work: &Path, of: Latency) {
 
     let first = Watcher::join(&server);
     let memory = || machine::memory(server.pid(), "VmRSS").unwrap();
-    let before = memory();
+    let (before, threads) = (memory(), machine::threads(server.pid()));
     let more = (1..of.watchers).map(|_| Watcher::join(&server));
     let watchers: Vec<_> = [first].into_iter().chain(more).collect();
     let joined = memory();
+    let threads = machine::threads(server.pid()) - threads;
     File::create(&gate).unwrap();
     let mut times = read_all(watchers);
     let each = (memory().max(joined) - before) * 1024.0 / of.watchers as f64;
@@ -106,6 +107,8 @@ pub(crate) fn latency(work: &Path, of: Latency) {
     }
     if of.watchers > 100 {
         alone("  memory for each", each, "KiB", Budget::Most(24.0));
+        let each = threads / of.watchers as f64;
+        alone("  threads for each", each, "", Budget::Most(1.0));
     }
 }
 

@@ -43,6 +43,11 @@ pub(crate) fn memory(pid: u32, name: &str) -> Option<f64> {
     Some(kibibytes / 1024.0)
 }
 
+/// How many threads a process has.
+pub(crate) fn threads(pid: u32) -> f64 {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() as f64
+}
+
 /// Begins the measure of a process's peak anew.
 pub(crate) fn forget_peak(pid: u32) {
     // What the kernel does with a 5 is told in proc(5).

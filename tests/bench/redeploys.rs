@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::attic::Attic;
 use crate::data::Set;
 use crate::link;
 use crate::machine;
@@ -15,8 +16,8 @@ use crate::rsync::Daemon;
 use crate::server::{self, Server};
 use crate::table::{Budget, line, median};
 
-/// How often each figure is taken.
-const RUNS: usize = 3;
+/// How often each figure is taken; of what takes a moment, more often.
+const RUNS: [usize; 2] = [3, 9];
 
 /// What is changed of a large file: a megabyte.
 const CHANGED: u64 = 1_000_000;
@@ -121,9 +122,6 @@ impl Rivals<'_> {
     fn deploy(&mut self, change: impl FnOnce(&mut Command)) -> f64 {
         let mut deploy = self.server.deploy(self.dir, "quiet");
         deploy.args(["--project", "bench"]);
-        if self.redeploy.kind != Kind::Installed {
-            deploy.args(["--install-command", "true"]);
-        }
         change(&mut deploy);
         self.server.rest();
         let begun = Instant::now();
@@ -143,9 +141,9 @@ impl Rivals<'_> {
 }
 
 /// Prints what each redeployment costs.
-pub(crate) fn measure(work: &Path, scale: u64) {
+pub(crate) fn measure(scale: u64, attic: &mut Attic) {
     for redeploy in redeploys(scale) {
-        let here = work.join("redeploy");
+        let here = attic.new_dir();
         let dir = here.join("component");
         redeploy.set.write(&dir);
         let server = match redeploy.kind {
@@ -166,8 +164,8 @@ pub(crate) fn measure(work: &Path, scale: u64) {
         println!("{}, deployed again", redeploy.name);
         one(&mut rivals, scale);
         drop(server);
-        fs::remove_dir_all(&here).unwrap();
-        rustix::fs::sync();
+        drop(daemon);
+        attic.retire(here, redeploy.set.has_few_files());
     }
 }
 
@@ -185,9 +183,10 @@ fn one(rivals: &mut Rivals<'_>, scale: u64) {
         rivals.daemon.map(Daemon::link),
     );
     let mut forgotten = 0;
-    for run in 1..=RUNS + 1 {
+    let runs = RUNS[usize::from(rivals.redeploy.set.is_small())];
+    for run in 1..=runs + 1 {
         rivals.redeploy.change(rivals.dir, run, scale);
-        let counted = run > RUNS;
+        let counted = run > runs;
         let wall = rivals.deploy(|deploy| {
             if counted {
                 deploy.env("GANGPLANK_TARGET", format!("http://{}", link.address));
@@ -201,7 +200,7 @@ fn one(rivals: &mut Rivals<'_>, scale: u64) {
         if rivals.redeploy.afresh.is_none() {
             continue;
         }
-        rivals.redeploy.change(rivals.dir, RUNS + 1 + run, scale);
+        rivals.redeploy.change(rivals.dir, runs + 1 + run, scale);
         let other = link::start(server.address(), None);
         let wall = rivals.deploy(|deploy| {
             deploy.env(

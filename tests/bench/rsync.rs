@@ -4,23 +4,37 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::children::Running;
 use crate::link::{self, Link};
+
+/// Where Debian's sshd locks up what speaks to strangers. Its service makes it, and without it root's sshd does not start.
+const EMPTY: &str = "/run/sshd";
+
+/// Whether that was made here.
+static MADE: AtomicBool = AtomicBool::new(false);
+
+/// Removes it again.
+pub(crate) fn leave_nothing() {
+    if MADE.swap(false, Ordering::Relaxed) {
+        let _ = fs::remove_dir(EMPTY);
+    }
+}
 
 /// An sshd that runs, and the way to it.
 pub(crate) struct Sshd {
-    child: Child,
+    child: Running,
     config: PathBuf,
     rsync: PathBuf,
 }
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        leave_nothing();
     }
 }
 
@@ -54,11 +68,14 @@ impl Sshd {
              StrictHostKeyChecking no\n  UserKnownHostsFile {dir}/known_hosts\n  LogLevel ERROR\n"
         );
         fs::write(&config, text).unwrap();
+        if rustix::process::getuid().is_root() && fs::create_dir(EMPTY).is_ok() {
+            MADE.store(true, Ordering::Relaxed);
+        }
         let mut child = Command::new(sshd);
         child.arg("-D").arg("-f").arg(here).stdin(Stdio::null());
         let child = child.stderr(Stdio::null()).spawn();
         let sshd = Sshd {
-            child: child.map_err(|error| error.to_string())?,
+            child: Running::new(child.map_err(|error| error.to_string())?),
             config,
             rsync,
         };
@@ -67,15 +84,13 @@ impl Sshd {
         login.arg("-F").arg(&sshd.config).args(["bench", "true"]);
         match login.stderr(Stdio::null()).status() {
             Ok(status) if status.success() => Ok(sshd),
-            // Debian's service makes that one.
-            _ if !Path::new("/run/sshd").is_dir() => Err("sshd lacks /run/sshd".into()),
             _ => Err("an sshd of this user on loopback lets nobody in".into()),
         }
     }
 
     /// The process whose processor time counts too.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 
     /// Copies a tree from one directory into another, new one.
@@ -95,16 +110,10 @@ impl Sshd {
 
 /// An rsync daemon that runs, and what it writes to.
 pub(crate) struct Daemon {
-    child: Child,
+    /// It ends with this.
+    _child: Running,
     rsync: PathBuf,
     port: u16,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Daemon {
@@ -129,8 +138,13 @@ impl Daemon {
         child.arg(format!("--config={}", config.display()));
         child.arg("--log-file=/dev/null").stdin(Stdio::null());
         let child = child.spawn().map_err(|error| error.to_string())?;
+        let _child = Running::new(child);
         wait_for(port);
-        Ok(Daemon { child, rsync, port })
+        Ok(Daemon {
+            _child,
+            rsync,
+            port,
+        })
     }
 
     /// A link to it that counts.

@@ -3,14 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::data::Set;
+use crate::children::Running;
 use crate::machine;
 use crate::table::{Budget, alone, median};
 
@@ -20,12 +17,12 @@ const BINARY: &str = env!("CARGO_BIN_EXE_gangplank");
 /// How often a server is started.
 const STARTS: usize = 9;
 
-/// The servers that run, for [`end_all`].
-static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// How long a server may be busy with what a deployment leaves for later. It is measured as it is then.
+const REST: Duration = Duration::from_secs(30);
 
 /// A running server on a root of its own.
 pub(crate) struct Server {
-    child: Child,
+    child: Running,
     address: String,
     token: String,
     root: PathBuf,
@@ -33,18 +30,23 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(work: &Path) -> Server {
+        Server::start_as(work, Path::new(BINARY))
+    }
+
+    /// Starts one of this binary.
+    pub(crate) fn start_as(work: &Path, binary: &Path) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let root = work.join(format!("root-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
-        Server::start_on(root, None)
+        Server::start_on(root, None, binary)
     }
 
     /// Starts one that finds programs in this directory before all others.
     pub(crate) fn start_with(work: &Path, programs: &Path) -> Server {
-        Server::start_on(work.join("root"), Some(programs))
+        Server::start_on(work.join("root"), Some(programs), Path::new(BINARY))
     }
 
-    fn start_on(root: PathBuf, programs: Option<&Path>) -> Server {
-        let mut command = command();
+    fn start_on(root: PathBuf, programs: Option<&Path>, binary: &Path) -> Server {
+        let mut command = command(binary);
         if let Some(programs) = programs {
             let path = std::env::var_os("PATH").unwrap_or_default();
             let path = [programs.to_owned()]
@@ -68,9 +70,9 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        RUNNING.lock().unwrap().push(child.id());
         // The lines behind the first one fit into the pipe, whose reading end must stay until they are written.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let child = Running::new(child);
         let mut address = None;
         while let Some(Ok(line)) = lines.next() {
             if let Some(http) = line.strip_prefix("listening on http://") {
@@ -92,19 +94,23 @@ impl Server {
     }
 
     /// The first deployment of a component: each run has one of its own.
-    pub(crate) fn first(&self, set: &Set, dir: &Path, run: usize) -> Command {
+    pub(crate) fn first(&self, dir: &Path, run: usize) -> Command {
         let mut deploy = self.deploy(dir, "quiet");
         deploy.args(["--project", &format!("bench-{run}")]);
-        if !set.has_manifest {
-            deploy.args(["--install-command", "true"]);
-        }
         deploy
     }
 
-    /// A `deploy` to this server over TCP, whose result nobody reads.
+    /// A `deploy` to this server.
     pub(crate) fn deploy(&self, dir: &Path, progress: &str) -> Command {
-        let mut command = command();
-        command.args(["deploy", "--progress", progress]).arg(dir);
+        let mut command = self.client("deploy");
+        command.args(["--progress", progress]).arg(dir);
+        command
+    }
+
+    /// A command to this server over TCP, whose result nobody reads.
+    pub(crate) fn client(&self, word: &str) -> Command {
+        let mut command = command(Path::new(BINARY));
+        command.arg(word);
         command.env("GANGPLANK_TARGET", format!("http://{}", self.address));
         // What a client remembers of this server is not mixed with what the user's own remember.
         command.env("XDG_CACHE_HOME", self.root.with_extension("cache"));
@@ -119,13 +125,28 @@ impl Server {
     pub(crate) fn rest(&self) {
         rustix::fs::sync();
         let (mut last, mut quiet) = (0, 0);
-        while quiet < 5 {
+        let begun = Instant::now();
+        while quiet < 5 && begun.elapsed() < REST {
             thread::sleep(Duration::from_millis(100));
             let now = machine::processor_time(self.pid()).to_bits();
             quiet = if now == last { quiet + 1 } else { 0 };
             last = now;
         }
         rustix::fs::sync();
+    }
+
+    /// Removes what was the first deployment of this run.
+    pub(crate) fn forget(&self, run: usize) {
+        let mut client = self.client("drop");
+        client.args(["--yes", "--purge", &format!("bench-{run}")]);
+        let status = client.stderr(Stdio::null()).status().unwrap();
+        assert!(status.success(), "a component was not dropped");
+        self.rest();
+    }
+
+    /// Where it keeps all that it has.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -137,33 +158,13 @@ impl Server {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        RUNNING
-            .lock()
-            .unwrap()
-            .retain(|pid| *pid != self.child.id());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Ends all servers, for a run that ends early.
-pub(crate) fn end_all() {
-    for pid in RUNNING.lock().unwrap().iter() {
-        let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
-        // One that has ended by itself needs no more.
-        let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        self.child.pid()
     }
 }
 
 /// The program, without what the environment says to other clients and servers.
-fn command() -> Command {
-    let mut command = Command::new(BINARY);
+fn command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let bytes = name.as_encoded_bytes();
         if bytes.starts_with(b"GANGPLANK_") || bytes.starts_with(b"HARPER_CLI_") {
@@ -175,42 +176,65 @@ fn command() -> Command {
 
 /// Waits for a client and gives its peak memory in MiB.
 pub(crate) fn peak(mut client: Child) -> f64 {
-    let mut peak = 0.0_f64;
-    loop {
-        // The high-water mark only grows, so the last look before the end is the peak, or close to it.
-        peak = peak.max(machine::memory(client.id(), "VmHWM").unwrap_or(0.0));
-        if let Some(status) = client.try_wait().unwrap() {
-            assert!(status.success(), "a deployment failed");
-            return peak;
-        }
-        thread::sleep(Duration::from_millis(3));
-    }
+    let pid = client.id();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Beside the one that waits: who looks for the end now and then would find it late.
+        let peak = scope.spawn(|| {
+            let mut peak = 0.0_f64;
+            while !ended.load(Ordering::Relaxed) {
+                // The high-water mark only grows, so the last look before the end is the peak, or close to it.
+                peak = peak.max(machine::memory(pid, "VmHWM").unwrap_or(0.0));
+                thread::park_timeout(Duration::from_millis(3));
+            }
+            peak
+        });
+        let status = client.wait().unwrap();
+        ended.store(true, Ordering::Relaxed);
+        peak.thread().unpark();
+        assert!(status.success(), "a deployment failed");
+        peak.join().unwrap()
+    })
+}
+
+/// What is measured, and beside it what `make static` makes, where that was made.
+pub(crate) fn binaries() -> Vec<(&'static str, PathBuf)> {
+    let binary = PathBuf::from(BINARY);
+    let target = binary.parent().and_then(Path::parent);
+    let fixed = target.map(|target| target.join("static/gangplank"));
+    let fixed = fixed.filter(|fixed| fixed.is_file());
+    let fixed = fixed.map(|fixed| ("static: ", fixed));
+    [("", binary)].into_iter().chain(fixed).collect()
 }
 
 /// Start, memory at rest, and the binary's size.
 pub(crate) fn measure(work: &Path) {
-    let (mut fresh, mut again, mut idle) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..STARTS {
-        let begun = Instant::now();
-        let server = Server::start(work);
-        fresh.push(begun.elapsed().as_secs_f64() * 1e3);
-        idle.push(machine::memory(server.pid(), "VmRSS").unwrap());
-        let root = server.root.clone();
-        drop(server);
-        let begun = Instant::now();
-        drop(Server::start_on(root, None));
-        again.push(begun.elapsed().as_secs_f64() * 1e3);
+    let binaries = binaries();
+    if binaries.len() < 2 {
+        println!("without a static binary: `make static` makes one");
     }
-    let start = Budget::Most(15.0);
-    alone("start to listening, new root", median(fresh), "ms", start);
-    alone("start to listening, again", median(again), "ms", start);
-    alone(
-        "server RSS, idle after its start",
-        median(idle),
-        "MiB",
-        Budget::Most(3.0),
-    );
-    let size = std::fs::metadata(BINARY).unwrap().len();
-    let size = size as f64 / f64::from(1 << 20);
-    alone("binary, stripped", size, "MiB", Budget::Most(3.3));
+    for (which, binary) in binaries {
+        let (mut fresh, mut again, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..STARTS {
+            let begun = Instant::now();
+            let server = Server::start_as(work, &binary);
+            fresh.push(begun.elapsed().as_secs_f64() * 1e3);
+            idle.push(machine::memory(server.pid(), "VmRSS").unwrap());
+            let root = server.root.clone();
+            drop(server);
+            let begun = Instant::now();
+            let server = Server::start_on(root, None, &binary);
+            again.push(begun.elapsed().as_secs_f64() * 1e3);
+            drop(server);
+        }
+        let row = |what: &str, figure: f64, unit: &str, most: f64| {
+            alone(&format!("{which}{what}"), figure, unit, Budget::Most(most));
+        };
+        row("start to listening, new root", median(fresh), "ms", 15.0);
+        row("start to listening, again", median(again), "ms", 15.0);
+        row("server RSS, idle after its start", median(idle), "MiB", 3.0);
+        let size = std::fs::metadata(&binary).unwrap().len();
+        let size = size as f64 / f64::from(1 << 20);
+        row("binary, stripped", size, "MiB", 3.3);
+    }
 }
