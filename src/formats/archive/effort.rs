@@ -63,7 +63,7 @@ pub(super) enum Method {
 const STORED: Method = Method::Deflate(0);
 
 /// A method, as far as nothing is measured: how quick it is, in bytes a microsecond, and how much it shrinks, both as of sources
-/// and texts on one core. What one shows of a payload is taken for the others too, in proportion.
+/// and texts on one core. What one shows of a payload is taken for the others too.
 struct Expected {
     method: Method,
     speed: f64,
@@ -111,8 +111,19 @@ const JUDGED_NANOSECONDS: u64 = 50_000_000;
 /// It is more than what goes at once into the buffers of a connection within this machine.
 const FIRST_JUDGED_BYTES: u64 = 512 << 10;
 
+/// Without waiting, so much may go into the buffers on the way before anybody can tell how quick the link is: Linux lets a
+/// connection have 4 MiB of them. Only who had to wait knows it sooner.
+const BUFFERED_BYTES: u64 = 4 << 20;
+
+/// How quick the codec is shows itself in so much of its time. In less, a processor that something else was busy with for a
+/// moment would look like a slow one.
+const LEARNT_NANOSECONDS: u64 = 50_000_000;
+
 /// Another level must promise so much more: each change costs deflate's memory of what came before.
 const BETTER: f64 = 1.15;
+
+/// Less than that is not worth a processor.
+const WORTH: f64 = 1.02;
 
 /// The codec must be so much quicker than a link to this machine.
 const LOCAL: f64 = 8.0;
@@ -132,7 +143,19 @@ impl Transferred {
 }
 
 /// So much is sent by what was measured before, while the codec is what the link waits for: how quick that is does not show then.
+/// Then something is stored, for a look. Each time that it was not worth that, the next look comes after twice as much.
 const BELIEVED_BYTES: u64 = 16 << 20;
+
+/// What the codec did, and what of that was expected, each since it was compared last.
+#[derive(Debug, Default)]
+struct SinceLearnt {
+    taken: u64,
+    made: f64,
+    /// How often it was expected to be halved, times how much it was.
+    halved_expected: f64,
+    nanoseconds: f64,
+    nanoseconds_expected: f64,
+}
 
 /// Follows the link.
 pub(super) struct Throttle<'a> {
@@ -144,12 +167,13 @@ pub(super) struct Throttle<'a> {
     judged: Instant,
     /// The link as it was when everything waited for it, and how much was sent by then.
     measured: Option<(f64, u64)>,
-    /// What the codec took with the present method, and what it made of that.
-    taken: Transferred,
-    made: u64,
-    /// How this payload compares to what is expected, once something of it was compressed.
+    /// How much is sent by that.
+    believed: u64,
+    since_learnt: SinceLearnt,
+    /// How this payload compares to what is expected, once something of it was compressed: the speeds, and the logarithms of
+    /// the ratios. What no method shrinks by much, a slower one does not shrink by much more.
     speed: f64,
-    ratio: f64,
+    shrinks: f64,
 }
 
 impl<'a> Throttle<'a> {
@@ -173,17 +197,19 @@ impl<'a> Throttle<'a> {
             before: Transferred::default(),
             judged: Instant::now(),
             measured: None,
-            taken: Transferred::default(),
-            made: 0,
+            believed: BELIEVED_BYTES,
+            since_learnt: SinceLearnt::default(),
             speed: 1.0,
-            ratio: 1.0,
+            shrinks: 1.0,
             effort,
         };
         if let Effort::Link {
             known: Some(known), ..
         } = throttle.effort
         {
-            throttle.method = throttle.best(known as f64 / 1_000_000.0);
+            let known = known as f64 / 1_000_000.0;
+            throttle.method = throttle.best(known);
+            throttle.measured = Some((known, 0));
         }
         // From gzip nothing goes over to lz4.
         throttle.lz4 &= throttle.method == Method::Lz4;
@@ -202,10 +228,15 @@ impl<'a> Throttle<'a> {
 
     /// The codec took so many bytes, made so many of them, and was busy so long.
     pub(super) fn compressed(&mut self, taken: usize, made: usize, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.taken.bytes += taken as u64;
-        self.taken.nanoseconds += nanoseconds;
-        self.made += made as u64;
+        let of_method = EXPECTED.iter().find(|one| one.method == self.method);
+        // What of the last method is still to be written when there is another one is too little to matter.
+        let Some(expected) = of_method else { return };
+        let so_far = &mut self.since_learnt;
+        so_far.taken += taken as u64;
+        so_far.made += made as f64;
+        so_far.halved_expected += taken as f64 * expected.ratio.log2();
+        so_far.nanoseconds += time.as_nanos() as f64;
+        so_far.nanoseconds_expected += taken as f64 * 1000.0 / expected.speed;
     }
 
     /// The method for what comes next.
@@ -232,6 +263,7 @@ impl<'a> Throttle<'a> {
         }
         // Whoever mostly waits for bytes to send does not find out how many could be sent.
         let waited_for = u128::from(last.nanoseconds) * 2 >= wall.as_nanos();
+        let looked_again = waited_for && self.method == STORED && self.measured.is_some();
         if waited_for {
             self.measured = Some((last.speed(), sent.bytes));
             outflow
@@ -239,25 +271,37 @@ impl<'a> Throttle<'a> {
                 .store((last.speed() * 1_000_000.0) as u64, Ordering::Relaxed);
         }
         let link = match self.measured {
-            Some((link, at)) if self.method != STORED && sent.bytes - at < BELIEVED_BYTES => link,
-            _ => last.speed(),
+            Some((link, at)) if self.method != STORED && sent.bytes - at < self.believed => {
+                Some(link)
+            }
+            _ if waited_for || sent.bytes > BUFFERED_BYTES => Some(last.speed()),
+            _ => None,
         };
         self.before = sent;
         self.judged = Instant::now();
         self.learn();
-        self.method = self.best(link);
+        if let Some(link) = link {
+            self.method = self.best(link);
+        }
+        if looked_again && self.method != STORED {
+            self.believed = self.believed.saturating_mul(2);
+        }
         self.method
     }
 
-    /// Compares what the present method did with what was expected of it.
+    /// Compares what the codec did with what was expected of it.
     fn learn(&mut self) {
-        let of_level = EXPECTED.iter().find(|one| one.method == self.method);
-        let is_enough = self.taken.bytes >= JUDGED_BYTES / 2;
-        if let Some(expected) = of_level.filter(|_| is_enough) {
-            self.speed = self.taken.speed() / expected.speed;
-            self.ratio = self.taken.bytes as f64 / self.made.max(1) as f64 / expected.ratio;
-            self.taken = Transferred::default();
-            self.made = 0;
+        let so_far = &mut self.since_learnt;
+        if so_far.taken >= JUDGED_BYTES / 2 {
+            let taken = so_far.taken as f64;
+            let halved = (taken / so_far.made.max(1.0)).log2().max(0.0);
+            self.shrinks = halved * taken / so_far.halved_expected;
+            (so_far.taken, so_far.made, so_far.halved_expected) = (0, 0.0, 0.0);
+        }
+        if so_far.nanoseconds >= LEARNT_NANOSECONDS as f64 {
+            let speed = so_far.nanoseconds_expected / so_far.nanoseconds;
+            self.speed = (self.speed + speed) / 2.0;
+            (so_far.nanoseconds, so_far.nanoseconds_expected) = (0.0, 0.0);
         }
     }
 
@@ -269,8 +313,8 @@ impl<'a> Throttle<'a> {
             return STORED;
         }
         let through = |expected: &Expected| {
-            let shrinks = (expected.ratio * self.ratio).max(1.0);
-            (expected.speed * self.speed).min(link * shrinks)
+            let ratio = expected.ratio.powf(self.shrinks);
+            (expected.speed * self.speed).min(link * ratio)
         };
         let methods = || {
             EXPECTED
@@ -278,10 +322,12 @@ impl<'a> Throttle<'a> {
                 .filter(|one| self.lz4 || one.method != Method::Lz4)
         };
         let now = methods().find(|one| one.method == self.method);
-        let mut best = (self.method, now.map_or(link, through) * BETTER);
+        let now = now.map_or(link * WORTH, through);
+        let better = if now < link * WORTH { 1.0 } else { BETTER };
+        let mut best = (self.method, now * better);
         for (method, promised) in methods()
             .map(|one| (one.method, through(one)))
-            .chain([(STORED, link)])
+            .chain([(STORED, link * WORTH)])
         {
             if promised > best.1 {
                 best = (method, promised);
@@ -386,17 +432,42 @@ mod tests {
     fn who_waits_for_the_codec_does_not_find_out_how_quick_the_link_is() {
         let outflow = Outflow::default();
         let mut throttle = link(&outflow, false, None);
-        // Bytes that fill a buffer at once say nothing, but nothing else is known.
-        assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
-        assert_eq!(outflow.link(), None);
         let deflate = Method::Deflate(1);
-        assert_eq!(after(&mut throttle, &outflow, 118, 1), deflate);
-        let times = BELIEVED_BYTES / (2 * JUDGED_BYTES);
-        for n in 1..times {
+        // Bytes that fill a buffer at once say nothing.
+        for n in 0..BUFFERED_BYTES / (2 * JUDGED_BYTES) {
             assert_eq!(after(&mut throttle, &outflow, 2000, 10), deflate, "{n}");
         }
+        // Behind all buffers they say that it is quick, as far as anything is known.
         assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
+        assert_eq!(outflow.link(), None);
+        // It is looked at again, each time later.
+        for believed in [1, 2, 4].map(|times| times * BELIEVED_BYTES) {
+            assert_eq!(after(&mut throttle, &outflow, 118, 1), deflate);
+            for n in 1..believed / (2 * JUDGED_BYTES) {
+                let method = after(&mut throttle, &outflow, 2000, 10);
+                assert_eq!(method, deflate, "{n} of {believed}");
+            }
+            assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
+        }
         assert_eq!(shown(&outflow), Some(118));
+    }
+
+    #[test]
+    fn a_burst_into_the_buffers_of_a_link_does_not_make_it_a_quick_one() {
+        // What is known of it, in MB/s; with what it begins and goes on.
+        let table = [(None, 1), (Some(118), 1), (Some(12), 5), (Some(1), 5)];
+        for (known, level) in table {
+            let outflow = Outflow::default();
+            let known = known.map(|known: u64| known * 1_000_000);
+            let mut throttle = link(&outflow, false, known);
+            for n in 0..BUFFERED_BYTES / (2 * JUDGED_BYTES) {
+                let method = after(&mut throttle, &outflow, 2000, 10);
+                assert_eq!(method, Method::Deflate(level), "{known:?} {n}");
+            }
+            // Then they are full.
+            let method = after(&mut throttle, &outflow, 12, 1);
+            assert_eq!(method, Method::Deflate(5), "{known:?}");
+        }
     }
 
     #[test]
@@ -405,8 +476,19 @@ mod tests {
         // A slow processor: half of what 1 Gbit/s takes.
         let mut throttle = link(&outflow, false, None);
         let mebibyte = 1 << 20;
-        throttle.compressed(mebibyte, mebibyte / 3, Duration::from_millis(17));
-        assert_eq!(after(&mut throttle, &outflow, 118, 1), STORED);
+        let mut methods = Vec::new();
+        for _ in 0..5 {
+            throttle.compressed(3 * mebibyte, mebibyte, Duration::from_millis(51));
+            methods.push(after(&mut throttle, &outflow, 118, 1));
+        }
+        assert_eq!(methods[0], Method::Deflate(1));
+        assert_eq!(methods[4], STORED);
+        // A processor that was busy with something else for a moment.
+        let mut throttle = link(&outflow, false, None);
+        throttle.before = outflow.so_far();
+        throttle.compressed(mebibyte, mebibyte / 3, Duration::from_millis(45));
+        let method = after(&mut throttle, &outflow, 118, 1);
+        assert_eq!(method, Method::Deflate(1));
         // What hardly shrinks is not worth it either.
         let mut throttle = link(&outflow, false, None);
         throttle.before = outflow.so_far();
