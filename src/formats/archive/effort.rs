@@ -274,6 +274,8 @@ impl<'a> Throttle<'a> {
             Some((link, at)) if self.method != STORED && sent.bytes - at < self.believed => {
                 Some(link)
             }
+            // No buffer takes so long.
+            _ if last.speed() < DEFLATE_1.speed => Some(last.speed()),
             _ if waited_for || sent.bytes > BUFFERED_BYTES => Some(last.speed()),
             _ => None,
         };
