@@ -38,8 +38,8 @@
 //!   `CI` is set and the lack can be mended: a program, or root. A program that a test asks for stands in `.ci/run`.
 //! - A mended fault has a test that failed before.
 //! - Debug builds have checkpoints: `GANGPLANK_TEST_CHECKPOINT=switched=FILE` parks the server where it calls
-//!   `checkpoint("switched")`, when it has made FILE; `switched:3=FILE` at the third time. `GANGPLANK_TEST_SPARE` gives every
-//!   tree a spare, however small. `GANGPLANK_TEST_PANIC=install` makes that phase panic.
+//!   `checkpoint("switched")`, when it has made FILE; `switched:3=FILE` at the third time, and `switched@3=FILE` only until FILE
+//!   is removed. `GANGPLANK_TEST_SPARE` gives every tree a spare, however small. `GANGPLANK_TEST_PANIC=install` makes that phase panic.
 //!   `GANGPLANK_TEST_NOTIFY=1000,300` divides the waits of `--notify` by 1,000, and lets a try take 300 ms.
 //!
 //! | command | does |

@@ -14,6 +14,8 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
+use crate::test_server::threads_of;
+
 /// Longer than anything here takes: a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -157,17 +159,9 @@ impl Server {
         panic!("no record of {project}");
     }
 
-    /// The names of its threads.
-    fn threads(&self) -> Vec<String> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let names =
-            tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-        names.map(|name| name.trim().to_owned()).collect()
-    }
-
     /// How many clients have a thread: one until the head of the request is there, another one until the answer is.
     fn connections(&self) -> usize {
-        let threads = self.threads();
+        let threads = threads_of(&self.child);
         let is_one = |name: &&String| {
             let number = name
                 .strip_prefix("gate-")
@@ -495,13 +489,13 @@ fn an_upload_or_a_watcher_has_no_thread_of_the_server_behind() {
     let server = Server::start(&[]);
     assert!(server.health().starts_with("HTTP/1.1 200 "));
     server.eventually("nobody is connected", || server.connections() == 0);
-    let before = server.threads().len();
+    let before = threads_of(&server.child).len();
     let uploads: Vec<TcpStream> = (0..8)
         .map(|n| server.open_upload(&format!("p{n}")))
         .collect();
     // One that receives: what has come is too little for one that stores and one that unpacks.
     server.eventually("one thread for each upload", || {
-        server.threads().len() == before + uploads.len()
+        threads_of(&server.child).len() == before + uploads.len()
     });
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\n",
@@ -517,7 +511,7 @@ fn an_upload_or_a_watcher_has_no_thread_of_the_server_behind() {
         })
         .collect();
     server.eventually("one thread for all watchers", || {
-        server.threads().len() == before + uploads.len() + 1
+        threads_of(&server.child).len() == before + uploads.len() + 1
     });
     drop(watchers);
 }

@@ -483,6 +483,13 @@ pub(crate) fn noise() -> Vec<u8> {
     tar(&[("./noise", &noise)])
 }
 
+/// The names of a process's threads.
+pub(crate) fn threads_of(process: &Child) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.map(|name| name.trim().to_owned()).collect()
+}
+
 /// Waits until something is there, or panics.
 pub(crate) fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();

@@ -43,11 +43,11 @@ impl Deployer {
         // One after the other: each takes the disk's time.
         let _turn = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_there = release.join(MODULES).is_dir();
-        if !is_there || !self.is_idle(project) || !store.spare_can_move(project)? {
+        if !is_there || !self.is_last(project, id) || !store.spare_can_move(project)? {
             return Ok(());
         }
         let fresh = store.begin_modules(project)?;
-        let made = self.copy_modules((project, &release), installed, &fresh);
+        let made = self.copy_modules(id, (project, &release), installed, &fresh);
         if !matches!(made, Ok(true)) {
             trees::remove(&fresh).doing(|| format!("removing {}", fresh.display()))?;
         }
@@ -57,6 +57,7 @@ impl Deployer {
     /// Says whether there is a copy now.
     fn copy_modules(
         &self,
+        id: DeploymentId,
         (project, release): (&Project, &Path),
         installed: &InstalledModules,
         fresh: &Path,
@@ -64,7 +65,7 @@ impl Deployer {
         let store = &self.known.store;
         let goes_on = || {
             checkpoint("modules-copying");
-            self.is_idle(project)
+            self.is_last(project, id)
         };
         let account = self.builder.account.as_ref();
         let copy = LooseCopy {
@@ -100,7 +101,7 @@ impl Deployer {
         };
         // Under the lock, so that no deployment begins to use the one before in between.
         let state = self.running.lock();
-        if state.stopping || state.busy.contains_key(project) {
+        if !self.stays_last(&state, project, id) {
             return Ok(false);
         }
         let before = store.detach_modules(project)?;

@@ -40,6 +40,13 @@ pub(super) struct DeploymentsState {
     pub(super) stopping: bool,
 }
 
+impl DeploymentsState {
+    /// Whether no deployment of a component goes on, and others may begin.
+    pub(super) fn is_idle(&self, project: &Project) -> bool {
+        !self.stopping && !self.busy.contains_key(project)
+    }
+}
+
 /// Why a component is busy.
 pub(super) struct Busy {
     /// The deployment that runs; none while it is stopped, started or dropped.

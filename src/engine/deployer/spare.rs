@@ -1,5 +1,6 @@
 //! The spare of a component, which is made when nobody waits.
 
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use crate::api::error::{Doing, Error, Refusal};
@@ -7,6 +8,7 @@ use crate::api::event::Status;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::record::Record;
 use crate::engine::checkpoint::checkpoint;
+use crate::engine::deployer::running::DeploymentsState;
 use crate::engine::deployer::{Deployer, STACK_BYTES};
 use crate::engine::trees::{TreeMaker, kept};
 use crate::formats::archive::{self, CopyEnd, SpareTree};
@@ -43,10 +45,32 @@ impl Deployer {
         }
     }
 
-    /// Whether nothing of a component has begun since.
+    /// Whether no deployment of a component goes on.
     pub(super) fn is_idle(&self, project: &Project) -> bool {
-        let state = self.running.lock();
-        !state.stopping && !state.busy.contains_key(project)
+        self.running.lock().is_idle(project)
+    }
+
+    /// Whether nothing of a component has begun since this deployment. What has, prepares the next one by itself, and may have
+    /// done so already.
+    pub(super) fn is_last(&self, project: &Project, id: DeploymentId) -> bool {
+        // In this order, for the index may be waited for after a start, and nobody else is to wait then.
+        !self.has_later(project, id) && self.is_idle(project)
+    }
+
+    /// As [`Deployer::is_last`], under the lock, so that it stays so.
+    pub(super) fn stays_last(
+        &self,
+        state: &DeploymentsState,
+        project: &Project,
+        id: DeploymentId,
+    ) -> bool {
+        state.is_idle(project) && !self.has_later(project, id)
+    }
+
+    fn has_later(&self, project: &Project, id: DeploymentId) -> bool {
+        let later = (Bound::Excluded(id), Bound::Unbounded);
+        let index = &self.known.index;
+        index.look(|all| all.range(later).any(|(_, one)| one.project == *project))
     }
 
     /// The deployment whose tree the next one begins from, most likely: the one that ended just now, or what is live.
@@ -74,9 +98,10 @@ impl Deployer {
             return Ok(());
         };
         let (project, files) = (&source.project, source.files.unwrap_or(0));
+        checkpoint("spare-turn");
         // One after the other: each takes the disk's time.
         let _turn = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_idle(project) || archive::has_tree(&store.spare(project).index, tree) {
+        if !self.is_last(project, id) || archive::has_tree(&store.spare(project).index, tree) {
             return Ok(());
         }
         if is_small(files, bytes) || !self.keep.spare {
@@ -85,7 +110,7 @@ impl Deployer {
         }
         // One of another tree is of no use, and takes the room. Under the lock, so that no deployment begins to use it.
         let state = self.running.lock();
-        if state.stopping || state.busy.contains_key(project) {
+        if !self.stays_last(&state, project, id) {
             return Ok(());
         }
         let before = store.detach_spare(project)?;
@@ -97,7 +122,7 @@ impl Deployer {
             return Ok(());
         }
         let fresh = store.begin_spare(project, source.deployment_id)?;
-        let made = self.make_spare(&source, &fresh);
+        let made = self.make_spare(id, &source, &fresh);
         if !matches!(made, Ok(true)) {
             store.drop_spare_at(&fresh)?;
         }
@@ -105,11 +130,16 @@ impl Deployer {
     }
 
     /// Copies the tree, and puts it in its place unless a deployment has begun meanwhile.
-    fn make_spare(&self, source: &Record, fresh: &SpareTree) -> Result<bool, Refusal> {
+    fn make_spare(
+        &self,
+        id: DeploymentId,
+        source: &Record,
+        fresh: &SpareTree,
+    ) -> Result<bool, Refusal> {
         let (store, project) = (&self.known.store, &source.project);
         let goes_on = || {
             checkpoint("spare-copying");
-            self.is_idle(project)
+            self.is_last(project, id)
         };
         let owner = self.builder.account.as_ref();
         let owner = owner.map(|account| (account.uid, account.gid));
@@ -144,7 +174,7 @@ impl Deployer {
         checkpoint("spare-stamped");
         // Under the lock, so that no deployment begins to use it in between.
         let state = self.running.lock();
-        if state.stopping || state.busy.contains_key(project) {
+        if !self.stays_last(&state, project, id) {
             return Ok(false);
         }
         store.place_spare(project, fresh)?;

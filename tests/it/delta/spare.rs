@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{deploy, is_live, noise, walk};
-use crate::test_server::{TempDir, TestServer, await_some, names};
+use crate::test_server::{TempDir, TestServer, await_some, names, threads_of};
 
 /// So many files have a spare, however small they are.
 const FILES: usize = 520;
@@ -541,4 +541,27 @@ fn a_kill_at_any_step_leaves_a_release_and_a_spare_that_are_whole() {
             }
         });
     }
+}
+
+#[test]
+fn what_came_later_keeps_its_spare_when_an_earlier_one_gets_its_turn() {
+    let held = TempDir::new().0.with_extension("held");
+    let asked = format!("spare-turn@1={}", held.display());
+    let checkpoint = [("GANGPLANK_TEST_CHECKPOINT", &*asked)];
+    let (source, host) = (sample(), TestServer::with(&[], &checkpoint));
+    deploy(&host, &source.0, &[]);
+    await_some("the end of the first", || held.exists().then_some(()));
+    fs::write(source.0.join("d0/e0/f0"), "changed").unwrap();
+    deploy(&host, &source.0, &[]);
+    let made = spare(&host);
+    fs::remove_file(&held).unwrap();
+    // Its thread ends when it has had its turn.
+    let is_there = || {
+        threads_of(&host.server)
+            .iter()
+            .any(|name| name.starts_with("spare-"))
+    };
+    await_some("the turn of the first", || (!is_there()).then_some(()));
+    assert_eq!(spare(&host), made);
+    assert!(used(&host, &source.0, "nothing"));
 }
