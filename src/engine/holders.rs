@@ -25,6 +25,7 @@ use crate::store::Store;
 use crate::system::files::{self, gone};
 use crate::system::hex;
 use crate::system::log;
+use crate::system::memory::Pages;
 use crate::system::stop::Stop;
 
 /// How long a host is not asked that sent what it should not have.
@@ -399,7 +400,7 @@ impl PartialPayload {
         let what = || format!("reading {}", self.path.display());
         self.file.rewind().doing(what)?;
         let mut hash = Sha256::new();
-        let mut buffer = vec![0; 64 << 10];
+        let mut buffer = Pages::new(64 << 10);
         loop {
             match self.file.read(&mut buffer) {
                 Ok(0) => break,

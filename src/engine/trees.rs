@@ -22,6 +22,7 @@ use crate::formats::delta::listing::ListingLimits;
 use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner, StoredObject};
 use crate::store::Store;
 use crate::system::files::if_there;
+use crate::system::memory::Pages;
 
 /// So many of the trees of a component are looked at, the newest first: what is older has less in common with a new one.
 const TREES_MAX: usize = 3;
@@ -102,7 +103,7 @@ fn scan_records(
     let what = || "reading what has come before".to_owned();
     objects.seek(SeekFrom::Start(from)).doing(what)?;
     let mut scanner = RecordScanner::at(from);
-    let mut buffer = vec![0; READ_AT_ONCE];
+    let mut buffer = Pages::new(READ_AT_ONCE);
     loop {
         let read = objects.read(&mut buffer).doing(what)?;
         if read == 0 || scanner.push(&buffer[..read], found).is_err() {
@@ -453,7 +454,7 @@ fn read_head(incoming: &mut IncomingPayload<'_>) -> Result<DeltaHead, Refusal> {
 fn store_list(incoming: &mut IncomingPayload<'_>, len: u64, path: &Path) -> Result<(), Refusal> {
     let mut file = File::create(path).doing(|| format!("making {}", path.display()))?;
     let mut list = incoming.take(len);
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = Pages::new(64 << 10);
     let mut left = len;
     while left > 0 {
         let read = list.read(&mut buffer);

@@ -16,6 +16,7 @@ use tiny_http::{HTTPVersion, Header, Request, Response, Server, StatusCode};
 use crate::api::error::{Doing, Error};
 use crate::formats::sse;
 use crate::server::gate::{ClientAddress, Connection, PendingConnections, ResponseWriter, headers};
+use crate::system::memory::Pages;
 
 /// The media type of what is only bytes.
 pub(super) const BYTES: &str = "application/octet-stream";
@@ -196,7 +197,7 @@ impl Exchange {
         let mut writer = self.connection.respond()?;
         writer.write_all(&head(&answer.head(), length, self.version))?;
         let mut left = if self.method == "HEAD" { 0 } else { length };
-        let mut buffer = vec![0; FILE_BUFFER.min(left)];
+        let mut buffer = Pages::new(FILE_BUFFER.min(left));
         if part.start > 0 {
             answer.file.seek(SeekFrom::Start(part.start))?;
         }

@@ -19,8 +19,9 @@ use crate::server::sockets;
 use crate::system::log;
 use crate::system::threads;
 
-/// The stack of a thread that answers a request: it reads, copies and waits, and keeps its buffers on the heap.
-const STACK_BYTES: usize = 512 << 10;
+/// The stack of a thread that answers a request: it reads, copies and waits, and keeps its buffers on the heap. Half would do,
+/// but glibc keeps the stacks of ended threads, with 24 KiB of each in memory, up to 40 MiB in all: the larger, the fewer.
+const STACK_BYTES: usize = 1 << 20;
 
 /// Answers one request.
 pub(super) type Handler = dyn Fn(Exchange) + Send + Sync;

@@ -19,6 +19,7 @@ use crate::api::record::Record;
 use crate::formats::delta::records::{DeltaHead, LAST_KIND, MAGIC, RecordScanner, content};
 use crate::store::Store;
 use crate::system::files::{self, Durability, gone, if_there};
+use crate::system::memory::Pages;
 
 /// How long what came of a cut upload is kept: whoever tries again does so within a day.
 const PARTIAL_LASTS: Duration = Duration::from_secs(24 * 60 * 60);
@@ -259,7 +260,7 @@ fn whole_records(payload: &mut File) -> io::Result<Option<(u64, u64)>> {
     });
     let Ok(from) = begun else { return Ok(None) };
     let mut scanner = RecordScanner::at(from);
-    let mut buffer = vec![0; READ_AT_ONCE];
+    let mut buffer = Pages::new(READ_AT_ONCE);
     loop {
         match payload.read(&mut buffer)? {
             0 => break,

@@ -1,6 +1,7 @@
 //! Memory that goes back to the system when it is dropped. What is allocated in a thread stays with its allocator for the next
 //! thread: a few buffers of each of many uploads are megabytes that nobody needs any longer.
 
+use std::io::{self, BufRead, Read};
 use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
@@ -46,6 +47,51 @@ impl DerefMut for Pages {
     }
 }
 
+/// Reads through a buffer of pages: [`std::io::BufReader`] has its buffer from the allocator.
+pub struct PagesReader<R> {
+    from: R,
+    pages: Pages,
+    at: usize,
+    filled: usize,
+}
+
+impl<R: Read> PagesReader<R> {
+    /// With a buffer of so many bytes.
+    pub fn new(bytes: usize, from: R) -> PagesReader<R> {
+        PagesReader {
+            from,
+            pages: Pages::new(bytes),
+            at: 0,
+            filled: 0,
+        }
+    }
+}
+
+impl<R: Read> Read for PagesReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.filled && out.len() >= self.pages.len() {
+            return self.from.read(out);
+        }
+        let read = self.fill_buf()?.read(out)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl<R: Read> BufRead for PagesReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.filled {
+            (self.at, self.filled) = (0, 0);
+            self.filled = self.from.read(&mut self.pages)?;
+        }
+        Ok(&self.pages[self.at..self.filled])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.at = self.filled.min(self.at + bytes);
+    }
+}
+
 /// How much memory of this process is in the machine's; none where the system does not say.
 pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
@@ -69,5 +115,22 @@ mod tests {
         pages[99_999] = 7;
         assert_eq!(pages[99_999], 7);
         assert!(Pages::new(0).is_empty());
+    }
+
+    #[test]
+    fn a_reader_by_pages_gives_all_bytes_in_their_order() {
+        let all: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
+        for piece in [1, 7, 4096, 8192, 50_000] {
+            let (mut reader, mut read) = (PagesReader::new(8192, &all[..]), Vec::new());
+            assert_eq!(reader.fill_buf().unwrap(), &all[..8192]);
+            let mut part = vec![0; piece];
+            loop {
+                match reader.read(&mut part).unwrap() {
+                    0 => break,
+                    len => read.extend_from_slice(&part[..len]),
+                }
+            }
+            assert!(read == all, "by {piece} bytes");
+        }
     }
 }

@@ -77,8 +77,9 @@ use crate::system::stop::{self, SharedStopper, Stop};
 use crate::system::threads;
 use crate::system::time::now_ms;
 
-/// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels.
-const STACK_BYTES: usize = 512 << 10;
+/// The stack of a thread that deploys. Nothing there recurses deeply but the removal of a tree, of at most 64 levels. It is as
+/// large as that of a request, so that one can have the other's.
+const STACK_BYTES: usize = 1 << 20;
 /// The longest single wait for the next event of a deployment whose end is waited for.
 const WAIT_STEP: Duration = Duration::from_secs(15);
 

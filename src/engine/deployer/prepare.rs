@@ -13,6 +13,7 @@ use crate::api::operation::Prepare;
 use crate::engine::deployer::Deployer;
 use crate::engine::trees::{self, base_of, bases, stale};
 use crate::formats::archive::{self, BaseTree};
+use crate::system::memory::Pages;
 
 /// How many are prepared at once: each takes memory for what is missing.
 const AT_ONCE: u64 = 2;
@@ -152,7 +153,7 @@ impl Deployer {
         let most = self.limits.max_entries.saturating_mul(ENTRY_MAX);
         let most = most.min(self.limits.max_payload.unwrap_or(u64::MAX));
         let mut file = File::create(path).doing(|| format!("making {}", path.display()))?;
-        let (mut buffer, mut total) = (vec![0; READ_AT_ONCE], 0);
+        let (mut buffer, mut total) = (Pages::new(READ_AT_ONCE), 0);
         loop {
             let read = match list.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -11,6 +11,7 @@ use crate::api::event::Upload;
 use crate::engine::attempt::Attempt;
 use crate::engine::fetch::FetchRequest;
 use crate::formats::archive;
+use crate::system::memory::Pages;
 use crate::system::{files, hex};
 
 /// At most so much is written without another look at the disk.
@@ -94,7 +95,7 @@ impl<'a> FetchedPayload<'a> {
     /// Writes all that a file holds.
     pub(super) fn copy(&mut self, mut from: File, attempt: &mut Attempt) -> Result<(), Refusal> {
         let request = self.request;
-        let mut buffer = vec![0; COPY_LEN];
+        let mut buffer = Pages::new(COPY_LEN);
         loop {
             match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),

@@ -12,6 +12,7 @@ use crate::formats::archive::supply::Supply;
 use crate::formats::archive::unpack::fits;
 use crate::formats::delta::records::RecordScanner;
 use crate::system::hex;
+use crate::system::memory::Pages;
 
 /// What is read at once: as much as a payload that is unpacked.
 const BUFFER: usize = 256 << 10;
@@ -57,7 +58,7 @@ impl<'a> IncomingPayload<'a> {
     /// What is wrong with the payload, or that it is not whole.
     pub fn receive(&mut self, supply: &Supply) -> Result<(), Refusal> {
         let mut scanner = RecordScanner::at(self.total);
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = Pages::new(BUFFER);
         loop {
             let read = self
                 .read(&mut buffer)

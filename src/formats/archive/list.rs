@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::sync::{Mutex, PoisonError};
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
@@ -19,7 +19,7 @@ use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter};
 use crate::formats::delta::order::{self, Way};
-use crate::system::memory::Pages;
+use crate::system::memory::{Pages, PagesReader};
 
 /// What a directory has that is only implied by the paths of others, and a root that no entry speaks of.
 const IMPLIED: u32 = 0o755;
@@ -37,7 +37,6 @@ pub(super) const LIST_LEVEL: u32 = 3;
 /// The least room for what the compressor gives at once.
 const GZIP_ROOM: usize = 4 << 10;
 
-/// Less than what glibc maps by itself: see [`DEFLATE`].
 const READ_AT_ONCE: usize = 64 << 10;
 
 /// What compresses all lists, one at a time. It is kept, for it is some 370 KiB: whoever gives back so much at once makes
@@ -66,11 +65,11 @@ pub fn list_archive(archive: &File, goes_on: &dyn Fn() -> bool) -> Result<Archiv
     }
 }
 
-type ArchiveEntries<'a> = TarReader<DecodedArchive<BufReader<&'a File>>>;
+type ArchiveEntries<'a> = TarReader<DecodedArchive<PagesReader<&'a File>>>;
 
 fn entries_of(mut archive: &File) -> io::Result<ArchiveEntries<'_>> {
     archive.rewind()?;
-    let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
+    let bytes = PagesReader::new(READ_AT_ONCE, archive);
     Ok(TarReader::new(decoded(bytes)?))
 }
 
@@ -89,10 +88,11 @@ fn in_order(
     goes_on: &dyn Fn() -> bool,
     most: usize,
 ) -> io::Result<Option<ArchiveList>> {
-    let mut reader = entries_of(archive)?;
     let (mut lister, mut way) = (Lister::default(), Way::default());
     let (mut last, mut entries) = (None::<Vec<u8>>, 0);
     let (end, list) = ListGzip::write(|gzip| {
+        // Not before it is its turn: many wait for that after many uploads, and each would hold its buffers meanwhile.
+        let mut reader = entries_of(archive)?;
         let mut writer = ListingWriter::new(gzip)?;
         while let Some(entry) = reader.next()? {
             if entries == most {

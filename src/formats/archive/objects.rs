@@ -13,6 +13,7 @@ use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedKind, ListingLimits};
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::{DeltaHead, MAGIC, RecordScanner, RecordWriter, StoredObject};
+use crate::system::memory::Pages;
 
 /// What is read of records at once, to find them.
 const READ_AT_ONCE: usize = 256 << 10;
@@ -38,7 +39,7 @@ impl<'a> RecordIndex<'a> {
         let mut objects = HashMap::new();
         for (n, file) in files.iter().enumerate() {
             let mut scanner = RecordScanner::at(skip_head(file)?);
-            let (mut file, mut buffer) = (file, vec![0; READ_AT_ONCE]);
+            let (mut file, mut buffer) = (file, Pages::new(READ_AT_ONCE));
             loop {
                 let read = file.read(&mut buffer)?;
                 let pushed = scanner.push(&buffer[..read], &mut |object| {

@@ -11,6 +11,7 @@ use crate::formats::archive::decoded::decoded;
 use crate::formats::archive::magic::Compressed;
 use crate::formats::archive::sniff;
 use crate::system::hex;
+use crate::system::memory::Pages;
 
 /// A header of tar.
 const BLOCK: usize = 512;
@@ -49,7 +50,7 @@ pub fn ready(path: &Path) -> Result<ReadyArchive, Error> {
         return Err(Error::new(doing(), why));
     }
     let mut file = File::open(path).doing(doing)?;
-    let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
+    let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, Pages::new(PIECE));
     loop {
         match file.read(&mut piece).doing(doing)? {
             0 => break,

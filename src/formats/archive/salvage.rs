@@ -1,7 +1,7 @@
 //! What came of an archive that was cut: its contents, as records, so that whoever sends the tree again need not send them.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufRead, BufWriter, Read, Seek, Write};
 
 use tar::EntryType;
 
@@ -11,7 +11,7 @@ use crate::formats::archive::reader::TarReader;
 use crate::formats::delta::chunk::{CUT_FROM, ROOM, SEGMENT, cut_segment};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::records::RecordWriter;
-use crate::system::memory::Pages;
+use crate::system::memory::{Pages, PagesReader};
 
 const READ_AT_ONCE: usize = 64 << 10;
 
@@ -23,7 +23,7 @@ const READ_AT_ONCE: usize = 64 << 10;
 pub fn salvage(mut archive: &File, out: impl Write, most: u64) -> Result<(), Error> {
     let doing = || "keeping what came of an archive that was cut".to_owned();
     archive.rewind().doing(doing)?;
-    let bytes = BufReader::with_capacity(READ_AT_ONCE, archive);
+    let bytes = PagesReader::new(READ_AT_ONCE, archive);
     let mut salvage = Salvage {
         records: RecordWriter::new(BufWriter::new(out), 0),
         left: most,

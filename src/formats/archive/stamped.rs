@@ -16,6 +16,7 @@ use crate::formats::archive::planned::FileStamp;
 use crate::formats::archive::spool::{Spool, SpoolReader};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedEntry, ListedKind, ListingWriter, read_entry};
+use crate::system::memory::Pages;
 
 /// What a file of another release begins otherwise with, and is passed over.
 const FORMAT: &str = "gangplank-read 2";
@@ -178,7 +179,7 @@ impl DeployedTree {
         let seed = u64::from_str_radix(words.next()?, 16).ok()?;
         let tree = words.next()?.parse().ok()?;
         let check = u128::from_str_radix(words.next()?, 16).ok()?;
-        let (mut hash, mut room) = (Xxh3::with_seed(seed), vec![0; READ_AT_ONCE]);
+        let (mut hash, mut room) = (Xxh3::with_seed(seed), Pages::new(READ_AT_ONCE));
         loop {
             match from.read(&mut room).ok()? {
                 0 => break,
@@ -211,7 +212,7 @@ pub(super) fn keep(
     tree: ContentHash,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let (mut hash, mut room) = (Xxh3::with_seed(seed), vec![0; READ_AT_ONCE]);
+    let (mut hash, mut room) = (Xxh3::with_seed(seed), Pages::new(READ_AT_ONCE));
     let mut from = body.reader();
     loop {
         match from.read(&mut room)? {

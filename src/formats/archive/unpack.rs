@@ -39,8 +39,9 @@ const HANDOVER: usize = 64 * 1024;
 /// through 10 Mbit/s.
 const SMALL: usize = 128 * 1024;
 
-/// The stack of the thread that unpacks: its largest frame holds the tar reader's blocks and a path.
-const EXTRACT_STACK: usize = 512 * 1024;
+/// The stack of the thread that unpacks: its largest frame holds the tar reader's blocks and a path. Half would do, but it is as
+/// large as that of a request, so that one can have the other's.
+const EXTRACT_STACK: usize = 1 << 20;
 
 /// The stack of the thread that stores: it has a hash on it.
 const STORE_STACK: usize = 64 * 1024;

@@ -17,6 +17,7 @@ use crate::formats::archive::spare::copy::{CopyEnd, GoesOn, chmod, give, same_ti
 use crate::formats::archive::spare::stamps::Stamp;
 use crate::formats::archive::supply::open_dir;
 use crate::formats::delta::hash::ContentHash;
+use crate::system::memory::Pages;
 
 /// Package managers nest a dozen levels. Each takes a descriptor and a part of the stack.
 const LEVELS_MAX: u32 = 64;
@@ -113,7 +114,7 @@ impl LooseCopy<'_> {
             copy: self,
             finder: Finder::new(self.place.as_bytes()),
             room,
-            buffer: vec![0; READ_AT_ONCE],
+            buffer: Pages::new(READ_AT_ONCE),
         };
         copier.level(&from, &to, LEVELS_MAX)
     }
@@ -123,7 +124,7 @@ struct LooseCopier<'a> {
     copy: &'a LooseCopy<'a>,
     finder: Finder<'a>,
     room: FreeSpace,
-    buffer: Vec<u8>,
+    buffer: Pages,
 }
 
 impl LooseCopier<'_> {
