@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::api::fleet::FleetGeneration;
+use crate::api::json;
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
 use crate::api::source::SourceRevision;
@@ -443,7 +444,7 @@ impl Event {
             data: &'a str,
             make: impl FnOnce(T) -> Event,
         ) -> Option<Event> {
-            serde_json::from_str(data).ok().map(make)
+            json::from_text(data).ok().map(make)
         }
         let known = match name {
             "deployment" => read(data, |opening| Event::Deployment(Box::new(opening))),

@@ -4,6 +4,7 @@
 pub mod error;
 pub mod event;
 pub mod fleet;
+pub mod json;
 pub mod name;
 pub mod notice;
 pub mod openapi;

@@ -16,6 +16,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
+use crate::api::json;
 use crate::api::name::Project;
 use crate::engine::manifest::text::read_inside;
 use crate::engine::shared::SharedPath;
@@ -161,7 +162,7 @@ pub fn manifest(dir: &Path) -> Result<Manifest, Refusal> {
     let Some(text) = read_inside(dir, "gangplank.json", FILE_LEN_MAX)? else {
         return Ok(Manifest::default());
     };
-    serde_json::from_str(&text).map_err(|error| text.refused_json(&error, 0))
+    json::from_text(&text).map_err(|error| text.refused_json(&error, 0))
 }
 
 fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SharedPath>, D::Error> {

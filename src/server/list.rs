@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::api::error::{Doing, Error};
+use crate::api::json;
 use crate::api::name::DeploymentId;
 use crate::api::operation::List;
 use crate::api::record::{EventLog, Summary};
@@ -137,7 +138,7 @@ fn copy(body: &mut Vec<u8>, text: &[u8], present: bool, events: bool) -> Result<
                 body.extend_from_slice(present.to_string().as_bytes())
             }
             "event_log" if value.get().len() > EVENT_LOG_BYTES => {
-                let bounded: EventLog = serde_json::from_str(value.get()).doing(what)?;
+                let bounded: EventLog = json::from_text(value.get()).doing(what)?;
                 serde_json::to_writer(&mut *body, &bounded).doing(what)?;
             }
             _ => body.extend_from_slice(value.get().as_bytes()),

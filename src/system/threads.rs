@@ -14,6 +14,8 @@ pub fn spawn<T: Send + 'static>(
     stack_bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
+    // Boxed: what the library needs for a thread is some kilobytes of program, once for each type that it is given.
+    let work: Box<dyn FnOnce() -> T + Send> = Box::new(work);
     builder(name, stack_bytes).spawn(work)
 }
 
@@ -27,6 +29,7 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     stack_bytes: usize,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    let work: Box<dyn FnOnce() -> T + Send + 'scope> = Box::new(work);
     builder(name, stack_bytes).spawn_scoped(scope, work)
 }
 

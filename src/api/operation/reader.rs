@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::api::json;
 use crate::api::name::{DeploymentId, Project, Secret, VariableName};
 use crate::api::operation::{
     Deploy, DropComponent, EnvChange, Fields, List, Logs, Operation, Options, Prepare, Restart,
@@ -208,7 +209,7 @@ impl FieldReader<'_> {
     /// A list or an object, which a form carries as text.
     fn unfolded(&self, name: &str) -> Option<Value> {
         let value = self.get(name)?;
-        let text = value.as_str().map(serde_json::from_str);
+        let text = value.as_str().map(json::from_text);
         Some(match text {
             Some(Ok(inner)) => inner,
             _ => value.clone(),

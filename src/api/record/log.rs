@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::api::event::{Entry, Event};
+use crate::api::json;
 
 /// How many of the first events an [`EventLog`] keeps.
 const LOG_HEAD: usize = 20;
@@ -126,7 +127,7 @@ fn size(entry: &Entry) -> usize {
 
 /// The entry without the largest members of its data, and with their names in `left_out`. The journal has all of it.
 fn shortened(entry: &Entry) -> Entry {
-    let mut data: Map<String, Value> = serde_json::from_str(entry.data.get()).unwrap_or_default();
+    let mut data: Map<String, Value> = json::from_text(entry.data.get()).unwrap_or_default();
     let mut sizes: Vec<(usize, String)> = data
         .iter()
         .map(|(name, value)| (name.len() + value.to_string().len(), name.clone()))

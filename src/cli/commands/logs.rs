@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use serde_json::Value;
 
 use crate::api::error::Error;
+use crate::api::json;
 use crate::api::operation::{Logs, Operation, OperationCall};
 use crate::cli::arguments::{ClientOptions, CommandLine, Usage, value};
 use crate::cli::commands::{CommandSpec, Context, Job, Parse, here};
@@ -127,7 +128,7 @@ impl LogPrinter {
                 return true;
             }
         };
-        let Ok(value) = serde_json::from_str::<Value>(&record.data) else {
+        let Ok(value) = json::from_text::<Value>(&record.data) else {
             return self.print(&record.data);
         };
         let part = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();

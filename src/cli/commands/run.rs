@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::error::{Error, Exit};
 use crate::api::event::{Event, Stream};
+use crate::api::json;
 use crate::api::operation::{CommandWords, Operation, OperationCall, RunCommand};
 use crate::api::output::{CommandOutput, OUTPUT};
 use crate::cli::arguments::value::DeploymentWord;
@@ -168,7 +169,7 @@ impl OutputPrinter<'_> {
     /// False if nobody reads any further.
     fn record(&mut self, record: &SseRecord) -> bool {
         let output = match record.event == OUTPUT {
-            true => serde_json::from_str::<CommandOutput>(&record.data).ok(),
+            true => json::from_text::<CommandOutput>(&record.data).ok(),
             false => None,
         };
         if let Some(output) = output {

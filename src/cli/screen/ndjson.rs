@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::api::json;
 use crate::cli::screen::lines;
 use crate::cli::screen::sink::Sink;
 use crate::cli::screen::{Remark, Renderer};
@@ -84,10 +85,10 @@ impl Ndjson {
 
 /// The data as JSON, if it is some that every reader takes.
 fn json(data: &str) -> Option<Cow<'_, RawValue>> {
-    let raw: &RawValue = serde_json::from_str(data).ok()?;
+    let raw: &RawValue = json::from_text(data).ok()?;
     // A lone surrogate is valid in form, but no text, and strict readers refuse it.
     let escapes = data.contains("\\u");
-    if escapes && serde_json::from_str::<Value>(data).is_err() {
+    if escapes && json::from_text::<Value>(data).is_err() {
         return None;
     }
     let compact = compacted(raw.get())?;

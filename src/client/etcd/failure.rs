@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::api::json;
 use crate::client::kv::{KvError, KvTrouble};
 use crate::system::time;
 
@@ -41,7 +42,7 @@ impl EtcdFailure {
     /// Reads the body of a refusal, or a line of a stream that is one.
     pub(super) fn read(status: u16, body: &[u8]) -> EtcdFailure {
         let text = String::from_utf8_lossy(body);
-        let value: Value = serde_json::from_str(text.trim()).unwrap_or_default();
+        let value: Value = json::from_text(text.trim()).unwrap_or_default();
         let inner = match &value["error"] {
             Value::Object(_) => &value["error"],
             _ => &value,

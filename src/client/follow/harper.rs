@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::api::error::{Error, Exit};
+use crate::api::json;
 use crate::api::operation::{Operation, OperationCall};
 use crate::client::follow::{
     AnswerFollower, Asked, FailedTry, FollowError, FollowHost, FollowNews, FollowStep, LossKind,
@@ -158,7 +159,7 @@ impl AnswerFollower<'_> {
             host.news(FollowNews::Reconnected);
         }
         if record.event == "_recorder_finished" {
-            let data = serde_json::from_str::<Value>(&record.data).unwrap_or_default();
+            let data = json::from_text::<Value>(&record.data).unwrap_or_default();
             self.harper.finished = Some(data.get("status") == Some(&Value::from("success")));
         }
         host.news(FollowNews::Record {

@@ -9,6 +9,7 @@ pub(crate) mod replay;
 use serde_json::Value;
 
 use crate::api::error::Exit;
+use crate::api::json;
 use crate::api::operation::{OperationCall, OperationName, is_known};
 use crate::client::NoResult;
 use crate::client::kind::ServerKind;
@@ -163,7 +164,7 @@ fn is_decoded(text: &str) -> bool {
 }
 
 fn decoded(text: &str) -> Option<Value> {
-    is_decoded(text).then(|| serde_json::from_str(text).ok())?
+    is_decoded(text).then(|| json::from_text(text).ok())?
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
+use crate::api::json;
 use crate::system::files::{if_there, open_at_once, open_beneath, read_up_to};
 use crate::system::nearest::nearest;
 
@@ -117,8 +118,7 @@ impl Text {
         &self,
         part: &'a str,
     ) -> Result<BTreeMap<String, &'a RawValue>, Refusal> {
-        serde_json::from_str(part)
-            .map_err(|error| self.refused_json(&error, self.lines_before(part)))
+        json::from_text(part).map_err(|error| self.refused_json(&error, self.lines_before(part)))
     }
 
     /// Reads a member; `null` is none. `why` says what it must be.
@@ -127,7 +127,7 @@ impl Text {
         raw: &'a RawValue,
         why: &str,
     ) -> Result<Option<T>, Refusal> {
-        serde_json::from_str(raw.get()).map_err(|error| {
+        json::from_text(raw.get()).map_err(|error| {
             let line = self.lines_before(raw.get()) + error.line().max(1);
             self.refused(line, why)
         })

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::api::error::Error;
 use crate::api::event::PeerEvent;
+use crate::api::json;
 use crate::api::name::DeploymentId;
 use crate::api::operation::AnswerShape;
 use crate::client::InFlight;
@@ -104,7 +105,7 @@ impl<'a> Talk<'a> {
     }
 
     fn record(&mut self, record: &SseRecord, numbered: bool) {
-        let data = serde_json::from_str::<Value>(&record.data)
+        let data = json::from_text::<Value>(&record.data)
             .unwrap_or_else(|_| Value::from(record.data.as_str()));
         let id = |name: &str| data.get(name)?.as_str()?.parse::<DeploymentId>().ok();
         if record.event == "deployment" {

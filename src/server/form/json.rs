@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::api::error::{Code, Refusal};
+use crate::api::json;
 use crate::api::operation::{self, Fields};
 use crate::server::form::{Base64Text, RequestBody, bad, check_name, with_base64};
 use crate::server::members::ObjectMembers;
@@ -145,7 +146,7 @@ fn field(name: &str, value: &RawValue) -> Result<Value, Refusal> {
         let why = format!("reading the body: the field '{name}' is over {most} bytes");
         return Err(Refusal::new(Code::TooLarge, why));
     }
-    serde_json::from_str(text)
+    json::from_text(text)
         .map_err(|error| bad(format!("reading the body: the field '{name}': {error}")))
 }
 
@@ -166,7 +167,7 @@ fn place(text: &[u8], payload: &RawValue) -> Result<Option<Place>, Refusal> {
         None => return Err(bad("'payload' must be a base64 string")),
     };
     if inner.contains('\\') {
-        let plain = serde_json::from_str(raw);
+        let plain = json::from_text(raw);
         let plain = plain.map_err(|error| bad(format!("reading the payload: {error}")))?;
         return Ok(Some(Place::Apart(plain)));
     }

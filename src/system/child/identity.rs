@@ -89,6 +89,21 @@ fn become_with<T: Send>(
     stack_bytes: usize,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
+    let mut done = None;
+    let keep = || {
+        done = Some(work()?);
+        Ok(())
+    };
+    work_as(account, stack_bytes, Box::new(keep))?;
+    done.ok_or_else(|| io::Error::other("the work has no result"))
+}
+
+/// The same of any work: once in the program, and not once for each.
+fn work_as(
+    account: &Account,
+    stack_bytes: usize,
+    work: Box<dyn FnOnce() -> io::Result<()> + Send + '_>,
+) -> io::Result<()> {
     thread::scope(|scope| {
         let thread = threads::spawn_scoped(scope, "run-as", stack_bytes, || {
             let groups: Vec<Gid> = account

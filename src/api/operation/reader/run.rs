@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::api::json;
 use crate::api::operation::reader::{COMMAND_LEN_MAX, FieldReader};
 use crate::api::operation::{CommandWords, RunCommand};
 
@@ -26,7 +27,7 @@ impl FieldReader<'_> {
     fn command(&mut self) -> Option<CommandWords> {
         let words = match self.get("command") {
             None => return self.fault("'command' is required".into()),
-            Some(Value::String(text)) => match serde_json::from_str::<Vec<String>>(text) {
+            Some(Value::String(text)) => match json::from_text::<Vec<String>>(text) {
                 Ok(words) => words,
                 Err(_) => {
                     let line = text.clone();

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::api::event::Stream;
+use crate::api::json;
 use crate::cli::screen::lines;
 use crate::cli::screen::narrator::Narrator;
 use crate::cli::screen::page::{LineKind, Page};
@@ -12,7 +13,7 @@ impl Narrator {
     pub(super) fn unknown(&mut self, name: &str, data: &str, page: &mut dyn Page) {
         let value: Value = match name {
             "deployment" | "error" | "warning" | "done" | "peer" | "output" | "host"
-            | "rollout" => serde_json::from_str(data).unwrap_or_else(|_| data.into()),
+            | "rollout" => json::from_text(data).unwrap_or_else(|_| data.into()),
             _ => return,
         };
         let part = |key| value.get(key).and_then(Value::as_str);
