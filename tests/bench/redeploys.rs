@@ -177,30 +177,33 @@ fn one(rivals: &mut Rivals<'_>, scale: u64) {
     machine::forget_peak(server.pid());
     rivals.client_peak = 0.0;
     let (mut ours, mut afresh, mut rsync) = (Vec::new(), Vec::new(), Vec::new());
-    // The last run of each goes through what counts.
+    // The last run of each goes through what counts, and the one before it, too: a client remembers a tree for each address.
     let (link, theirs) = (
         link::start(server.address(), None),
         rivals.daemon.map(Daemon::link),
     );
-    let mut forgotten = 0;
+    let (mut remembered, mut forgotten) = (0, 0);
     let runs = RUNS[usize::from(rivals.redeploy.set.is_small())];
-    for run in 1..=runs + 1 {
+    for run in 1..=runs + 2 {
         rivals.redeploy.change(rivals.dir, run, scale);
-        let counted = run > runs;
+        let through = run > runs;
+        let counted = run == runs + 2;
+        let before = link.sent();
         let wall = rivals.deploy(|deploy| {
-            if counted {
+            if through {
                 deploy.env("GANGPLANK_TARGET", format!("http://{}", link.address));
             }
         });
+        remembered = link.sent() - before;
         let theirs = rivals.rsync(run, theirs.as_ref().filter(|_| counted));
-        if !counted {
+        if !through {
             ours.push(wall);
             rsync.extend(theirs);
         }
         if rivals.redeploy.afresh.is_none() {
             continue;
         }
-        rivals.redeploy.change(rivals.dir, runs + 1 + run, scale);
+        rivals.redeploy.change(rivals.dir, runs + 2 + run, scale);
         let other = link::start(server.address(), None);
         let wall = rivals.deploy(|deploy| {
             deploy.env(
@@ -213,12 +216,12 @@ fn one(rivals: &mut Rivals<'_>, scale: u64) {
         });
         if counted {
             forgotten = other.sent();
-        } else {
+        } else if !through {
             afresh.push(wall);
         }
     }
     let (wanted, most) = rivals.redeploy.wanted;
-    let sent = (link.sent(), theirs.map(|theirs| theirs.sent()));
+    let sent = (remembered, theirs.map(|theirs| theirs.sent()));
     report("", ours, rsync, wanted, sent, most);
     if let Some((wanted, most)) = rivals.redeploy.afresh {
         let most = Budget::Most(most as f64);

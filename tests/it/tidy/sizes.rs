@@ -17,7 +17,7 @@ const CEILINGS: [(&str, usize); 8] = [
     // With what is asked of a fleet, and what of it is signed.
     // With the description of the API by OpenAPI.
     // With what is for the peers, too.
-    ("api", 4_300),
+    ("api", 4_310),
     // With the ways around system calls that an older kernel lacks.
     // With the date of a server.
     // With whose a path is, and with the word that was meant.
