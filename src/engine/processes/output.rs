@@ -279,6 +279,9 @@ fn end_of(mut file: File, lines: usize, most: usize) -> io::Result<Vec<u8>> {
     if let Some(end) = first.filter(|_| start > 0) {
         found.drain(..=end);
     }
+    // Nor is one that is just being written.
+    let whole = found.iter().rposition(|byte| *byte == b'\n');
+    found.truncate(whole.map_or(0, |end| end + 1));
     Ok(found)
 }
 
@@ -287,6 +290,8 @@ pub struct LogFollower {
     output: std::sync::Arc<OutputLog>,
     file: BufReader<File>,
     turns: u64,
+    /// What of a line is there that is just being written: whoever reads meanwhile gets a part of it.
+    partial: Vec<u8>,
 }
 
 impl LogFollower {
@@ -312,6 +317,7 @@ impl LogFollower {
             output: std::sync::Arc::clone(output),
             file: BufReader::new(file),
             turns,
+            partial: Vec::new(),
         };
         Ok((before, follower))
     }
@@ -329,18 +335,23 @@ impl LogFollower {
         let what = || "following a component's output".to_owned();
         let mut found = Vec::new();
         let until = Instant::now() + wait;
-        let mut bytes = 0;
-        let mut line = Vec::new();
+        let (mut bytes, turns) = (0, self.turns);
         let there = self
             .output
             .wait(&mut self.file, &mut self.turns, until)
             .doing(what)?;
+        if self.turns != turns {
+            // No more of it comes: the disk did not take the rest.
+            self.partial.clear();
+        }
         while there && bytes < 32 << 10 && !self.file.fill_buf().doing(what)?.is_empty() {
-            line.clear();
-            // Lines are written whole.
-            bytes += self.file.read_until(b'\n', &mut line).doing(what)?;
-            let text = String::from_utf8_lossy(&line);
-            found.push(Logged::parse(text.trim_end_matches('\n')));
+            let read = self.file.read_until(b'\n', &mut self.partial);
+            bytes += read.doing(what)?;
+            let Some(line) = self.partial.strip_suffix(b"\n") else {
+                break;
+            };
+            found.push(Logged::parse(&String::from_utf8_lossy(line)));
+            self.partial.clear();
         }
         Ok(found)
     }
@@ -413,6 +424,38 @@ mod tests {
                 next += 1;
             }
         }
+        let _ = fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn a_line_that_is_just_being_written_is_read_when_it_is_whole() {
+        let dir = std::env::temp_dir().join(format!("gangplank-partial-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let output = Arc::new(OutputLog::new(dir.clone()));
+        let all = LogFilter::default();
+        output.write("web", &line("first".into()));
+        let (_, mut follower) = LogFollower::new(&output, 0, &all).unwrap();
+        let mut file = File::options().append(true).open(current(&dir)).unwrap();
+        let mut shown = |follower: &mut LogFollower, bytes: &str| -> (Vec<String>, Vec<String>) {
+            file.write_all(bytes.as_bytes()).unwrap();
+            let next = follower.next(Duration::from_millis(1)).unwrap();
+            let kept = tail(&dir, 10, &all).unwrap();
+            let texts = |found: Vec<Logged>| found.into_iter().map(|one| one.line).collect();
+            (texts(next), texts(kept))
+        };
+        let nothing = Vec::<String>::new();
+        let of = |lines: &[&str]| {
+            lines
+                .iter()
+                .map(|line| (*line).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let half = shown(&mut follower, "2026-11-27T00:00:00.000Z we");
+        assert_eq!(half, (nothing.clone(), of(&["first"])));
+        let more = shown(&mut follower, "b stdout sec");
+        assert_eq!(more, (nothing, of(&["first"])));
+        let whole = shown(&mut follower, "ond\n");
+        assert_eq!(whole, (of(&["second"]), of(&["first", "second"])));
         let _ = fs::remove_dir_all(&dir);
     }
 }
