@@ -225,7 +225,7 @@ impl Store {
 
 /// Where the last record ends up to which all are what their hashes say.
 fn true_records(mut records: &File) -> io::Result<u64> {
-    let (mut scanner, mut buffer) = (RecordScanner::at(0), vec![0; READ_AT_ONCE]);
+    let (mut scanner, mut buffer) = (RecordScanner::at(0), Pages::new(READ_AT_ONCE));
     let (mut stored, mut plain) = (Vec::new(), Vec::new());
     let (mut end, mut is_true) = (0, true);
     while is_true {

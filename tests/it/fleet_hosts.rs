@@ -122,9 +122,13 @@ impl TestFleet {
     ) -> Value {
         let (name, server) = origin;
         let payload = tar(files);
-        let staged = server
-            .deploy(&[("project", "app"), ("activate", "false")], &payload)
-            .json();
+        // The host may be making live what was published before.
+        let staged = await_some("a component that is free", || {
+            let answer = server.deploy(&[("project", "app"), ("activate", "false")], &payload);
+            (answer.status != 409).then_some(answer)
+        });
+        assert_eq!(staged.status, 200, "{}", staged.text());
+        let staged = staged.json();
         let id = staged["deployment_id"].as_str().unwrap();
         let record = server.record(id);
         json!({

@@ -438,7 +438,9 @@ fn a_root_that_cannot_be_used_says_what_to_do() {
         (&tokens, 2, "run this as the user of the server"),
     ] {
         let mut command = bare(for_others(&at.0).to_str().unwrap());
-        command.args(words).env("GANGPLANK_ROOT", root);
+        // The checkout may be a place that others may not enter.
+        command.args(words).current_dir(&at.0);
+        command.env("GANGPLANK_ROOT", root);
         let (code, _, said) = told(command.uid(65534).gid(65534).output().unwrap());
         assert_eq!(code, expected, "{words:?}: {said}");
         assert!(said.contains(why), "{words:?}: {said}");

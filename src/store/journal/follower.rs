@@ -138,8 +138,7 @@ impl Follower {
     }
 
     /// The next thing to see; waits for it at most `wait`. Who never waits is told of entries alone, and costs the writer
-    /// nothing. A moment without descriptors, or a read that fails once, does not
-    /// end it: it is tried again for a while.
+    /// nothing. A moment without descriptors, or a read that fails once, does not end it: it is tried again for a while.
     ///
     /// # Errors
     /// When the files cannot be read.

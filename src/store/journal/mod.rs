@@ -1,9 +1,10 @@
 //! The journal of a deployment: append-only NDJSON, one writer, any number of followers.
 //!
 //! The files are the truth. A writer appends what came at once, an entry or several, says how far it is, and offers them with
-//! `try_send` to the bounded channel of each live [`Follower`] that has read what there is and waits for more. A follower whose channel was full, that comes late, or that resumes from an
-//! id reads the files up to where its channel goes on, by entry number. So replay, tail, resume and slow watchers are one
-//! mechanism, nothing is told apart by time, and no watcher holds up the writer or makes memory grow.
+//! `try_send` to the bounded channel of each live [`Follower`] that has read what there is and waits for more. A follower
+//! whose channel was full, that comes late, or that resumes from an id reads the files up to where its channel goes on, by
+//! entry number. So replay, tail, resume and slow watchers are one mechanism, nothing is told apart by time, and no watcher
+//! holds up the writer or makes memory grow.
 //!
 //! The size is bounded: the head file keeps its first 4 MiB for good; what comes later goes to segments of 4 MiB, of which
 //! the newest three stay. Where a follower finds a gap it makes one `truncated` entry of it, with the true count. A line
