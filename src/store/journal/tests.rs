@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use crate::system::files;
+
 /// For a follower to wait once.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -98,17 +100,18 @@ fn what_cannot_be_read_for_a_moment_is_read_after_it() {
     let (file, away) = (dir.0.join("events.ndjson"), dir.0.join("away"));
     for live in [None, Some(Arc::clone(journal.live()))] {
         let mut follower = Follower::new(&dir.0, 0, live.as_ref());
-        // A directory can be opened, and not be read as a file.
-        fs::rename(&file, &away).unwrap();
-        fs::create_dir(&file).unwrap();
+        // A directory can be opened, and not be read as a file. There is always one of the two: a journal whose file is
+        // missing is one that has nothing to say.
+        fs::create_dir(&away).unwrap();
+        assert!(files::exchange(&file, &away).unwrap());
         let step = thread::scope(|scope| {
             let read = scope.spawn(|| follower.next(Duration::ZERO).unwrap());
             // The first try should fail; the test holds as well if it is late.
             thread::sleep(Duration::from_millis(20));
-            fs::remove_dir(&file).unwrap();
-            fs::rename(&away, &file).unwrap();
+            assert!(files::exchange(&file, &away).unwrap());
             read.join().unwrap()
         });
+        fs::remove_dir(&away).unwrap();
         assert!(matches!(step, Step::Entry(entry) if entry.id == 1));
     }
 }
