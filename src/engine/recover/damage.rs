@@ -2,9 +2,10 @@
 //! of its name tells.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::api::error::Error;
+use crate::api::error::{Doing, Error};
 use crate::api::event::{Entry, Event, Opening};
 use crate::api::name::{DeploymentId, Project};
 use crate::api::operation::Options;
@@ -12,6 +13,8 @@ use crate::api::record::Record;
 use crate::engine::recover::is_end;
 use crate::store::Store;
 use crate::store::journal::{Follower, Journal, Step};
+use crate::system::files;
+use crate::system::kernel;
 use crate::system::log;
 use crate::system::time::now_ms;
 
@@ -26,19 +29,26 @@ pub(super) enum Remains {
 }
 
 /// Reads what there is.
+///
+/// # Errors
+/// What the system lacks at the moment, and a directory that cannot be read: neither says that anything is damaged.
 pub(super) fn read(store: &Store, id: DeploymentId) -> Result<Remains, Error> {
     let damage = match entries(store, id) {
         Ok(entries) if opens(&entries) => return Ok(Remains::Entries(entries)),
         Ok(_) => "it has no beginning".to_owned(),
+        Err(error) if is_of_system(&error) => return Err(error),
         Err(error) => error.to_string(),
     };
-    if let Ok(Some(record)) = store.read_record(id) {
-        log::error(&format!(
-            "deployment {id}: its journal is damaged: {damage}; what its record knows is kept"
-        ));
-        return Ok(Remains::Entries(
-            record.event_log.entries().cloned().collect(),
-        ));
+    match store.read_record(id) {
+        Ok(Some(record)) => {
+            log::error(&format!(
+                "deployment {id}: its journal is damaged: {damage}; what its record knows is kept"
+            ));
+            let entries = record.event_log.entries();
+            return Ok(Remains::Entries(entries.cloned().collect()));
+        }
+        Err(error) if is_of_system(&error) => return Err(error),
+        Ok(None) | Err(_) => {}
     }
     if let Some(project) = project(store, id)? {
         log::error(&format!(
@@ -46,25 +56,47 @@ pub(super) fn read(store: &Store, id: DeploymentId) -> Result<Remains, Error> {
         ));
         return Ok(Remains::Entries(vec![opening(id, project)]));
     }
-    let begun = fs::read_dir(store.deployment(id)).is_ok_and(|mut files| {
-        files.any(|file| file.is_ok_and(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)))
-    });
-    Ok(if begun {
+    Ok(if has_begun(&store.deployment(id))? {
         Remains::Unknown
     } else {
         Remains::Nothing
     })
 }
 
-/// The journal of a deployment, ready for its next entry; made again from the record if it cannot be read.
+/// Whether anything was written into the directory of a deployment.
+fn has_begun(dir: &Path) -> Result<bool, Error> {
+    let doing = || format!("reading {}", dir.display());
+    let Some(files) = files::if_there(fs::read_dir(dir)).doing(doing)? else {
+        return Ok(false);
+    };
+    for file in files {
+        let meta = file.and_then(|file| file.metadata());
+        if files::if_there(meta)
+            .doing(doing)?
+            .is_some_and(|meta| meta.len() > 0)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The journal of a deployment, ready for its next entry; made again from the record if it is damaged.
 pub(super) fn journal(store: &Store, record: &Record) -> Result<Journal, Error> {
     let id = record.deployment_id;
     let dir = store.deployment(id);
-    if entries(store, id).is_ok_and(|entries| opens(&entries)) {
-        return Journal::reopen(&dir);
+    match entries(store, id) {
+        Ok(entries) if opens(&entries) => return Journal::reopen(&dir),
+        Err(error) if is_of_system(&error) => return Err(error),
+        Ok(_) | Err(_) => {}
     }
     let known = record.event_log.entries();
     Journal::rebuild(&dir, known.filter(|entry| !is_end(&entry.meaning())))
+}
+
+/// Whether something failed for what the system lacks at the moment, descriptors or memory, and not for what it was done to.
+fn is_of_system(error: &Error) -> bool {
+    error.io().is_some_and(kernel::is_exhausted)
 }
 
 /// The entries of a journal, in their order.
@@ -112,4 +144,25 @@ fn opening(id: DeploymentId, project: Project) -> Entry {
         fleet: None,
     };
     Entry::new(1, now_ms(), &Event::Deployment(Box::new(opening)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_whose_directory_cannot_be_read_counts_as_begun_or_not_at_all() {
+        let dir = std::env::temp_dir().join(format!("gangplank-begun-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        assert!(!has_begun(&dir).unwrap());
+        fs::create_dir(&dir).unwrap();
+        assert!(!has_begun(&dir).unwrap());
+        let file = dir.join("events.ndjson");
+        fs::write(&file, "").unwrap();
+        assert!(!has_begun(&dir).unwrap());
+        assert!(has_begun(&file).is_err());
+        fs::write(&file, "{").unwrap();
+        assert!(has_begun(&dir).unwrap());
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }
