@@ -24,8 +24,9 @@ use crate::formats::archive::supply::{
 use crate::formats::archive::tree::EntryKind;
 use crate::formats::archive::visible;
 use crate::formats::delta::chunk::CHUNK_MAX;
+use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{ChunkRef, ListedFile, ListedKind, ListingLimits};
+use crate::formats::delta::listing::{ListedFile, ListedKind, ListingLimits};
 use crate::formats::delta::records::{OBJECT_MAX, StoredObject, content};
 use crate::system::threads;
 

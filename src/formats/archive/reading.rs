@@ -17,9 +17,10 @@ use crate::formats::archive::pack::PackPlan;
 use crate::formats::archive::planned::PackItem;
 use crate::formats::archive::stamped::quick_hash;
 use crate::formats::delta::chunk::{CUT_FROM, ROOM, SEGMENT, cut_segment};
+use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::content;
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{ChunkRef, ListedEntry, ListedFile};
+use crate::formats::delta::listing::{ListedEntry, ListedFile};
 use crate::system::memory::Pages;
 
 /// How many threads read.

@@ -18,8 +18,9 @@ use crate::formats::archive::pack::PackPlan;
 use crate::formats::archive::rescan::{DifferenceSoFar, PassResult, ScanPass, short};
 use crate::formats::archive::spool::Spool;
 use crate::formats::archive::stamped::{self, DeployedTree};
+use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{ChunkRef, ListedKind, ListingWriter};
+use crate::formats::delta::listing::{ListedKind, ListingWriter};
 use crate::formats::delta::ranges::Ranges;
 use crate::formats::delta::records::{DeltaHead, RecordWriter};
 

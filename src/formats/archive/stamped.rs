@@ -233,7 +233,8 @@ pub(super) fn entries(body: &Spool) -> io::Result<SpooledReader<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::delta::listing::{ChunkRef, ListedFile};
+    use crate::formats::delta::chunk_line::ChunkRef;
+    use crate::formats::delta::listing::ListedFile;
 
     fn sample() -> (ContentHash, Spool) {
         let mut writer = StampedWriter::new().unwrap();

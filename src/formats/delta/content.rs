@@ -3,8 +3,9 @@
 use std::io::{self, Read};
 
 use crate::formats::delta::chunk::{CUT_FROM, SEGMENT, cut_segment};
+use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{ChunkRef, ListedFile};
+use crate::formats::delta::listing::ListedFile;
 
 /// Reads the content of a file of this size. `room` is [`ROOM`](crate::formats::delta::chunk::ROOM) bytes.
 ///

@@ -18,10 +18,11 @@ use std::io::{self, BufRead, Write};
 
 use crate::api::error::{Code, Refusal};
 use crate::formats::delta::chunk::chunk_line_max;
+use crate::formats::delta::chunk_line::{ChunkRef, parse_chunks, put_chunk};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{
-    ChunkRef, LINE_MAX, ListedEntry, ListedFile, ListedKind, ListingLimits, ListingReader,
-    ListingWriter, ParsedKind, entry_line, parse_chunks, parse_line, put_chunk,
+    LINE_MAX, ListedEntry, ListedFile, ListedKind, ListingLimits, ListingReader, ListingWriter,
+    ParsedKind, entry_line, parse_line,
 };
 use crate::formats::delta::order;
 

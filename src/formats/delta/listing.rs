@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 
 use crate::api::error::{Code, Refusal};
 use crate::formats::archive::path::{Name, bad_text, is_plain};
-use crate::formats::delta::chunk::{CHUNK_MAX, CUT_FROM, chunk_line_max, chunks_max};
+use crate::formats::delta::chunk::CUT_FROM;
+use crate::formats::delta::chunk_line::{ChunkRef, chunk_groups, number, put_group, read_chunks};
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::order::{self, Way};
 
@@ -27,12 +28,6 @@ const FIRST_LINE: &[u8] = b"gangplank-tree 1 sha256 fastcdc-16-64-256-64M\n";
 
 /// The longest line but for that of chunks: a path, a target, and some 70 bytes of numbers and a hash.
 pub(super) const LINE_MAX: u64 = 2 * 1024 + 128;
-/// A piece of a large file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkRef {
-    pub len: u32,
-    pub hash: ContentHash,
-}
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +43,16 @@ pub struct ListedFile {
 impl ListedFile {
     /// A large file.
     pub fn of_chunks(mode: u32, size: u64, chunks: Vec<ChunkRef>) -> ListedFile {
-        let mut line = Vec::new();
-        chunk_line(&chunks, &mut line);
-        let hash = ContentHash::of(&line);
+        let (mut hash, mut line) = (Sha256::new(), Vec::new());
+        for group in chunk_groups(&chunks) {
+            put_group(group, &mut line);
+            hash.update(&line);
+            line.clear();
+        }
         ListedFile {
             mode,
             size,
-            hash,
+            hash: hash.finalize().into(),
             chunks,
         }
     }
@@ -126,47 +124,6 @@ pub(super) fn entry_line(entry: &ListedEntry, line: &mut Vec<u8>) {
     line.push(b'\n');
 }
 
-fn chunk_line(chunks: &[ChunkRef], line: &mut Vec<u8>) {
-    for (n, chunk) in chunks.iter().enumerate() {
-        if n > 0 {
-            line.push(b' ');
-        }
-        put_chunk(chunk, line);
-    }
-}
-
-pub(super) fn put_chunk(chunk: &ChunkRef, line: &mut Vec<u8>) {
-    line.extend_from_slice(format!("{} ", chunk.len).as_bytes());
-    chunk.hash.write_to(line);
-}
-
-/// Reads the line of chunks of a file of this size. `@FIRST COUNT` in it stands for chunks of an older file.
-pub(super) fn parse_chunks(line: &[u8], size: u64, old: &[ChunkRef]) -> Option<Vec<ChunkRef>> {
-    let mut chunks: Vec<ChunkRef> = Vec::new();
-    let (mut words, mut sum) = (line.split(|byte| *byte == b' '), 0_u64);
-    while let Some(word) = words.next() {
-        if let Some(first) = word.strip_prefix(b"@") {
-            let first = usize::try_from(number(first, 10)?).ok()?;
-            let count = usize::try_from(number(words.next()?, 10)?).ok()?;
-            let same = old.get(first..first.checked_add(count)?)?;
-            chunks.extend_from_slice(same);
-            sum += same.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
-        } else {
-            let len = u32::try_from(number(word, 10)?).ok()?;
-            let hash = ContentHash::from_text(words.next()?)?;
-            if len == 0 || len as usize > CHUNK_MAX {
-                return None;
-            }
-            chunks.push(ChunkRef { len, hash });
-            sum += u64::from(len);
-        }
-        if sum > size || chunks.len() as u64 > chunks_max(size) {
-            return None;
-        }
-    }
-    (sum == size).then_some(chunks)
-}
-
 /// Writes a list.
 pub struct ListingWriter<W: Write> {
     out: W,
@@ -203,8 +160,11 @@ impl<W: Write> ListingWriter<W> {
         entry_line(entry, line);
         match &entry.kind {
             ListedKind::File(file) if !file.chunks.is_empty() => {
-                chunk_line(&file.chunks, line);
-                line.push(b'\n');
+                for group in chunk_groups(&file.chunks) {
+                    put_group(group, &mut self.line);
+                    self.put()?;
+                }
+                self.line.push(b'\n');
             }
             _ => {}
         }
@@ -370,11 +330,19 @@ impl<R: BufRead> ListingReader<R> {
     }
 
     fn chunks(&mut self, file: &ListedFile) -> Result<Vec<ChunkRef>, Refusal> {
-        let most = chunk_line_max(file.size);
-        if !self.line(most)? || ContentHash::of(&self.line) != file.hash {
-            return Err(self.bad("the chunks of a file are not what they should be"));
+        let (mut sum, tree) = (Sha256::new(), &mut self.hash);
+        let chunks = read_chunks(&mut self.lines, file.size, &mut |bytes| {
+            sum.update(bytes);
+            if let Some(tree) = tree {
+                tree.update(bytes);
+            }
+        });
+        if let Some(tree) = &mut self.hash {
+            tree.update(b"\n");
         }
-        parse_chunks(&self.line, file.size, &[])
+        let chunks = chunks.map_err(|error| self.bad(format!("it cannot be read: {error}")))?;
+        chunks
+            .filter(|_| ContentHash::from(sum.finalize()) == file.hash)
             .ok_or_else(|| self.bad("the chunks of a file are not what they should be"))
     }
 
@@ -422,12 +390,9 @@ impl<R: BufRead> ListingReader<R> {
 /// The reader's own, or `InvalidData`.
 pub fn read_entry(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<ListedEntry>> {
     let damaged = || io::Error::from(io::ErrorKind::InvalidData);
-    let mut next = |line: &mut Vec<u8>| {
-        line.clear();
-        lines.read_until(b'\n', line)?;
-        Ok::<_, io::Error>(line.pop().is_some())
-    };
-    if !next(line)? {
+    line.clear();
+    lines.read_until(b'\n', line)?;
+    if line.pop().is_none() {
         return Ok(None);
     }
     let (kind, path) = parse_line(line).ok_or_else(damaged)?;
@@ -442,8 +407,8 @@ pub fn read_entry(lines: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Op
         },
         ParsedKind::File(mut file, large) => {
             if large {
-                next(line)?;
-                file.chunks = parse_chunks(line, file.size, &[]).ok_or_else(damaged)?;
+                let chunks = read_chunks(lines, file.size, &mut |_| {})?;
+                file.chunks = chunks.ok_or_else(damaged)?;
             }
             ListedKind::File(file)
         }
@@ -492,13 +457,6 @@ pub(super) fn parse_line(line: &[u8]) -> Option<(ParsedKind<'_>, &[u8])> {
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let blank = text.iter().position(|byte| *byte == b' ')?;
     Some((&text[..blank], &text[blank + 1..]))
-}
-
-/// A number without a sign, and without zeros before it.
-fn number(text: &[u8], radix: u32) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let plain = text == "0" || !text.starts_with(['0', '+']);
-    u64::from_str_radix(text, radix).ok().filter(|_| plain)
 }
 
 #[cfg(test)]
@@ -556,7 +514,7 @@ mod tests {
 
     type Read = Result<(ContentHash, Vec<ListedEntry>), Refusal>;
 
-    fn read(text: &[u8], limits: ListingLimits) -> Read {
+    fn read(text: impl BufRead, limits: ListingLimits) -> Read {
         let mut reader = ListingReader::new(text, limits);
         let mut entries = Vec::new();
         while let Some(entry) = reader.next()? {
@@ -577,7 +535,10 @@ mod tests {
             entry(&"n".repeat(255), file((1 << 20) - 1)),
         ];
         let (tree, text) = written(&entries);
-        assert_eq!(read(&text, LIMITS).unwrap(), (tree, entries.to_vec()));
+        for piece in [1, 7, 4096] {
+            let pieces = io::BufReader::with_capacity(piece, &text[..]);
+            assert_eq!(read(pieces, LIMITS).unwrap(), (tree, entries.to_vec()));
+        }
         assert_eq!(ContentHash::of(&text), tree);
     }
 
@@ -630,6 +591,12 @@ mod tests {
             (plain(&[root(), entry("a", large(&[1 << 19; 3]))]), "chunks"),
             (lie(&big(), "1310720", "1310721"), "chunks"),
             (lie(&big(), "\n262144 ", "\n262145 "), "chunks"),
+            (lie(&big(), "\n262144 ", "\n"), "chunks"),
+            (lie(&big(), "\n262144 ", "\n@0 5 262144 "), "chunks"),
+            (
+                lie(&big(), "\n262144 ", &format!("\n{} ", "1".repeat(99))),
+                "chunks",
+            ),
             (
                 lie(&[root(), entry("a", file(7))], " 7 ", " 07 "),
                 "cannot be read",
@@ -649,7 +616,7 @@ mod tests {
             ),
         ];
         for (text, part) in table {
-            let refused = read(&text, LIMITS).unwrap_err().message;
+            let refused = read(&text[..], LIMITS).unwrap_err().message;
             assert!(refused.contains(part), "{part} in {refused}");
         }
     }
@@ -663,7 +630,7 @@ mod tests {
                 max_entries,
                 max_bytes,
             };
-            read(&text, limits)
+            read(&text[..], limits)
                 .map(drop)
                 .map_err(|refusal| refusal.code)
         };
@@ -672,7 +639,7 @@ mod tests {
         assert_eq!(with(9, 899), Err(Code::NoSpace));
         let endless = [FIRST_LINE, &vec![b'd'; 1 << 20]].concat();
         assert!(
-            read(&endless, LIMITS)
+            read(&endless[..], LIMITS)
                 .unwrap_err()
                 .message
                 .contains("too long")

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `hash` | the SHA-256 of a content or a tree |
 //! | `chunk` | where a large file is cut |
+//! | `chunk_line` | the chunks of a large file, as text |
 //! | `content` | what a list says of a file, out of its content |
 //! | `listing` | the entries of a tree, in order, as text |
 //! | `difference` | what of a list is another than in an older one |
@@ -13,6 +14,7 @@
 //! | `ranges` | which of the objects of a tree, by their numbers |
 
 pub mod chunk;
+pub mod chunk_line;
 pub mod content;
 pub mod difference;
 pub mod hash;

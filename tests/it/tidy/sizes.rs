@@ -43,7 +43,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With a walk that opens nothing that was sent before, and lists of archives as they come.
     // With small payloads, for which no threads are made.
     // With a link whose buffers tell nothing of it, and a codec that is measured for longer.
-    ("formats", 10_560),
+    // With large files whose chunks are read and written by parts.
+    ("formats", 10_660),
     // With what is kept of trees and of cut uploads, archives among them.
     // With the role of the hosts of a fleet, and with the place of what they fetch.
     // With the sessions of the page.

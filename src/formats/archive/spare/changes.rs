@@ -13,10 +13,9 @@ use crate::formats::archive::spare::stamps::{Stamp, StampReader};
 use crate::formats::archive::supply::{
     BaseTree, ListFile, Supply, open_dir, open_known_list, open_list,
 };
+use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::hash::ContentHash;
-use crate::formats::delta::listing::{
-    ChunkRef, ListedEntry, ListedFile, ListedKind, ListingLimits,
-};
+use crate::formats::delta::listing::{ListedEntry, ListedFile, ListedKind, ListingLimits};
 use crate::formats::delta::order;
 use crate::system::threads;
 

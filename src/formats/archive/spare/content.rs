@@ -14,7 +14,8 @@ use crate::formats::archive::free_space::unwritten;
 use crate::formats::archive::spare::changes::differing;
 use crate::formats::archive::supply::{ObjectPlace, Supply, open_in};
 use crate::formats::archive::visible;
-use crate::formats::delta::listing::{ChunkRef, ListedFile};
+use crate::formats::delta::chunk_line::ChunkRef;
+use crate::formats::delta::listing::ListedFile;
 
 /// A file that is to have another content.
 pub(super) struct ContentGoal<'a> {
