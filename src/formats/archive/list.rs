@@ -31,8 +31,9 @@ const ENTRIES_MAX: usize = 100_000;
 /// Where they come in its order, as our own client sends them, only the list itself is kept, some 45 bytes an entry.
 const IN_ORDER_MAX: usize = 300_000;
 
-/// Hashes do not shrink, and paths do so at any level.
-pub(super) const LIST_LEVEL: u32 = 3;
+/// Hashes do not shrink, and paths do so at any level: of 11,512 files 7 makes 3 % less than 3 does and takes 5 ms longer, and
+/// 8 takes three times as long for no less.
+pub(super) const LIST_LEVEL: u32 = 7;
 
 /// The least room for what the compressor gives at once.
 const GZIP_ROOM: usize = 4 << 10;
