@@ -108,6 +108,21 @@ fn a_purge_leaves_nothing_of_a_component() {
     assert!(host.path("shared/other/data/app.db").exists());
     let again = host.cli(&["drop", "app", "--purge"]);
     assert_eq!(again.status.code(), Some(1), "{again:?}");
+    // Nothing of it is open either, and what is deployed under its name has a log of its own.
+    let held = fs::read_dir(format!("/proc/{}/fd", host.server.id())).unwrap();
+    let held = held.filter_map(|one| fs::read_link(one.unwrap().path()).ok());
+    let log = host.root.0.join("logs/app");
+    let held: Vec<_> = held.filter(|path| path.starts_with(&log)).collect();
+    assert!(held.is_empty(), "{held:?}");
+    let answer = host.deploy(
+        &[("project", "app"), ("restart", "true")],
+        &payload(&[("./Procfile", "web: echo again; exec sleep 600\n")]),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let log = || String::from_utf8(host.cli(&["logs", "app"]).stdout).unwrap();
+    await_some("a line of the new component", || {
+        log().contains("again").then_some(())
+    });
 }
 
 #[test]

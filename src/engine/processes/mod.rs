@@ -279,6 +279,7 @@ impl Processes {
             stop_all(&component.all());
             component.processes().clear();
             component.sockets().clear();
+            component.output.close();
         }
         self.passed.drop_component(project);
         self.keep_sockets();

@@ -129,6 +129,12 @@ impl OutputLog {
         self.grown.notify_all();
     }
 
+    /// Lets go of the file for as long as nothing is written. It may be removed meanwhile.
+    pub(super) fn close(&self) {
+        let mut writer = self.lock();
+        (writer.file, writer.bytes) = (None, 0);
+    }
+
     fn lock(&self) -> MutexGuard<'_, LogFile> {
         // At worst its count of bytes is short by a line.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -150,11 +156,11 @@ impl OutputLog {
             if writer.turns != *turns {
                 // The next one after the one that was read; where that is gone, the oldest that there is.
                 let newer = u32::try_from(writer.turns - *turns - 1).unwrap_or(u32::MAX);
-                let next = match newer.min(FILES_KEPT) {
-                    0 => current(&self.dir),
-                    n => aside(&self.dir, n),
-                };
-                *turns = writer.turns - u64::from(newer.min(FILES_KEPT));
+                let asides = (1..=newer.min(FILES_KEPT)).rev();
+                let mut asides = asides.map(|n| (n, aside(&self.dir, n)));
+                let next = asides.find(|(_, path)| path.exists());
+                let (n, next) = next.unwrap_or_else(|| (0, current(&self.dir)));
+                *turns = writer.turns - u64::from(n);
                 *file = BufReader::new(File::open(next)?);
                 continue;
             }
@@ -180,7 +186,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Opens the current file, which is put aside before if it is full.
+    /// Opens the current file, which is put aside before if it is full. Where there is another one then, or one again, who
+    /// follows goes on with that.
     fn turn(&mut self, dir: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if self.bytes > 0 {
@@ -191,11 +198,17 @@ impl LogFile {
             // Even if there is no new one now: what is aside is full, and is not put aside again.
             self.file = None;
             self.bytes = 0;
-            self.turns += 1;
         }
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        let file = options.open(current(dir))?;
+        options.append(true).mode(0o600);
+        let file = match if_there(options.open(current(dir)))? {
+            Some(file) => file,
+            None => {
+                let file = options.create(true).open(current(dir))?;
+                self.turns += 1;
+                file
+            }
+        };
         self.bytes = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -368,6 +381,28 @@ mod tests {
             text,
             continued: false,
         }
+    }
+
+    #[test]
+    fn a_log_that_is_removed_while_nobody_writes_begins_anew_for_who_follows() {
+        let dir = std::env::temp_dir().join(format!("gangplank-removed-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let output = Arc::new(OutputLog::new(dir.clone()));
+        let all = LogFilter::default();
+        let texts = |found: Vec<Logged>| found.into_iter().map(|one| one.line).collect::<Vec<_>>();
+        output.write("web", &line("one".to_owned()));
+        let (before, mut follower) = LogFollower::new(&output, 5, &all).unwrap();
+        assert_eq!(texts(before), ["one"]);
+        let mut next = || texts(follower.next(Duration::from_secs(10)).unwrap());
+        output.close();
+        output.write("web", &line("two".to_owned()));
+        assert_eq!(next(), ["two"]);
+        output.close();
+        fs::remove_dir_all(&dir).unwrap();
+        output.write("web", &line("three".to_owned()));
+        assert_eq!(next(), ["three"]);
+        assert_eq!(texts(tail(&dir, 5, &all).unwrap()), ["three"]);
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
