@@ -34,6 +34,9 @@ pub use crate::engine::peers::stage::{StagePayload, StageRequest, WholePayload};
 /// How long what is quick may take at a peer: a switch, a rollback.
 const QUICK: Duration = Duration::from_secs(120);
 
+/// How long a peer that is to take something back may be out of reach: it was there a moment ago.
+const TAKES_BACK: Duration = Duration::from_secs(10);
+
 /// How long a request that was sent may take to become a deployment, how often it is looked for, and among how many.
 const BEGINS: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -216,6 +219,7 @@ impl Peer {
             }
         };
         let mut talk = self.talk(QUICK, stop, tell);
+        talk.retry_for = Some(TAKES_BACK);
         // Either ends in the same state if it is done twice.
         self.run(&mut talk, subject, operation, |client, call| {
             client.call(call, stream)

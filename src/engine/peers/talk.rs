@@ -27,6 +27,8 @@ pub(super) struct Talk<'a> {
     deadline: Instant,
     stop: &'a Stop,
     tell: OnPeerEvent<'a>,
+    /// How long a peer that cannot be reached is tried again.
+    pub(super) retry_for: Option<Duration>,
     /// The peer's deployment, once it is known.
     pub(super) id: Option<DeploymentId>,
     previous: Option<DeploymentId>,
@@ -51,6 +53,7 @@ impl<'a> Talk<'a> {
             deadline,
             stop,
             tell,
+            retry_for: None,
             id: None,
             previous: None,
             was_left: false,
@@ -81,7 +84,7 @@ impl<'a> Talk<'a> {
             repeat: Repeat::Freely,
             shape: Some(shape),
             id: None,
-            retry_for: None,
+            retry_for: self.retry_for,
             reached: false,
             sought: None,
         };
