@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::api::error::{Doing, Error};
+use crate::api::error::{Code, Doing, Error};
 use crate::api::event::PeerEvent;
 use crate::api::name::{DeploymentId, Project, Secret};
 use crate::api::operation::{
@@ -34,8 +34,10 @@ pub use crate::engine::peers::stage::{StagePayload, StageRequest, WholePayload};
 /// How long what is quick may take at a peer: a switch, a rollback.
 const QUICK: Duration = Duration::from_secs(120);
 
-/// How long a peer that is to take something back may be out of reach: it was there a moment ago.
+/// How long a peer that is to take something back may be out of reach or lack something: it was well a moment ago. And the wait
+/// before it is asked again.
 const TAKES_BACK: Duration = Duration::from_secs(10);
+const TAKES_BACK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a request that was sent may take to become a deployment, how often it is looked for, and among how many.
 const BEGINS: Duration = Duration::from_secs(2);
@@ -218,13 +220,20 @@ impl Peer {
                 (Subject::Deployment, Operation::Rollback(rollback))
             }
         };
-        let mut talk = self.talk(QUICK, stop, tell);
-        talk.retry_for = Some(TAKES_BACK);
-        // Either ends in the same state if it is done twice.
-        self.run(&mut talk, subject, operation, |client, call| {
-            client.call(call, stream)
-        })
-        .map(drop)
+        let begun = Instant::now();
+        loop {
+            let mut talk = self.talk(QUICK, stop, tell);
+            talk.retry_for = Some(TAKES_BACK);
+            // Either ends in the same state if it is done twice.
+            let undone = self.run(&mut talk, subject, operation.clone(), |client, call| {
+                client.call(call, stream)
+            });
+            let may_pass = talk.code.as_deref().is_some_and(may_pass);
+            if undone.is_ok() || !may_pass || begun.elapsed() >= TAKES_BACK {
+                return undone.map(drop);
+            }
+            std::thread::sleep(TAKES_BACK_AGAIN);
+        }
     }
 
     /// Tells a peer that nobody wants a deployment any longer. Whether it hears is its affair. Who stopped to listen before the
@@ -295,4 +304,10 @@ impl Peer {
     fn talk<'a>(&'a self, timeout: Duration, stop: &'a Stop, tell: OnPeerEvent<'a>) -> Talk<'a> {
         Talk::new(self, Instant::now() + timeout, stop, tell)
     }
+}
+
+/// Whether a refusal with this code says what the peer lacks, or is busy with, and not that it never will.
+fn may_pass(code: &str) -> bool {
+    let code = Code::parse(code);
+    matches!(code, Some(Code::NoSpace | Code::Internal | Code::Busy))
 }
