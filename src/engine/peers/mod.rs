@@ -220,7 +220,7 @@ impl Peer {
                 (Subject::Deployment, Operation::Rollback(rollback))
             }
         };
-        let begun = Instant::now();
+        let (begun, mut first) = (Instant::now(), true);
         loop {
             let mut talk = self.talk(QUICK, stop, tell);
             talk.retry_for = Some(TAKES_BACK);
@@ -228,10 +228,16 @@ impl Peer {
             let undone = self.run(&mut talk, subject, operation.clone(), |client, call| {
                 client.call(call, stream)
             });
-            let may_pass = talk.code.as_deref().is_some_and(may_pass);
-            if undone.is_ok() || !may_pass || begun.elapsed() >= TAKES_BACK {
+            let again = match talk.code.as_deref().and_then(Code::parse) {
+                Some(Code::NoSpace | Code::Internal | Code::Busy) => begun.elapsed() < TAKES_BACK,
+                // What ran before may have lacked something, too, but it is not stopped and started for long.
+                Some(Code::Unhealthy) => first,
+                _ => false,
+            };
+            if undone.is_ok() || !again {
                 return undone.map(drop);
             }
+            first = false;
             std::thread::sleep(TAKES_BACK_AGAIN);
         }
     }
@@ -304,10 +310,4 @@ impl Peer {
     fn talk<'a>(&'a self, timeout: Duration, stop: &'a Stop, tell: OnPeerEvent<'a>) -> Talk<'a> {
         Talk::new(self, Instant::now() + timeout, stop, tell)
     }
-}
-
-/// Whether a refusal with this code says what the peer lacks, or is busy with, and not that it never will.
-fn may_pass(code: &str) -> bool {
-    let code = Code::parse(code);
-    matches!(code, Some(Code::NoSpace | Code::Internal | Code::Busy))
 }
