@@ -229,7 +229,10 @@ impl Peer {
                 client.call(call, stream)
             });
             let again = match talk.code.as_deref().and_then(Code::parse) {
-                Some(Code::NoSpace | Code::Internal | Code::Busy) => begun.elapsed() < TAKES_BACK,
+                // None says that it was not even asked, for want of a thread here.
+                None | Some(Code::NoSpace | Code::Internal | Code::Busy) => {
+                    begun.elapsed() < TAKES_BACK
+                }
                 // What ran before may have lacked something, too, but it is not stopped and started for long.
                 Some(Code::Unhealthy) => first,
                 _ => false,
