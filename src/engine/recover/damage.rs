@@ -13,10 +13,8 @@ use crate::api::record::Record;
 use crate::engine::recover::is_end;
 use crate::store::Store;
 use crate::store::journal::{Follower, Journal, Step};
-use crate::system::files;
-use crate::system::kernel;
-use crate::system::log;
 use crate::system::time::now_ms;
+use crate::system::{files, kernel, log};
 
 /// What is left of a deployment.
 pub(super) enum Remains {

@@ -77,8 +77,8 @@ const CEILINGS: [(&str, usize); 8] = [
     // With an archive of two formats that is given as one.
     // With the moment between the end of a deployment and a free component.
     // With payloads that are kept for the fleet, hosts that were removed, and an etcd that was emptied.
-    // With what the system lacks, told from what is damaged.
-    ("engine", 16_550),
+    // With what the system lacks, told from what is damaged, and peers that are asked again to take something back.
+    ("engine", 16_560),
     // With a file each for the operations that stop and start.
     // With the environment of a component.
     // With bodies of CBOR.
