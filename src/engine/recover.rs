@@ -217,7 +217,7 @@ fn end(store: &Store, id: DeploymentId) -> Result<FoundEnd, Error> {
                 return Err(Error::new("reading its journal", "it has no beginning"));
             };
             if !record.status.ended() {
-                let verdict = verdict::of(store, &entries, &record);
+                let verdict = verdict::of(store, &entries, &record)?;
                 if let Verdict::Unjudged { peers } = verdict {
                     let one = UnjudgedDeployment {
                         journal: damage::journal(store, &record)?,

@@ -107,7 +107,7 @@ pub fn retain(
     let Some(newest) = ended.last() else {
         return Ok(());
     };
-    let live = store.live(project);
+    let live = store.read_live(project)?;
     let made_live = |(_, one): &(&DeploymentId, &Summary)| {
         one.project == *project && one.status == Status::Success && Some(one.release_id) == live
     };

@@ -1,13 +1,21 @@
 //! Which release of a component is live: the link `components/X`.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::{fs, io, thread};
 
-use crate::api::error::{Code, Error, Refusal};
+use crate::api::error::{Code, Doing, Error, Refusal};
 use crate::api::name::{DeploymentId, Project};
 use crate::store::{Store, names};
+use crate::system::log;
 use crate::system::time::ms_of;
+
+/// How often a link that cannot be read is tried again, and the wait before: what fails once does not say that nothing is
+/// live.
+const READ_AGAIN: u32 = 3;
+const READ_AGAIN_WAIT: Duration = Duration::from_millis(10);
 
 /// A component that is live.
 #[derive(Debug, Clone)]
@@ -23,10 +31,35 @@ pub struct Component {
 }
 
 impl Store {
-    /// Which deployment's release is live; none if none is.
+    /// Which deployment's release is live; none if none is. Where the link cannot be read the log says so, and none is.
     pub fn live(&self, project: &Project) -> Option<DeploymentId> {
-        let target = fs::read_link(self.component(project)).ok()?;
-        target.file_name()?.to_str()?.parse().ok()
+        self.read_live(project).unwrap_or_else(|error| {
+            log::warn(&error.to_string());
+            None
+        })
+    }
+
+    /// Which deployment's release is live, for whoever would harm it by taking it for one that is not.
+    ///
+    /// # Errors
+    /// When the link cannot be read, also if it is tried again.
+    pub fn read_live(&self, project: &Project) -> Result<Option<DeploymentId>, Error> {
+        let path = self.component(project);
+        let mut read = fs::read_link(&path);
+        for _ in 0..READ_AGAIN {
+            match read.as_ref().map_err(io::Error::kind) {
+                Ok(_) => break,
+                // Nothing is there, or something else than a link.
+                Err(io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => return Ok(None),
+                Err(_) => {
+                    thread::sleep(READ_AGAIN_WAIT);
+                    read = fs::read_link(&path);
+                }
+            }
+        }
+        let target = read.doing(|| format!("reading the link {}", path.display()))?;
+        let name = target.file_name().and_then(OsStr::to_str);
+        Ok(name.and_then(|name| name.parse().ok()))
     }
 
     /// Refuses to deploy where something else stands than the link to what is live, as a copy of a root may have it that
@@ -113,6 +146,22 @@ impl Store {
 mod tests {
     use super::*;
     use crate::store::root::tests::Root;
+
+    #[test]
+    fn a_link_that_cannot_be_read_is_not_one_that_is_missing() {
+        let root = Root::new("unread");
+        let store = Store::open(&root.0, Duration::ZERO).unwrap();
+        let project: Project = "demo".parse().unwrap();
+        assert_eq!(store.read_live(&project).unwrap(), None);
+        fs::write(store.component(&project), "no link").unwrap();
+        assert_eq!(store.read_live(&project).unwrap(), None);
+        // What should have the link is a file, below which nothing can be read.
+        let dir = store.root().join("components");
+        fs::remove_dir_all(&dir).unwrap();
+        fs::write(&dir, "").unwrap();
+        assert!(store.read_live(&project).is_err());
+        assert_eq!(store.live(&project), None);
+    }
 
     #[test]
     fn switching_is_seen_and_undone() {

@@ -23,7 +23,7 @@ impl Deployer {
         // What is made of it in the background ends first, and begins no more.
         let _turn = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.kept(project);
-        let is_there = store.live(project).is_some() || !store.releases(project)?.is_empty();
+        let is_there = store.read_live(project)?.is_some() || !store.releases(project)?.is_empty();
         if !is_there && (!purge || kept.is_empty()) {
             let why = format!("dropping {project}: there is no such component");
             return Err(Refusal::new(Code::NotFound, why));
@@ -82,7 +82,7 @@ impl Deployer {
         if record.project != *project {
             return Err(not_found(id));
         }
-        match store.live(project) {
+        match store.read_live(project)? {
             Some(live) if live == record.release_id => {
                 self.end_commands(project);
                 self.take_down(project)?;

@@ -112,7 +112,7 @@ impl Deployer {
         release: DeploymentId,
         what: &str,
     ) -> Result<(), Refusal> {
-        if self.known.store.live(project) != Some(release) {
+        if self.known.store.read_live(project)? != Some(release) {
             return Ok(());
         }
         let why = format!("{what}: release {release} is live already");
@@ -155,7 +155,7 @@ impl Deployer {
             return Ok(earlier);
         }
         let what = format!("rolling back {project}");
-        let Some(live) = self.known.store.live(project) else {
+        let Some(live) = self.known.store.read_live(project)? else {
             let why = format!("{what}: nothing of it is live");
             return Err(Refusal::new(Code::NotFound, why));
         };

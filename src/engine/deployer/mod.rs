@@ -247,7 +247,7 @@ impl Deployer {
         let opening = Opening {
             deployment_id: id,
             phases: spec.phases(),
-            previous: self.known.store.live(&spec.project),
+            previous: self.known.store.read_live(&spec.project)?,
             at: now_ms(),
             release_id: spec.plan.release().unwrap_or(id),
             rollback_of: spec.plan.rollback_of(),

@@ -15,7 +15,10 @@ impl Deployer {
         // It was found to be too much some time ago: a rollback may have made it live since.
         let is_needed = |state: &DeploymentsState, release| {
             let mut busy = state.busy.values();
-            busy.any(|busy| busy.release == Some(release)) || store.live(project) == Some(release)
+            // What cannot be read may say that it is.
+            let is_other = |live| live != Some(release);
+            busy.any(|busy| busy.release == Some(release))
+                || !store.read_live(project).is_ok_and(is_other)
         };
         let set_aside = |release| {
             // Under the lock, so that nobody begins to need it in between.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::error::Code;
+use crate::api::error::{Code, Error};
 use crate::api::event::{Entry, Event, Failure, Phase, PhaseStatus};
 use crate::api::name::DeploymentId;
 use crate::api::record::Record;
@@ -27,28 +27,31 @@ pub(super) enum Verdict {
 }
 
 /// Judges a deployment by its entries.
-pub(super) fn of(store: &Store, entries: &[Entry], record: &Record) -> Verdict {
+///
+/// # Errors
+/// When it cannot be read what is live.
+pub(super) fn of(store: &Store, entries: &[Entry], record: &Record) -> Result<Verdict, Error> {
     let opening = match entries.first().map(Entry::meaning) {
         Some(Event::Deployment(opening)) => opening,
-        _ => return Verdict::Live { peers: None },
+        _ => return Ok(Verdict::Live { peers: None }),
     };
-    let live = store.live(&record.project);
+    let live = store.read_live(&record.project)?;
     let peers = opening
         .phases
         .contains(&Phase::Replicate)
         .then(|| peers(entries, record));
     let restart = restart(entries);
     if let Some((PhaseStatus::Error, message)) = restart {
-        return Verdict::Failed {
+        return Ok(Verdict::Failed {
             builds: false,
             failure: Box::new(unhealthy(record, message, live, peers)),
-        };
+        });
     }
     if live != Some(record.release_id) {
-        return Verdict::Failed {
+        return Ok(Verdict::Failed {
             builds: opening.phases.contains(&Phase::Extract),
             failure: Box::new(interrupted(record, peers)),
-        };
+        });
     }
     if peers.is_some() {
         log::warn(&format!(
@@ -58,11 +61,11 @@ pub(super) fn of(store: &Store, entries: &[Entry], record: &Record) -> Verdict {
     }
     let judged = matches!(restart, Some((PhaseStatus::Done | PhaseStatus::Skipped, _)));
     if opening.phases.contains(&Phase::Restart) && !judged {
-        return Verdict::Unjudged {
+        return Ok(Verdict::Unjudged {
             peers: peers.unwrap_or_default(),
-        };
+        });
     }
-    Verdict::Live { peers }
+    Ok(Verdict::Live { peers })
 }
 
 impl Verdict {
