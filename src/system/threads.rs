@@ -4,6 +4,10 @@ use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crossbeam_channel::bounded;
+use rustix::process::{getpriority_process, setpriority_process};
+
+/// How nice a thread is that gives way: beside one that does not it gets a tenth of a processor, and all of one that is idle.
+const NICE: i32 = 10;
 
 /// Starts a thread.
 ///
@@ -61,6 +65,15 @@ pub fn hand_over<I: Send + 'static>(
             )),
         },
         Err(error) => Err((error, input)),
+    }
+}
+
+/// Lets all other threads go first from now on, as far as the system allows it: on Linux how nice one is counts for the calling
+/// thread, and for those that it starts, and it is never undone.
+pub fn give_way() {
+    if getpriority_process(None).is_ok_and(|nice| nice < NICE) {
+        // It is a courtesy: what is to be done is done all the same.
+        let _ = setpriority_process(None, NICE);
     }
 }
 

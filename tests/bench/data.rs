@@ -119,7 +119,7 @@ impl Set {
     /// Writes it.
     pub(crate) fn write(&self, dir: &Path) {
         let mut random = Random(42);
-        let words: Vec<String> = (0..5000).map(|_| random.word()).collect();
+        let mut text = Text::new(&mut random);
         for n in 0..self.files {
             let folder = dir.join(format!("d{:02}", n / 100));
             fs::create_dir_all(&folder).unwrap();
@@ -135,7 +135,7 @@ impl Set {
             while left > 0 {
                 let number;
                 let piece = if n % 10 < self.text {
-                    words[usize::try_from(random.next() % 5000).unwrap()].as_bytes()
+                    text.piece(&mut random)
                 } else {
                     number = random.next().to_le_bytes();
                     &number
@@ -153,6 +153,47 @@ impl Set {
     }
 }
 
+/// Of ten pieces of a text so many are there already a little before, as in sources: gzip -1 makes a third of it then, and lz4
+/// 43 %.
+const REPEATED: u64 = 2;
+
+/// Text that looks like a source.
+struct Text {
+    words: Vec<String>,
+    /// What came last, and where its last piece begins.
+    last: Vec<u8>,
+    at: usize,
+}
+
+impl Text {
+    /// How far back something is repeated from, at least.
+    const BACK: usize = 8 << 10;
+
+    fn new(random: &mut Random) -> Text {
+        Text {
+            words: (0..5000).map(|_| random.word()).collect(),
+            last: Vec::new(),
+            at: 0,
+        }
+    }
+
+    fn piece(&mut self, random: &mut Random) -> &[u8] {
+        if self.last.len() >= 2 * Text::BACK {
+            self.last.drain(..Text::BACK);
+        }
+        self.at = self.last.len();
+        let (dice, len) = (random.next() % 10, 16 + random.below(49));
+        if dice < REPEATED && self.at >= Text::BACK {
+            let from = random.below(self.at - len);
+            self.last.extend_from_within(from..from + len);
+        } else {
+            let word = random.below(self.words.len());
+            self.last.extend_from_slice(self.words[word].as_bytes());
+        }
+        &self.last[self.at..]
+    }
+}
+
 /// Xorshift: small, and good enough that nothing shrinks it.
 struct Random(u64);
 
@@ -164,7 +205,11 @@ impl Random {
         self.0
     }
 
-    /// Two to nine letters and what follows a word in a source: gzip makes a third of a text of them.
+    fn below(&mut self, most: usize) -> usize {
+        usize::try_from(self.next() % most as u64).unwrap()
+    }
+
+    /// Two to nine letters and what follows a word in a source.
     fn word(&mut self) -> String {
         let letters = 2 + self.next() % 8;
         let mut word = String::new();

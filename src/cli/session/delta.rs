@@ -21,9 +21,14 @@ impl Session<'_> {
         if let Some(tree) = delta.tree() {
             return Ok(Some(tree));
         }
-        let (plan, stop) = (delta.plan(), AtomicBool::new(false));
-        let (kept, trusts) = (delta.kept(), delta.trusts());
-        let read = self.meanwhile(&stop, || ScannedTree::read(plan, kept, trusts, &stop));
+        let read = if let Some(reading) = delta.reading() {
+            let stop = reading.stop();
+            self.meanwhile(&stop, || reading.end())
+        } else {
+            let (plan, stop) = (delta.plan(), AtomicBool::new(false));
+            let (kept, trusts) = (delta.kept(), delta.trusts());
+            self.meanwhile(&stop, || ScannedTree::read(plan, kept, trusts, &stop))
+        };
         read.map(|read| Ok(delta.keep(read?))).transpose()
     }
 
@@ -47,6 +52,9 @@ impl Session<'_> {
         }
         let known = delta.tree().is_some() || delta.has_kept();
         if !known && !self.may_lack_less(&project, key, delta) {
+            if delta.is_to_be_kept() {
+                delta.read_beside();
+            }
             return Ok(None);
         }
         let Some(tree) = self.tree(delta)? else {

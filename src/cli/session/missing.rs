@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::api::error::{Code, Doing, Error};
 use crate::cli::screen::units;
+use crate::cli::session::reading::TreeReading;
 use crate::client::cache::TreeCache;
 use crate::client::{NoResult, answer};
 use crate::formats::archive::{DeployedTree, PackPlan, ScannedTree, Selection};
@@ -28,6 +29,8 @@ pub(crate) struct DeltaUpload {
     trusts: bool,
     /// What it holds, once that was read.
     tree: OnceCell<Arc<ScannedTree>>,
+    /// It is being read beside what is sent.
+    reading: Cell<Option<TreeReading>>,
     /// What the next try goes by.
     by: Cell<TriedBy>,
     /// The bytes of lists that were sent.
@@ -80,6 +83,7 @@ impl DeltaUpload {
             kept,
             trusts: !rehash,
             tree: OnceCell::new(),
+            reading: Cell::new(None),
             by: Cell::new(TriedBy::Kept),
             listed: Cell::new(0),
             lz4: Cell::new(false),
@@ -117,6 +121,18 @@ impl DeltaUpload {
     /// It holds this.
     pub(crate) fn keep(&self, tree: ScannedTree) -> Arc<ScannedTree> {
         Arc::clone(self.tree.get_or_init(|| Arc::new(tree)))
+    }
+
+    /// Begins to read it beside what is sent, for the next deployment. Where that cannot be, it is read once it is sent.
+    pub(crate) fn read_beside(&self) {
+        let running = self.reading.take();
+        let reading = running.or_else(|| TreeReading::begin(self.plan()).ok());
+        self.reading.set(reading);
+    }
+
+    /// The reading that was begun.
+    pub(crate) fn reading(&self) -> Option<TreeReading> {
+        self.reading.take()
     }
 
     /// The bytes of lists that were sent.

@@ -6,6 +6,7 @@ pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod missing;
 pub(crate) mod pack;
+pub(crate) mod reading;
 pub(crate) mod server;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -175,8 +175,8 @@ mod tests {
         let quick = 1_000_000;
         for (known, takes, magic, turns) in table {
             for speeds in [
-                &[quick, 100_000, 30_000, 1, quick, 10, 10, quick][..],
-                &[10, 10],
+                &[quick, 100_000, 30_000, 1, quick, 10, 10, 10, 10, quick][..],
+                &[10; 6],
                 &[],
             ] {
                 let (packed, expected) = packed(known, takes, speeds);

@@ -119,6 +119,13 @@ const BUFFERED_BYTES: u64 = 4 << 20;
 /// moment would look like a slow one.
 const LEARNT_NANOSECONDS: u64 = 50_000_000;
 
+/// A link is as quick as in the best of so many judgements. Whoever sends may have had to wait for something else than the link:
+/// for a processor, or for a disk at the other end, for which nothing is won by compressing.
+const JUDGEMENTS: usize = 3;
+
+/// What the codec showed last counts so much more than what it showed before, or than what was expected of it.
+const NEWEST: f64 = 2.0;
+
 /// Another level must promise so much more: each change costs deflate's memory of what came before.
 const BETTER: f64 = 1.15;
 
@@ -165,8 +172,10 @@ pub(super) struct Throttle<'a> {
     /// What was sent up to the last judgement, and when that was.
     before: Transferred,
     judged: Instant,
-    /// The link as it was when everything waited for it, and how much was sent by then.
-    measured: Option<(f64, u64)>,
+    /// The link as it was in the last judgements.
+    recent: [f64; JUDGEMENTS],
+    /// How much was sent when everything waited for the link the last time.
+    measured: Option<u64>,
     /// How much is sent by that.
     believed: u64,
     since_learnt: SinceLearnt,
@@ -196,6 +205,11 @@ impl<'a> Throttle<'a> {
             ),
             before: Transferred::default(),
             judged: Instant::now(),
+            recent: match method {
+                // Until it has been slow for as long as anything else may last.
+                STORED => [f64::INFINITY; JUDGEMENTS],
+                _ => [0.0; JUDGEMENTS],
+            },
             measured: None,
             believed: BELIEVED_BYTES,
             since_learnt: SinceLearnt::default(),
@@ -209,7 +223,8 @@ impl<'a> Throttle<'a> {
         {
             let known = known as f64 / 1_000_000.0;
             throttle.method = throttle.best(known);
-            throttle.measured = Some((known, 0));
+            throttle.recent = [known, 0.0, 0.0];
+            throttle.measured = Some(0);
         }
         // From gzip nothing goes over to lz4.
         throttle.lz4 &= throttle.method == Method::Lz4;
@@ -264,25 +279,26 @@ impl<'a> Throttle<'a> {
         // Whoever mostly waits for bytes to send does not find out how many could be sent.
         let waited_for = u128::from(last.nanoseconds) * 2 >= wall.as_nanos();
         let looked_again = waited_for && self.method == STORED && self.measured.is_some();
-        if waited_for {
-            self.measured = Some((last.speed(), sent.bytes));
+        let believes = |at| self.method != STORED && sent.bytes - at < self.believed;
+        let is_measured = waited_for
+            || (!self.measured.is_some_and(believes)
+                // No buffer takes so long.
+                && (last.speed() < DEFLATE_1.speed || sent.bytes > BUFFERED_BYTES));
+        if is_measured {
+            self.recent.rotate_right(1);
+            self.recent[0] = last.speed();
+        }
+        let link = self.recent.iter().copied().fold(0.0, f64::max);
+        if waited_for && link.is_finite() {
+            self.measured = Some(sent.bytes);
             outflow
                 .link
-                .store((last.speed() * 1_000_000.0) as u64, Ordering::Relaxed);
+                .store((link * 1_000_000.0) as u64, Ordering::Relaxed);
         }
-        let link = match self.measured {
-            Some((link, at)) if self.method != STORED && sent.bytes - at < self.believed => {
-                Some(link)
-            }
-            // No buffer takes so long.
-            _ if last.speed() < DEFLATE_1.speed => Some(last.speed()),
-            _ if waited_for || sent.bytes > BUFFERED_BYTES => Some(last.speed()),
-            _ => None,
-        };
         self.before = sent;
         self.judged = Instant::now();
         self.learn();
-        if let Some(link) = link {
+        if link > 0.0 {
             self.method = self.best(link);
         }
         if looked_again && self.method != STORED {
@@ -302,7 +318,7 @@ impl<'a> Throttle<'a> {
         }
         if so_far.nanoseconds >= LEARNT_NANOSECONDS as f64 {
             let speed = so_far.nanoseconds_expected / so_far.nanoseconds;
-            self.speed = (self.speed + speed) / 2.0;
+            self.speed = (self.speed + NEWEST * speed) / (1.0 + NEWEST);
             (so_far.nanoseconds, so_far.nanoseconds_expected) = (0.0, 0.0);
         }
     }
@@ -365,6 +381,14 @@ mod tests {
         throttle.judge_after(time * part)
     }
 
+    /// The same once it has shown itself for long enough to be believed.
+    fn settled(throttle: &mut Throttle, outflow: &Outflow, megabytes: u64) -> Method {
+        for _ in 1..JUDGEMENTS {
+            after(throttle, outflow, megabytes, 1);
+        }
+        after(throttle, outflow, megabytes, 1)
+    }
+
     #[test]
     fn the_slower_the_link_the_harder_it_is_compressed() {
         let table = [
@@ -384,7 +408,7 @@ mod tests {
             let mut throttle = link(&outflow, local, None);
             assert_eq!(throttle.method(), Method::Deflate(u32::from(!local)));
             for (megabytes, expected) in steps {
-                let found = after(&mut throttle, &outflow, megabytes, 1);
+                let found = settled(&mut throttle, &outflow, megabytes);
                 let expected = Method::Deflate(expected);
                 assert_eq!(found, expected, "{megabytes} MB/s, local: {local}");
                 assert_eq!(shown(&outflow), Some(megabytes));
@@ -411,11 +435,15 @@ mod tests {
             let mut throttle = link(&outflow, false, Some(known * 1_000_000));
             assert_eq!(throttle.method(), first, "{known}");
             assert_eq!(throttle.judge(), first, "nothing was sent yet");
-            // Less than a mebibyte says it.
             let half = usize::try_from(FIRST_JUDGED_BYTES).unwrap();
             let time = Duration::from_nanos(FIRST_JUDGED_BYTES * 1000 / is);
             outflow.sent(half, time);
-            assert_eq!(throttle.judge_after(time), then, "{known}, then {is}");
+            let judged = throttle.judge_after(time);
+            // Less than a mebibyte says that it is quicker; that it is slower, only some of them.
+            let expected = if is < known { first } else { then };
+            assert_eq!(judged, expected, "{known}, then {is}");
+            let found = settled(&mut throttle, &outflow, is);
+            assert_eq!(found, then, "{known}, then {is}");
         }
         // To this machine nothing goes as lz4, nor to who does not take it.
         let outflow = Outflow::default();
@@ -443,8 +471,8 @@ mod tests {
         assert_eq!(after(&mut throttle, &outflow, 2000, 10), STORED);
         assert_eq!(outflow.link(), None);
         // It is looked at again, each time later.
-        for believed in [1, 2, 4].map(|times| times * BELIEVED_BYTES) {
-            assert_eq!(after(&mut throttle, &outflow, 118, 1), deflate);
+        for believed in [2, 4, 8].map(|times| times * BELIEVED_BYTES) {
+            assert_eq!(settled(&mut throttle, &outflow, 118), deflate);
             for n in 1..believed / (2 * JUDGED_BYTES) {
                 let method = after(&mut throttle, &outflow, 2000, 10);
                 assert_eq!(method, deflate, "{n} of {believed}");
@@ -467,7 +495,7 @@ mod tests {
                 assert_eq!(method, Method::Deflate(level), "{known:?} {n}");
             }
             // Then they are full.
-            let method = after(&mut throttle, &outflow, 12, 1);
+            let method = settled(&mut throttle, &outflow, 12);
             assert_eq!(method, Method::Deflate(5), "{known:?}");
         }
     }
@@ -508,10 +536,26 @@ mod tests {
         outflow.sent(half, Duration::from_micros(100));
         assert_eq!(throttle.judge(), STORED);
         outflow.sent(half, Duration::from_millis(21));
-        let first = throttle.judge();
-        assert_ne!(first, STORED);
+        throttle.judge();
+        assert!(throttle.recent[0] < 30.0, "{:?}", throttle.recent);
         outflow.sent(half, Duration::from_millis(21));
-        assert_eq!(throttle.judge(), first);
+        throttle.judge();
+        assert!(throttle.recent[1].is_infinite(), "not by so little");
+    }
+
+    #[test]
+    fn a_pause_is_not_taken_for_a_slow_link() {
+        // Of the other end's disk, or of a busy processor: on this machine and elsewhere.
+        for local in [true, false] {
+            let outflow = Outflow::default();
+            let mut throttle = link(&outflow, local, Some(2_000_000_000));
+            for megabytes in [1800, 2, 1900, 3, 3, 1800, 1] {
+                let method = after(&mut throttle, &outflow, megabytes, 1);
+                assert_eq!(method, STORED, "{megabytes} MB/s, local: {local}");
+            }
+            assert_eq!(shown(&outflow), Some(1800));
+            assert_ne!(settled(&mut throttle, &outflow, 2), STORED);
+        }
     }
 
     #[test]

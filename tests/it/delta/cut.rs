@@ -46,6 +46,34 @@ pub(crate) fn cutting(host: &TestServer, most: u64, cuts: u64) -> String {
     address
 }
 
+/// A proxy before a server. Connections that carry more than `most` bytes stand still there: what is behind that waits.
+pub(crate) fn stopping(host: &TestServer, most: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = host.address.clone();
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(&server).unwrap();
+            let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || pass(from, to, u64::MAX, &AtomicU64::new(0)));
+            thread::spawn(move || {
+                let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
+                while let Ok(read @ 1..) = client.read(&mut buffer) {
+                    passed += read;
+                    if passed > most || server.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+                if passed > most {
+                    // For as long as the other side is there.
+                    let _ = server.read(&mut buffer);
+                }
+            });
+        }
+    });
+    address
+}
+
 fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, cuts: &AtomicU64) {
     let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
     while let Ok(read @ 1..) = from.read(&mut buffer) {
@@ -194,31 +222,8 @@ fn what_has_come_survives_a_kill_of_the_server() {
     let root = Arc::new(TempDir::new());
     let source = sample();
     let mut host = TestServer::on(Arc::clone(&root), &[], &[]);
-    // The wire stands still: what is behind it waits.
     let dir = source.0.to_str().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = host.address.clone();
-    thread::spawn(move || {
-        for mut client in listener.incoming().map_while(Result::ok) {
-            let mut server = TcpStream::connect(&server).unwrap();
-            let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            thread::spawn(move || pass(from, to, u64::MAX, &AtomicU64::new(0)));
-            thread::spawn(move || {
-                let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
-                while let Ok(read @ 1..) = client.read(&mut buffer) {
-                    passed += read;
-                    if passed > 8_000_000 || server.write_all(&buffer[..read]).is_err() {
-                        break;
-                    }
-                }
-                if passed > 8_000_000 {
-                    // For as long as the other side is there.
-                    let _ = server.read(&mut buffer);
-                }
-            });
-        }
-    });
+    let address = stopping(&host, 8_000_000);
     let mut command = host.cli_command(&["deploy", dir, "--project", "demo"]);
     command.env("GANGPLANK_TARGET", format!("http://{address}"));
     let mut client = command.stderr(std::process::Stdio::null()).spawn().unwrap();

@@ -6,12 +6,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use crate::delta::cut::stopping;
 use crate::delta::{deploy, deploy_at, is_live, noise, sample, tree};
-use crate::test_server::{TestServer, await_some};
+use crate::test_server::{TempDir, TestServer, await_some, threads_of};
 
 /// A proxy before a server, and how many bytes its clients have sent.
 fn counting(host: &TestServer) -> (String, Arc<AtomicU64>) {
@@ -112,6 +114,51 @@ fn one_changed_file_is_a_few_bytes_in_all() {
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success() && !said.contains("cache"), "{said}");
     }
+}
+
+/// How many bytes a process has read.
+fn has_read(process: &Child) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap();
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_sent_for_the_first_time_is_read_for_the_next_beside_that_and_by_nobody_in_ci() {
+    const SIZE: u64 = 32 << 20;
+    let host = TestServer::start();
+    let source = TempDir::new();
+    let large = fs::File::create(source.0.join("large")).unwrap();
+    large.set_len(SIZE).unwrap();
+    // All that the buffers on the way take is far less than that.
+    let address = stopping(&host, 1_000_000);
+    let begin = |project: &str| {
+        let dir = source.0.to_str().unwrap();
+        let mut command = host.cli_command(&["deploy", dir, "--project", project]);
+        command.env("GANGPLANK_TARGET", format!("http://{address}"));
+        command.stderr(Stdio::null());
+        command
+    };
+    let mut client = begin("demo").spawn().unwrap();
+    await_some("all of it is read", || {
+        (has_read(&client) >= SIZE).then_some(())
+    });
+    await_some("the end of who reads it", || {
+        let reads = threads_of(&client).iter().any(|name| name == "list");
+        (!reads).then_some(())
+    });
+    client.kill().unwrap();
+    client.wait().unwrap();
+    // Where each run begins with an empty disk, nobody will use it again.
+    let mut client = begin("other").env("CI", "true").spawn().unwrap();
+    await_some("the upload in CI", || {
+        let is_sending = threads_of(&client).iter().any(|name| name == "pack");
+        (is_sending && has_read(&client) > 1_000_000).then_some(())
+    });
+    let threads = threads_of(&client);
+    assert!(!threads.iter().any(|name| name == "list"), "{threads:?}");
+    client.kill().unwrap();
+    client.wait().unwrap();
 }
 
 #[test]
