@@ -115,6 +115,8 @@ impl EtcdFailure {
             (Some(11), _) if says("future") => KvTrouble::Behind,
             // Other messages of this number are those of a write that was begun.
             (Some(14), _) if !writes || says("no leader") => KvTrouble::Unavailable,
+            // One that ends may say of a watch that it was canceled; what is only read has no outcome to be unknown.
+            (Some(1 | 2 | 4 | 10 | 13 | 15), _) if !writes => KvTrouble::Unavailable,
             (Some(1 | 2 | 4 | 10 | 13 | 14 | 15), _) => KvTrouble::Unknown,
             (None, 401 | 403) => KvTrouble::Denied,
             (None, 429) => KvTrouble::Unavailable,
@@ -325,6 +327,8 @@ mod tests {
                 true,
                 Is(Unknown),
             ),
+            (408, 499, 1, "context canceled", true, Is(Unknown)),
+            (408, 499, 1, "context canceled", false, Is(Unavailable)),
             (503, 503, 14, "transport is closing", true, Is(Unknown)),
             (500, 504, 2, "context deadline exceeded", true, Is(Unknown)),
             (504, 504, 4, "context deadline exceeded", true, Is(Unknown)),
