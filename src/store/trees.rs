@@ -19,7 +19,7 @@ use crate::api::record::Record;
 use crate::formats::delta::records::{DeltaHead, LAST_KIND, MAGIC, RecordScanner, content};
 use crate::store::Store;
 use crate::system::files::{self, Durability, gone, if_there};
-use crate::system::memory::Pages;
+use crate::system::memory::{Pages, Room};
 
 /// How long what came of a cut upload is kept: whoever tries again does so within a day.
 const PARTIAL_LASTS: Duration = Duration::from_secs(24 * 60 * 60);
@@ -226,15 +226,15 @@ impl Store {
 /// Where the last record ends up to which all are what their hashes say.
 fn true_records(mut records: &File) -> io::Result<u64> {
     let (mut scanner, mut buffer) = (RecordScanner::at(0), Pages::new(READ_AT_ONCE));
-    let (mut stored, mut plain) = (Vec::new(), Vec::new());
+    let (mut stored, mut plain) = (Room::default(), Room::default());
     let (mut end, mut is_true) = (0, true);
     while is_true {
         let read = records.read(&mut buffer)?;
         let scanned = scanner.push(&buffer[..read], &mut |object| {
-            stored.resize(object.stored as usize, 0);
+            let stored = stored.resize(object.stored as usize);
             is_true = is_true
-                && records.read_exact_at(&mut stored, object.at).is_ok()
-                && content(&object, &stored, &mut plain);
+                && records.read_exact_at(stored, object.at).is_ok()
+                && content(&object, stored, &mut plain);
             if is_true {
                 end = object.at + u64::from(object.stored);
             }

@@ -47,6 +47,31 @@ impl DerefMut for Pages {
     }
 }
 
+/// Bytes in pages, as many as are needed each time.
+#[derive(Default)]
+pub struct Room {
+    pages: Option<Pages>,
+    len: usize,
+}
+
+impl Room {
+    /// Makes it so many bytes long, and gives them: what they are says nothing if there were fewer before.
+    pub fn resize(&mut self, bytes: usize) -> &mut [u8] {
+        let pages = self.pages.take().filter(|pages| pages.len() >= bytes);
+        self.len = bytes;
+        let pages = pages.unwrap_or_else(|| Pages::new(bytes.next_power_of_two()));
+        &mut self.pages.insert(pages)[..bytes]
+    }
+}
+
+impl Deref for Room {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.pages.as_ref().map_or(&[], |pages| &pages[..self.len])
+    }
+}
+
 /// Reads through a buffer of pages: [`std::io::BufReader`] has its buffer from the allocator.
 pub struct PagesReader<R> {
     from: R,

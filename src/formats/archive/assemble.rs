@@ -28,6 +28,7 @@ use crate::formats::delta::chunk_line::ChunkRef;
 use crate::formats::delta::hash::ContentHash;
 use crate::formats::delta::listing::{ListedFile, ListedKind, ListingLimits};
 use crate::formats::delta::records::{OBJECT_MAX, StoredObject, content};
+use crate::system::memory::Room;
 use crate::system::threads;
 
 /// The stack of a thread that writes: its buffers are on the heap.
@@ -202,8 +203,8 @@ struct Workshop<'a> {
 /// What one of them has for itself.
 #[derive(Default)]
 pub(super) struct Rooms {
-    stored: Vec<u8>,
-    pub(super) plain: Vec<u8>,
+    stored: Room,
+    pub(super) plain: Room,
 }
 
 impl<'a> Workshop<'a> {
@@ -318,8 +319,8 @@ impl<'a> Workshop<'a> {
 
 /// Reads an object of a file into the room for it, if that is what is there.
 pub(super) fn read_object(file: &File, at: u64, object: ChunkRef, rooms: &mut Rooms) -> bool {
-    rooms.plain.resize(object.len as usize, 0);
-    file.read_exact_at(&mut rooms.plain, at).is_ok() && ContentHash::of(&rooms.plain) == object.hash
+    let plain = rooms.plain.resize(object.len as usize);
+    file.read_exact_at(plain, at).is_ok() && ContentHash::of(plain) == object.hash
 }
 
 /// Reads an object of a file of records; false if it is not what its hash says.
@@ -328,10 +329,10 @@ pub(super) fn read_record(
     object: &StoredObject,
     rooms: &mut Rooms,
 ) -> Result<bool, Refusal> {
-    rooms.stored.resize(object.stored as usize, 0);
-    file.read_exact_at(&mut rooms.stored, object.at)
+    let stored = rooms.stored.resize(object.stored as usize);
+    file.read_exact_at(stored, object.at)
         .map_err(|error| Error::new("reading what has come", error))?;
-    Ok(content(object, &rooms.stored, &mut rooms.plain))
+    Ok(content(object, stored, &mut rooms.plain))
 }
 
 const _: () = assert!(CHUNK_MAX <= OBJECT_MAX);

@@ -166,13 +166,13 @@ impl ListGzip<'_> {
     fn write<T>(
         write: impl FnOnce(&mut ListGzip<'_>) -> io::Result<T>,
     ) -> io::Result<(T, Vec<u8>)> {
-        // Whatever a panic left in it is forgotten here.
         let mut kept = DEFLATE.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Compress::new(Compression::new(LIST_LEVEL), false);
-        let deflate = kept.get_or_insert_with(fresh);
+        // Back comes only one that has given all that it made: zlib-rs 0.6 panics later on if another one is reset.
+        let mut deflate = kept.take().unwrap_or_else(fresh);
         deflate.reset();
         let mut gzip = ListGzip {
-            deflate,
+            deflate: &mut deflate,
             sum: Crc::new(),
             // Deflate, no flags, no time, no extra flags, made on an unknown system: the same bytes everywhere.
             gzip: vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255],
@@ -183,6 +183,7 @@ impl ListGzip<'_> {
         let mut bytes = gzip.gzip;
         bytes.extend_from_slice(&sum.to_le_bytes());
         bytes.extend_from_slice(&length.to_le_bytes());
+        *kept = Some(deflate);
         Ok((written, bytes))
     }
 
@@ -450,10 +451,11 @@ mod tests {
             (state >> 24) as u8
         };
         let noise: Vec<u8> = (0..300_000).map(|_| noise()).collect();
+        let not_of_it = noise.clone();
         let table = [Vec::new(), vec![b'a'], vec![b'a'; 300_000], noise];
         for text in table {
             let failed: io::Result<((), _)> = ListGzip::write(|out| {
-                out.write_all(b"what is not of the next one")?;
+                out.write_all(&not_of_it)?;
                 Err(io::Error::other("it ends early"))
             });
             assert!(failed.is_err());

@@ -101,6 +101,7 @@ mod tests {
 
     use crate::formats::archive::testing::{Temporary, dir, file, gz, lz4, tar};
     use crate::formats::delta::records::{RecordScanner, content};
+    use crate::system::memory::Room;
 
     fn noise(len: usize, seed: u32) -> String {
         let letter = |n: u32| {
@@ -117,13 +118,14 @@ mod tests {
         fs::write(&path, archive).unwrap();
         let mut records = Vec::new();
         salvage(&File::open(&path).unwrap(), &mut records, most).unwrap();
-        let (mut scanner, mut found, mut room) = (RecordScanner::at(0), Vec::new(), Vec::new());
+        let (mut scanner, mut found) = (RecordScanner::at(0), Vec::new());
+        let mut room = Room::default();
         scanner
             .push(&records, &mut |object| {
                 let at = object.at as usize;
                 let stored = &records[at..at + object.stored as usize];
                 assert!(content(&object, stored, &mut room));
-                found.push(room.clone());
+                found.push(room.to_vec());
             })
             .unwrap();
         assert_eq!(scanner.whole, records.len() as u64);

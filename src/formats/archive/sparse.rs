@@ -6,13 +6,13 @@ use std::io::{self, Seek, SeekFrom, Write};
 use crate::api::error::Refusal;
 
 /// The shortest hole, and what its ends are aligned to. Shorter ones are not worth their calls: most programs have pages of
-/// zeros.
-pub(super) const HOLE: usize = 64 << 10;
+/// zeros. Each upload has a buffer of this size, too, for what comes in parts.
+pub(super) const HOLE: usize = 32 << 10;
 
 /// How many holes of a file are counted: its size is to be told, not all of its map.
 const EXTENTS_MAX: usize = 10_000;
 
-/// What blocks are compared with, a page at a time: a whole block of zeros would be 64 KiB of the program.
+/// What blocks are compared with, a page at a time: a whole block of zeros would be 32 KiB of the program.
 static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
 /// A new, empty file that is written from its beginning.

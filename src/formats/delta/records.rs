@@ -18,12 +18,17 @@ use serde::{Deserialize, Serialize};
 use crate::api::error::{Code, Refusal};
 use crate::formats::delta::chunk::CUT_FROM;
 use crate::formats::delta::hash::{ContentHash, HASH_LEN};
+use crate::system::memory::Room;
 
 /// What a payload begins with that is a delta: no archive, and no text.
 pub const MAGIC: [u8; 8] = *b"\x89GPD1\r\n\x1a";
 
 /// A record begins with the number of its kind, which is at most this. No archive begins so.
 pub const LAST_KIND: u8 = 2;
+
+/// Room for any object, deflated: the quickest level takes at most nine bits for a byte. zlib-rs 0.6 panics later on if a compressor
+/// is reset while some of what it made is pending.
+const ROOM: usize = OBJECT_MAX + OBJECT_MAX / 8 + 64;
 
 /// The longest head.
 const HEAD_MAX: u32 = 4096;
@@ -84,7 +89,8 @@ pub fn bad(why: impl AsRef<str>) -> Refusal {
 pub struct RecordWriter<W: Write> {
     out: W,
     deflate: Option<Compress>,
-    buffer: Vec<u8>,
+    /// What was deflated last.
+    buffer: Room,
     count: u32,
 }
 
@@ -94,7 +100,7 @@ impl<W: Write> RecordWriter<W> {
         RecordWriter {
             out,
             deflate: (level > 0).then(|| Compress::new(Compression::new(level), false)),
-            buffer: Vec::with_capacity(OBJECT_MAX),
+            buffer: Room::default(),
             count: 0,
         }
     }
@@ -103,7 +109,7 @@ impl<W: Write> RecordWriter<W> {
     /// `out`'s own.
     pub fn object(&mut self, hash: ContentHash, content: &[u8]) -> io::Result<()> {
         let deflated = self.deflated(content);
-        let bytes = if deflated { &self.buffer } else { content };
+        let bytes: &[u8] = if deflated { &self.buffer } else { content };
         let mut head = [0; RECORD_HEAD];
         head[0] = u8::from(deflated);
         // Both are below 1 MiB.
@@ -120,17 +126,15 @@ impl<W: Write> RecordWriter<W> {
         let Some(deflate) = &mut self.deflate else {
             return false;
         };
+        let room = self.buffer.resize(ROOM);
         deflate.reset();
-        self.buffer.clear();
+        let done = deflate.compress(content, room, FlushCompress::Finish);
+        // No more is made than there is room for.
+        let made = deflate.total_out() as usize;
+        self.buffer.resize(made);
         // What does not fit in less than it has is not worth it.
-        let room = content.len().saturating_sub(content.len() / 32 + 1);
-        self.buffer.reserve_exact(room.max(1));
-        let most = self.buffer.capacity().min(room);
-        if most == 0 {
-            return false;
-        }
-        let done = deflate.compress_vec(content, &mut self.buffer, FlushCompress::Finish);
-        matches!(done, Ok(Status::StreamEnd)) && self.buffer.len() <= most
+        let most = content.len().saturating_sub(content.len() / 32 + 1);
+        matches!(done, Ok(Status::StreamEnd)) && made <= most
     }
 
     /// # Errors
@@ -275,19 +279,21 @@ impl RecordScanner {
 }
 
 /// Gets an object's content out of the bytes that are stored of it. False if it is not what its hash says.
-pub fn content(object: &StoredObject, stored: &[u8], content: &mut Vec<u8>) -> bool {
-    content.clear();
+pub fn content(object: &StoredObject, stored: &[u8], content: &mut Room) -> bool {
+    let len = object.len as usize;
     if object.deflated {
         // One byte more shows one that is longer.
-        content.reserve_exact(object.len as usize + 1);
-        let done = Decompress::new(false).decompress_vec(stored, content, FlushDecompress::Finish);
-        if !matches!(done, Ok(Status::StreamEnd)) {
+        let (room, mut inflate) = (content.resize(len + 1), Decompress::new(false));
+        let done = inflate.decompress(stored, room, FlushDecompress::Finish);
+        if !matches!(done, Ok(Status::StreamEnd)) || inflate.total_out() != len as u64 {
             return false;
         }
+    } else if stored.len() == len {
+        content.resize(len).copy_from_slice(stored);
     } else {
-        content.extend_from_slice(stored);
+        return false;
     }
-    content.len() == object.len as usize && ContentHash::of(content) == object.hash
+    ContentHash::of(content.resize(len)) == object.hash
 }
 
 #[cfg(test)]
@@ -311,6 +317,33 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_shrink_is_stored_and_the_next_one_is_as_good() {
+        let mut state = 1_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        for len in [1, 300, 70_000, OBJECT_MAX - 1, OBJECT_MAX] {
+            let noise: Vec<u8> = (0..len).map(|_| next()).collect();
+            let text = vec![b'x'; len];
+            for level in 1..=9 {
+                let bytes = written(level, &[&noise, &noise, &text, &noise, &text]);
+                let (found, scanner) = scanned(&bytes, usize::MAX).unwrap();
+                assert!(scanner.ended());
+                let stored: Vec<bool> = found.iter().map(|object| !object.deflated).collect();
+                let is_short = len == 1;
+                assert_eq!(
+                    stored,
+                    [true, true, is_short, true, is_short],
+                    "{len} {level}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn objects_are_found_however_they_come() {
         let noise: Vec<u8> = (0..9000_u32)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
@@ -326,8 +359,8 @@ mod tests {
                 for (object, expected) in found.iter().zip(objects) {
                     let at = (object.at - 100) as usize;
                     let stored = &bytes[at..at + object.stored as usize];
-                    let mut room = Vec::new();
-                    assert!(content(object, stored, &mut room) && room == expected);
+                    let mut room = Room::default();
+                    assert!(content(object, stored, &mut room) && *room == *expected);
                     let lie = StoredObject {
                         hash: ContentHash::of(b"other"),
                         ..*object
