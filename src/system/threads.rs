@@ -86,6 +86,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_thread_gives_way_and_the_others_do_not() {
+        let nice = || getpriority_process(None).unwrap();
+        let before = nice();
+        let thread = spawn("polite", 64 << 10, move || {
+            give_way();
+            let first = nice();
+            give_way();
+            (first, nice())
+        });
+        let expected = before.max(NICE);
+        assert_eq!(thread.unwrap().join().unwrap(), (expected, expected));
+        assert_eq!(nice(), before);
+    }
+
+    #[test]
     fn the_input_is_handed_over_or_comes_back() {
         let (sender, receiver) = bounded(1);
         let work = move |text: String| {

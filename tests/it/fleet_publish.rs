@@ -378,17 +378,23 @@ fn who_waits_follows_a_claim_of_another_host() {
         gate.0.join("go").display()
     );
     let more = ["--install-command", &install, "--canary", "2"];
+    // What is published while the first rollout still runs would be in its place.
+    let ended = gate.0.join("ended");
+    let install = format!("until test -e {}; do sleep 0.02; done", ended.display());
+    let waits = ["--wait", "--install-command", &install, "--canary", "2"];
     std::thread::scope(|scope| {
         let first = scope.spawn(|| deploy(&one, "1", &more));
         await_some("the first one's installation", || {
             begun.exists().then_some(())
         });
-        let second = scope.spawn(|| deploy(&two, "2", &["--wait", "--canary", "2"]));
+        let second = scope.spawn(|| deploy(&two, "2", &waits));
         await_some("the second one's refusal", || {
             logged(&two, "deploy_component 409").then_some(())
         });
         std::fs::write(gate.0.join("go"), "").unwrap();
-        said(&first.join().unwrap(), 0);
+        let first = first.join().unwrap();
+        std::fs::write(&ended, "").unwrap();
+        said(&first, 0);
         let told = said(&second.join().unwrap(), 0);
         assert!(told.contains("waiting for"), "{told}");
     });

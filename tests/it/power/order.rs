@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use crate::test_server::{BINARY, TempDir, TestServer, bare, component, have, may};
+use crate::test_server::{BINARY, TempDir, TestServer, await_some, bare, component, have, may};
 
 /// The calls of a trace, each as one line with the paths of its descriptors, in the order in which they ended.
 fn calls(trace: &str) -> Vec<String> {
@@ -44,6 +44,13 @@ fn everything_is_on_disk_before_it_is_said() {
     );
     assert_eq!(answer.status, 200, "{}", answer.text());
     let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
+    let is_told = |call: &String| call.contains("Successfully deployed") && call.contains("socket");
+    // Its tracer writes later than the server does.
+    await_some("the trace of the answer", || {
+        let text = fs::read_to_string(&trace).unwrap();
+        let (whole, _) = text.rsplit_once('\n')?;
+        calls(whole).iter().any(is_told).then_some(())
+    });
     // The server goes first: without its tracer it would go on.
     let strace = host.server.id();
     let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
@@ -108,9 +115,7 @@ fn everything_is_on_disk_before_it_is_said() {
         let is_it = |call: &String| call.starts_with(name) && call.contains(part);
         calls.iter().rposition(is_it)
     };
-    let told = calls
-        .iter()
-        .position(|call| call.contains("Successfully deployed") && call.contains("socket"));
+    let told = calls.iter().position(is_told);
     // The client hears of it once the record says so.
     assert!(place("rename", &record) < told, "{}", calls.join("\n"));
     // The mark, by which the next start would find it, goes once the record is on disk, if it has come to that.
