@@ -308,6 +308,18 @@ mod tests {
         writer.end().unwrap()
     }
 
+    /// So many bytes that do not shrink.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
     fn scanned(bytes: &[u8], step: usize) -> Result<(Vec<StoredObject>, RecordScanner), Refusal> {
         let (mut found, mut scanner) = (Vec::new(), RecordScanner::at(100));
         for piece in bytes.chunks(step) {
@@ -318,15 +330,8 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_is_stored_and_the_next_one_is_as_good() {
-        let mut state = 1_u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        };
         for len in [1, 300, 70_000, OBJECT_MAX - 1, OBJECT_MAX] {
-            let noise: Vec<u8> = (0..len).map(|_| next()).collect();
+            let noise = noise(len);
             let text = vec![b'x'; len];
             for level in 1..=9 {
                 let bytes = written(level, &[&noise, &noise, &text, &noise, &text]);
@@ -345,9 +350,7 @@ mod tests {
 
     #[test]
     fn objects_are_found_however_they_come() {
-        let noise: Vec<u8> = (0..9000_u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let noise = noise(9000);
         let text = vec![b'x'; OBJECT_MAX];
         let objects: [&[u8]; 4] = [b"a", &noise, &text, b"bb"];
         for level in [0, 1, 9] {
